@@ -1,0 +1,1 @@
+//! The command line: `serve` runs the daemon, everything else speaks HTTP to one.

@@ -1,0 +1,419 @@
+//! The configuration: a file, overridden by the environment, read once and whole.
+//!
+//! Every key has one line in [`Config::read`]: its name, its default, and how it is parsed. The
+//! variable of a key is its name in capitals, as `INGLE_GATEWAY_LISTEN` for `gateway.listen`.
+//! All mistakes are reported at once, and nothing is bound or made while reading.
+//! `docs/configuration.md` describes every key; a test holds it to this file.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::function::{Memory, PullPolicy, parse_duration};
+
+/// Where the configuration file is, unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ingle/config.toml";
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `gateway.*`
+    pub gateway: Gateway,
+    /// `functions.*`
+    pub functions: Functions,
+    /// `containerd.*`
+    pub containerd: Containerd,
+    /// `images.*`
+    pub images: Images,
+    /// `network.*`
+    pub network: Network,
+    /// `logs.*`
+    pub logs: Logs,
+    /// `daemon.*`
+    pub daemon: Daemon,
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Whether `/system` asks for the admin's password.
+    pub basic_auth: bool,
+    /// The largest head of a request.
+    pub header_limit: usize,
+    /// How long a client may take to send the head of a request, or stay silent between two.
+    pub idle_timeout: Duration,
+    /// Connections at the same time; more wait in the kernel's backlog.
+    pub max_connections: usize,
+}
+
+/// Defaults for functions.
+#[derive(Debug, Clone)]
+pub struct Functions {
+    /// How long a call may take, from its first byte to its last.
+    pub timeout: Duration,
+    /// The largest body of a call in bytes.
+    pub body_limit: u64,
+    /// Processes and threads that a replica may have.
+    pub pids: u32,
+    /// How long a replica may take from its start until it answers.
+    pub start_timeout: Duration,
+    /// Calls that may wait for a function that is starting.
+    pub max_waiting: usize,
+    /// How long a replica may take to leave after SIGTERM, on top of the function's timeout.
+    pub stop_grace: Duration,
+    /// Replicas that may be starting at the same time.
+    pub parallel_starts: usize,
+    /// Capabilities that every function gets.
+    pub capabilities: Vec<String>,
+}
+
+/// The container engine.
+#[derive(Debug, Clone)]
+pub struct Containerd {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// The containerd namespace that everything is kept in.
+    pub namespace: String,
+    /// The snapshotter; the best one that containerd has if `None`.
+    pub snapshotter: Option<String>,
+    /// The OCI runtime's binary, by name or path.
+    pub oci_runtime: String,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// When to ask the registry, unless a function says otherwise.
+    pub pull_policy: PullPolicy,
+    /// Docker's credentials file.
+    pub docker_config: PathBuf,
+    /// The directory with `<host>/hosts.toml`.
+    pub certs_dir: PathBuf,
+    /// Layers that are fetched at the same time.
+    pub parallel_layers: usize,
+}
+
+/// Addresses and rules.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The CNI configuration.
+    pub conflist: PathBuf,
+    /// Where plugin binaries are.
+    pub plugin_dir: PathBuf,
+    /// The resolv.conf for functions when the host has only a stub resolver.
+    pub resolv_conf: PathBuf,
+    /// Destinations on this host or in private networks that functions may reach, such as
+    /// `10.0.0.5` or `192.168.1.0/24`. Public addresses are always reachable.
+    pub allow: Vec<IpNet>,
+}
+
+/// Function output.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    /// Bytes kept per function.
+    pub file_limit: u64,
+    /// The longest line in bytes; a longer one is cut, with a mark.
+    pub line_limit: usize,
+    /// Whether lines are also sent to journald, where it runs.
+    pub journal: bool,
+}
+
+/// The process itself.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// What must survive a reboot.
+    pub state_dir: PathBuf,
+    /// What must not.
+    pub run_dir: PathBuf,
+    /// What to log: a `tracing` filter such as `info` or `ingle::fleet=debug,info`.
+    pub log: String,
+    /// Threads that serve calls.
+    pub threads: usize,
+}
+
+/// Every mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// One line for each, with the key or variable, the value and what would be right.
+    pub mistakes: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid configuration")?;
+        for mistake in &self.mistakes {
+            write!(f, "\n  {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads the file, if it is there, and the environment.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            // A daemon without a file has defaults, but a file that was asked for by name must be there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+                String::new()
+            }
+            Err(error) => {
+                return Err(ConfigError { mistakes: vec![format!("{}: {error}", path.display())] });
+            }
+        };
+        #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
+        let variable = |name: &str| std::env::var(name).ok();
+        Self::parse(&text, variable).map_err(|error| ConfigError {
+            mistakes: error
+                .mistakes
+                .into_iter()
+                .map(|m| m.replace("%FILE%", &path.display().to_string()))
+                .collect(),
+        })
+    }
+
+    /// Reads a file's text with the given environment.
+    pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let table = text.parse::<toml::Table>().map_err(|error| ConfigError {
+            mistakes: vec![format!("%FILE%: {}", error.to_string().trim_end())],
+        })?;
+        let mut reader = Reader { table, variable: &variable, known: BTreeSet::new(), mistakes: Vec::new() };
+        let config = Self::read(&mut reader);
+        reader.refuse_unknown();
+        if reader.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: reader.mistakes }) }
+    }
+
+    /// The keys, in the order of `docs/configuration.md`.
+    fn read(from: &mut Reader<'_>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            gateway: Gateway {
+                listen: from.get("gateway.listen", "0.0.0.0:8080", listen),
+                basic_auth: from.get("gateway.basic_auth", "true", boolean),
+                header_limit: from.get("gateway.header_limit", "64Ki", size),
+                idle_timeout: from.get("gateway.idle_timeout", "75s", duration),
+                max_connections: from.get("gateway.max_connections", "8192", count),
+            },
+            functions: Functions {
+                timeout: from.get("functions.timeout", "60s", duration),
+                body_limit: from
+                    .get("functions.body_limit", "100Mi", |text| size(text).map(|bytes| bytes as u64)),
+                pids: from.get("functions.pids", "1024", |text| {
+                    count(text).and_then(|n| u32::try_from(n).map_err(|_| "too large".to_owned()))
+                }),
+                start_timeout: from.get("functions.start_timeout", "60s", duration),
+                max_waiting: from.get("functions.max_waiting", "256", count),
+                stop_grace: from.get("functions.stop_grace", "10s", duration),
+                parallel_starts: from.get("functions.parallel_starts", &cores.to_string(), count),
+                capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
+            },
+            containerd: Containerd {
+                socket: from.get("containerd.socket", "/run/containerd/containerd.sock", path),
+                namespace: from.get("containerd.namespace", "ingle", text),
+                snapshotter: from.get("containerd.snapshotter", "", |name| {
+                    Ok(Some(name.to_owned()).filter(|n| !n.is_empty()))
+                }),
+                oci_runtime: from.get("containerd.oci_runtime", "runc", text),
+            },
+            images: Images {
+                pull_policy: from.get("images.pull_policy", "Always", |text| {
+                    text.parse().map_err(|error: crate::function::Invalid| error.reason)
+                }),
+                docker_config: from.get("images.docker_config", "/root/.docker/config.json", path),
+                certs_dir: from.get("images.certs_dir", "/etc/containerd/certs.d", path),
+                parallel_layers: from.get("images.parallel_layers", "4", count),
+            },
+            network: Network {
+                conflist: from.get("network.conflist", "/etc/cni/net.d/10-ingle.conflist", path),
+                plugin_dir: from.get("network.plugin_dir", "/usr/lib/cni", path),
+                resolv_conf: from.get("network.resolv_conf", "/etc/ingle/resolv.conf", path),
+                allow: from.get("network.allow", "", networks),
+            },
+            logs: Logs {
+                file_limit: from.get("logs.file_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                line_limit: from.get("logs.line_limit", "64Ki", size),
+                journal: from.get("logs.journal", "true", boolean),
+            },
+            daemon: Daemon {
+                state_dir: from.get("daemon.state_dir", "/var/lib/ingle", path),
+                run_dir: from.get("daemon.run_dir", "/run/ingle", path),
+                log: from.get("daemon.log", "info", text),
+                threads: from.get("daemon.threads", &cores.to_string(), count),
+            },
+        }
+    }
+}
+
+/// The name of the variable that overrides `key`.
+fn variable_of(key: &str) -> String {
+    format!("INGLE_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Hands out values and collects mistakes.
+struct Reader<'a> {
+    table: toml::Table,
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    known: BTreeSet<&'static str>,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// The value of `key`: from its variable, else the file, else `default`. A mistake is noted, and
+    /// the default stands in, so that reading goes on to the next mistake.
+    fn get<T>(&mut self, key: &'static str, default: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        self.known.insert(key);
+        let variable = variable_of(key);
+        let found = match (self.variable)(&variable) {
+            Some(text) => Some((format!("{variable}={text:?}"), text)),
+            None => self.in_file(key),
+        };
+        if let Some((shown, text)) = found {
+            match parse(&text) {
+                Ok(value) => return value,
+                Err(reason) => self.mistakes.push(format!("{shown}: {reason}")),
+            }
+        }
+        parse(default).unwrap_or_else(|reason| unreachable!("the default of {key} does not parse: {reason}"))
+    }
+
+    /// The file's value as text, and how to show it in a mistake.
+    fn in_file(&mut self, key: &str) -> Option<(String, String)> {
+        let (section, name) = key.split_once('.')?;
+        let value = self.table.get(section)?.as_table()?.get(name)?;
+        let text = match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(_) | toml::Value::Boolean(_) => value.to_string(),
+            toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
+                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            other => {
+                self.mistakes.push(format!("{key}: a {} does not fit here", other.type_str()));
+                return None;
+            }
+        };
+        Some((format!("{key} = {value}"), text))
+    }
+
+    fn refuse_unknown(&mut self) {
+        for (section, value) in &self.table {
+            let Some(table) = value.as_table() else {
+                self.mistakes.push(format!("{section}: stands outside of a [section]"));
+                continue;
+            };
+            for name in table.keys() {
+                let key = format!("{section}.{name}");
+                if !self.known.contains(key.as_str()) {
+                    self.mistakes.push(format!("{key}: there is no such key (see docs/configuration.md)"));
+                }
+            }
+        }
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("is not an absolute path".into()) }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "write true or false".into())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "is not a whole number above 0".into())
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is not an address and port such as 0.0.0.0:8080 or [::]:8080".into())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .map_err(|_| "is not a duration (use 30s, 5m, 1h)".to_owned())
+        .and_then(|time| if time.is_zero() { Err("is 0 (use 30s, 5m, 1h)".into()) } else { Ok(time) })
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = Memory::parse_any(text).map_err(|_| "is not a size (use 64Ki, 100Mi, 1Gi)".to_owned())?;
+    usize::try_from(bytes).map_err(|_| "is too large".into())
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    list(text)
+        .iter()
+        .map(|item| {
+            item.parse::<IpNet>()
+                .or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from))
+                .map_err(|_| format!("{item:?} is not an address or network such as 192.168.1.0/24"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = Config::parse("", none).expect("defaults");
+        assert_eq!(config.gateway.listen.port(), 8080);
+        assert_eq!(config.functions.body_limit, 100 << 20);
+        assert_eq!(config.containerd.snapshotter, None);
+    }
+
+    #[test]
+    fn the_environment_is_stronger_than_the_file() {
+        let variable = |name: &str| (name == "INGLE_GATEWAY_LISTEN").then(|| "127.0.0.1:9".to_owned());
+        let config = Config::parse("[gateway]\nlisten = \"127.0.0.1:8\"\n", variable).expect("valid");
+        assert_eq!(config.gateway.listen.port(), 9);
+    }
+
+    #[test]
+    fn lists_numbers_and_switches_are_taken_as_toml_writes_them() {
+        let config = Config::parse(
+            "[network]\nallow = [\"10.0.0.5\", \"192.168.0.0/16\"]\n[gateway]\nbasic_auth = false\nmax_connections = 7\n",
+            none,
+        )
+        .expect("valid");
+        assert_eq!(config.network.allow.len(), 2);
+        assert!(!config.gateway.basic_auth);
+        assert_eq!(config.gateway.max_connections, 7);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let variable = |name: &str| (name == "INGLE_FUNCTIONS_TIMEOUT").then(|| "12moons".to_owned());
+        let text =
+            "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n";
+        let error = Config::parse(text, variable).expect_err("four mistakes");
+        let shown = error.to_string();
+        for part in [
+            "gateway.listen = \"here\": is not an address",
+            "INGLE_FUNCTIONS_TIMEOUT=\"12moons\": is not a duration",
+            "functions.pids = 0: is not a whole number",
+            "logs.line_limit: a float does not fit",
+            "gateway.port: there is no such key",
+        ] {
+            assert!(shown.contains(part), "{part:?} is not in {shown}");
+        }
+        assert_eq!(error.mistakes.len(), 5);
+    }
+}

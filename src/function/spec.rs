@@ -1,0 +1,363 @@
+//! A deploy request, parsed: the only way from what a client sent to what the rest works with.
+//!
+//! The spec is not serialised. What is stored and answered is the request as it came
+//! ([`crate::wire::Deployment`]), so that a client reads back what it wrote.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{
+    Cpu, FunctionKey, FunctionName, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes, PullPolicy,
+    SecretName, parse_duration,
+};
+use crate::wire;
+
+/// The port that a function serves on, unless `ingle.port` says otherwise.
+const DEFAULT_PORT: u16 = 8080;
+/// Replicas at most, unless `com.openfaas.scale.max` says otherwise.
+const DEFAULT_MAX_REPLICAS: u32 = 20;
+/// All labels, annotations and variables of a function together may have this many bytes: they are
+/// kept in memory and in one record of the store.
+const MAX_TEXT: usize = 64 << 10;
+
+/// What one function is: every field checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionSpec {
+    /// Its name and namespace.
+    pub key: FunctionKey,
+    /// The image, as named by the client.
+    pub image: ImageRef,
+    /// The command that the watchdog runs, if it is given (`fprocess`).
+    pub env_process: Option<String>,
+    /// Environment variables, without those of the image.
+    pub env_vars: BTreeMap<String, String>,
+    /// Secrets to mount.
+    pub secrets: Vec<SecretName>,
+    /// Labels, as sent.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, as sent.
+    pub annotations: BTreeMap<String, String>,
+    /// What it may use at most.
+    pub limits: Resources,
+    /// What it asks for.
+    pub requests: Resources,
+    /// Whether its root file system is read-only, with a tmpfs at `/tmp`.
+    pub read_only_root: bool,
+    /// `ingle.pull-policy`; the configuration's default if `None`.
+    pub pull_policy: Option<PullPolicy>,
+    /// `ingle.timeout`, else the variable `exec_timeout`; the configuration's default if `None`.
+    pub timeout: Option<Duration>,
+    /// `ingle.body-limit` in bytes; the configuration's default if `None`.
+    pub body_limit: Option<u64>,
+    /// `ingle.port`: where it serves.
+    pub port: u16,
+    /// `ingle.capabilities`: Linux capabilities to add, with their `CAP_` prefix.
+    pub capabilities: Vec<String>,
+    /// `ingle.pids`: how many processes and threads it may have; the configuration's default if `None`.
+    pub pids: Option<u32>,
+    /// How many replicas.
+    pub scale: Scale,
+    /// How to find out whether a replica can serve.
+    pub probes: Probes,
+}
+
+/// Memory and cpu, where given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Processor time.
+    pub cpu: Option<Cpu>,
+}
+
+/// How many replicas a function has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// `com.openfaas.scale.min`
+    pub min: u32,
+    /// `com.openfaas.scale.max`
+    pub max: u32,
+}
+
+impl TryFrom<&wire::Deployment> for FunctionSpec {
+    type Error = Invalid;
+
+    fn try_from(body: &wire::Deployment) -> Result<Self, Invalid> {
+        let name: FunctionName = body.service.parse()?;
+        let namespace: NamespaceName = match body.namespace.as_deref() {
+            None | Some("") => NamespaceName::default(),
+            Some(text) => text.parse()?,
+        };
+        let labels = body.labels.clone().unwrap_or_default();
+        let annotations = body.annotations.clone().unwrap_or_default();
+        let env_vars = body.env_vars.clone().unwrap_or_default();
+        check_size(&labels, &annotations, &env_vars)?;
+        check_variables(&env_vars)?;
+        if let Some(other) = labels.get("faas_function").filter(|other| *other != name.as_str()) {
+            return Err(Invalid::new(
+                "labels.faas_function",
+                format!("is {other:?}, but it always holds the function's own name; leave it out"),
+            ));
+        }
+        let settings = Settings { labels: &labels, annotations: &annotations };
+        settings.check_clash()?;
+
+        let timeout = match settings.parse("ingle.timeout", parse_duration)? {
+            Some(timeout) => Some(timeout),
+            None => env_vars
+                .get("exec_timeout")
+                .map(|text| {
+                    parse_duration(text).map_err(|reason| Invalid::new("envVars.exec_timeout", reason))
+                })
+                .transpose()?
+                // The watchdogs read 0 as "no limit"; the gateway always has one.
+                .filter(|timeout| !timeout.is_zero()),
+        };
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Invalid::new("annotations.ingle.timeout", "is 0; a function needs time to answer"));
+        }
+        let secrets = body.secrets.iter().flatten().map(|secret| secret.parse()).collect::<Result<_, _>>()?;
+        Ok(Self {
+            image: body.image.parse()?,
+            env_process: body.env_process.clone().filter(|text| !text.is_empty()),
+            secrets,
+            limits: resources("limits", body.limits.as_ref())?,
+            requests: resources("requests", body.requests.as_ref())?,
+            read_only_root: body.read_only_root_filesystem.unwrap_or(false),
+            pull_policy: settings
+                .parse("ingle.pull-policy", |text| text.parse().map_err(|error: Invalid| error.reason))?,
+            timeout,
+            body_limit: settings.parse("ingle.body-limit", Memory::parse_any)?,
+            port: settings.parse("ingle.port", port)?.unwrap_or(DEFAULT_PORT),
+            capabilities: settings.parse("ingle.capabilities", capabilities)?.unwrap_or_default(),
+            pids: settings.parse("ingle.pids", positive)?,
+            scale: scale(&settings)?,
+            probes: Probes {
+                ready: probe(&settings, "com.openfaas.ready.http")?,
+                health: probe(&settings, "com.openfaas.health.http")?,
+            },
+            key: FunctionKey::new(name, namespace),
+            env_vars,
+            labels,
+            annotations,
+        })
+    }
+}
+
+/// Settings by label or annotation: users put them in either, so each is read from both.
+struct Settings<'a> {
+    labels: &'a BTreeMap<String, String>,
+    annotations: &'a BTreeMap<String, String>,
+}
+
+impl Settings<'_> {
+    /// A setting that stands in both places must have one value.
+    fn check_clash(&self) -> Result<(), Invalid> {
+        let is_setting = |key: &str| key.starts_with("com.openfaas.") || key.starts_with("ingle.");
+        for (key, label) in self.labels.iter().filter(|(key, _)| is_setting(key)) {
+            if let Some(annotation) = self.annotations.get(key).filter(|annotation| *annotation != label) {
+                return Err(Invalid::new(
+                    format!("labels.{key}"),
+                    format!(
+                        "is {label:?}, but the annotation of that name is {annotation:?}; keep one of them"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn parse<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Invalid> {
+        let (place, text) = match (self.annotations.get(key), self.labels.get(key)) {
+            (Some(text), _) => ("annotations", text),
+            (None, Some(text)) => ("labels", text),
+            (None, None) => return Ok(None),
+        };
+        parse(text).map(Some).map_err(|reason| Invalid::new(format!("{place}.{key}"), reason))
+    }
+}
+
+fn check_size(
+    maps: &BTreeMap<String, String>,
+    more: &BTreeMap<String, String>,
+    most: &BTreeMap<String, String>,
+) -> Result<(), Invalid> {
+    let size: usize =
+        [maps, more, most].into_iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
+    if size > MAX_TEXT {
+        return Err(Invalid::new(
+            "labels, annotations, envVars",
+            format!(
+                "hold {size} bytes together; at most {MAX_TEXT} are kept (put large values into a secret)"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_variables(env_vars: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    for (key, value) in env_vars {
+        if key.is_empty() || key.contains('=') || key.contains('\0') {
+            return Err(Invalid::new("envVars", format!("{key:?} cannot be the name of a variable")));
+        }
+        if value.contains('\0') {
+            return Err(Invalid::new(format!("envVars.{key}"), "contains a NUL byte"));
+        }
+    }
+    Ok(())
+}
+
+fn resources(field: &str, sent: Option<&wire::Resources>) -> Result<Resources, Invalid> {
+    let Some(sent) = sent else { return Ok(Resources::default()) };
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let memory = given(&sent.memory)
+        .map(|text| Memory::parse(&text))
+        .transpose()
+        .map_err(|reason| Invalid::new(format!("{field}.memory"), reason))?;
+    let cpu = given(&sent.cpu)
+        .map(|text| Cpu::parse(&text))
+        .transpose()
+        .map_err(|reason| Invalid::new(format!("{field}.cpu"), reason))?;
+    Ok(Resources { memory, cpu })
+}
+
+fn positive(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is not a port (1 to 65535)"))
+}
+
+fn capabilities(text: &str) -> Result<Vec<String>, String> {
+    let mut found = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let upper = word.to_ascii_uppercase();
+        let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        if !known_capability(&name) {
+            return Err(format!("{word:?} is not a Linux capability"));
+        }
+        found.push(name);
+    }
+    Ok(found)
+}
+
+/// Whether the OCI types know the capability by its serialised name.
+fn known_capability(name: &str) -> bool {
+    serde_json::from_value::<oci_spec::runtime::Capability>(name.into()).is_ok()
+}
+
+fn scale(settings: &Settings<'_>) -> Result<Scale, Invalid> {
+    let min = settings.parse("com.openfaas.scale.min", positive)?.unwrap_or(1);
+    let max =
+        settings.parse("com.openfaas.scale.max", positive)?.unwrap_or_else(|| DEFAULT_MAX_REPLICAS.max(min));
+    if max < min {
+        return Err(Invalid::new(
+            "com.openfaas.scale.max",
+            format!("is {max}, less than com.openfaas.scale.min, which is {min}"),
+        ));
+    }
+    Ok(Scale { min, max })
+}
+
+fn probe(settings: &Settings<'_>, prefix: &str) -> Result<Option<Probe>, Invalid> {
+    let key = |name: &str| format!("{prefix}.{name}");
+    let path = settings.parse(&key("path"), |text| {
+        if text.starts_with('/') && text.parse::<http::uri::PathAndQuery>().is_ok() {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text:?} is not a path; write one such as /healthz"))
+        }
+    })?;
+    let Some(path) = path else { return Ok(None) };
+    let default = Probe::default();
+    let seconds = |name: &str, or: Duration| -> Result<Duration, Invalid> {
+        Ok(settings.parse(&key(name), parse_duration)?.unwrap_or(or))
+    };
+    Ok(Some(Probe {
+        path,
+        initial_delay: seconds("initialDelaySeconds", default.initial_delay)?,
+        period: seconds("periodSeconds", default.period)?,
+        timeout: seconds("timeoutSeconds", default.timeout)?,
+        failure_threshold: settings
+            .parse(&key("failureThreshold"), positive)?
+            .unwrap_or(default.failure_threshold),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(json: &str) -> wire::Deployment {
+        serde_json::from_str(json).expect("a deployment")
+    }
+
+    fn refused(json: &str) -> Invalid {
+        FunctionSpec::try_from(&deployment(json)).expect_err(json)
+    }
+
+    #[test]
+    fn the_smallest_deployment_has_defaults() {
+        let spec =
+            FunctionSpec::try_from(&deployment(r#"{"service":"env","image":"a/b:1"}"#)).expect("valid");
+        assert_eq!(spec.key.to_string(), "env.openfaas-fn");
+        assert_eq!(spec.port, 8080);
+        assert_eq!(spec.scale, Scale { min: 1, max: 20 });
+        assert_eq!(spec.timeout, None);
+    }
+
+    #[test]
+    fn settings_are_read_from_labels_and_annotations() {
+        let spec = FunctionSpec::try_from(&deployment(
+            r#"{"service":"env","image":"a/b:1","labels":{"com.openfaas.scale.min":"2"},
+                "annotations":{"ingle.timeout":"90s","ingle.capabilities":"net_bind_service,CAP_CHOWN",
+                "com.openfaas.ready.http.path":"/ok","com.openfaas.ready.http.periodSeconds":"2s"},
+                "limits":{"memory":"64Mi","cpu":"100m"}}"#,
+        ))
+        .expect("valid");
+        assert_eq!(spec.scale.min, 2);
+        assert_eq!(spec.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(spec.capabilities, ["CAP_NET_BIND_SERVICE", "CAP_CHOWN"]);
+        let ready = spec.probes.ready.expect("a probe");
+        assert_eq!((ready.path.as_str(), ready.period), ("/ok", Duration::from_secs(2)));
+        assert_eq!(spec.limits.memory.expect("memory").bytes(), 64 << 20);
+    }
+
+    #[test]
+    fn bad_values_name_their_field() {
+        for (json, field) in [
+            (r#"{"service":"a/b","image":"x"}"#, "service"),
+            (r#"{"service":"a","image":""}"#, "image"),
+            (r#"{"service":"a","image":"x","namespace":".."}"#, "namespace"),
+            (r#"{"service":"a","image":"x","secrets":["../../etc/shadow"]}"#, "secret"),
+            (r#"{"service":"a","image":"x","limits":{"memory":"lots"}}"#, "limits.memory"),
+            (r#"{"service":"a","image":"x","requests":{"cpu":"-1"}}"#, "requests.cpu"),
+            (r#"{"service":"a","image":"x","labels":{"faas_function":"b"}}"#, "labels.faas_function"),
+            (
+                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"soon"}}"#,
+                "annotations.ingle.timeout",
+            ),
+            (
+                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"0"}}"#,
+                "annotations.ingle.timeout",
+            ),
+            (
+                r#"{"service":"a","image":"x","annotations":{"ingle.capabilities":"FLY"}}"#,
+                "annotations.ingle.capabilities",
+            ),
+            (r#"{"service":"a","image":"x","annotations":{"ingle.port":"0"}}"#, "annotations.ingle.port"),
+            (r#"{"service":"a","image":"x","envVars":{"A=B":"c"}}"#, "envVars"),
+            (
+                r#"{"service":"a","image":"x","labels":{"com.openfaas.scale.min":"1"},"annotations":{"com.openfaas.scale.min":"2"}}"#,
+                "labels.com.openfaas.scale.min",
+            ),
+        ] {
+            assert_eq!(refused(json).field, field, "{json}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! [`super::Network`] from a CNI conflist.

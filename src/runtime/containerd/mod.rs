@@ -1,0 +1,1 @@
+//! [`super::Runtime`] on containerd, over gRPC.

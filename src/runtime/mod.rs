@@ -1,0 +1,253 @@
+//! Images and containers, as the rest of the daemon sees them.
+//!
+//! [`Runtime`] has two implementations: [`containerd`], and the fake in the tests, which passes the
+//! same contract tests. Only this room names containerd's types.
+//!
+//! Invariants
+//! - Every step that fails takes back what it made; [`Runtime::remove`] takes back whatever there is
+//!   of a replica, in whatever state it is, and finding nothing is success.
+//! - Everything that is made carries the replica's id, and the labels in [`ContainerRequest::labels`]
+//!   say enough to take the replica up again after the daemon, and its store, are gone.
+
+pub mod containerd;
+mod error;
+mod progress;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+pub use error::RuntimeError;
+pub use progress::{Progress, ProgressReport};
+
+use crate::function::{FunctionSpec, ImageRef, PullPolicy, ReplicaId};
+
+/// What runs containers.
+#[async_trait]
+pub trait Runtime: Send + Sync + fmt::Debug + 'static {
+    /// The engine's version, for `/system/info`; fails when it cannot be reached.
+    async fn version(&self) -> Result<String, RuntimeError>;
+
+    /// Finds out which image is meant, without fetching layers: reads the manifest (from this
+    /// machine or the registry, by `policy`) and checks that there is one for this machine's
+    /// architecture. A wrong name, credential or platform fails here.
+    async fn resolve(&self, image: &ImageRef, policy: PullPolicy) -> Result<ResolvedImage, RuntimeError>;
+
+    /// Fetches what is missing of a resolved image, unpacks it, and returns it ready to run.
+    /// Dropping the future stops the transfer; what has arrived is kept for the next attempt.
+    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError>;
+
+    /// Takes in an archive made by `docker save` or in the OCI layout; returns the images it held.
+    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError>;
+
+    /// The images that are on this machine.
+    async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError>;
+
+    /// Makes a replica's snapshot, container and task, not yet started.
+    async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError>;
+
+    /// Starts a created task.
+    async fn start(&self, id: &ReplicaId) -> Result<(), RuntimeError>;
+
+    /// SIGTERM, up to `grace` for it to leave, SIGKILL. Success when nothing of it runs any more.
+    async fn stop(&self, id: &ReplicaId, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// Removes whatever there is of the replica: task, container, snapshot. Kills it if it runs.
+    async fn remove(&self, id: &ReplicaId) -> Result<(), RuntimeError>;
+
+    /// Every container of ours, with its state.
+    async fn containers(&self) -> Result<Vec<ContainerRecord>, RuntimeError>;
+
+    /// What happens to containers from now on. A receiver that lags must list again.
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
+
+    /// Processor time and memory used by a running replica.
+    async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError>;
+}
+
+/// An image name with the digest that it means now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// The image, as named.
+    pub image: ImageRef,
+    /// The digest that the name was resolved to: of the index, where there is one. `sha256:…`
+    pub digest: String,
+    /// The digest of the manifest for this machine's platform.
+    pub manifest_digest: String,
+    /// What the manifest says of the image: command, user, environment. Known before any layer is.
+    pub config: ImageConfig,
+    /// Compressed size of all layers in bytes.
+    pub size: u64,
+}
+
+/// An image that is on this machine and unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its name and digests.
+    pub resolved: ResolvedImage,
+    /// The snapshot of its topmost layer (the OCI chain id).
+    pub chain_id: String,
+}
+
+/// The part of an image's configuration that a container is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The command, first part.
+    pub entrypoint: Vec<String>,
+    /// The command, second part.
+    pub cmd: Vec<String>,
+    /// Environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Where the command starts; `/` if empty.
+    pub working_dir: String,
+    /// `user`, `uid`, `user:group`, `uid:gid`; root if empty.
+    pub user: String,
+}
+
+/// One image as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// The name with all defaults filled in.
+    pub name: String,
+    /// The digest that the name was resolved to.
+    pub digest: String,
+    /// `linux/amd64` and the like: of what is there for this machine.
+    pub platform: String,
+    /// Compressed size in bytes.
+    pub size: u64,
+    /// When it was pulled or loaded.
+    pub created_at: jiff::Timestamp,
+}
+
+/// Everything that [`Runtime::create`] needs.
+#[derive(Debug, Clone)]
+pub struct ContainerRequest {
+    /// The replica.
+    pub id: ReplicaId,
+    /// The function it belongs to.
+    pub spec: Arc<FunctionSpec>,
+    /// Which version of the spec.
+    pub revision: u64,
+    /// The image to run.
+    pub image: Arc<Image>,
+    /// The replica's address, for the labels.
+    pub address: IpAddr,
+    /// The network namespace to join.
+    pub netns: PathBuf,
+    /// FIFOs that the daemon reads.
+    pub stdio: Stdio,
+    /// Files and directories of the host to show inside, read-only.
+    pub mounts: Vec<Mount>,
+    /// Variables of the daemon's, weaker than the function's own, stronger than the image's.
+    pub env: BTreeMap<String, String>,
+    /// How many processes and threads it may have.
+    pub pids: u32,
+}
+
+/// Label keys on containers, snapshots and leases.
+pub mod label {
+    /// The function's name.
+    pub const FUNCTION: &str = "ingle/function";
+    /// Its namespace.
+    pub const NAMESPACE: &str = "ingle/namespace";
+    /// The revision of its spec, a number.
+    pub const REVISION: &str = "ingle/revision";
+    /// The replica's IP address.
+    pub const ADDRESS: &str = "ingle/address";
+    /// The port it serves on.
+    pub const PORT: &str = "ingle/port";
+}
+
+impl ContainerRequest {
+    /// What the container is labelled with, so that it can be adopted.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (label::FUNCTION.into(), self.spec.key.name.to_string()),
+            (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
+            (label::REVISION.into(), self.revision.to_string()),
+            (label::ADDRESS.into(), self.address.to_string()),
+            (label::PORT.into(), self.spec.port.to_string()),
+        ])
+    }
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stdio {
+    /// A FIFO for standard output.
+    pub stdout: PathBuf,
+    /// A FIFO for standard error.
+    pub stderr: PathBuf,
+}
+
+/// A file or directory of the host, shown read-only inside a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Path inside.
+    pub target: PathBuf,
+}
+
+/// A container that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRecord {
+    /// The replica's id.
+    pub id: ReplicaId,
+    /// What [`ContainerRequest::labels`] put there.
+    pub labels: BTreeMap<String, String>,
+    /// What its task is doing.
+    pub state: ContainerState,
+}
+
+/// What a container's task is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// There is no task: it was not started, or was lost with a reboot.
+    NoTask,
+    /// Created, not started.
+    Created,
+    /// Running, with the process id of its first process.
+    Running {
+        /// On the host.
+        pid: u32,
+    },
+    /// Frozen.
+    Paused,
+    /// Exited.
+    Stopped,
+}
+
+/// Something that happened to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// Its first process ended.
+    Exited {
+        /// The replica.
+        id: ReplicaId,
+        /// The exit code; 128 + signal when a signal ended it.
+        code: u32,
+    },
+    /// The kernel killed a process of it for want of memory.
+    OutOfMemory {
+        /// The replica.
+        id: ReplicaId,
+    },
+    /// Events may have been missed (the engine was away): list again.
+    Resync,
+}
+
+/// What a replica uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since it started.
+    pub cpu: Duration,
+    /// Memory in bytes, without inactive page cache.
+    pub memory: u64,
+}

@@ -1,0 +1,1 @@
+//! Secrets: files under the state directory that containers see read-only.

@@ -1,0 +1,170 @@
+//! Functions: what is asked for, and how they are.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `POST` and `PUT /system/functions`. faas-cli also sends `network` and `registryAuth`, which are
+/// accepted and ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deployment {
+    /// The function's name.
+    pub service: String,
+    /// The image to run.
+    pub image: String,
+    /// The namespace; `openfaas-fn` if it is absent or empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The command that the watchdog runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_process: Option<String>,
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    /// Placement constraints: kept and given back; there is one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraints: Option<Vec<String>>,
+    /// Names of secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<String>>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Resources>,
+    /// What it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Resources>,
+    /// Whether the root file system is read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_root_filesystem: Option<bool>,
+}
+
+/// Memory and cpu as Kubernetes quantities.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Such as `128Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Such as `500m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+}
+
+/// `DELETE /system/functions`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deletion {
+    /// The function's name.
+    pub function_name: String,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// `POST /system/scale-function/{name}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleRequest {
+    /// The function's name; the one in the path counts.
+    #[serde(default)]
+    pub service_name: String,
+    /// How many replicas.
+    pub replicas: u32,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// What list and describe answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionStatus {
+    /// The function's name.
+    pub name: String,
+    /// The image, as it was sent.
+    pub image: String,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The command that the watchdog runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_process: Option<String>,
+    /// Environment variables as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    /// Constraints as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraints: Option<Vec<String>>,
+    /// Secrets as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<String>>,
+    /// Labels as sent, and `faas_function`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Annotations as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// Limits as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Resources>,
+    /// Requests as sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Resources>,
+    /// As sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_root_filesystem: bool,
+    /// Calls answered since the function was first deployed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub invocation_count: u64,
+    /// Replicas asked for.
+    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    pub replicas: u32,
+    /// Replicas that can serve.
+    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    pub available_replicas: u32,
+    /// When it was deployed, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// What it uses now; only in describe, with `usage=1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Ours: what the function is doing (`pulling`, `starting`, `ready`, `backing-off`, `failed`, `stopped`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+    /// Ours: why it is not ready, in words, or how far a pull has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Ours: the digest that the image name was resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Ours: the number of this version of the spec, counted from 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u64,
+    /// Ours: how often a replica had to be started again since the last deploy.
+    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    pub restarts: u32,
+}
+
+/// What all replicas of a function use together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Processor time in thousandths of a core, over the last second or so.
+    pub cpu: f64,
+    /// Memory in bytes, without the page cache that can be dropped.
+    pub total_memory_bytes: f64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_zero_u32(number: &u32) -> bool {
+    *number == 0
+}

@@ -1,0 +1,16 @@
+//! JSON as clients send and read it: serde types, nothing else.
+//!
+//! The names are those that faas-cli and the OpenFaaS SDKs use. Optional fields are left out when
+//! they are empty. Unknown fields are accepted, because older and newer clients send more.
+
+mod function;
+mod log;
+mod namespace;
+mod secret;
+mod system;
+
+pub use function::{Deletion, Deployment, FunctionStatus, Resources, ScaleRequest, Usage};
+pub use log::LogLine;
+pub use namespace::Namespace;
+pub use secret::Secret;
+pub use system::{ErrorBody, Image, Info, LoadedImages, Provider, Version};
