@@ -1,1 +1,3 @@
 //! [`super::Runtime`] on containerd, over gRPC.
+
+mod client;

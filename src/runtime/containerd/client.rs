@@ -1,0 +1,84 @@
+//! The connection to containerd: one channel, the namespace header on every call, and the one place
+//! where a gRPC status becomes a [`RuntimeError`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::runtime::RuntimeError;
+
+/// How long a call may take that does no work in proportion to an image's size.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A handle to containerd. The channel connects when it is first used and again whenever the
+/// connection was lost, so a containerd that restarts is met again by the next call.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    channel: Channel,
+    namespace: tonic::metadata::MetadataValue<tonic::metadata::Ascii>,
+    socket: String,
+}
+
+impl Client {
+    /// A handle to the containerd at `socket`, without connecting.
+    pub(super) fn new(socket: &Path, namespace: &str) -> Result<Self, RuntimeError> {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        // The address is never looked up: the connector knows the socket.
+        let channel = tonic::transport::Endpoint::from_static("http://containerd")
+            .connect_with_connector_lazy(connector);
+        let namespace = namespace.parse().map_err(|error| {
+            RuntimeError::failed(format!("use of containerd namespace {namespace:?}"), error)
+        })?;
+        Ok(Self { channel, namespace, socket: socket.display().to_string() })
+    }
+
+    /// The channel, for the generated clients.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// A request with the namespace header and a limit in time.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.unbounded(message);
+        request.set_timeout(CALL_TIMEOUT);
+        request
+    }
+
+    /// The same without a limit, for streams and for work that grows with an image.
+    pub(super) fn unbounded<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        // containerd wants it on every call, those on namespaces themselves included.
+        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+
+    /// The error that a failed call of `operation` means; `operation` names the thing.
+    pub(super) fn error(&self, operation: impl Into<String>, status: Status) -> RuntimeError {
+        let operation = operation.into();
+        match status.code() {
+            Code::NotFound => RuntimeError::NotFound { what: operation },
+            // A timeout that was set on the request comes back as Cancelled.
+            Code::DeadlineExceeded => RuntimeError::Timeout { operation },
+            Code::Cancelled if status.message().contains("Timeout") => RuntimeError::Timeout { operation },
+            Code::Unavailable => RuntimeError::Down { socket: self.socket.clone(), source: status.into() },
+            _ if std::error::Error::source(&status).is_some() => {
+                RuntimeError::Down { socket: self.socket.clone(), source: status.into() }
+            }
+            _ => RuntimeError::failed(operation, status.message().to_owned()),
+        }
+    }
+}
+
+/// Whether containerd has it already, which is success for everything that is named by its content.
+pub(super) fn already_exists(status: &Status) -> bool {
+    status.code() == Code::AlreadyExists
+}
