@@ -63,7 +63,7 @@ pub struct Launcher {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) network: Arc<dyn Network>,
     pub(super) logs: Arc<Logs>,
-    secrets: Arc<Secrets>,
+    secrets: Secrets,
     config: config::Functions,
     /// Starting a container is bound by the processor: more at a time than cores makes all of them
     /// late.
@@ -76,7 +76,7 @@ impl Launcher {
         runtime: Arc<dyn Runtime>,
         network: Arc<dyn Network>,
         logs: Arc<Logs>,
-        secrets: Arc<Secrets>,
+        secrets: Secrets,
         config: config::Functions,
     ) -> Self {
         let starts = Semaphore::new(config.parallel_starts);

@@ -15,3 +15,4 @@ mod stop;
 
 pub use error::LaunchError;
 pub use launch::{Launch, Launcher, Revision};
+pub(crate) use probe::get;

@@ -101,7 +101,7 @@ async fn attempt(address: SocketAddr, question: &Question) -> Result<(), String>
 }
 
 /// `GET path`: the status.
-pub(super) async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<StatusCode, String> {
+pub(crate) async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<StatusCode, String> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
