@@ -26,7 +26,8 @@ impl Backoff {
         }
         self.failures += 1;
         let doublings = self.failures.saturating_sub(2).min(16);
-        let pause = if self.failures == 1 && !served.is_zero() { Duration::ZERO } else { FIRST * (1 << doublings) };
+        let pause =
+            if self.failures == 1 && !served.is_zero() { Duration::ZERO } else { FIRST * (1 << doublings) };
         self.until = Some(now + pause.min(LONGEST)).filter(|_| !pause.is_zero());
     }
 

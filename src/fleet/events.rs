@@ -34,7 +34,10 @@ impl Watcher {
                 Ok(containers) => return containers,
                 Err(error) => {
                     if !said {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "containers cannot be listed; trying again");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "containers cannot be listed; trying again"
+                        );
                         said = true;
                     }
                     tokio::time::sleep(RETRY).await;
@@ -83,7 +86,9 @@ impl Watcher {
             self.list()
                 .await
                 .into_iter()
-                .filter(|container| matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused))
+                .filter(|container| {
+                    matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused)
+                })
                 .map(|container| container.id)
                 .collect(),
         );
@@ -101,11 +106,15 @@ impl Watcher {
         let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
         match self.runtime.containers().await {
             Ok(containers) => found.extend(containers.into_iter().map(|container| container.id)),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "containers cannot be listed"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "containers cannot be listed")
+            }
         }
         match self.network.attached().await {
             Ok(attached) => found.extend(attached),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed")
+            }
         }
         for id in found {
             if !self.parts.registry.contains(&id) {

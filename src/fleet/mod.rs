@@ -113,8 +113,11 @@ impl Fleet {
     pub async fn start(&self) -> Result<(), FleetError> {
         // Listening begins before looking, so that nothing that happens in between is missed.
         let events = self.runtime.events();
-        let watcher =
-            Watcher { parts: self.parts.clone(), runtime: self.runtime.clone(), network: self.network.clone() };
+        let watcher = Watcher {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+        };
         let records = self.parts.store.functions()?;
         let mut survivors = survivors(watcher.list().await);
         let mut owners = self.owners.lock().await;
@@ -186,8 +189,8 @@ impl Fleet {
             return Err(FleetError::NotFound(key));
         }
         self.secrets.mount(&key.namespace, &spec.secrets).map_err(|error| match error {
-            SecretError::NotFound { name, namespace } => {
-                FleetError::SecretNotFound { secret: name.to_string(), namespace }
+            SecretError::NotFound { secret, namespace } => {
+                FleetError::SecretNotFound { secret: secret.to_string(), namespace }
             }
             other => FleetError::Secrets(other),
         })?;
@@ -249,7 +252,11 @@ impl Fleet {
     pub fn list(&self, namespace: &NamespaceName) -> Result<Vec<wire::FunctionStatus>, FleetError> {
         self.namespaces.check(namespace)?;
         let entries = self.directory.all();
-        Ok(entries.iter().filter(|entry| entry.key.namespace == *namespace).map(|entry| status::of(entry)).collect())
+        Ok(entries
+            .iter()
+            .filter(|entry| entry.key.namespace == *namespace)
+            .map(|entry| status::of(entry))
+            .collect())
     }
 
     /// How a function is.
@@ -316,12 +323,15 @@ fn survivors(containers: Vec<ContainerRecord>) -> BTreeMap<FunctionKey, Vec<Surv
     for container in containers {
         let ContainerState::Running { .. } = container.state else { continue };
         let text = |key: &str| container.labels.get(key).map(String::as_str).unwrap_or_default();
-        let (Ok(name), Ok(namespace)) = (text(label::FUNCTION).parse(), text(label::NAMESPACE).parse()) else {
+        let (Ok(name), Ok(namespace)) = (text(label::FUNCTION).parse(), text(label::NAMESPACE).parse())
+        else {
             continue;
         };
-        let (Ok(revision), Ok(address), Ok(port)) =
-            (text(label::REVISION).parse(), text(label::ADDRESS).parse::<IpAddr>(), text(label::PORT).parse())
-        else {
+        let (Ok(revision), Ok(address), Ok(port)) = (
+            text(label::REVISION).parse(),
+            text(label::ADDRESS).parse::<IpAddr>(),
+            text(label::PORT).parse(),
+        ) else {
             continue;
         };
         found.entry(FunctionKey::new(name, namespace)).or_default().push(Survivor {

@@ -23,7 +23,10 @@ impl Namespaces {
     pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
         let mut by_name = BTreeMap::new();
         let default = NamespaceName::default();
-        by_name.insert(default.clone(), marked(wire::Namespace { name: default.to_string(), ..Default::default() }));
+        by_name.insert(
+            default.clone(),
+            marked(wire::Namespace { name: default.to_string(), ..Default::default() }),
+        );
         for namespace in store.namespaces()? {
             if let Ok(name) = namespace.name.parse() {
                 by_name.insert(name, namespace);
@@ -56,7 +59,12 @@ impl Namespaces {
         self.put(store, name, namespace).await
     }
 
-    async fn put(&self, store: &Store, name: NamespaceName, namespace: wire::Namespace) -> Result<(), FleetError> {
+    async fn put(
+        &self,
+        store: &Store,
+        name: NamespaceName,
+        namespace: wire::Namespace,
+    ) -> Result<(), FleetError> {
         let namespace = marked(namespace);
         store.put_namespace(&name, &namespace).await?;
         self.lock().insert(name, namespace);

@@ -207,7 +207,8 @@ impl Owner {
                 continue;
             }
         }
-        let unfinished = self.slots.iter().filter(|slot| matches!(slot.stage, Stage::Pulling | Stage::Starting)).count();
+        let unfinished =
+            self.slots.iter().filter(|slot| matches!(slot.stage, Stage::Pulling | Stage::Starting)).count();
         for _ in 0..unfinished {
             if self.tasks.join_next().await.is_none() {
                 break;
@@ -228,7 +229,8 @@ impl Owner {
                 let _ = done.send(result);
             }
             Command::Remove { done } => {
-                let result = self.parts.store.delete_function(&self.entry.key).await.map_err(FleetError::from);
+                let result =
+                    self.parts.store.delete_function(&self.entry.key).await.map_err(FleetError::from);
                 if result.is_ok() {
                     self.removing = true;
                     self.parts.logs.remove(&self.entry.key).await;
@@ -266,7 +268,8 @@ impl Owner {
         record.last_revision = number;
         record.failure = None;
         // A function that was stopped runs again when it is deployed.
-        record.desired = if record.desired == 0 { scale.min } else { record.desired.clamp(scale.min, scale.max) };
+        record.desired =
+            if record.desired == 0 { scale.min } else { record.desired.clamp(scale.min, scale.max) };
         self.keep(record).await?;
         self.wanted = Arc::new(revision);
         self.backoff.reset();
@@ -282,7 +285,10 @@ impl Owner {
         if replicas > max {
             return Err(FleetError::Invalid(crate::function::Invalid::new(
                 "replicas",
-                format!("{replicas} are more than com.openfaas.scale.max of function {}, which is {max}", self.entry.key),
+                format!(
+                    "{replicas} are more than com.openfaas.scale.max of function {}, which is {max}",
+                    self.entry.key
+                ),
             )));
         }
         let mut record = self.record.clone();
@@ -371,7 +377,8 @@ impl Owner {
     fn adopt(&mut self, survivor: Survivor) {
         let Survivor { id, revision, address } = survivor;
         let known = [Some(&self.wanted), self.serving.as_ref()];
-        let Some(revision) = known.into_iter().flatten().find(|known| known.number == revision).cloned() else {
+        let Some(revision) = known.into_iter().flatten().find(|known| known.number == revision).cloned()
+        else {
             return;
         };
         let launch = self.slot(id.clone(), revision, Stage::Starting);
@@ -476,7 +483,9 @@ impl Owner {
             tokio::spawn(watched);
         }
         self.reason = None;
-        if revision.number == self.wanted.number && self.serving.as_ref().is_none_or(|s| s.number != revision.number) {
+        if revision.number == self.wanted.number
+            && self.serving.as_ref().is_none_or(|s| s.number != revision.number)
+        {
             tracing::info!(function = %self.entry.key, revision = revision.number, replica = %id, "serving");
             self.serving = Some(revision);
             if self.record.serving.is_none() {

@@ -6,9 +6,11 @@
 //! not know a path runs the function for it; only one that has a `mode` knows `/_/ready`.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::StatusCode;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
@@ -90,9 +92,10 @@ async fn attempt(address: SocketAddr, question: &Question) -> Result<(), String>
     match (timeout(limit, get(stream, address, path)).await, question) {
         (Ok(Ok(StatusCode::OK)), _) => Ok(()),
         (Ok(Ok(status)), Question::Must { .. }) => Err(format!("GET {path} answered {status}")),
-        (Ok(Ok(status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS))), Question::May { .. }) => {
-            Err(format!("GET {path} answered {status}"))
-        }
+        (
+            Ok(Ok(status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS))),
+            Question::May { .. },
+        ) => Err(format!("GET {path} answered {status}")),
         // It accepted a connection, and has no such path, or does not speak HTTP there.
         (Ok(_), Question::May { .. }) => Ok(()),
         (Ok(Err(error)), Question::Must { .. }) => Err(format!("GET {path} failed: {error}")),
@@ -102,22 +105,23 @@ async fn attempt(address: SocketAddr, question: &Question) -> Result<(), String>
 
 /// `GET path`: the status.
 pub(crate) async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<StatusCode, String> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
     let request = http::Request::get(path)
         .header(http::header::HOST, address.to_string())
         .header(http::header::USER_AGENT, "ingle-probe")
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
     // Both in this task: when the answer is there the connection is dropped with it.
-    tokio::select! {
-        answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(|error| error.to_string()),
-        ended = connection => Err(match ended {
-            Ok(()) => "the connection was closed".to_owned(),
-            Err(error) => error.to_string(),
-        }),
-    }
+    let answer = pin!(sender.send_request(request));
+    let answer = match select(answer, pin!(connection)).await {
+        Either::Left((answer, _)) => answer,
+        // A server that closes after its answer ends the connection first.
+        Either::Right((_, answer)) => answer.await,
+    };
+    answer.map(|answer| answer.status()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -155,7 +159,9 @@ mod tests {
 
     /// A server that gives these answers, one a connection, then the last one for ever; returns what
     /// was asked.
-    async fn server(answers: &'static [&'static str]) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    async fn server(
+        answers: &'static [&'static str],
+    ) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let (sender, asked) = tokio::sync::mpsc::unbounded_channel();
@@ -164,7 +170,8 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut head = [0; 1024];
                 let length = stream.read(&mut head).await.unwrap_or(0);
-                let line = String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned();
+                let line =
+                    String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned();
                 let _ = sender.send(line);
                 let _ = stream.write_all(answers[n.min(answers.len() - 1)].as_bytes()).await;
                 n += 1;
@@ -217,6 +224,9 @@ mod tests {
         drop(listener);
         let probed = until_ready(address, &revision(&[], &[]), Duration::from_millis(20)).await;
         let Probed::TimedOut { last } = probed else { panic!("it is not ready") };
-        assert!(last.starts_with(&format!("nothing accepts connections on port {}", address.port())), "{last}");
+        assert!(
+            last.starts_with(&format!("nothing accepts connections on port {}", address.port())),
+            "{last}"
+        );
     }
 }

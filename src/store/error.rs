@@ -12,7 +12,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// It was written by a later version of ingle.
-    #[error("the store was written by a later version (format {found}, this one knows {known}): install that version")]
+    #[error(
+        "the store was written by a later version (format {found}, this one knows {known}): install that version"
+    )]
     Newer {
         /// Its format.
         found: u32,

@@ -36,7 +36,8 @@ pub(super) fn reference(stored: &[u8]) -> Option<String> {
 
 impl LargeValues {
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
+        fs::create_dir_all(dir)
+            .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -32,6 +32,8 @@ use writer::{Operation, Writer};
 
 /// The format of what is stored; a store of a later version is refused.
 const SCHEMA: u32 = 1;
+/// Where the format is written down.
+const SCHEMA_KEY: &str = "meta/schema";
 /// The page cache: the working set is a few hundred small records.
 const CACHE_BYTES: u64 = 4 << 20;
 
@@ -47,7 +49,8 @@ impl Store {
     /// Opens the store in `<state_dir>/db`, or makes it. Blocks; call it before serving.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let dir = state_dir.join("db");
-        std::fs::create_dir_all(&dir).map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
         remove_snapshots(&dir, |name| name.ends_with(".generating"))?;
         let db = match open(&dir) {
             Err(sled::Error::Corruption { .. }) => {
@@ -59,18 +62,10 @@ impl Store {
         }
         .map_err(|error| StoreError::open(&dir, error))?;
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
+        check_schema(&db, &large)?;
         let store = Self { writer: Writer::start(db.clone(), &dir, large.clone())?, db, large };
-        store.check_schema()?;
         store.drop_unused_files()?;
         Ok(store)
-    }
-
-    fn check_schema(&self) -> Result<(), StoreError> {
-        match self.get::<u32>("meta/schema")? {
-            None => self.writer.write_blocking(vec![put("meta/schema", &SCHEMA)?]),
-            Some(found) if found > SCHEMA => Err(StoreError::Newer { found, known: SCHEMA }),
-            Some(_) => Ok(()),
-        }
     }
 
     /// Removes the files of values that were replaced or deleted, or whose record was never written.
@@ -104,7 +99,11 @@ impl Store {
     }
 
     /// Keeps a namespace; returns when it is on disk.
-    pub async fn put_namespace(&self, name: &NamespaceName, namespace: &wire::Namespace) -> Result<(), StoreError> {
+    pub async fn put_namespace(
+        &self,
+        name: &NamespaceName,
+        namespace: &wire::Namespace,
+    ) -> Result<(), StoreError> {
         self.writer.write(vec![put(&format!("namespace/{name}"), namespace)?]).await
     }
 
@@ -120,8 +119,10 @@ impl Store {
 
     /// Keeps counts soon: they reach the disk with the next flush, and nobody waits for it.
     pub fn put_counts<T: Serialize>(&self, counts: &[(FunctionKey, T)]) -> Result<(), StoreError> {
-        let operations =
-            counts.iter().map(|(key, counts)| put(&counts_key(key), counts)).collect::<Result<Vec<_>, _>>()?;
+        let operations = counts
+            .iter()
+            .map(|(key, counts)| put(&counts_key(key), counts))
+            .collect::<Result<Vec<_>, _>>()?;
         self.writer.write_soon(operations);
         Ok(())
     }
@@ -168,7 +169,8 @@ impl Store {
 
     fn decode<T: DeserializeOwned>(&self, key: &str, stored: &[u8]) -> Result<T, StoreError> {
         let bytes = self.large.resolve(stored)?;
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| StoreError::failed(format!("understanding {key}"), error))
     }
 }
 
@@ -183,7 +185,10 @@ impl crate::network::Leases for Store {
 
     fn all(&self) -> Vec<(IpAddr, ReplicaId)> {
         self.leases().unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "address leases cannot be read; taking them from what runs");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "address leases cannot be read; taking them from what runs"
+            );
             Vec::new()
         })
     }
@@ -198,7 +203,8 @@ fn counts_key(key: &FunctionKey) -> String {
 }
 
 fn put<T: Serialize>(key: &str, value: &T) -> Result<Operation, StoreError> {
-    let bytes = serde_json::to_vec(value).map_err(|error| StoreError::failed(format!("writing {key}"), error))?;
+    let bytes =
+        serde_json::to_vec(value).map_err(|error| StoreError::failed(format!("writing {key}"), error))?;
     Ok(Operation::Put { key: key.to_owned(), value: bytes })
 }
 
@@ -207,7 +213,32 @@ fn delete(key: &str) -> Operation {
 }
 
 fn open(dir: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).mode(sled::Mode::LowSpace).open()
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .mode(sled::Mode::LowSpace)
+        .open()
+}
+
+/// Refuses a store of a later version, and marks a new one. Runs before there is a writer.
+fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
+    let failed = |error: sled::Error| StoreError::failed(format!("reading {SCHEMA_KEY}"), error);
+    match db.get(SCHEMA_KEY).map_err(failed)? {
+        None => {
+            let value = large.store(SCHEMA.to_string().as_bytes())?;
+            db.insert(SCHEMA_KEY, value).map_err(failed)?;
+        }
+        Some(stored) => {
+            let value = large.resolve(&stored)?;
+            let found = serde_json::from_slice(&value)
+                .map_err(|error| StoreError::failed(format!("understanding {SCHEMA_KEY}"), error))?;
+            if found > SCHEMA {
+                return Err(StoreError::Newer { found, known: SCHEMA });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes those of sled's snapshot files whose name `which` picks.
@@ -338,9 +369,10 @@ mod tests {
     #[test]
     fn a_store_of_a_later_version_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
+        drop(Store::open(dir.path()).expect("opens"));
         {
-            let store = Store::open(dir.path()).expect("opens");
-            store.writer.write_blocking(vec![put("meta/schema", &(SCHEMA + 1)).expect("encodes")]).expect("written");
+            let db = open(&dir.path().join("db")).expect("opens");
+            db.insert(SCHEMA_KEY, format!("={}", SCHEMA + 1).as_bytes()).expect("written");
         }
         let error = Store::open(dir.path()).expect_err("refused").to_string();
         assert!(error.contains("later version"), "{error}");

@@ -64,13 +64,6 @@ impl Writer {
         done.await.map_err(|_| StoreError::Closed)?.map_err(share)
     }
 
-    /// The same for a thread that may block.
-    pub(super) fn write_blocking(&self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        let (ack, done) = oneshot::channel();
-        self.send(Message::Write { operations, ack: Some(ack) })?;
-        done.blocking_recv().map_err(|_| StoreError::Closed)?.map_err(share)
-    }
-
     /// Writes without waiting; a failure is logged by the writer.
     pub(super) fn write_soon(&self, operations: Vec<Operation>) {
         // After close there is nothing left to keep: the daemon has stopped.
@@ -83,15 +76,30 @@ impl Writer {
         if self.send(Message::Close { ack }).is_ok() {
             let _ = done.await;
         }
+        // It acknowledged as its last act, so this does not block for long.
+        self.join();
+    }
+
+    fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // It acknowledged as its last act, so this does not block for long.
+            // A panic of the thread was printed by the thread.
             let _ = thread.join();
         }
     }
 
     fn send(&self, message: Message) -> Result<(), StoreError> {
         self.sender.send(message).map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Drop for Writer {
+    /// Whoever opens the store next must find it closed: sled holds a file lock.
+    fn drop(&mut self) {
+        let (ack, _) = oneshot::channel();
+        // It fails when the thread has ended.
+        let _ = self.send(Message::Close { ack });
+        self.join();
     }
 }
 
@@ -144,9 +152,10 @@ impl Thread {
                     Message::Close { ack } => closing = Some(ack),
                 }
             }
-            let result = failure.map_or(Ok(()), Err).and_then(|()| self.apply(batch)).and_then(|()| {
-                if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() }
-            });
+            let result = failure
+                .map_or(Ok(()), Err)
+                .and_then(|()| self.apply(batch))
+                .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
             let result = result.map_err(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store could not be written");
                 Arc::new(error)
@@ -186,7 +195,9 @@ impl Thread {
     }
 
     fn flush_and_log(&mut self) {
-        if self.dirty && let Err(error) = self.flush() {
+        if self.dirty
+            && let Err(error) = self.flush()
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "the store could not be flushed");
             // Not again before the next write: a full disk would fill the journal as well.
             self.dirty = false;
