@@ -34,3 +34,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// The release, as in Cargo.toml.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit it was built from, as the build said it in `INGLE_COMMIT`; `unknown` if it did not.
+/// Never empty: clients take that for a fault.
+pub const COMMIT: &str = match option_env!("INGLE_COMMIT") {
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
+};

@@ -286,7 +286,7 @@ impl Fleet {
         self.namespaces.update(&self.parts.store, namespace).await
     }
 
-    /// Deletes a namespace that has no functions, with its secrets.
+    /// Deletes a namespace that has no functions.
     pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), FleetError> {
         // No function is added meanwhile.
         let owners = self.owners.lock().await;
@@ -296,8 +296,7 @@ impl Fleet {
                 reason: format!("it has functions, among them {}; remove them first", key.name),
             });
         }
-        self.namespaces.delete(&self.parts.store, name).await?;
-        self.secrets.forget_namespace(name.clone()).await.map_err(FleetError::Secrets)
+        self.namespaces.delete(&self.parts.store, name).await
     }
 }
 

@@ -46,3 +46,29 @@ fn write_synced(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
+
+/// Writes `name` in `directory` unless it is there: whoever comes first has written it, whole.
+/// Says whether this call did.
+pub(crate) fn create(directory: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<bool> {
+    // Another process may be doing the same now.
+    let unfinished = unfinished(directory, &format!("{name}.{}", std::process::id()));
+    write_synced(&unfinished, content, mode)?;
+    let linked = std::fs::hard_link(&unfinished, directory.join(name));
+    std::fs::remove_file(&unfinished)?;
+    match linked {
+        Ok(()) => sync_directory(directory).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what a crash left in `directory`.
+pub(crate) fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_unfinished(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
