@@ -18,3 +18,13 @@ pub mod runtime;
 pub mod secrets;
 pub mod store;
 pub mod wire;
+
+/// The release, as in Cargo.toml.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit it was built from, as the build said it in `INGLE_COMMIT`; `unknown` if it did not.
+/// Never empty: clients take that for a fault.
+pub const COMMIT: &str = match option_env!("INGLE_COMMIT") {
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
+};
