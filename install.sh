@@ -383,16 +383,16 @@ install_packages() {
     [ -n "$packages" ] || return 0
     step "Installing$packages"
     # shellcheck disable=SC2086  # a list of names
-    if ! apt_get install -y -q --no-install-recommends $packages; then
+    if ! apt_get install -y -qq --no-install-recommends $packages; then
         note "once more, with fresh package lists"
-        apt_get update -q || stop "apt-get update failed" "see its message above"
+        apt_get update -qq || stop "apt-get update failed" "see its message above"
         # shellcheck disable=SC2086
-        apt_get install -y -q --no-install-recommends $packages ||
+        apt_get install -y -qq --no-install-recommends $packages ||
             stop "apt-get install failed" "see its message above"
     fi
 }
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"; }
 
 build() {
     case $build in
