@@ -8,6 +8,8 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! installer    the checks of install.sh
+//! shipped_files  what is installed agrees with the code
 //! ```
 //!
 //! Habits
@@ -20,3 +22,5 @@
 #[macro_use]
 mod support;
 mod examples;
+mod installer;
+mod shipped_files;
