@@ -19,6 +19,22 @@ pub mod secrets;
 pub mod store;
 pub mod wire;
 
+/// An error and its causes on one line, for logs and for reasons that are shown.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The release, as in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -3,13 +3,11 @@
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
 
-use std::error::Error;
-use std::fmt::Write as _;
-
 use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
+use crate::chain;
 use crate::fleet::FleetError;
 use crate::function::Invalid;
 use crate::invoke::InvokeError;
@@ -87,17 +85,6 @@ fn wants_json(request: &HeaderMap) -> bool {
     })
 }
 
-/// An error and its causes in one line: what is answered says all that is known.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 impl From<InvokeError> for ErrorAnswer {
     fn from(error: InvokeError) -> Self {
         let (status, code) = match &error {
@@ -128,6 +115,7 @@ impl From<FleetError> for ErrorAnswer {
         let (status, code) = match error {
             FleetError::Invalid(invalid) => return invalid.into(),
             FleetError::Runtime(error) => return error.into(),
+            FleetError::Secrets(error) => return error.into(),
             FleetError::Store(error) => return error.into(),
             FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
             FleetError::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, "namespace_not_found"),
@@ -168,7 +156,13 @@ impl From<RuntimeError> for ErrorAnswer {
 
 impl From<StoreError> for ErrorAnswer {
     fn from(error: StoreError) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", chain(&error))
+        let status = match error {
+            StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Failed { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, "store_failed", chain(&error))
     }
 }
 
@@ -186,3 +180,6 @@ impl From<SecretError> for ErrorAnswer {
         Self::new(status, code, chain(&error))
     }
 }
+
+#[cfg(test)]
+mod tests;

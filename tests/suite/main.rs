@@ -8,7 +8,9 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
+//! shipped_files  what is installed agrees with the code
 //! ```
 //!
 //! Habits
@@ -21,4 +23,6 @@
 #[macro_use]
 mod support;
 mod examples;
+mod installer;
 mod logs;
+mod shipped_files;

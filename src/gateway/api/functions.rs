@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::routing::{get, post};
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Json;
-use super::params::{self, Params};
+use super::params::{self, Params, PathName};
 use super::to_the_end;
 use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
@@ -32,7 +32,7 @@ async fn list(
 
 async fn describe(
     State(fleet): State<Arc<Fleet>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     params: Params,
 ) -> Result<axum::Json<wire::FunctionStatus>, ErrorAnswer> {
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
@@ -53,7 +53,7 @@ async fn deploy(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
     Json(body): Json<wire::Deployment>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<Deployed, ErrorAnswer> {
     put(fleet, params, body, false).await
 }
 
@@ -61,20 +61,25 @@ async fn update(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
     Json(body): Json<wire::Deployment>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<Deployed, ErrorAnswer> {
     put(fleet, params, body, true).await
 }
+
+/// Says which revision the deploy became, so that a client can follow that one.
+const REVISION: HeaderName = HeaderName::from_static("x-revision");
+
+type Deployed = (StatusCode, [(HeaderName, HeaderValue); 1]);
 
 async fn put(
     fleet: Arc<Fleet>,
     params: Params,
     mut body: wire::Deployment,
     only_update: bool,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<Deployed, ErrorAnswer> {
     body.namespace = params.namespace(body.namespace.as_deref())?.map(String::from);
     to_the_end(async move {
-        fleet.deploy(body, only_update).await?;
-        Ok(StatusCode::ACCEPTED)
+        let revision = fleet.deploy(body, only_update).await?;
+        Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
     })
     .await
 }
@@ -95,7 +100,7 @@ async fn remove(
 
 async fn scale(
     State(fleet): State<Arc<Fleet>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     params: Params,
     Json(body): Json<wire::ScaleRequest>,
 ) -> Result<StatusCode, ErrorAnswer> {
