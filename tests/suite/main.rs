@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! shipped_files  what is installed agrees with the code
@@ -22,6 +23,7 @@
 
 #[macro_use]
 mod support;
+mod cli;
 mod examples;
 mod installer;
 mod logs;
