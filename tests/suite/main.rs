@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
+//! network      what replicas reach, and what they leave behind
 //! examples     the sample function of examples/, by itself
 //! ```
 //!
@@ -20,3 +21,4 @@
 #[macro_use]
 mod support;
 mod examples;
+mod network;
