@@ -7,8 +7,11 @@
 //!
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
-//! network      what replicas reach, and what they leave behind
 //! examples     the sample function of examples/, by itself
+//! cli          the client commands, against a gateway of the test's own
+//! installer    the checks of install.sh
+//! network      what replicas reach, and what they leave behind
+//! shipped_files  what is installed agrees with the code
 //! ```
 //!
 //! Habits
@@ -20,5 +23,8 @@
 
 #[macro_use]
 mod support;
+mod cli;
 mod examples;
+mod installer;
 mod network;
+mod shipped_files;
