@@ -11,6 +11,8 @@
 //! cli          the client commands, against a gateway of the test's own
 //! installation  install.sh from the first run to the purge, with a containerd and a network of its own
 //! installer    the checks of install.sh
+//! logs         function output: floods, restarts, a full disk, clients that follow
+//! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -27,4 +29,6 @@ mod cli;
 mod examples;
 mod installation;
 mod installer;
+mod logs;
+mod network;
 mod shipped_files;
