@@ -163,7 +163,7 @@ check_packages() {
     has nft || packages="$packages nftables"
     has curl || packages="$packages curl ca-certificates"
     has ip || packages="$packages iproute2"
-    has modprobe || packages="$packages kmod"
+    has modprobe || [ ! -d "/lib/modules/$(uname -r)" ] || packages="$packages kmod"
     if [ -n "$packages" ] && ! has apt-get; then
         fault "missing:$packages; and there is no apt-get to install it" "install it by hand"
     fi
@@ -182,6 +182,10 @@ has_module() {
     fi
     # Only root can find out more.
     if ! is_root || { has modprobe && modprobe -q "$1" 2>/dev/null; }; then
+        return 0
+    fi
+    # Modules, and nothing to load them with yet.
+    if ! has modprobe && [ -d "/lib/modules/$(uname -r)" ]; then
         return 0
     fi
     # A kernel in one piece says nothing about what it is made of: try it, in a network of its own.
@@ -587,13 +591,14 @@ call_sample() {
 }
 
 farewell() {
-    address=$(hostname -I 2>/dev/null | cut -d' ' -f1)
+    # Of the way out, not of the bridge.
+    address=$(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
     case ${listen%:*} in
         0.0.0.0 | '[::]') ;;
         *) address=${listen%:*} ;;
     esac
     step "Done"
-    note "Gateway    http://${address:-127.0.0.1}:$port/function/hello"
+    note "Gateway    http://${address:-127.0.0.1}:$port, functions at /function/NAME"
     note "User       admin, password in $STATE/secrets/basic-auth-password"
     note ""
     note "Next:"
@@ -677,7 +682,12 @@ remove_images() {
 
 remove_network() {
     step "Removing the network"
-    for file in /run/netns/"$network"-*; do
+    # The word that the daemon marks everything of this network with: `tag` in src/network/cni/conflist.rs.
+    case $network in
+        ingle*) ;;
+        *) network=ingle-$network ;;
+    esac
+    for file in /run/netns/"$network".*; do
         [ -e "$file" ] || continue
         umount "$file" 2>/dev/null || true
         rm -f "$file"

@@ -8,10 +8,12 @@ project=$1 binary=$2 archive=$3
 gateway=http://127.0.0.1:8080
 
 mount -t proc proc /proc
-mkdir -p /var/lib/containerd /etc/cni/net.d /etc/ingle /var/lib/ingle
-for directory in /etc/ingle /etc/cni/net.d /run /var/lib /var/log /usr/local/bin /root; do
+for directory in /run /var/lib /var/log /usr/local/bin /root; do
     mount -t tmpfs tmpfs "$directory"
 done
+mkdir /root/upper /root/work
+mount -t overlay -o lowerdir=/etc,upperdir=/root/upper,workdir=/root/work overlay /etc
+rm -rf /etc/ingle /etc/cni/net.d
 ip link set lo up
 mkdir /root/checkout
 cp -a "$project/install.sh" "$project/systemd" "$project/cni" "$project/resolv" /root/checkout/
@@ -97,7 +99,7 @@ within 60 answers || die "the function did not come back"
 
 say "purged: nothing is left"
 ./install.sh --uninstall --purge || die "purge"
-left=$(ls -d /etc/ingle/* /var/lib/ingle /run/ingle /usr/local/bin/* /etc/cni/net.d/* /var/log/ingle* \
+left=$(ls -d /etc/ingle /var/lib/ingle /run/ingle /usr/local/bin/* /etc/cni/net.d/* /var/log/ingle* \
     /run/netns/* 2>/dev/null || true)
 left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr namespaces ls -q | grep ingle || true)
 [ -z "$left" ] || die "left behind: $left"
