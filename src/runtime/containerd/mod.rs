@@ -10,6 +10,7 @@ mod cgroup;
 mod client;
 mod container;
 mod events;
+mod images;
 mod list;
 mod rootfs;
 mod seccomp;
