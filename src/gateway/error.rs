@@ -1,0 +1,176 @@
+//! Errors to HTTP: the one place that knows which error has which status.
+//!
+//! The body is the error's text and a newline, as the clients of this field print it, or
+//! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
+
+use axum::response::IntoResponse;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use crate::chain;
+use crate::fleet::FleetError;
+use crate::function::Invalid;
+use crate::invoke::InvokeError;
+use crate::runtime::RuntimeError;
+use crate::secrets::SecretError;
+use crate::store::StoreError;
+use crate::wire::ErrorBody;
+
+/// An error as it is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorAnswer {
+    /// The status.
+    pub status: StatusCode,
+    /// The kind of error, for programs.
+    pub code: &'static str,
+    /// What is wrong, with which thing, and the way out.
+    pub text: String,
+    /// Seconds after which it is worth trying again.
+    pub retry_after: Option<u32>,
+}
+
+impl ErrorAnswer {
+    /// An answer with its text.
+    pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
+        Self { status, code, text: text.into(), retry_after: None }
+    }
+
+    /// The same, with a hint when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The content type and body for a client with these request headers.
+    pub fn body(&self, request: &HeaderMap) -> (&'static str, String) {
+        if wants_json(request) {
+            let body = ErrorBody { error: self.text.clone(), code: self.code.to_owned() };
+            let json = serde_json::to_string(&body).expect("two strings are JSON");
+            ("application/json", json)
+        } else {
+            ("text/plain; charset=utf-8", format!("{}\n", self.text))
+        }
+    }
+
+    /// The whole answer for a client with these request headers.
+    pub fn answer<B: From<String>>(&self, request: &HeaderMap) -> Response<B> {
+        let (content_type, body) = self.body(request);
+        let mut response = Response::new(B::from(body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// The answer as text, for handlers that do not look at `Accept`. It carries the error along, so that
+/// the API can write it again as JSON.
+impl IntoResponse for ErrorAnswer {
+    fn into_response(self) -> axum::response::Response {
+        let mut response = self.answer(&HeaderMap::new());
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Whether the client prefers JSON to text: it names JSON and does not take everything.
+fn wants_json(request: &HeaderMap) -> bool {
+    request.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|range| {
+            range.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
+        })
+    })
+}
+
+impl From<InvokeError> for ErrorAnswer {
+    fn from(error: InvokeError) -> Self {
+        let (status, code) = match &error {
+            InvokeError::NotFound { .. } => (StatusCode::NOT_FOUND, "function_not_found"),
+            InvokeError::Failed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "function_failed"),
+            InvokeError::TooManyWaiting { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_waiting"),
+            InvokeError::NoReplicaInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_replica_in_time"),
+            InvokeError::NoAnswerInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_answer_in_time"),
+            InvokeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "function_unreachable"),
+            InvokeError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "bad_answer"),
+            InvokeError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            InvokeError::ClientStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
+            InvokeError::BadBody { .. } => (StatusCode::BAD_REQUEST, "bad_body"),
+        };
+        let answer = Self::new(status, code, chain(&error));
+        if matches!(error, InvokeError::TooManyWaiting { .. }) { answer.retry_after(1) } else { answer }
+    }
+}
+
+impl From<Invalid> for ErrorAnswer {
+    fn from(error: Invalid) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", error.to_string())
+    }
+}
+
+impl From<FleetError> for ErrorAnswer {
+    fn from(error: FleetError) -> Self {
+        let (status, code) = match error {
+            FleetError::Invalid(invalid) => return invalid.into(),
+            FleetError::Runtime(error) => return error.into(),
+            FleetError::Secrets(error) => return error.into(),
+            FleetError::Store(error) => return error.into(),
+            FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
+            FleetError::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, "namespace_not_found"),
+            FleetError::NamespaceExists(_) => (StatusCode::CONFLICT, "namespace_exists"),
+            FleetError::NamespaceInUse { .. } => (StatusCode::CONFLICT, "namespace_in_use"),
+            // Not 404, which clients take for "the function is not there" and deploy it anew.
+            FleetError::SecretNotFound { .. } => (StatusCode::BAD_REQUEST, "secret_not_found"),
+            FleetError::ShuttingDown => {
+                let text = error.to_string();
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", text).retry_after(5);
+            }
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<RuntimeError> for ErrorAnswer {
+    fn from(error: RuntimeError) -> Self {
+        let (status, code) = match &error {
+            RuntimeError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "containerd_unreachable"),
+            RuntimeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "containerd_timeout"),
+            // An image that cannot be had is a fault of the request, and neither 404 nor 401, which
+            // clients take for a missing function and for their own login.
+            RuntimeError::ImageNotFound { .. } => (StatusCode::BAD_REQUEST, "image_not_found"),
+            RuntimeError::ImageNotLoaded { .. } => (StatusCode::BAD_REQUEST, "image_not_loaded"),
+            RuntimeError::Unauthorized { .. } => (StatusCode::BAD_REQUEST, "registry_unauthorized"),
+            RuntimeError::RegistryUnreachable { .. } => (StatusCode::BAD_GATEWAY, "registry_unreachable"),
+            RuntimeError::WrongPlatform { .. } => (StatusCode::BAD_REQUEST, "wrong_platform"),
+            RuntimeError::NoCommand { .. } => (StatusCode::BAD_REQUEST, "no_command"),
+            RuntimeError::BadImage { .. } => (StatusCode::BAD_REQUEST, "bad_image"),
+            RuntimeError::BadRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            RuntimeError::NotFound { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "container_not_found"),
+            RuntimeError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "containerd_failed"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<StoreError> for ErrorAnswer {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", chain(&error))
+    }
+}
+
+impl From<SecretError> for ErrorAnswer {
+    fn from(error: SecretError) -> Self {
+        let (status, code) = match error {
+            SecretError::Invalid(invalid) => return invalid.into(),
+            SecretError::NotFound { .. } => (StatusCode::NOT_FOUND, "secret_not_found"),
+            SecretError::Exists { .. } => (StatusCode::CONFLICT, "secret_exists"),
+            SecretError::InUse { .. } => (StatusCode::CONFLICT, "secret_in_use"),
+            SecretError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large"),
+            SecretError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
+            SecretError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_failed"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}

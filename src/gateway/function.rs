@@ -1,0 +1,1 @@
+//! `/function/{name}`: the data path.

@@ -1,0 +1,90 @@
+//! Why a call was not answered by its function.
+
+use std::io;
+use std::time::Duration;
+
+/// A call that the function did not answer. Each text names the function.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// There is no such function, or it is being removed.
+    #[error("function {function} was not found: see 'ingle list'")]
+    NotFound {
+        /// The name as it stood in the URL.
+        function: String,
+    },
+    /// It cannot start, and waiting will not help.
+    #[error("function {function} cannot start: {reason}")]
+    Failed {
+        /// Its name.
+        function: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// As many calls as may wait for a replica do so already.
+    #[error("function {function} is starting and {waiting} calls wait for it already: try again")]
+    TooManyWaiting {
+        /// Its name.
+        function: String,
+        /// How many wait.
+        waiting: usize,
+    },
+    /// No replica was ready within the call's time.
+    #[error("function {function}: waited {limit:?} (ingle.timeout) for a replica to start: {reason}")]
+    NoReplicaInTime {
+        /// Its name.
+        function: String,
+        /// The limit that was reached.
+        limit: Duration,
+        /// What the function was doing meanwhile.
+        reason: String,
+    },
+    /// A replica took the call, and did not answer within the function's time.
+    #[error("function {function} did not answer within its timeout of {limit:?} (ingle.timeout)")]
+    NoAnswerInTime {
+        /// Its name.
+        function: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// No replica took the call, or the one that did closed the connection.
+    #[error("function {function} could not be reached")]
+    Unreachable {
+        /// Its name.
+        function: String,
+        /// What the connection said.
+        #[source]
+        source: io::Error,
+    },
+    /// What came back is not HTTP, or not in order.
+    #[error("function {function} sent an answer that is not valid HTTP: {reason}")]
+    BadAnswer {
+        /// Its name.
+        function: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The call's body is over the function's limit.
+    #[error("the body is larger than the {limit} bytes that function {function} takes (ingle.body-limit)")]
+    BodyTooLarge {
+        /// Its name.
+        function: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The client stopped sending in the middle of the body.
+    #[error("the body of the call to function {function} stalled for {limit:?}")]
+    ClientStalled {
+        /// Its name.
+        function: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The client's body is malformed or was cut.
+    #[error("the body of the call to function {function} is malformed: {reason}")]
+    BadBody {
+        /// Its name.
+        function: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,22 @@
+//! Everything that needs more than memory and loopback: root, containerd, a registry, a built daemon.
+//!
+//! One binary, so that it is linked once; `cargo nextest` runs each test in a process of its own, so a
+//! test may do to its process what it likes. `sudo tests/run` is how to run all of it.
+//!
+//! Contents, each module with its own account of what it proves:
+//!
+//! ```text
+//! support      what tests share: requirements, waiting, the sample image
+//! examples     the sample function of examples/, by itself
+//! ```
+//!
+//! Habits
+//! - A test that cannot run here says why through `require!` or `require_root!`; with `CI` set that is
+//!   a failure, so nothing is ever skipped in silence.
+//! - Tests wait for conditions with `eventually!`; none sleeps for a guess.
+//! - Everything a test makes carries a name of its own and is gone when the test ends, also when it fails:
+//!   `tests/run` compares the machine before and after.
+
+#[macro_use]
+mod support;
+mod examples;

@@ -1,0 +1,117 @@
+//! What tests share: requirements, waiting, the sample image.
+
+mod sample;
+
+pub(crate) use sample::sample_archive;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Ends the test unless it runs as root.
+macro_rules! require_root {
+    () => {
+        if let Err(reason) = $crate::support::root() {
+            return $crate::support::cannot_run(&reason);
+        }
+    };
+}
+
+/// Ends the test unless all these programs are on this machine.
+macro_rules! require {
+    ($($tool:expr),+ $(,)?) => {
+        $(if let Err(reason) = $crate::support::tool($tool) {
+            return $crate::support::cannot_run(&reason);
+        })+
+    };
+}
+
+/// Waits until an expression, which may `.await`, is true. The test fails after ten seconds, or what
+/// `within` says: `eventually!(within SECONDS, condition, "message {}", values)`.
+macro_rules! eventually {
+    (within $seconds:expr, $condition:expr, $($message:tt)+) => {{
+        let limit = std::time::Duration::from_secs($seconds);
+        let started = std::time::Instant::now();
+        loop {
+            if $condition {
+                break;
+            }
+            assert!(started.elapsed() < limit, "after {limit:?}: {}", format_args!($($message)+));
+            tokio::time::sleep($crate::support::POLL).await;
+        }
+    }};
+    ($condition:expr, $($message:tt)+) => {
+        eventually!(within 10, $condition, $($message)+)
+    };
+}
+
+/// How often `eventually!` looks.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// Reports that a test cannot run on this machine. In CI that is a failure.
+pub(crate) fn cannot_run(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "cannot run, and CI is set: {reason}");
+    eprintln!("not run: {reason}");
+}
+
+/// Whether this process is root, or why the test cannot run.
+pub(crate) fn root() -> Result<(), String> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("needs root; use sudo tests/run".into()) }
+}
+
+/// Where a program is, or why the test cannot run.
+pub(crate) fn tool(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        // Root's tools, also where PATH is that of a plain user.
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|file| is_executable(file))
+        .ok_or_else(|| format!("needs {name}; sudo tests/run installs it"))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_program_is_found_by_name_or_the_reason_names_it() {
+        assert!(super::tool("sh").is_ok_and(|path| path.ends_with("sh")));
+        let reason = super::tool("no-such-program-here").expect_err("there is none");
+        assert!(reason.contains("no-such-program-here"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_the_condition_holds() {
+        let looks = AtomicU32::new(0);
+        eventually!(looks.fetch_add(1, Ordering::Relaxed) == 3, "the counter never got there");
+        assert_eq!(looks.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "after 0ns: it is never 1")]
+    async fn waiting_ends_with_the_message_when_it_never_does() {
+        eventually!(within 0, 0 == 1, "it is never {}", 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "went on")]
+    fn requirements_that_are_met_let_a_test_go_on() {
+        require!("sh", "cat");
+        panic!("went on");
+    }
+
+    #[test]
+    #[should_panic(expected = "went on")]
+    fn root_lets_a_test_go_on() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(super::root().is_err());
+            panic!("went on");
+        }
+        require_root!();
+        panic!("went on");
+    }
+}
