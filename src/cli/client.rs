@@ -76,10 +76,12 @@ impl Client {
         let gateway = self.gateway.to_string();
         // The message names the gateway; the URL would say it again.
         let source = error.without_url();
-        if source.is_timeout() && !source.is_connect() {
+        if source.is_connect() {
+            CliError::Unreachable { gateway, source }
+        } else if source.is_timeout() {
             CliError::Silent { gateway, source }
         } else {
-            CliError::Unreachable { gateway, source }
+            CliError::Broken { gateway, source }
         }
     }
 }

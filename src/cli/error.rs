@@ -61,6 +61,8 @@ pub fn report(error: &anyhow::Error) -> Exit {
     // A message that cannot be written has nowhere to go; the exit code still tells.
     let _ = match (exit, error.downcast_ref::<clap::Error>()) {
         (Exit::Ok, _) => Ok(()),
+        // Ctrl-C is how some commands end.
+        (Exit::Interrupted, _) if error.to_string().is_empty() => Ok(()),
         (_, Some(error)) => error.print(),
         (_, None) => writeln!(io::stderr(), "ingle: {error:#}"),
     };
@@ -94,6 +96,14 @@ pub(crate) enum CliError {
     /// Somebody is there, but does not answer.
     #[error("the gateway {gateway} did not answer in time: look at 'systemctl status ingle'")]
     Silent {
+        /// Where it is.
+        gateway: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It was there, and then no longer, or it does not speak HTTP.
+    #[error("the connection to {gateway} failed: did the daemon stop, or is --gateway wrong?")]
+    Broken {
         /// Where it is.
         gateway: String,
         #[source]
@@ -150,7 +160,7 @@ impl CliError {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
-            Self::Unreachable { .. } | Self::Silent { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => Exit::Unreachable,
             Self::Denied(_) => Exit::Denied,
             Self::Refused { status: 401 | 403, .. } => Exit::Denied,
             Self::Refused { .. } | Self::Failed(_) => Exit::Failed,

@@ -86,7 +86,10 @@ pub(crate) async fn until_ready(
 }
 
 fn is_unreachable(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(CliError::Unreachable { .. } | CliError::Silent { .. }))
+    matches!(
+        error.downcast_ref(),
+        Some(CliError::Unreachable { .. } | CliError::Silent { .. } | CliError::Broken { .. })
+    )
 }
 
 /// What a status means for someone who waits for a revision.

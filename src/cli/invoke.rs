@@ -93,23 +93,24 @@ impl Invoke {
                 Some(path) => {
                     let file = tokio::fs::File::open(path).await;
                     let file = file.map_err(|error| CliError::Usage(format!("{path}: {error}")))?;
-                    stream(file).await.with_context(|| path.to_owned()).map(Some)
+                    stream(file).await.with_context(|| path.to_owned())
                 }
                 None => Ok(Some(Body::from(data.to_owned()))),
             },
             None if stdin::is_terminal() => Ok(None),
-            None => stream(stdin::open()?).await.context("stdin").map(Some),
+            None => stream(stdin::open()?).await.context("stdin"),
         }
     }
 }
 
-async fn stream(mut from: tokio::fs::File) -> anyhow::Result<Body> {
+/// What is in a file or pipe, or `None` if that is nothing.
+async fn stream(mut from: tokio::fs::File) -> anyhow::Result<Option<Body>> {
     let start = stdin::read_at_most(&mut from, READ_AHEAD).await?;
     if start.len() <= READ_AHEAD {
-        return Ok(Body::from(start));
+        return Ok(Some(start).filter(|start| !start.is_empty()).map(Body::from));
     }
     let start = futures_util::stream::iter([Ok(bytes::Bytes::from(start))]);
-    Ok(Body::wrap_stream(start.chain(ReaderStream::with_capacity(from, 64 << 10))))
+    Ok(Some(Body::wrap_stream(start.chain(ReaderStream::with_capacity(from, 64 << 10)))))
 }
 
 /// Prints the answer as it comes. What is not a success goes to stderr.

@@ -68,9 +68,10 @@ fn shown(cell: &str) -> String {
 /// Prints names and values below each other; a value that is empty is left out, and a value of
 /// several lines is indented.
 pub(crate) fn fields(fields: &[(&str, String)]) -> io::Result<()> {
-    let widest = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let shown = || fields.iter().filter(|(_, value)| !value.is_empty());
+    let widest = shown().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+    for (name, value) in shown() {
         for (index, line) in value.lines().enumerate() {
             let label = if index == 0 { format!("{name}:") } else { String::new() };
             text.push_str(&format!("{label:<0$}{line}\n", widest + 3));

@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! cli          the client commands, against a gateway of the test's own
 //! ```
 //!
 //! Habits
@@ -19,4 +20,5 @@
 
 #[macro_use]
 mod support;
+mod cli;
 mod examples;
