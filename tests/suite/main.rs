@@ -9,6 +9,8 @@
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
 //! cli          the client commands, against a gateway of the test's own
+//! installer    the checks of install.sh
+//! shipped_files  what is installed agrees with the code
 //! ```
 //!
 //! Habits
@@ -22,3 +24,5 @@
 mod support;
 mod cli;
 mod examples;
+mod installer;
+mod shipped_files;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Json;
-use super::params::{self, Params};
+use super::params::{self, Params, PathName};
 use super::to_the_end;
 use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
@@ -32,7 +32,7 @@ async fn list(
 
 async fn describe(
     State(fleet): State<Arc<Fleet>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     params: Params,
 ) -> Result<axum::Json<wire::FunctionStatus>, ErrorAnswer> {
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
@@ -100,7 +100,7 @@ async fn remove(
 
 async fn scale(
     State(fleet): State<Arc<Fleet>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     params: Params,
     Json(body): Json<wire::ScaleRequest>,
 ) -> Result<StatusCode, ErrorAnswer> {

@@ -2,24 +2,21 @@
 //!
 //! Clients name a namespace in the path, or leave the path's last part empty and name it in the body.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::routing::get;
 use http::StatusCode;
 
 use super::body::MaybeJson;
+use super::params::PathName;
 use super::to_the_end;
 use crate::fleet::{Fleet, FleetError};
 use crate::function::{Invalid, NamespaceName};
 use crate::gateway::error::ErrorAnswer;
 use crate::secrets::Secrets;
 use crate::wire;
-
-/// The label that marks a namespace for functions.
-const MARK: (&str, &str) = ("openfaas", "1");
 
 #[derive(Clone)]
 struct Handles {
@@ -42,19 +39,19 @@ async fn list(State(handles): State<Handles>) -> axum::Json<Vec<String>> {
 
 async fn describe(
     State(handles): State<Handles>,
-    path: Option<Path<String>>,
+    PathName(path): PathName,
 ) -> Result<axum::Json<wire::Namespace>, ErrorAnswer> {
-    let name = name(path, "")?;
+    let name = name(&path, "")?;
     let found = handles.fleet.namespaces().into_iter().find(|known| known.name == name.as_str());
     Ok(axum::Json(found.ok_or(FleetError::NamespaceNotFound(name))?))
 }
 
 async fn create(
     State(handles): State<Handles>,
-    path: Option<Path<String>>,
+    PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
 ) -> Result<StatusCode, ErrorAnswer> {
-    let namespace = marked(path, body)?;
+    let namespace = named(&path, body)?;
     to_the_end(async move {
         handles.fleet.create_namespace(namespace).await?;
         Ok(StatusCode::CREATED)
@@ -64,10 +61,10 @@ async fn create(
 
 async fn update(
     State(handles): State<Handles>,
-    path: Option<Path<String>>,
+    PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
 ) -> Result<StatusCode, ErrorAnswer> {
-    let namespace = marked(path, body)?;
+    let namespace = named(&path, body)?;
     to_the_end(async move {
         handles.fleet.update_namespace(namespace).await?;
         Ok(StatusCode::ACCEPTED)
@@ -77,10 +74,10 @@ async fn update(
 
 async fn delete(
     State(handles): State<Handles>,
-    path: Option<Path<String>>,
+    PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
 ) -> Result<StatusCode, ErrorAnswer> {
-    let name = name(path, &body.unwrap_or_default().name)?;
+    let name = name(&path, &body.unwrap_or_default().name)?;
     let secrets = handles.secrets.list(name.clone()).await?;
     if !secrets.is_empty() {
         let names: Vec<_> = secrets.iter().map(|secret| secret.as_str()).collect();
@@ -89,34 +86,23 @@ async fn delete(
     }
     to_the_end(async move {
         handles.fleet.delete_namespace(&name).await?;
-        handles.secrets.forget_namespace(name).await?;
         Ok(StatusCode::ACCEPTED)
     })
     .await
 }
 
 /// The name in the path or, if it is empty, in the body.
-fn name(path: Option<Path<String>>, in_body: &str) -> Result<NamespaceName, Invalid> {
-    match path {
-        Some(Path(in_path)) if !in_body.is_empty() && in_body != in_path => {
-            let reason = format!("is {in_path:?} in the path and {in_body:?} in the body; send one of them");
-            Err(Invalid::new("name", reason))
-        }
-        Some(Path(in_path)) => in_path.parse(),
-        None => in_body.parse(),
+fn name(in_path: &str, in_body: &str) -> Result<NamespaceName, Invalid> {
+    if !in_path.is_empty() && !in_body.is_empty() && in_path != in_body {
+        let reason = format!("is {in_path:?} in the path and {in_body:?} in the body; send one of them");
+        return Err(Invalid::new("name", reason));
     }
+    if in_path.is_empty() { in_body.parse() } else { in_path.parse() }
 }
 
-/// The namespace that a body describes, with the label that marks it.
-fn marked(path: Option<Path<String>>, body: Option<wire::Namespace>) -> Result<wire::Namespace, Invalid> {
+/// The namespace that a body describes.
+fn named(path: &str, body: Option<wire::Namespace>) -> Result<wire::Namespace, Invalid> {
     let mut namespace = body.unwrap_or_default();
     namespace.name = name(path, &namespace.name)?.into();
-    let labels = namespace.labels.get_or_insert_with(BTreeMap::new);
-    let mark = labels.entry(MARK.0.to_owned()).or_insert_with(|| MARK.1.to_owned());
-    if mark != MARK.1 {
-        let reason =
-            format!("is {mark:?}, but a namespace for functions has {:?} here; leave it out", MARK.1);
-        return Err(Invalid::new(format!("labels.{}", MARK.0), reason));
-    }
     Ok(namespace)
 }

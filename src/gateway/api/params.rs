@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, Path, Query};
 use http::StatusCode;
 use http::request::Parts;
 
@@ -57,6 +57,22 @@ impl Params {
     /// The namespace, or the default one.
     pub(super) fn namespace_or_default(&self, in_body: Option<&str>) -> Result<NamespaceName, Invalid> {
         Ok(self.namespace(in_body)?.unwrap_or_default())
+    }
+}
+
+/// The last part of the path, decoded; empty on a route that has none.
+pub(super) struct PathName(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorAnswer> {
+        match Option::<Path<String>>::from_request_parts(parts, state).await {
+            Ok(path) => Ok(Self(path.map(|Path(name)| name).unwrap_or_default())),
+            Err(_) => {
+                Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "invalid_path", "the path is not valid UTF-8"))
+            }
+        }
     }
 }
 
