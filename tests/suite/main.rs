@@ -9,6 +9,9 @@
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
 //! logs         function output: floods, restarts, a full disk, clients that follow
+//! cli          the client commands, against a gateway of the test's own
+//! installer    the checks of install.sh
+//! shipped_files  what is installed agrees with the code
 //! ```
 //!
 //! Habits
@@ -20,5 +23,8 @@
 
 #[macro_use]
 mod support;
+mod cli;
 mod examples;
 mod logs;
+mod installer;
+mod shipped_files;
