@@ -21,6 +21,7 @@ impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.config)?;
         if self.check {
+            crate::daemon::check(&config)?;
             return Ok(output::line(format!("{} is right", self.config.display()))?);
         }
         crate::daemon::run(config)
