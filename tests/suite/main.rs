@@ -8,10 +8,10 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
-//! logs         function output: floods, restarts, a full disk, clients that follow
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! network      what replicas reach, and what they leave behind
+//! logs         function output: floods, restarts, a full disk, clients that follow
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -26,7 +26,7 @@
 mod support;
 mod cli;
 mod examples;
-mod logs;
 mod installer;
 mod network;
+mod logs;
 mod shipped_files;
