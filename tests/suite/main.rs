@@ -11,6 +11,7 @@
 //! containers   containers on containerd: what is inside, limits, life and death
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
+//! logs         function output: floods, restarts, a full disk, clients that follow
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -27,4 +28,5 @@ mod cli;
 mod containers;
 mod examples;
 mod installer;
+mod logs;
 mod shipped_files;
