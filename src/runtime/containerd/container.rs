@@ -96,7 +96,7 @@ impl Containerd {
         let mut labels: std::collections::HashMap<_, _> = request.labels().into_iter().collect();
         labels.insert(GC_ROOT.into(), jiff::Timestamp::now().to_string());
         let prepare = PrepareSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
+            snapshotter: self.images.snapshotter().to_owned(),
             key: request.id.to_string(),
             parent: request.image.chain_id.clone(),
             labels,
@@ -122,7 +122,7 @@ impl Containerd {
             image: request.image.resolved.image.canonical(),
             runtime: Some(ShimRuntime { name: SHIM.into(), options }),
             spec: Some(Any { type_url: SPEC_TYPE.into(), value: document }),
-            snapshotter: self.snapshotter.clone(),
+            snapshotter: self.images.snapshotter().to_owned(),
             snapshot_key: request.id.to_string(),
             ..Container::default()
         };
@@ -162,6 +162,7 @@ impl Containerd {
             namespace: &self.namespace,
             unified: self.hierarchies.unified(),
             limits_swap: self.hierarchies.limits_swap(),
+            open_files: self.open_files,
         })?;
         serde_json::to_vec(&document).map_err(|error| {
             RuntimeError::failed(format!("writing the spec of replica {}", request.id), error)

@@ -59,7 +59,7 @@ impl Containerd {
     async fn list_snapshots(&self) -> Result<BTreeMap<String, Labels>, RuntimeError> {
         let failed = |status| self.client.error("listing snapshots", status);
         let request = ListSnapshotsRequest {
-            snapshotter: self.snapshotter.clone(),
+            snapshotter: self.images.snapshotter().to_owned(),
             filters: vec![format!("labels.{:?}", label::FUNCTION)],
         };
         let mut stream = SnapshotsClient::new(self.client.channel())

@@ -28,11 +28,13 @@ use async_trait::async_trait;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{CreateNamespaceRequest, Namespace};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::broadcast;
 
 use self::cgroup::Hierarchies;
 use self::client::{Client, already_exists};
 use self::events::Events;
+use self::images::Images;
 use self::user::User;
 use super::{
     ContainerRecord, ContainerRequest, Image, ImageRecord, Progress, ResolvedImage, Runtime, RuntimeError,
@@ -51,12 +53,13 @@ pub struct Containerd {
     client: Client,
     /// containerd's namespace.
     namespace: String,
-    snapshotter: String,
+    images: Images,
     /// The OCI runtime's binary; the shim's default if `None`.
     oci_runtime: Option<String>,
     /// Capabilities of every function, with their `CAP_` prefix.
     capabilities: Vec<String>,
     hierarchies: Hierarchies,
+    open_files: u64,
     events: Events,
     /// What the user of an image means, by the image's chain id and the user as text.
     users: Mutex<HashMap<(String, String), User>>,
@@ -69,7 +72,7 @@ impl fmt::Debug for Containerd {
         f.debug_struct("Containerd")
             .field("client", &self.client)
             .field("namespace", &self.namespace)
-            .field("snapshotter", &self.snapshotter)
+            .field("snapshotter", &self.images.snapshotter())
             .finish_non_exhaustive()
     }
 }
@@ -85,18 +88,73 @@ impl Containerd {
         let capabilities = capabilities(&config.functions.capabilities)?;
         let hierarchies = Hierarchies::detect()
             .map_err(|error| RuntimeError::failed("reading /proc/self/mountinfo", error))?;
+        let snapshotter =
+            images::detect_snapshotter(&client, config.containerd.snapshotter.as_deref()).await?;
+        let images = Images::new(client.clone(), &config.images, snapshotter);
         let events = Events::subscribe(client.clone(), &namespace).await?;
         Ok(Self {
             client,
             namespace,
-            snapshotter: config.containerd.snapshotter.clone().unwrap_or_else(|| "overlayfs".into()),
+            images,
             oci_runtime: Some(config.containerd.oci_runtime.clone()).filter(|name| name != "runc"),
             capabilities,
             hierarchies,
+            open_files: open_files(),
             events,
             users: Mutex::default(),
             pids: Mutex::default(),
         })
+    }
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    async fn version(&self) -> Result<String, RuntimeError> {
+        version(&self.client).await
+    }
+
+    async fn resolve(&self, image: &ImageRef, policy: PullPolicy) -> Result<ResolvedImage, RuntimeError> {
+        self.images.resolve(image, policy).await
+    }
+
+    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError> {
+        self.images.pull(image, progress).await
+    }
+
+    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
+        self.images.load(archive).await
+    }
+
+    async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
+        self.images.list().await
+    }
+
+    async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {
+        self.create_replica(request).await
+    }
+
+    async fn start(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        self.start_replica(id).await
+    }
+
+    async fn stop(&self, id: &ReplicaId, grace: Duration) -> Result<(), RuntimeError> {
+        self.stop_replica(id, grace).await
+    }
+
+    async fn remove(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        self.remove_replica(id).await
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerRecord>, RuntimeError> {
+        self.list_replicas().await
+    }
+
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.events.receiver()
+    }
+
+    async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {
+        self.usage_of(id).await
     }
 }
 
@@ -144,6 +202,15 @@ fn capabilities(configured: &[String]) -> Result<Vec<String>, RuntimeError> {
         }
     };
     configured.iter().map(spelled).collect()
+}
+
+/// How many files a function may open. Where resources are held short, as in a container, a runtime
+/// may not raise the limit that it was started with, which is likely ours too.
+fn open_files() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) => spec::OPEN_FILES.min(hard),
+        Err(_) => spec::OPEN_FILES,
+    }
 }
 
 /// Locks what no panic can leave half changed.

@@ -89,6 +89,7 @@ fn mount_read_only(wanted: &Mount) -> io::Result<()> {
     match wanted.r#type.as_str() {
         "overlay" => {
             let (directory, options) = lower_only(&wanted.options)?;
+            // This thread's alone, like the mount namespace.
             std::env::set_current_dir(directory)?;
             mount(Some("overlay"), MOUNT_POINT, Some("overlay"), safe, Some(options.as_str()))?;
         }
@@ -116,7 +117,7 @@ fn lower_only(options: &[String]) -> io::Result<(PathBuf, String)> {
     // The upper directory, still empty, becomes the topmost layer: an overlay without an upper
     // directory needs two layers.
     let layers: Vec<&Path> = value("upperdir=").into_iter().chain(lower.split(':')).map(Path::new).collect();
-    let mut common = layers[0].parent().unwrap_or(Path::new("/"));
+    let mut common = layers[0];
     while !layers.iter().all(|layer| layer.starts_with(common) && *layer != common) {
         common =
             common.parent().ok_or_else(|| io::Error::other(format!("lowerdir={lower} is not absolute")))?;

@@ -15,8 +15,9 @@ use crate::runtime::{ContainerRequest, ImageConfig, RuntimeError};
 
 /// The size of `/tmp` under a read-only root.
 const TMP_SIZE: &str = "64m";
-/// Open files: enough for any server, and few enough for programs that walk through all numbers.
-const OPEN_FILES: u64 = 65_536;
+/// Open files at most: enough for any server, and few enough for programs that walk through all
+/// numbers.
+pub(super) const OPEN_FILES: u64 = 65_536;
 /// Functions are killed for want of memory before what serves them is.
 const OOM_SCORE: i32 = 500;
 /// The period that processor time is given out in, in microseconds.
@@ -62,6 +63,8 @@ pub(super) struct Inputs<'a> {
     pub(super) unified: bool,
     /// Whether swap can be limited.
     pub(super) limits_swap: bool,
+    /// How many files may be open.
+    pub(super) open_files: u64,
 }
 
 /// The command of an image's container, as Docker composes it.
@@ -100,7 +103,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
                 "ambient": kept,
             },
             "noNewPrivileges": true,
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES }],
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": inputs.open_files, "hard": inputs.open_files }],
             "oomScoreAdj": OOM_SCORE,
         },
         "root": { "path": "rootfs", "readonly": spec.read_only_root },
@@ -270,8 +273,15 @@ mod tests {
     }
 
     fn built(request: &ContainerRequest, user: &User, unified: bool) -> Value {
-        let inputs =
-            Inputs { request, user, capabilities: &[], namespace: "ingle", unified, limits_swap: true };
+        let inputs = Inputs {
+            request,
+            user,
+            capabilities: &[],
+            namespace: "ingle",
+            unified,
+            limits_swap: true,
+            open_files: OPEN_FILES,
+        };
         document(&inputs).expect("a document")
     }
 

@@ -67,7 +67,8 @@ impl Containerd {
         self.remove_task(id).await?;
         lock(&self.pids).remove(id);
         let container = DeleteContainerRequest { id: id.to_string() };
-        let snapshot = RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: id.to_string() };
+        let snapshot =
+            RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
         let mut containers = ContainersClient::new(self.client.channel());
         let mut snapshots = SnapshotsClient::new(self.client.channel());
         let (container, snapshot) = tokio::join!(
