@@ -11,8 +11,8 @@
 //! containers   containers on containerd: what is inside, limits, life and death
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
-//! network      what replicas reach, and what they leave behind
 //! logs         function output: floods, restarts, a full disk, clients that follow
+//! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -29,6 +29,6 @@ mod cli;
 mod containers;
 mod examples;
 mod installer;
-mod network;
 mod logs;
+mod network;
 mod shipped_files;
