@@ -101,7 +101,7 @@ impl From<InvokeError> for ErrorAnswer {
             InvokeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "function_unreachable"),
             InvokeError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "bad_answer"),
             InvokeError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            InvokeError::ClientStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
+            InvokeError::BodyStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
             InvokeError::BadBody { .. } => (StatusCode::BAD_REQUEST, "bad_body"),
         };
         let answer = Self::new(status, code, chain(&error));
