@@ -19,3 +19,29 @@ pub mod runtime;
 pub mod secrets;
 pub mod store;
 pub mod wire;
+
+/// An error and its causes on one line, for logs and for reasons that are shown.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The release, as in Cargo.toml.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit it was built from, as the build said it in `INGLE_COMMIT`; `unknown` if it did not.
+/// Never empty: clients take that for a fault.
+pub const COMMIT: &str = match option_env!("INGLE_COMMIT") {
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
+};

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::function::{FunctionKey, FunctionSpec, NamespaceName, ReplicaId};
 use crate::invoke::Upstream;
 use crate::metrics::CallStats;
+use crate::runtime::Progress;
 use crate::wire;
 
 /// All functions, by the names under which they can be called.
@@ -143,6 +144,10 @@ pub struct View {
     pub phase: Phase,
     /// Why it is not ready, in words.
     pub reason: Option<String>,
+    /// The update that is under way, or the last one if it did not come up.
+    pub update: Option<Update>,
+    /// Counts the bytes of the pull that is under way.
+    pub progress: Option<Progress>,
     /// The replicas that can be called.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// How many replicas there should be.
@@ -157,6 +162,17 @@ pub struct View {
     pub timeout: Duration,
     /// The largest body of a call in bytes: the function's own value or the default.
     pub body_limit: u64,
+}
+
+/// A revision that does not serve yet, or did not come up, while an older one serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// Its number.
+    pub revision: u64,
+    /// How far it is: `Pulling`, `Starting` or `Failed`.
+    pub phase: Phase,
+    /// Why it did not come up.
+    pub reason: Option<String>,
 }
 
 /// What a function is doing.

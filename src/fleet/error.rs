@@ -2,6 +2,7 @@
 
 use crate::function::{FunctionKey, Invalid, NamespaceName};
 use crate::runtime::RuntimeError;
+use crate::secrets::SecretError;
 use crate::store::StoreError;
 
 /// An error of deploy, update, scale or remove.
@@ -37,6 +38,9 @@ pub enum FleetError {
         /// Where it was looked for.
         namespace: NamespaceName,
     },
+    /// Secrets could not be read or removed.
+    #[error(transparent)]
+    Secrets(SecretError),
     /// The image cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

@@ -1,81 +1,369 @@
 //! What should run against what runs: one owner task per function.
 //!
-//! Invariant: a function's owner is the only writer of its [`View`]; everyone else reads it through
-//! the [`Directory`], without a lock and without waiting.
+//! Invariants
+//! - A function's owner is the only writer of its [`View`]; everyone else reads it through the
+//!   [`Directory`], without a lock and without waiting.
+//! - What the API has accepted is on disk before it is answered.
 
+mod backoff;
+mod decide;
 mod directory;
 mod error;
+mod events;
+mod health;
+mod namespaces;
+mod owner;
+mod registry;
+mod revision;
+mod status;
 
-pub use directory::{Directory, Endpoint, Entry, Phase, View};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use directory::{Directory, Endpoint, Entry, Phase, Update, View};
 pub use error::FleetError;
 
-use std::sync::Arc;
-
-use crate::function::{FunctionKey, NamespaceName};
+use crate::config::Config;
+use crate::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
+use crate::logs::Logs;
+use crate::metrics::{CallStats, StatsSnapshot};
+use crate::network::Network;
+use crate::replica::{Launcher, Revision};
+use crate::runtime::{ContainerRecord, ContainerState, Runtime, label};
+use crate::secrets::{SecretError, Secrets};
+use crate::store::{FunctionRecord, Store};
 use crate::wire;
+use events::Watcher;
+use namespaces::Namespaces;
+use owner::{Command, Owner, Parts, Survivor};
+use registry::Registry;
+
+/// How often counts of calls are written to the store.
+const KEEP_COUNTS_EVERY: Duration = Duration::from_secs(5);
 
 /// The functions of this machine: what the API asks, and what changes them.
 #[derive(Debug)]
 pub struct Fleet {
     directory: Arc<Directory>,
+    parts: Arc<Parts>,
+    runtime: Arc<dyn Runtime>,
+    network: Arc<dyn Network>,
+    secrets: Secrets,
+    pull_policy: PullPolicy,
+    namespaces: Namespaces,
+    /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
+    /// one name follow each other.
+    owners: Mutex<HashMap<FunctionKey, mpsc::Sender<Command>>>,
+    tasks: TaskTracker,
 }
 
-#[expect(clippy::todo, reason = "being written")]
-#[expect(clippy::unused_async, reason = "being written")]
 impl Fleet {
+    /// A fleet over the given parts, with nothing in it before [`Fleet::start`].
+    pub fn new(
+        config: &Config,
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        logs: Arc<Logs>,
+        secrets: Secrets,
+        store: Arc<Store>,
+    ) -> Result<Arc<Self>, FleetError> {
+        let launcher = Launcher::new(
+            runtime.clone(),
+            network.clone(),
+            logs.clone(),
+            secrets.clone(),
+            config.functions.clone(),
+        );
+        let namespaces = Namespaces::load(&store)?;
+        let parts = Parts {
+            launcher: Arc::new(launcher),
+            store,
+            logs,
+            registry: Registry::default(),
+            config: config.functions.clone(),
+            stop: CancellationToken::new(),
+        };
+        Ok(Arc::new(Self {
+            directory: Arc::default(),
+            parts: Arc::new(parts),
+            runtime,
+            network,
+            secrets,
+            pull_policy: config.images.pull_policy,
+            namespaces,
+            owners: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
     /// What can be called.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
     }
 
-    /// Takes a deployment: returns once it is valid, its image's manifest is resolved and it is on
-    /// disk. Pulling and starting go on. With `only_update`, a function that is not there is an error.
-    pub async fn deploy(&self, _deployment: wire::Deployment, _only_update: bool) -> Result<(), FleetError> {
-        todo!()
+    /// Brings back every function that was deployed: takes up the replicas that outlived the last
+    /// daemon, starts the others, and removes what belongs to none. Returns when all functions can
+    /// be found; their replicas may still be starting.
+    pub async fn start(&self) -> Result<(), FleetError> {
+        // Listening begins before looking, so that nothing that happens in between is missed.
+        let events = self.runtime.events();
+        let watcher = Watcher {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+        };
+        let records = self.parts.store.functions()?;
+        let mut survivors = survivors(watcher.list().await);
+        let mut owners = self.owners.lock().await;
+        let mut entries = Vec::with_capacity(records.len());
+        for record in records {
+            let key = record.key.clone();
+            let (wanted, serving) = match revisions(&record) {
+                Ok(revisions) => revisions,
+                Err(error) => {
+                    // Stored by a version with other rules. Kept: a version that knows it can run it.
+                    tracing::error!(function = %key, error = &error as &dyn std::error::Error, "the stored function is not valid; not started");
+                    continue;
+                }
+            };
+            let counts = self.parts.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
+            let stats = CallStats::restored(&counts);
+            let survivors = survivors.remove(&key).unwrap_or_default();
+            entries.push(self.add(&mut owners, record, wanted, serving, survivors, stats));
+        }
+        self.directory.insert(entries);
+        drop(owners);
+        self.tasks.spawn(watcher.run(events));
+        self.tasks.spawn(keep_counts(self.directory.clone(), self.parts.clone()));
+        Ok(())
+    }
+
+    /// Stops looking after functions; their replicas run on. Returns when all is on disk.
+    pub async fn stop(&self) {
+        self.parts.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        write_counts(&self.directory, &self.parts, &mut HashMap::new());
+        self.parts.store.close().await;
+    }
+
+    fn add(
+        &self,
+        owners: &mut HashMap<FunctionKey, mpsc::Sender<Command>>,
+        record: FunctionRecord,
+        wanted: Revision,
+        serving: Option<Revision>,
+        survivors: Vec<Survivor>,
+        stats: CallStats,
+    ) -> Arc<Entry> {
+        let key = record.key.clone();
+        let (entry, inbox, run) = Owner::spawn(self.parts.clone(), record, wanted, serving, survivors, stats);
+        owners.insert(key.clone(), inbox);
+        let (directory, logs) = (self.directory.clone(), self.parts.logs.clone());
+        let stop = self.parts.stop.clone();
+        self.tasks.spawn(async move {
+            run.await;
+            // Its last replica may have written after the function's files were removed. A function
+            // of the same name that was deployed meanwhile keeps them.
+            if !stop.is_cancelled() && directory.get(&key).is_none() {
+                logs.remove(&key).await;
+            }
+        });
+        entry
+    }
+
+    /// Takes a deployment: returns its revision's number once it is valid, its image's manifest is
+    /// resolved and it is on disk. Pulling and starting go on. With `only_update`, a function that is
+    /// not there is an error.
+    pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
+        let spec = FunctionSpec::try_from(&deployment)?;
+        let key = spec.key.clone();
+        self.namespaces.check(&key.namespace)?;
+        if only_update && self.directory.get(&key).is_none() {
+            return Err(FleetError::NotFound(key));
+        }
+        self.secrets.mount(&key.namespace, &spec.secrets).map_err(|error| match error {
+            SecretError::NotFound { secret, namespace } => {
+                FleetError::SecretNotFound { secret: secret.to_string(), namespace }
+            }
+            other => FleetError::Secrets(other),
+        })?;
+        // The one slow step, before anything is changed or locked.
+        let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
+        revision::check_command(&image)?;
+        let revision = Revision {
+            number: 1,
+            deployment: Arc::new(deployment),
+            spec: Arc::new(spec),
+            created_at: jiff::Timestamp::now(),
+            image,
+        };
+
+        let mut owners = self.owners.lock().await;
+        if let Some(inbox) = owners.get(&key) {
+            return ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
+        }
+        if only_update {
+            return Err(FleetError::NotFound(key));
+        }
+        let record = FunctionRecord {
+            key: key.clone(),
+            wanted: revision::to_record(&revision),
+            serving: None,
+            desired: revision.spec.scale.min,
+            last_revision: revision.number,
+            failure: None,
+            node: None,
+        };
+        self.parts.store.put_function(&record).await?;
+        tracing::info!(function = %key, revision = 1, image = %revision.spec.image, "deployed");
+        let entry = self.add(&mut owners, record, revision, None, Vec::new(), CallStats::default());
+        self.directory.insert([entry]);
+        Ok(1)
     }
 
     /// Removes a function: calls get 404 from now on, its replicas drain and go.
-    pub async fn remove(&self, _key: &FunctionKey) -> Result<(), FleetError> {
-        todo!()
+    pub async fn remove(&self, key: &FunctionKey) -> Result<(), FleetError> {
+        let mut owners = self.owners.lock().await;
+        let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        ask(inbox, |done| Command::Remove { done }).await??;
+        owners.remove(key);
+        self.directory.remove(key);
+        tracing::info!(function = %key, "removed");
+        Ok(())
     }
 
-    /// Sets how many replicas there should be, within the function's own bounds; 0 stops it.
-    pub async fn scale(&self, _key: &FunctionKey, _replicas: u32) -> Result<(), FleetError> {
-        todo!()
+    /// Sets how many replicas there should be, up to the function's own limit; 0 stops it until it
+    /// is called.
+    pub async fn scale(&self, key: &FunctionKey, replicas: u32) -> Result<(), FleetError> {
+        let owners = self.owners.lock().await;
+        let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?.clone();
+        drop(owners);
+        ask(&inbox, |done| Command::Scale { replicas, done }).await?
     }
 
     /// How the functions of a namespace are.
-    pub fn list(&self, _namespace: &NamespaceName) -> Result<Vec<wire::FunctionStatus>, FleetError> {
-        todo!()
+    pub fn list(&self, namespace: &NamespaceName) -> Result<Vec<wire::FunctionStatus>, FleetError> {
+        self.namespaces.check(namespace)?;
+        let entries = self.directory.all();
+        Ok(entries
+            .iter()
+            .filter(|entry| entry.key.namespace == *namespace)
+            .map(|entry| status::of(entry))
+            .collect())
     }
 
     /// How a function is.
-    pub fn describe(&self, _key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
-        todo!()
+    pub fn describe(&self, key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
+        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        Ok(status::of(&entry))
     }
 
     /// What a function uses, measured over a short while.
-    pub async fn usage(&self, _key: &FunctionKey) -> Result<wire::Usage, FleetError> {
-        todo!()
+    pub async fn usage(&self, key: &FunctionKey) -> Result<wire::Usage, FleetError> {
+        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        Ok(status::usage(&*self.runtime, &entry.view()).await)
     }
 
     /// All namespaces, the default one included, sorted.
     pub fn namespaces(&self) -> Vec<wire::Namespace> {
-        todo!()
+        self.namespaces.all()
     }
 
     /// Makes a namespace.
-    pub async fn create_namespace(&self, _namespace: wire::Namespace) -> Result<(), FleetError> {
-        todo!()
+    pub async fn create_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
+        self.namespaces.create(&self.parts.store, namespace).await
     }
 
     /// Replaces a namespace's labels and annotations.
-    pub async fn update_namespace(&self, _namespace: wire::Namespace) -> Result<(), FleetError> {
-        todo!()
+    pub async fn update_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
+        self.namespaces.update(&self.parts.store, namespace).await
     }
 
-    /// Deletes an empty namespace.
-    pub async fn delete_namespace(&self, _name: &NamespaceName) -> Result<(), FleetError> {
-        todo!()
+    /// Deletes a namespace that has no functions.
+    pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), FleetError> {
+        // No function is added meanwhile.
+        let owners = self.owners.lock().await;
+        if let Some(key) = owners.keys().find(|key| key.namespace == *name) {
+            return Err(FleetError::NamespaceInUse {
+                namespace: name.clone(),
+                reason: format!("it has functions, among them {}; remove them first", key.name),
+            });
+        }
+        self.namespaces.delete(&self.parts.store, name).await
+    }
+}
+
+/// Sends a command and waits for its answer.
+async fn ask<T>(
+    inbox: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, FleetError> {
+    let (done, answer) = oneshot::channel();
+    inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
+    answer.await.map_err(|_| FleetError::ShuttingDown)
+}
+
+fn revisions(record: &FunctionRecord) -> Result<(Revision, Option<Revision>), FleetError> {
+    let wanted = revision::from_record(&record.wanted)?;
+    let serving = record.serving.as_ref().map(revision::from_record).transpose()?;
+    Ok((wanted, serving))
+}
+
+/// Containers that run and say whose they are, by function.
+fn survivors(containers: Vec<ContainerRecord>) -> BTreeMap<FunctionKey, Vec<Survivor>> {
+    let mut found: BTreeMap<FunctionKey, Vec<Survivor>> = BTreeMap::new();
+    for container in containers {
+        let ContainerState::Running { .. } = container.state else { continue };
+        let text = |key: &str| container.labels.get(key).map(String::as_str).unwrap_or_default();
+        let (Ok(name), Ok(namespace)) = (text(label::FUNCTION).parse(), text(label::NAMESPACE).parse())
+        else {
+            continue;
+        };
+        let (Ok(revision), Ok(address), Ok(port)) = (
+            text(label::REVISION).parse(),
+            text(label::ADDRESS).parse::<IpAddr>(),
+            text(label::PORT).parse(),
+        ) else {
+            continue;
+        };
+        found.entry(FunctionKey::new(name, namespace)).or_default().push(Survivor {
+            id: container.id,
+            revision,
+            address: SocketAddr::new(address, port),
+        });
+    }
+    found
+}
+
+/// Writes counts of calls from time to time, until the daemon stops.
+async fn keep_counts(directory: Arc<Directory>, parts: Arc<Parts>) {
+    let mut kept = HashMap::new();
+    loop {
+        tokio::select! {
+            () = parts.stop.cancelled() => return,
+            () = tokio::time::sleep(KEEP_COUNTS_EVERY) => write_counts(&directory, &parts, &mut kept),
+        }
+    }
+}
+
+/// Writes the counts of those functions that were called since `kept` was noted.
+fn write_counts(directory: &Directory, parts: &Parts, kept: &mut HashMap<FunctionKey, u64>) {
+    let mut changed = Vec::new();
+    kept.retain(|key, _| directory.get(key).is_some());
+    for entry in directory.all() {
+        let calls = entry.stats.invocations();
+        if kept.insert(entry.key.clone(), calls).unwrap_or(0) != calls {
+            changed.push((entry.key.clone(), entry.stats.snapshot()));
+        }
+    }
+    if let Err(error) = parts.store.put_counts(&changed) {
+        tracing::error!(error = &error as &dyn std::error::Error, "counts of calls could not be kept");
     }
 }

@@ -3,14 +3,17 @@
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
 
-use std::error::Error;
-use std::fmt::Write as _;
-
 use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
+use crate::chain;
+use crate::fleet::FleetError;
+use crate::function::Invalid;
 use crate::invoke::InvokeError;
+use crate::runtime::RuntimeError;
+use crate::secrets::SecretError;
+use crate::store::StoreError;
 use crate::wire::ErrorBody;
 
 /// An error as it is answered.
@@ -63,10 +66,13 @@ impl ErrorAnswer {
     }
 }
 
-/// The answer as text, for handlers that do not look at `Accept`.
+/// The answer as text, for handlers that do not look at `Accept`. It carries the error along, so that
+/// the API can write it again as JSON.
 impl IntoResponse for ErrorAnswer {
     fn into_response(self) -> axum::response::Response {
-        self.answer(&HeaderMap::new())
+        let mut response = self.answer(&HeaderMap::new());
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
@@ -77,17 +83,6 @@ fn wants_json(request: &HeaderMap) -> bool {
             range.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
         })
     })
-}
-
-/// An error and its causes in one line: what is answered says all that is known.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 impl From<InvokeError> for ErrorAnswer {
@@ -106,5 +101,76 @@ impl From<InvokeError> for ErrorAnswer {
         };
         let answer = Self::new(status, code, chain(&error));
         if matches!(error, InvokeError::TooManyWaiting { .. }) { answer.retry_after(1) } else { answer }
+    }
+}
+
+impl From<Invalid> for ErrorAnswer {
+    fn from(error: Invalid) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", error.to_string())
+    }
+}
+
+impl From<FleetError> for ErrorAnswer {
+    fn from(error: FleetError) -> Self {
+        let (status, code) = match error {
+            FleetError::Invalid(invalid) => return invalid.into(),
+            FleetError::Runtime(error) => return error.into(),
+            FleetError::Secrets(error) => return error.into(),
+            FleetError::Store(error) => return error.into(),
+            FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
+            FleetError::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, "namespace_not_found"),
+            FleetError::NamespaceExists(_) => (StatusCode::CONFLICT, "namespace_exists"),
+            FleetError::NamespaceInUse { .. } => (StatusCode::CONFLICT, "namespace_in_use"),
+            // Not 404, which clients take for "the function is not there" and deploy it anew.
+            FleetError::SecretNotFound { .. } => (StatusCode::BAD_REQUEST, "secret_not_found"),
+            FleetError::ShuttingDown => {
+                let text = error.to_string();
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", text).retry_after(5);
+            }
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<RuntimeError> for ErrorAnswer {
+    fn from(error: RuntimeError) -> Self {
+        let (status, code) = match &error {
+            RuntimeError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "containerd_unreachable"),
+            RuntimeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "containerd_timeout"),
+            // An image that cannot be had is a fault of the request, and neither 404 nor 401, which
+            // clients take for a missing function and for their own login.
+            RuntimeError::ImageNotFound { .. } => (StatusCode::BAD_REQUEST, "image_not_found"),
+            RuntimeError::ImageNotLoaded { .. } => (StatusCode::BAD_REQUEST, "image_not_loaded"),
+            RuntimeError::Unauthorized { .. } => (StatusCode::BAD_REQUEST, "registry_unauthorized"),
+            RuntimeError::RegistryUnreachable { .. } => (StatusCode::BAD_GATEWAY, "registry_unreachable"),
+            RuntimeError::WrongPlatform { .. } => (StatusCode::BAD_REQUEST, "wrong_platform"),
+            RuntimeError::NoCommand { .. } => (StatusCode::BAD_REQUEST, "no_command"),
+            RuntimeError::BadImage { .. } => (StatusCode::BAD_REQUEST, "bad_image"),
+            RuntimeError::BadRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            RuntimeError::NotFound { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "container_not_found"),
+            RuntimeError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "containerd_failed"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<StoreError> for ErrorAnswer {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", chain(&error))
+    }
+}
+
+impl From<SecretError> for ErrorAnswer {
+    fn from(error: SecretError) -> Self {
+        let (status, code) = match error {
+            SecretError::Invalid(invalid) => return invalid.into(),
+            SecretError::NotFound { .. } => (StatusCode::NOT_FOUND, "secret_not_found"),
+            SecretError::Exists { .. } => (StatusCode::CONFLICT, "secret_exists"),
+            SecretError::InUse { .. } => (StatusCode::CONFLICT, "secret_in_use"),
+            SecretError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large"),
+            SecretError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
+            SecretError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_failed"),
+        };
+        Self::new(status, code, chain(&error))
     }
 }

@@ -1,10 +1,21 @@
 //! Counts, and their Prometheus text.
 //!
+//! The text is written by hand: the names are those that dashboards of this field read, and one of
+//! them (`gateway_function_invocation_started`) is a counter that encoders would rename.
+//!
 //! Invariants
 //! - Counting on the request path takes no lock and, but for the first call with a status code, allocates
 //!   nothing.
 //! - No label holds text that a client chose, except the name of a function that is deployed.
 
+mod api;
 mod calls;
+mod functions;
+mod process;
+mod scrape;
+mod text;
+mod usage;
 
+pub use api::ApiStats;
 pub use calls::{CallStats, CodeCounts, StatsSnapshot};
+pub use scrape::Scrape;

@@ -9,6 +9,7 @@
 
 pub mod cni;
 mod error;
+mod lease;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 pub use error::NetworkError;
+pub use lease::{Leases, MemoryLeases};
 
 use crate::function::ReplicaId;
 use crate::runtime::Mount;

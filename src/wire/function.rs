@@ -149,6 +149,21 @@ pub struct FunctionStatus {
     /// Ours: how often a replica had to be started again since the last deploy.
     #[serde(default, skip_serializing_if = "is_zero_u32")]
     pub restarts: u32,
+    /// Ours: the update that is under way, or the last one if it did not come up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateStatus>,
+}
+
+/// A revision that does not serve yet, or did not come up, while an older one serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    /// Its number.
+    pub revision: u64,
+    /// `pulling`, `starting` or `failed`.
+    pub phase: String,
+    /// How far it is, or why it did not come up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What all replicas of a function use together.

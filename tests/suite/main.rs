@@ -19,3 +19,4 @@
 
 #[macro_use]
 mod support;
+mod examples;

@@ -1,5 +1,9 @@
 //! What tests share: requirements, waiting, the sample image.
 
+mod sample;
+
+pub(crate) use sample::sample_archive;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -1,0 +1,607 @@
+//! Owns one function: turns requests and events into launches and drains.
+//!
+//! Invariants
+//! - This task is the only writer of the function's [`View`] and of its record in the store.
+//! - A replica is in `slots` from before its launch until all of it is gone.
+//! - A revision that does not come up leaves the one that serves alone.
+//!
+//! ```text
+//! a slot:  Pulling -> Starting -> Ready -> Draining -> gone
+//!             \___________\__________\________^   (called off, exited, unhealthy)
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::decide::{self, decide};
+use super::directory::{Endpoint, Entry, Phase, Update, View};
+use super::registry::Registry;
+use super::{FleetError, health, revision};
+use crate::config;
+use crate::function::ReplicaId;
+use crate::logs::Logs;
+use crate::replica::{Launch, LaunchError, Launcher, Revision};
+use crate::runtime::Progress;
+use crate::store::{FunctionRecord, Store, UpdateFailure};
+
+/// Commands that may wait for an owner.
+const INBOX: usize = 64;
+/// Drained replicas are asked this often whether their calls have ended.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// What a call may take over its limit before its replica is stopped all the same.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// What an owner needs of the rest.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) launcher: Arc<Launcher>,
+    pub(super) store: Arc<Store>,
+    pub(super) logs: Arc<Logs>,
+    pub(super) registry: Registry,
+    pub(super) config: config::Functions,
+    /// Set when the daemon stops: owners end and leave their replicas running.
+    pub(super) stop: CancellationToken,
+}
+
+/// What an owner is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A new revision is wanted; answered with its number when it is on disk.
+    Deploy { revision: Box<Revision>, done: oneshot::Sender<Result<u64, FleetError>> },
+    /// Another number of replicas is wanted; answered when it is on disk.
+    Scale { replicas: u32, done: oneshot::Sender<Result<(), FleetError>> },
+    /// The function is not wanted any more; answered when that is on disk.
+    Remove { done: oneshot::Sender<Result<(), FleetError>> },
+    /// A replica's process ended.
+    Exited { id: ReplicaId, code: u32 },
+    /// The kernel killed a process of a replica for want of memory.
+    OutOfMemory { id: ReplicaId },
+    /// A replica fails its health probe.
+    Unhealthy { id: ReplicaId, reason: String },
+    /// Events may have been lost: these replicas run now.
+    Running(Arc<Vec<ReplicaId>>),
+}
+
+/// A replica that may have outlived the daemon.
+#[derive(Debug)]
+pub(super) struct Survivor {
+    pub(super) id: ReplicaId,
+    pub(super) revision: u64,
+    pub(super) address: SocketAddr,
+}
+
+/// How far a replica is.
+#[derive(Debug)]
+enum Stage {
+    Pulling,
+    Starting,
+    Ready { endpoint: Arc<Endpoint>, since: Instant },
+    Draining,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: ReplicaId,
+    revision: Arc<Revision>,
+    stage: Stage,
+    progress: Progress,
+    exit: watch::Sender<Option<u32>>,
+    cancel: CancellationToken,
+    out_of_memory: bool,
+}
+
+/// What a task of the owner reports.
+#[derive(Debug)]
+enum Done {
+    Launched { id: ReplicaId, result: Result<Arc<Endpoint>, LaunchError> },
+    NotAdopted { id: ReplicaId },
+    Gone { id: ReplicaId },
+}
+
+/// The state of one function's task.
+#[derive(Debug)]
+pub(super) struct Owner {
+    parts: Arc<Parts>,
+    entry: Arc<Entry>,
+    inbox: mpsc::Receiver<Command>,
+    sender: mpsc::Sender<Command>,
+    starting: (mpsc::UnboundedSender<ReplicaId>, mpsc::UnboundedReceiver<ReplicaId>),
+    tasks: JoinSet<Done>,
+    /// What is stored; `wanted` and `serving` below are its revisions, parsed.
+    record: FunctionRecord,
+    wanted: Arc<Revision>,
+    serving: Option<Arc<Revision>>,
+    slots: Vec<Slot>,
+    backoff: Backoff,
+    /// Trying again cannot help before the next deploy.
+    hopeless: bool,
+    removing: bool,
+    reason: Option<String>,
+    restarts: u32,
+}
+
+impl Owner {
+    /// Starts the task of a function that is on disk, and publishes its first view.
+    pub(super) fn spawn(
+        parts: Arc<Parts>,
+        record: FunctionRecord,
+        wanted: Revision,
+        serving: Option<Revision>,
+        survivors: Vec<Survivor>,
+        stats: crate::metrics::CallStats,
+    ) -> (Arc<Entry>, mpsc::Sender<Command>, impl Future<Output = ()> + Send + use<>) {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let wanted = Arc::new(wanted);
+        // A revision that was adopted served before, even if the record is older than that.
+        let serving = serving.map(Arc::new);
+        let view = first_view(&parts.config, &wanted, serving.as_ref(), record.desired);
+        let entry = Entry::new(record.key.clone(), stats, view);
+        let mut owner = Self {
+            parts,
+            entry: entry.clone(),
+            inbox,
+            sender: sender.clone(),
+            starting: mpsc::unbounded_channel(),
+            tasks: JoinSet::new(),
+            record,
+            wanted,
+            serving,
+            slots: Vec::new(),
+            backoff: Backoff::default(),
+            hopeless: false,
+            removing: false,
+            reason: None,
+            restarts: 0,
+        };
+        for survivor in survivors {
+            owner.adopt(survivor);
+        }
+        (entry, sender, owner.run())
+    }
+
+    async fn run(mut self) {
+        let stop = self.parts.stop.clone();
+        loop {
+            self.reconcile();
+            self.publish();
+            if self.removing && self.slots.is_empty() {
+                break;
+            }
+            let retry = self.backoff.until(Instant::now());
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.leave().await;
+                    return;
+                }
+                Some(command) = self.inbox.recv() => self.obey(command).await,
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => self.finish(done).await,
+                    // A panic in a launch: its replica is found by the reaper.
+                    Err(error) => tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "a task of the owner failed"),
+                },
+                Some(id) = self.starting.1.recv() => {
+                    if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id && matches!(slot.stage, Stage::Pulling)) {
+                        slot.stage = Stage::Starting;
+                    }
+                }
+                () = self.entry.wanted.notified() => self.wake().await,
+                () = async { tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => {}
+            }
+        }
+    }
+
+    /// Ends without touching what runs: only launches that are under way are taken back.
+    async fn leave(&mut self) {
+        for slot in &self.slots {
+            if matches!(slot.stage, Stage::Pulling | Stage::Starting) {
+                slot.cancel.cancel();
+            } else {
+                continue;
+            }
+        }
+        let unfinished =
+            self.slots.iter().filter(|slot| matches!(slot.stage, Stage::Pulling | Stage::Starting)).count();
+        for _ in 0..unfinished {
+            if self.tasks.join_next().await.is_none() {
+                break;
+            }
+        }
+        self.tasks.detach_all();
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Deploy { revision, done } => {
+                let result = self.deploy(*revision).await;
+                // The client may have gone away; the deploy stands.
+                let _ = done.send(result);
+            }
+            Command::Scale { replicas, done } => {
+                let result = self.scale(replicas).await;
+                let _ = done.send(result);
+            }
+            Command::Remove { done } => {
+                let result =
+                    self.parts.store.delete_function(&self.entry.key).await.map_err(FleetError::from);
+                if result.is_ok() {
+                    self.removing = true;
+                    self.parts.logs.remove(&self.entry.key).await;
+                }
+                let _ = done.send(result);
+            }
+            Command::Exited { id, code } => self.exited(&id, code),
+            Command::OutOfMemory { id } => {
+                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) {
+                    slot.out_of_memory = true;
+                }
+            }
+            Command::Unhealthy { id, reason } => self.replace(&id, &reason),
+            Command::Running(running) => {
+                let lost: Vec<ReplicaId> = self
+                    .slots
+                    .iter()
+                    .filter(|slot| matches!(slot.stage, Stage::Ready { .. }) && !running.contains(&slot.id))
+                    .map(|slot| slot.id.clone())
+                    .collect();
+                for id in lost {
+                    self.replace(&id, "was gone when containerd came back");
+                }
+            }
+        }
+    }
+
+    async fn deploy(&mut self, mut revision: Revision) -> Result<u64, FleetError> {
+        let number = self.record.last_revision + 1;
+        revision.number = number;
+        let scale = revision.spec.scale;
+        let mut record = self.record.clone();
+        record.serving = self.serving.as_ref().map(|serving| revision::to_record(serving));
+        record.wanted = revision::to_record(&revision);
+        record.last_revision = number;
+        record.failure = None;
+        // A function that was stopped runs again when it is deployed.
+        record.desired =
+            if record.desired == 0 { scale.min } else { record.desired.clamp(scale.min, scale.max) };
+        self.keep(record).await?;
+        self.wanted = Arc::new(revision);
+        self.backoff.reset();
+        self.hopeless = false;
+        self.reason = None;
+        self.restarts = 0;
+        tracing::info!(function = %self.entry.key, revision = number, image = %self.wanted.spec.image, "deployed");
+        Ok(number)
+    }
+
+    async fn scale(&mut self, replicas: u32) -> Result<(), FleetError> {
+        let max = self.wanted.spec.scale.max;
+        if replicas > max {
+            return Err(FleetError::Invalid(crate::function::Invalid::new(
+                "replicas",
+                format!(
+                    "{replicas} are more than com.openfaas.scale.max of function {}, which is {max}",
+                    self.entry.key
+                ),
+            )));
+        }
+        let mut record = self.record.clone();
+        record.desired = replicas;
+        self.keep(record).await?;
+        self.backoff.reset();
+        Ok(())
+    }
+
+    /// A call found no replica.
+    async fn wake(&mut self) {
+        if self.record.desired == 0 && !self.removing && self.entry.waiting.load(Ordering::Relaxed) > 0 {
+            let mut record = self.record.clone();
+            record.desired = self.wanted.spec.scale.min;
+            if let Err(error) = self.keep(record).await {
+                self.reason = Some(crate::chain(&error));
+            }
+        }
+    }
+
+    async fn keep(&mut self, record: FunctionRecord) -> Result<(), FleetError> {
+        self.parts.store.put_function(&record).await?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Starts what is missing and drains what is too much.
+    fn reconcile(&mut self) {
+        let count = if self.removing { 0 } else { self.record.desired as usize };
+        let slots: Vec<decide::Slot> = self
+            .slots
+            .iter()
+            .map(|slot| decide::Slot {
+                id: slot.id.clone(),
+                revision: slot.revision.number,
+                stage: match slot.stage {
+                    Stage::Pulling | Stage::Starting => decide::Stage::Starting,
+                    Stage::Ready { .. } => decide::Stage::Ready,
+                    Stage::Draining => decide::Stage::Draining,
+                },
+            })
+            .collect();
+        let decision = decide(&slots, self.wanted.number, count);
+        for id in decision.drain {
+            self.drain(&id);
+        }
+        if !self.hopeless && self.backoff.until(Instant::now()).is_none() {
+            for _ in 0..decision.launch {
+                self.launch();
+            }
+        }
+    }
+
+    /// Makes a slot, registered before anything of it exists.
+    fn slot(&mut self, id: ReplicaId, revision: Arc<Revision>, stage: Stage) -> Launch {
+        let (exit, exited) = watch::channel(None);
+        let slot = Slot {
+            id: id.clone(),
+            revision: revision.clone(),
+            stage,
+            progress: Progress::default(),
+            exit,
+            cancel: CancellationToken::new(),
+            out_of_memory: false,
+        };
+        self.parts.registry.insert(id.clone(), self.sender.clone());
+        let launch = Launch {
+            id,
+            revision,
+            progress: slot.progress.clone(),
+            exit: exited,
+            cancel: slot.cancel.clone(),
+            starting: self.starting.0.clone(),
+        };
+        self.slots.push(slot);
+        launch
+    }
+
+    fn launch(&mut self) {
+        let id = ReplicaId::new(&self.entry.key.name, revision::unique());
+        let launch = self.slot(id.clone(), self.wanted.clone(), Stage::Pulling);
+        let launcher = self.parts.launcher.clone();
+        self.tasks.spawn(async move { Done::Launched { id, result: launcher.launch(launch).await } });
+    }
+
+    fn adopt(&mut self, survivor: Survivor) {
+        let Survivor { id, revision, address } = survivor;
+        let known = [Some(&self.wanted), self.serving.as_ref()];
+        let Some(revision) = known.into_iter().flatten().find(|known| known.number == revision).cloned()
+        else {
+            return;
+        };
+        let launch = self.slot(id.clone(), revision, Stage::Starting);
+        let launcher = self.parts.launcher.clone();
+        self.tasks.spawn(async move {
+            match launcher.adopt(launch, address).await {
+                Some(endpoint) => Done::Launched { id, result: Ok(endpoint) },
+                None => {
+                    launcher.clean(&id).await;
+                    Done::NotAdopted { id }
+                }
+            }
+        });
+    }
+
+    /// Takes a replica out: no new calls, those in flight finish, then it goes.
+    fn drain(&mut self, id: &ReplicaId) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
+        match &slot.stage {
+            // The launch takes back what it made and then reports.
+            Stage::Pulling | Stage::Starting => slot.cancel.cancel(),
+            Stage::Draining => {}
+            Stage::Ready { endpoint, .. } => {
+                let endpoint = endpoint.clone();
+                slot.stage = Stage::Draining;
+                slot.cancel.cancel();
+                let timeout = slot.revision.spec.timeout.unwrap_or(self.parts.config.timeout);
+                let grace = self.parts.config.stop_grace;
+                let launcher = self.parts.launcher.clone();
+                let id = id.clone();
+                self.tasks.spawn(async move {
+                    let end = Instant::now() + timeout + DRAIN_MARGIN;
+                    // A call that chose this replica just before it was taken out is counted soon after.
+                    loop {
+                        tokio::time::sleep(DRAIN_CHECK).await;
+                        if endpoint.load() == 0 || Instant::now() >= end {
+                            break;
+                        }
+                    }
+                    launcher.stop(&id, grace).await;
+                    Done::Gone { id }
+                });
+            }
+        }
+    }
+
+    fn exited(&mut self, id: &ReplicaId, code: u32) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
+        slot.exit.send_replace(Some(code));
+        let reason = if slot.out_of_memory {
+            format!("was killed for want of memory (exit code {code}); raise limits.memory")
+        } else {
+            format!("exited with code {code}")
+        };
+        self.replace(id, &reason);
+    }
+
+    /// Takes a replica that cannot serve any more out at once.
+    fn replace(&mut self, id: &ReplicaId, reason: &str) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
+        let Stage::Ready { since, .. } = &slot.stage else { return };
+        tracing::warn!(function = %self.entry.key, replica = %id, "replica {reason}");
+        self.backoff.failed(since.elapsed().max(Duration::from_nanos(1)), Instant::now());
+        self.reason = Some(format!("replica {id} {reason}"));
+        self.restarts += 1;
+        slot.stage = Stage::Draining;
+        slot.cancel.cancel();
+        let launcher = self.parts.launcher.clone();
+        let id = id.clone();
+        self.tasks.spawn(async move {
+            launcher.clean(&id).await;
+            Done::Gone { id }
+        });
+    }
+
+    async fn finish(&mut self, done: Done) {
+        match done {
+            Done::Gone { id } | Done::NotAdopted { id } => self.forget(&id),
+            Done::Launched { id, result: Ok(endpoint) } => self.ready(&id, endpoint).await,
+            Done::Launched { id, result: Err(error) } => {
+                let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
+                self.forget(&id);
+                if !matches!(error, LaunchError::Cancelled) && revision == Some(self.wanted.number) {
+                    self.launch_failed(&error).await;
+                }
+            }
+        }
+    }
+
+    async fn ready(&mut self, id: &ReplicaId, endpoint: Arc<Endpoint>) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
+        let called_off = slot.cancel.is_cancelled();
+        slot.stage = Stage::Ready { endpoint: endpoint.clone(), since: Instant::now() };
+        let revision = slot.revision.clone();
+        if called_off {
+            // It came up in the moment in which it was called off.
+            self.drain(id);
+            return;
+        }
+        if let Some(probe) = &revision.spec.probes.health {
+            let watched = health::watch(endpoint, probe.clone(), self.sender.clone(), slot.cancel.clone());
+            tokio::spawn(watched);
+        }
+        self.reason = None;
+        if revision.number == self.wanted.number
+            && self.serving.as_ref().is_none_or(|s| s.number != revision.number)
+        {
+            tracing::info!(function = %self.entry.key, revision = revision.number, replica = %id, "serving");
+            self.serving = Some(revision);
+            if self.record.serving.is_none() {
+                return;
+            }
+            let mut record = self.record.clone();
+            record.serving = None;
+            // If this is lost, the next start adopts the replica and finds out again.
+            if let Err(error) = self.keep(record).await {
+                tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "not kept");
+            }
+        }
+    }
+
+    async fn launch_failed(&mut self, error: &LaunchError) {
+        let reason = crate::chain(error);
+        match self.serving.clone() {
+            Some(serving) if serving.number != self.wanted.number => {
+                tracing::warn!(
+                    function = %self.entry.key, revision = self.wanted.number, serving = serving.number,
+                    "the update did not come up; the revision that serves stays"
+                );
+                let mut record = self.record.clone();
+                record.failure = Some(UpdateFailure { revision: self.wanted.number, reason });
+                record.wanted = revision::to_record(&serving);
+                record.serving = None;
+                self.wanted = serving;
+                if let Err(error) = self.keep(record.clone()).await {
+                    tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "not kept");
+                    self.record = record;
+                }
+            }
+            _ => {
+                self.hopeless = error.is_permanent();
+                self.backoff.failed(Duration::ZERO, Instant::now());
+                self.restarts += 1;
+                self.reason = Some(reason);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: &ReplicaId) {
+        self.slots.retain(|slot| slot.id != *id);
+        self.parts.registry.remove(id);
+    }
+
+    fn publish(&self) {
+        let endpoints: Vec<Arc<Endpoint>> = self
+            .slots
+            .iter()
+            .filter_map(|slot| match &slot.stage {
+                Stage::Ready { endpoint, .. } => Some(endpoint.clone()),
+                Stage::Pulling | Stage::Starting | Stage::Draining => None,
+            })
+            .collect();
+        let shown = self.serving.as_ref().unwrap_or(&self.wanted);
+        let pulling = self.slots.iter().find(|slot| matches!(slot.stage, Stage::Pulling));
+        let on_its_way = if pulling.is_some() { Phase::Pulling } else { Phase::Starting };
+        let phase = if self.removing {
+            Phase::Removing
+        } else if !endpoints.is_empty() {
+            Phase::Ready
+        } else if self.hopeless {
+            Phase::Failed
+        } else if self.record.desired == 0 {
+            Phase::Stopped
+        } else if self.backoff.until(Instant::now()).is_some() {
+            Phase::BackingOff
+        } else {
+            on_its_way
+        };
+        let update = if shown.number == self.wanted.number {
+            self.record.failure.as_ref().map(|failure| Update {
+                revision: failure.revision,
+                phase: Phase::Failed,
+                reason: Some(failure.reason.clone()),
+            })
+        } else {
+            Some(Update { revision: self.wanted.number, phase: on_its_way, reason: None })
+        };
+        self.entry.publish(View {
+            phase,
+            reason: self.reason.clone(),
+            update,
+            progress: pulling.map(|slot| slot.progress.clone()),
+            endpoints,
+            restarts: self.restarts,
+            ..base_view(&self.parts.config, shown, self.record.desired)
+        });
+    }
+}
+
+fn first_view(
+    config: &config::Functions,
+    wanted: &Arc<Revision>,
+    serving: Option<&Arc<Revision>>,
+    desired: u32,
+) -> View {
+    base_view(config, serving.unwrap_or(wanted), desired)
+}
+
+fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) -> View {
+    View {
+        deployment: shown.deployment.clone(),
+        spec: shown.spec.clone(),
+        revision: shown.number,
+        phase: Phase::Starting,
+        reason: None,
+        update: None,
+        progress: None,
+        endpoints: Vec::new(),
+        desired,
+        created_at: shown.created_at,
+        image_digest: Some(shown.image.digest.clone()),
+        restarts: 0,
+        timeout: shown.spec.timeout.unwrap_or(config.timeout),
+        body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
+    }
+}

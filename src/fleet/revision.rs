@@ -1,0 +1,55 @@
+//! Revisions to and from their records.
+
+use std::sync::Arc;
+
+use super::FleetError;
+use crate::function::{FunctionSpec, Invalid};
+use crate::replica::Revision;
+use crate::runtime::ResolvedImage;
+use crate::store::RevisionRecord;
+
+/// What is stored of a revision.
+pub(super) fn to_record(revision: &Revision) -> RevisionRecord {
+    RevisionRecord {
+        number: revision.number,
+        deployment: (*revision.deployment).clone(),
+        created_at: revision.created_at,
+        digest: revision.image.digest.clone(),
+        manifest_digest: revision.image.manifest_digest.clone(),
+        size: revision.image.size,
+        config: revision.image.config.clone(),
+    }
+}
+
+/// The revision that was stored.
+pub(super) fn from_record(record: &RevisionRecord) -> Result<Revision, Invalid> {
+    let spec = FunctionSpec::try_from(&record.deployment)?;
+    Ok(Revision {
+        number: record.number,
+        image: ResolvedImage {
+            image: spec.image.clone(),
+            digest: record.digest.clone(),
+            manifest_digest: record.manifest_digest.clone(),
+            config: record.config.clone(),
+            size: record.size,
+        },
+        deployment: Arc::new(record.deployment.clone()),
+        spec: Arc::new(spec),
+        created_at: record.created_at,
+    })
+}
+
+/// Refuses what no container can be made of, before anything is.
+pub(super) fn check_command(image: &ResolvedImage) -> Result<(), FleetError> {
+    if image.config.entrypoint.is_empty() && image.config.cmd.is_empty() {
+        return Err(crate::runtime::RuntimeError::NoCommand { image: image.image.to_string() }.into());
+    }
+    Ok(())
+}
+
+/// A number that tells a replica from all others, those of earlier lives of the daemon included.
+pub(super) fn unique() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel has random numbers");
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,72 @@
+//! JSON bodies: read whole, within a size and a time.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::gateway::error::ErrorAnswer;
+
+/// The largest body in bytes, where nothing else is said.
+pub(super) const LIMIT: usize = 1 << 20;
+/// How long a client may take to send a body of this kind.
+const TIME: Duration = Duration::from_secs(30);
+
+/// A JSON body of at most `MAX` bytes. Its content type is not looked at: clients leave it out.
+pub(super) struct Json<T, const MAX: usize = LIMIT>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync, const MAX: usize> FromRequest<S> for Json<T, MAX> {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ErrorAnswer> {
+        let bytes = read(request, MAX).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let text = format!("the body is not the JSON that is expected here: {error}");
+            ErrorAnswer::new(StatusCode::BAD_REQUEST, "invalid_json", text)
+        })
+    }
+}
+
+/// The same, where a body may be left out.
+pub(super) struct MaybeJson<T>(pub(super) Option<T>);
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for MaybeJson<T> {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ErrorAnswer> {
+        if http_body::Body::is_end_stream(request.body()) {
+            return Ok(Self(None));
+        }
+        Json::<T>::from_request(request, state).await.map(|Json(body)| Self(Some(body)))
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<bytes::Bytes, ErrorAnswer> {
+    let body = request.into_body();
+    if http_body::Body::size_hint(&body).lower() > limit as u64 {
+        return Err(too_large(limit as u64));
+    }
+    match tokio::time::timeout(TIME, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit as u64)),
+        Ok(Err(error)) => Err(cut(&*error)),
+        Err(_) => Err(stalled(TIME)),
+    }
+}
+
+pub(super) fn too_large(limit: u64) -> ErrorAnswer {
+    let text = format!("the body is larger than the {limit} bytes that are taken here");
+    ErrorAnswer::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+}
+
+pub(super) fn cut(error: &(dyn std::error::Error + 'static)) -> ErrorAnswer {
+    let text = format!("the body could not be read to its end: {error}");
+    ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)
+}
+
+pub(super) fn stalled(limit: Duration) -> ErrorAnswer {
+    let text = format!("the body did not arrive within {limit:?}");
+    ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)
+}

@@ -1,0 +1,114 @@
+//! `/system/functions`, `/system/function/{name}`, `/system/scale-function/{name}`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::body::Json;
+use super::params::{self, Params, PathName};
+use super::to_the_end;
+use crate::fleet::Fleet;
+use crate::gateway::error::ErrorAnswer;
+use crate::wire;
+
+pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
+    Router::new()
+        .route("/system/functions", get(list).post(deploy).put(update).delete(remove))
+        .route("/system/function/{name}", get(describe))
+        .route("/system/scale-function/{name}", post(scale))
+        .with_state(fleet)
+}
+
+async fn list(
+    State(fleet): State<Arc<Fleet>>,
+    params: Params,
+) -> Result<axum::Json<Vec<wire::FunctionStatus>>, ErrorAnswer> {
+    let namespace = params.namespace_or_default(None)?;
+    Ok(axum::Json(fleet.list(&namespace)?))
+}
+
+async fn describe(
+    State(fleet): State<Arc<Fleet>>,
+    PathName(name): PathName,
+    params: Params,
+) -> Result<axum::Json<wire::FunctionStatus>, ErrorAnswer> {
+    let key = params::function(&fleet, &name, params.namespace(None)?)?;
+    let with_usage = params.switch("usage")?;
+    let mut status = fleet.describe(&key)?;
+    if with_usage {
+        // How the function is matters more than what it uses: an engine that does not answer takes
+        // only the latter away.
+        match fleet.usage(&key).await {
+            Ok(usage) => status.usage = Some(usage),
+            Err(error) => tracing::warn!(function = %key, %error, "no usage for an answer"),
+        }
+    }
+    Ok(axum::Json(status))
+}
+
+async fn deploy(
+    State(fleet): State<Arc<Fleet>>,
+    params: Params,
+    Json(body): Json<wire::Deployment>,
+) -> Result<Deployed, ErrorAnswer> {
+    put(fleet, params, body, false).await
+}
+
+async fn update(
+    State(fleet): State<Arc<Fleet>>,
+    params: Params,
+    Json(body): Json<wire::Deployment>,
+) -> Result<Deployed, ErrorAnswer> {
+    put(fleet, params, body, true).await
+}
+
+/// Says which revision the deploy became, so that a client can follow that one.
+const REVISION: HeaderName = HeaderName::from_static("x-revision");
+
+type Deployed = (StatusCode, [(HeaderName, HeaderValue); 1]);
+
+async fn put(
+    fleet: Arc<Fleet>,
+    params: Params,
+    mut body: wire::Deployment,
+    only_update: bool,
+) -> Result<Deployed, ErrorAnswer> {
+    body.namespace = params.namespace(body.namespace.as_deref())?.map(String::from);
+    to_the_end(async move {
+        let revision = fleet.deploy(body, only_update).await?;
+        Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
+    })
+    .await
+}
+
+async fn remove(
+    State(fleet): State<Arc<Fleet>>,
+    params: Params,
+    Json(body): Json<wire::Deletion>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = params.namespace(body.namespace.as_deref())?;
+    let key = params::function(&fleet, &body.function_name, namespace)?;
+    to_the_end(async move {
+        fleet.remove(&key).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+async fn scale(
+    State(fleet): State<Arc<Fleet>>,
+    PathName(name): PathName,
+    params: Params,
+    Json(body): Json<wire::ScaleRequest>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = params.namespace(body.namespace.as_deref())?;
+    let key = params::function(&fleet, &name, namespace)?;
+    to_the_end(async move {
+        fleet.scale(&key, body.replicas).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}

@@ -1,0 +1,169 @@
+//! The API: everything that is not a call of a function. `docs/api.md` is its reference.
+//!
+//! Each file here holds the routes of one thing and the handles that these need. What is common to
+//! all stands around them, from the outside in: counting, the form of errors, authentication.
+//!
+//! Invariants
+//! - Nothing under `/system` is looked at, not even its body, before the client is authenticated.
+//! - A change that was begun is carried to its end, also when the client goes away meanwhile.
+
+mod body;
+mod functions;
+mod images;
+mod info;
+mod log;
+mod metrics;
+mod namespaces;
+mod params;
+mod secrets;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::header::{ALLOW, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+
+use super::auth::Credentials;
+use super::error::ErrorAnswer;
+use crate::fleet::Fleet;
+use crate::logs::Logs;
+use crate::metrics::{ApiStats, Scrape};
+use crate::runtime::Runtime;
+use crate::secrets::Secrets;
+
+/// What the API speaks for.
+#[derive(Debug)]
+pub struct Api {
+    /// Functions and namespaces.
+    pub fleet: Arc<Fleet>,
+    /// Secrets.
+    pub secrets: Secrets,
+    /// Output of functions.
+    pub logs: Arc<Logs>,
+    /// Images, and what replicas use.
+    pub runtime: Arc<dyn Runtime>,
+    /// Who may use it; everyone if `None`.
+    pub credentials: Option<Credentials>,
+    /// Where image archives are kept while they are read.
+    pub state_dir: PathBuf,
+}
+
+impl Api {
+    /// The routes. Made once: it counts requests, and removes archives that a crash left behind.
+    pub fn router(self) -> std::io::Result<Router> {
+        let stats = Arc::new(ApiStats::default());
+        let scrape = Scrape::new(self.fleet.directory().clone(), self.runtime.clone(), stats.clone());
+        let router = Router::new()
+            .merge(functions::routes(self.fleet.clone()))
+            .merge(secrets::routes(self.fleet.clone(), self.secrets.clone()))
+            .merge(namespaces::routes(self.fleet.clone(), self.secrets))
+            .merge(log::routes(self.fleet, self.logs))
+            .merge(images::routes(self.runtime, &self.state_dir)?)
+            .merge(info::routes())
+            .merge(metrics::routes(scrape));
+        Ok(around(router, self.credentials, stats))
+    }
+}
+
+/// What all routes have in common.
+fn around(router: Router, credentials: Option<Credentials>, stats: Arc<ApiStats>) -> Router {
+    router
+        .route("/", get(to_the_ui))
+        .route("/ui/", get(no_ui))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(credentials.map(Arc::new), authenticate))
+        .layer(middleware::from_fn(write_error))
+        .layer(middleware::from_fn_with_state(stats, count))
+}
+
+async fn to_the_ui() -> impl IntoResponse {
+    (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, "/ui/")])
+}
+
+async fn no_ui() -> ErrorAnswer {
+    ErrorAnswer::new(StatusCode::NOT_FOUND, "no_ui", "there is no UI yet: use faas-cli, or 'ingle --help'")
+}
+
+async fn no_such_route(request: Request) -> ErrorAnswer {
+    let path = request.uri().path();
+    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", format!("there is nothing at {path}"))
+}
+
+async fn wrong_method(request: Request) -> ErrorAnswer {
+    let (method, path) = (request.method(), request.uri().path());
+    ErrorAnswer::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{path} does not take {method}; the header Allow says what it takes"),
+    )
+}
+
+async fn authenticate(
+    State(credentials): State<Option<Arc<Credentials>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let guarded = request.uri().path().starts_with("/system");
+    if guarded && credentials.is_some_and(|credentials| !credentials.admit(request.headers())) {
+        let answer = ErrorAnswer::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "wrong user or password: log in with 'faas-cli login' or 'ingle login'",
+        );
+        let challenge = HeaderValue::from_static("Basic realm=\"Restricted\"");
+        return ([(WWW_AUTHENTICATE, challenge)], answer).into_response();
+    }
+    next.run(request).await
+}
+
+/// Writes an error as the client asked for it.
+async fn write_error(request: Request, next: Next) -> Response {
+    let asked: HeaderMap = request
+        .headers()
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .map(|v| (http::header::ACCEPT, v.clone()))
+        .collect();
+    let mut response = next.run(request).await;
+    let Some(error) = response.extensions_mut().remove::<ErrorAnswer>() else { return response };
+    let mut answer: Response = error.answer(&asked);
+    for name in [ALLOW, WWW_AUTHENTICATE] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    answer
+}
+
+/// Counts a request under the pattern of its route: a path as sent would be a label without bound.
+async fn count(State(stats): State<Arc<ApiStats>>, request: Request, next: Next) -> Response {
+    let started = std::time::Instant::now();
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let path = path.as_ref().map_or("other", MatchedPath::as_str);
+    stats.finished(&method, path, response.status(), started.elapsed());
+    response
+}
+
+/// Carries a change to its end, also when the client goes away and its request is dropped.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ErrorAnswer>> + Send + 'static,
+) -> Result<T, ErrorAnswer> {
+    tokio::spawn(change).await.unwrap_or_else(|_| {
+        Err(ErrorAnswer::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the daemon failed while it worked on this; its log says more",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! `/system/namespaces` and `/system/namespace/{name}`.
+//!
+//! Clients name a namespace in the path, or leave the path's last part empty and name it in the body.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
+
+use super::body::MaybeJson;
+use super::params::PathName;
+use super::to_the_end;
+use crate::fleet::{Fleet, FleetError};
+use crate::function::{Invalid, NamespaceName};
+use crate::gateway::error::ErrorAnswer;
+use crate::secrets::Secrets;
+use crate::wire;
+
+#[derive(Clone)]
+struct Handles {
+    fleet: Arc<Fleet>,
+    secrets: Secrets,
+}
+
+pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
+    let one = || get(describe).post(create).put(update).delete(delete);
+    Router::new()
+        .route("/system/namespaces", get(list))
+        .route("/system/namespace/", one())
+        .route("/system/namespace/{name}", one())
+        .with_state(Handles { fleet, secrets })
+}
+
+async fn list(State(handles): State<Handles>) -> axum::Json<Vec<String>> {
+    axum::Json(handles.fleet.namespaces().into_iter().map(|namespace| namespace.name).collect())
+}
+
+async fn describe(
+    State(handles): State<Handles>,
+    PathName(path): PathName,
+) -> Result<axum::Json<wire::Namespace>, ErrorAnswer> {
+    let name = name(&path, "")?;
+    let found = handles.fleet.namespaces().into_iter().find(|known| known.name == name.as_str());
+    Ok(axum::Json(found.ok_or(FleetError::NamespaceNotFound(name))?))
+}
+
+async fn create(
+    State(handles): State<Handles>,
+    PathName(path): PathName,
+    MaybeJson(body): MaybeJson<wire::Namespace>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = named(&path, body)?;
+    to_the_end(async move {
+        handles.fleet.create_namespace(namespace).await?;
+        Ok(StatusCode::CREATED)
+    })
+    .await
+}
+
+async fn update(
+    State(handles): State<Handles>,
+    PathName(path): PathName,
+    MaybeJson(body): MaybeJson<wire::Namespace>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = named(&path, body)?;
+    to_the_end(async move {
+        handles.fleet.update_namespace(namespace).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+async fn delete(
+    State(handles): State<Handles>,
+    PathName(path): PathName,
+    MaybeJson(body): MaybeJson<wire::Namespace>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let name = name(&path, &body.unwrap_or_default().name)?;
+    let secrets = handles.secrets.list(name.clone()).await?;
+    if !secrets.is_empty() {
+        let names: Vec<_> = secrets.iter().map(|secret| secret.as_str()).collect();
+        let reason = format!("it has secrets ({}); delete them first", names.join(", "));
+        return Err(FleetError::NamespaceInUse { namespace: name, reason }.into());
+    }
+    to_the_end(async move {
+        handles.fleet.delete_namespace(&name).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+/// The name in the path or, if it is empty, in the body.
+fn name(in_path: &str, in_body: &str) -> Result<NamespaceName, Invalid> {
+    if !in_path.is_empty() && !in_body.is_empty() && in_path != in_body {
+        let reason = format!("is {in_path:?} in the path and {in_body:?} in the body; send one of them");
+        return Err(Invalid::new("name", reason));
+    }
+    if in_path.is_empty() { in_body.parse() } else { in_path.parse() }
+}
+
+/// The namespace that a body describes.
+fn named(path: &str, body: Option<wire::Namespace>) -> Result<wire::Namespace, Invalid> {
+    let mut namespace = body.unwrap_or_default();
+    namespace.name = name(path, &namespace.name)?.into();
+    Ok(namespace)
+}

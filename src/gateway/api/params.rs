@@ -1,0 +1,101 @@
+//! What stands in the query and in the path: namespaces, switches, names.
+
+use std::collections::HashMap;
+
+use axum::extract::{FromRequestParts, Path, Query};
+use http::StatusCode;
+use http::request::Parts;
+
+use crate::fleet::Fleet;
+use crate::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
+use crate::gateway::error::ErrorAnswer;
+
+/// The query, by name. A parameter that is given empty counts as not given.
+pub(super) struct Params(HashMap<String, String>);
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
+        Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(|error| {
+            ErrorAnswer::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_query",
+                format!("the query is malformed: {error}"),
+            )
+        })
+    }
+}
+
+impl Params {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// A switch, as Go programs write it.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, Invalid> {
+        match self.get(name) {
+            None => Ok(false),
+            Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
+            Some(other) => Err(Invalid::new(name, format!("{other:?} is neither true nor false"))),
+        }
+    }
+
+    /// The namespace, from the body or from here: some clients send it in one, some in the other.
+    pub(super) fn namespace(&self, in_body: Option<&str>) -> Result<Option<NamespaceName>, Invalid> {
+        let text = match (in_body.filter(|text| !text.is_empty()), self.get("namespace")) {
+            (Some(body), Some(query)) if body != query => {
+                let reason = format!("is {body:?} in the body and {query:?} in the query; send one of them");
+                return Err(Invalid::new("namespace", reason));
+            }
+            (body, query) => body.or(query),
+        };
+        text.map(str::parse).transpose()
+    }
+
+    /// The namespace, or the default one.
+    pub(super) fn namespace_or_default(&self, in_body: Option<&str>) -> Result<NamespaceName, Invalid> {
+        Ok(self.namespace(in_body)?.unwrap_or_default())
+    }
+}
+
+/// The last part of the path, decoded; empty on a route that has none.
+pub(super) struct PathName(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorAnswer> {
+        match Option::<Path<String>>::from_request_parts(parts, state).await {
+            Ok(path) => Ok(Self(path.map(|Path(name)| name).unwrap_or_default())),
+            Err(_) => {
+                Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "invalid_path", "the path is not valid UTF-8"))
+            }
+        }
+    }
+}
+
+/// The function that a client means. Without a namespace it is the one of that name in the default
+/// namespace, or else what the same text names in the URL of a call: `name.namespace`.
+pub(super) fn function(
+    fleet: &Fleet,
+    name: &str,
+    namespace: Option<NamespaceName>,
+) -> Result<FunctionKey, Invalid> {
+    let parsed: FunctionName = name.parse()?;
+    let plain = FunctionKey::new(parsed, namespace.clone().unwrap_or_default());
+    if namespace.is_some() || fleet.directory().get(&plain).is_some() {
+        return Ok(plain);
+    }
+    Ok(fleet.directory().find(name).map_or(plain, |entry| entry.key.clone()))
+}
+
+/// Refuses a namespace that is not there.
+pub(super) fn known(fleet: &Fleet, namespace: &NamespaceName) -> Result<(), ErrorAnswer> {
+    if fleet.namespaces().iter().any(|known| known.name == namespace.as_str()) {
+        Ok(())
+    } else {
+        Err(crate::fleet::FleetError::NamespaceNotFound(namespace.clone()).into())
+    }
+}

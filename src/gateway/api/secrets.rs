@@ -1,0 +1,103 @@
+//! `/system/secrets`: names go out, values only come in.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
+
+use super::body::Json;
+use super::params::{self, Params};
+use super::to_the_end;
+use crate::fleet::Fleet;
+use crate::function::{NamespaceName, SecretName};
+use crate::gateway::error::ErrorAnswer;
+use crate::secrets::{SecretError, Secrets};
+use crate::wire;
+
+/// The largest body in bytes: the largest value in base64, and some.
+const BODY: usize = 2 << 20;
+
+#[derive(Clone)]
+struct Handles {
+    fleet: Arc<Fleet>,
+    secrets: Secrets,
+}
+
+pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
+    Router::new()
+        .route("/system/secrets", get(list).post(create).put(update).delete(delete))
+        .with_state(Handles { fleet, secrets })
+}
+
+impl Handles {
+    /// The namespace that a request means, which must be there.
+    fn namespace(&self, params: &Params, in_body: Option<&str>) -> Result<NamespaceName, ErrorAnswer> {
+        let namespace = params.namespace_or_default(in_body)?;
+        params::known(&self.fleet, &namespace)?;
+        Ok(namespace)
+    }
+
+    /// Deployed functions that need the secret the next time a replica of them starts.
+    fn users(&self, namespace: &NamespaceName, secret: &SecretName) -> Vec<String> {
+        let functions = self.fleet.directory().all();
+        let using = functions
+            .iter()
+            .filter(|entry| entry.key.namespace == *namespace && entry.peek().spec.secrets.contains(secret));
+        using.map(|entry| entry.key.name.to_string()).collect()
+    }
+}
+
+async fn list(
+    State(handles): State<Handles>,
+    params: Params,
+) -> Result<axum::Json<Vec<wire::Secret>>, ErrorAnswer> {
+    let namespace = handles.namespace(&params, None)?;
+    let names = handles.secrets.list(namespace.clone()).await?;
+    let secret = |name: SecretName| wire::Secret {
+        name: name.into(),
+        namespace: Some(namespace.as_str().to_owned()),
+        value: None,
+        raw_value: None,
+    };
+    Ok(axum::Json(names.into_iter().map(secret).collect()))
+}
+
+async fn create(
+    State(handles): State<Handles>,
+    params: Params,
+    Json(body): Json<wire::Secret, BODY>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = handles.namespace(&params, body.namespace.as_deref())?;
+    handles.secrets.create(namespace, body).await?;
+    Ok(StatusCode::CREATED)
+}
+
+async fn update(
+    State(handles): State<Handles>,
+    params: Params,
+    Json(body): Json<wire::Secret, BODY>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = handles.namespace(&params, body.namespace.as_deref())?;
+    handles.secrets.update(namespace, body).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn delete(
+    State(handles): State<Handles>,
+    params: Params,
+    Json(body): Json<wire::Secret, BODY>,
+) -> Result<StatusCode, ErrorAnswer> {
+    let namespace = handles.namespace(&params, body.namespace.as_deref())?;
+    let secret: SecretName = body.name.parse()?;
+    let users = handles.users(&namespace, &secret);
+    if !users.is_empty() {
+        return Err(SecretError::InUse { secret, functions: users.join(", ") }.into());
+    }
+    to_the_end(async move {
+        handles.secrets.delete(namespace, secret).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}

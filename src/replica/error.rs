@@ -1,0 +1,93 @@
+//! Why a replica did not come up.
+
+use std::time::Duration;
+
+use crate::function::FunctionKey;
+use crate::logs::LogError;
+use crate::network::NetworkError;
+use crate::runtime::RuntimeError;
+use crate::secrets::SecretError;
+
+/// An error of a launch.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The image could not be fetched or unpacked.
+    #[error(transparent)]
+    Pull(RuntimeError),
+    /// No network could be made.
+    #[error("no network for function {function}")]
+    Network {
+        /// The function.
+        function: FunctionKey,
+        /// Why not.
+        #[source]
+        source: NetworkError,
+    },
+    /// A secret is not there any more.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// Its output could not be set up.
+    #[error(transparent)]
+    Logs(#[from] LogError),
+    /// The container could not be made or started.
+    #[error(transparent)]
+    Container(RuntimeError),
+    /// The process ended before it answered.
+    #[error("function {function} exited with code {code} before it answered{}", shown(.output))]
+    Exited {
+        /// The function.
+        function: FunctionKey,
+        /// Its exit code.
+        code: u32,
+        /// Its last lines.
+        output: Vec<String>,
+    },
+    /// The process runs but does not answer.
+    #[error("function {function} did not become ready within {}s ({last}){}", .limit.as_secs_f32(), shown(.output))]
+    NotReady {
+        /// The function.
+        function: FunctionKey,
+        /// How long it was given.
+        limit: Duration,
+        /// What the last attempt met.
+        last: String,
+        /// Its last lines.
+        output: Vec<String>,
+    },
+    /// The replica is not wanted any more.
+    #[error("the start was called off")]
+    Cancelled,
+}
+
+impl LaunchError {
+    /// Whether trying the same again cannot help: the image or the request is at fault.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Pull(error) | Self::Container(error) => match error {
+                RuntimeError::WrongPlatform { .. }
+                | RuntimeError::NoCommand { .. }
+                | RuntimeError::BadImage { .. }
+                | RuntimeError::BadRequest(_)
+                | RuntimeError::ImageNotLoaded { .. } => true,
+                RuntimeError::Down { .. }
+                | RuntimeError::Timeout { .. }
+                | RuntimeError::ImageNotFound { .. }
+                | RuntimeError::Unauthorized { .. }
+                | RuntimeError::RegistryUnreachable { .. }
+                | RuntimeError::NotFound { .. }
+                | RuntimeError::Failed { .. } => false,
+            },
+            Self::Network { .. }
+            | Self::Secret(_)
+            | Self::Logs(_)
+            | Self::Exited { .. }
+            | Self::NotReady { .. }
+            | Self::Cancelled => false,
+        }
+    }
+}
+
+/// The last lines of output, as the end of a message.
+fn shown(output: &[String]) -> String {
+    if output.is_empty() { String::new() } else { format!("; its last output: {}", output.join(" | ")) }
+}

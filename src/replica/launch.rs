@@ -1,0 +1,215 @@
+//! The launch of one replica.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::LaunchError;
+use super::probe::{self, Probed};
+use crate::config;
+use crate::fleet::Endpoint;
+use crate::function::{FunctionSpec, ReplicaId};
+use crate::logs::Logs;
+use crate::network::{Attachment, Network};
+use crate::runtime::{ContainerRequest, Progress, ResolvedImage, Runtime, Stdio};
+use crate::secrets::Secrets;
+use crate::wire;
+
+/// Lines of output that an error carries.
+const ERROR_LINES: usize = 5;
+/// What a function may write after its limit before the watchdog cuts it: the gateway's own limit
+/// comes first, so that its 504 names it.
+const WATCHDOG_MARGIN: Duration = Duration::from_secs(2);
+
+/// One version of a function's spec, with the image that its name meant.
+#[derive(Debug)]
+pub struct Revision {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// As it was sent.
+    pub deployment: Arc<wire::Deployment>,
+    /// The same, parsed.
+    pub spec: Arc<FunctionSpec>,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
+    /// The image.
+    pub image: ResolvedImage,
+}
+
+/// What one launch is given.
+#[derive(Debug)]
+pub struct Launch {
+    /// The replica's id.
+    pub id: ReplicaId,
+    /// What it runs.
+    pub revision: Arc<Revision>,
+    /// Counts the bytes of the pull.
+    pub progress: Progress,
+    /// Set when the replica's process ends.
+    pub exit: watch::Receiver<Option<u32>>,
+    /// Set when the replica is not wanted any more.
+    pub cancel: CancellationToken,
+    /// Told when the pull is over and the container is being made.
+    pub starting: tokio::sync::mpsc::UnboundedSender<ReplicaId>,
+}
+
+/// Starts and stops replicas: holds the parts that this takes.
+#[derive(Debug)]
+pub struct Launcher {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) logs: Arc<Logs>,
+    secrets: Secrets,
+    config: config::Functions,
+    /// Starting a container is bound by the processor: more at a time than cores makes all of them
+    /// late.
+    starts: Semaphore,
+}
+
+impl Launcher {
+    /// A launcher over the given parts.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        logs: Arc<Logs>,
+        secrets: Secrets,
+        config: config::Functions,
+    ) -> Self {
+        let starts = Semaphore::new(config.parallel_starts);
+        Self { runtime, network, logs, secrets, config, starts }
+    }
+
+    /// Starts a replica and returns it when it answers. On an error nothing of it is left.
+    pub async fn launch(&self, mut launch: Launch) -> Result<Arc<Endpoint>, LaunchError> {
+        let mut undo = Vec::new();
+        let result = self.steps(&mut launch, &mut undo).await;
+        if let Err(error) = &result {
+            if !matches!(error, LaunchError::Cancelled) {
+                tracing::warn!(
+                    function = %launch.revision.spec.key, replica = %launch.id,
+                    error = error as &dyn std::error::Error, "replica did not start"
+                );
+            }
+            self.undo(&launch.id, undo).await;
+        }
+        result
+    }
+
+    async fn steps(&self, launch: &mut Launch, undo: &mut Vec<Step>) -> Result<Arc<Endpoint>, LaunchError> {
+        let Launch { id, revision, progress, cancel, .. } = &*launch;
+        let (id, revision) = (id.clone(), revision.clone());
+        let spec = &revision.spec;
+        // A pull may be cut off at any time: what has arrived is kept, and nothing else is made yet.
+        let image = tokio::select! {
+            pulled = self.runtime.pull(&revision.image, progress) => pulled.map_err(LaunchError::Pull)?,
+            () = cancel.cancelled() => return Err(LaunchError::Cancelled),
+        };
+        let permit = tokio::select! {
+            permit = self.starts.acquire() => permit.map_err(|_| LaunchError::Cancelled)?,
+            () = cancel.cancelled() => return Err(LaunchError::Cancelled),
+        };
+        // From here on each step runs to its end before the next look at `cancel`, so that its undo
+        // finds all or nothing of it.
+        let _ = launch.starting.send(id.clone());
+        let mut mounts = self.secrets.mount(&spec.key.namespace, &spec.secrets)?;
+        undo.push(Step::Logs);
+        let stdio: Stdio = self.logs.open(&spec.key, &id)?;
+        undo.push(Step::Network);
+        let attachment: Attachment = self
+            .network
+            .attach(&id)
+            .await
+            .map_err(|source| LaunchError::Network { function: spec.key.clone(), source })?;
+        mounts.extend(attachment.files);
+        let request = ContainerRequest {
+            id: id.clone(),
+            spec: spec.clone(),
+            revision: revision.number,
+            image,
+            address: attachment.address,
+            netns: attachment.netns,
+            stdio,
+            mounts,
+            env: self.derived_env(spec),
+            pids: spec.pids.unwrap_or(self.config.pids),
+        };
+        undo.push(Step::Container);
+        self.runtime.create(&request).await.map_err(LaunchError::Container)?;
+        if launch.cancel.is_cancelled() {
+            return Err(LaunchError::Cancelled);
+        }
+        self.runtime.start(&id).await.map_err(LaunchError::Container)?;
+        drop(permit);
+        let address = SocketAddr::new(attachment.address, spec.port);
+        self.probe(launch, address).await?;
+        Ok(Endpoint::new(id, address))
+    }
+
+    /// Takes up a replica that outlived the daemon. `None` when it does not answer any more: the
+    /// caller then removes it like any other left-over.
+    pub async fn adopt(&self, mut launch: Launch, address: SocketAddr) -> Option<Arc<Endpoint>> {
+        let key = &launch.revision.spec.key;
+        let attached = self.network.adopt(&launch.id, address.ip()).await;
+        if !matches!(attached, Ok(Some(_))) {
+            return None;
+        }
+        self.logs.open(key, &launch.id).ok()?;
+        self.probe(&mut launch, address).await.ok()?;
+        Some(Endpoint::new(launch.id, address))
+    }
+
+    async fn probe(&self, launch: &mut Launch, address: SocketAddr) -> Result<(), LaunchError> {
+        let function = launch.revision.spec.key.clone();
+        let limit = self.config.start_timeout;
+        let ready = probe::until_ready(address, &launch.revision, limit);
+        let output = || self.logs.last_lines(&launch.id, ERROR_LINES);
+        tokio::select! {
+            // The exit comes first: a process that answered and died is no replica.
+            biased;
+            () = launch.cancel.cancelled() => Err(LaunchError::Cancelled),
+            exit = launch.exit.wait_for(Option::is_some) => {
+                let code = exit.ok().and_then(|code| *code).unwrap_or_default();
+                Err(LaunchError::Exited { function, code, output: output() })
+            }
+            probed = ready => match probed {
+                Probed::Ready => Ok(()),
+                Probed::TimedOut { last } => {
+                    Err(LaunchError::NotReady { function, limit, last, output: output() })
+                }
+            },
+        }
+    }
+
+    /// Variables that the function's one timeout means for a watchdog; the function's own are
+    /// stronger.
+    fn derived_env(&self, spec: &FunctionSpec) -> BTreeMap<String, String> {
+        let timeout = spec.timeout.unwrap_or(self.config.timeout);
+        let seconds = |time: Duration| format!("{}ms", time.as_millis());
+        let outer = seconds(timeout + WATCHDOG_MARGIN);
+        BTreeMap::from([
+            ("exec_timeout".into(), seconds(timeout)),
+            ("read_timeout".into(), outer.clone()),
+            ("write_timeout".into(), outer),
+        ])
+    }
+}
+
+/// What a launch has made, or has begun to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// FIFOs and their readers.
+    Logs,
+    /// Namespace, link, address, files.
+    Network,
+    /// Snapshot, container, task.
+    Container,
+}
+
+impl Step {
+    /// Every step, in the order of a launch.
+    pub(super) const ALL: [Self; 3] = [Self::Logs, Self::Network, Self::Container];
+}

@@ -1,1 +1,0 @@
-//! Secrets: files under the state directory that containers see read-only.

@@ -1,0 +1,52 @@
+//! What can go wrong with the store.
+
+use std::path::{Path, PathBuf};
+
+/// An error of the store; the text names the thing and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("the store in {path} is in use: another ingle is running (systemctl status ingle)")]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// It was written by a later version of ingle.
+    #[error(
+        "the store was written by a later version (format {found}, this one knows {known}): install that version"
+    )]
+    Newer {
+        /// Its format.
+        found: u32,
+        /// The latest known format.
+        known: u32,
+    },
+    /// The writer has ended: the daemon is stopping, or an earlier write failed for good.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else: the operation, and what sled or the kernel said.
+    #[error("{operation} failed")]
+    Failed {
+        /// What was being done.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    pub(super) fn failed(
+        operation: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed { operation: operation.into(), source: source.into() }
+    }
+
+    pub(super) fn open(dir: &Path, error: sled::Error) -> Self {
+        match &error {
+            sled::Error::Io(io) if io.to_string().contains("lock") => Self::InUse { path: dir.to_owned() },
+            _ => Self::failed(format!("opening the store in {}", dir.display()), error),
+        }
+    }
+}

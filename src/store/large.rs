@@ -1,0 +1,93 @@
+//! Values too large for sled, each in a file named by the SHA-256 of its content.
+//!
+//! A file is complete and on disk before its name is stored, so a stored name always resolves.
+//! Files that no record names are removed when the store opens.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+
+/// The largest value that sled is given, in bytes.
+pub(super) const LIMIT: usize = 4 << 10;
+
+/// First byte of a stored value: the rest is the value.
+const INLINE: u8 = b'=';
+/// First byte of a stored value: the rest is the name of its file.
+const FILE: u8 = b'@';
+
+/// The directory of large values.
+#[derive(Debug)]
+pub(super) struct LargeValues {
+    dir: PathBuf,
+}
+
+/// The file that a stored value refers to, if it does.
+pub(super) fn reference(stored: &[u8]) -> Option<String> {
+    match stored.split_first() {
+        Some((&FILE, name)) => Some(String::from_utf8_lossy(name).into_owned()),
+        _ => None,
+    }
+}
+
+impl LargeValues {
+    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir)
+            .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// What to store for `value`; a large one is on disk when this returns.
+    pub(super) fn store(&self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if value.len() <= LIMIT {
+            return Ok([&[INLINE], value].concat());
+        }
+        let name = hex::encode(Sha256::digest(value));
+        let path = self.dir.join(&name);
+        if !path.exists() {
+            self.write(&path, value)
+                .map_err(|error| StoreError::failed(format!("writing {}", path.display()), error))?;
+        }
+        Ok([&[FILE], name.as_bytes()].concat())
+    }
+
+    fn write(&self, path: &Path, value: &[u8]) -> std::io::Result<()> {
+        let partial = path.with_extension("partial");
+        let mut file = File::create(&partial)?;
+        file.write_all(value)?;
+        file.sync_data()?;
+        fs::rename(&partial, path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// The value that was stored.
+    pub(super) fn resolve<'a>(&self, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, StoreError> {
+        match stored.split_first() {
+            Some((&INLINE, value)) => Ok(Cow::Borrowed(value)),
+            Some((&FILE, name)) => {
+                let path = self.dir.join(String::from_utf8_lossy(name).as_ref());
+                let value = fs::read(&path)
+                    .map_err(|error| StoreError::failed(format!("reading {}", path.display()), error))?;
+                Ok(Cow::Owned(value))
+            }
+            _ => Err(StoreError::failed("reading a record", "it has no known form")),
+        }
+    }
+
+    /// Removes every file that is not in `used`.
+    pub(super) fn retain(&self, used: &[String]) -> Result<(), StoreError> {
+        let failed = |error| StoreError::failed(format!("cleaning {}", self.dir.display()), error);
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if !used.iter().any(|used| *used == *name.to_string_lossy()) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Records as they are stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::FunctionKey;
+use crate::runtime::ImageConfig;
+use crate::wire;
+
+/// What is kept of one function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionRecord {
+    /// Its name.
+    pub key: FunctionKey,
+    /// The revision that should serve.
+    pub wanted: RevisionRecord,
+    /// The revision that serves until `wanted` is ready; absent when they are the same, or when none
+    /// ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<RevisionRecord>,
+    /// How many replicas there should be.
+    pub desired: u32,
+    /// The highest revision number that was given out.
+    pub last_revision: u64,
+    /// The update that did not come up, if the last one did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<UpdateFailure>,
+    /// The machine that the function belongs to; absent while there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// One version of a function's spec, with the image that its name meant when it was deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionRecord {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// The request, as it was sent.
+    pub deployment: wire::Deployment,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
+    /// What the image name was resolved to.
+    pub digest: String,
+    /// The manifest for this machine's platform.
+    pub manifest_digest: String,
+    /// Compressed size of the image's layers in bytes.
+    pub size: u64,
+    /// The image's configuration.
+    pub config: ImageConfig,
+}
+
+/// An update that did not come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateFailure {
+    /// The revision that was tried.
+    pub revision: u64,
+    /// Why it was given up.
+    pub reason: String,
+}

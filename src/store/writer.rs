@@ -1,0 +1,206 @@
+//! The one thread that writes: takes what is waiting, applies it as one batch, flushes, syncs, and
+//! only then tells those who wait. Writers that come together share one flush.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use super::large::LargeValues;
+
+/// Operations in one batch at most.
+const MAX_BATCH: usize = 1024;
+/// How long a write that nobody waits for may stay in memory.
+const LAZY_FLUSH: Duration = Duration::from_millis(200);
+
+/// One change.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Put { key: String, value: Vec<u8> },
+    Delete { key: String },
+}
+
+type Ack = oneshot::Sender<Result<(), Arc<StoreError>>>;
+
+/// What the thread is sent.
+#[derive(Debug)]
+enum Message {
+    Write { operations: Vec<Operation>, ack: Option<Ack> },
+    Close { ack: Ack },
+}
+
+/// A handle to the writing thread.
+///
+/// The channel has no bound of its own: those who wait for their write are as many as there are
+/// requests, and the others write one record per replica or function.
+#[derive(Debug)]
+pub(super) struct Writer {
+    sender: Sender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(db: sled::Db, dir: &Path, large: Arc<LargeValues>) -> Result<Self, StoreError> {
+        let path = dir.join("db");
+        let file = File::open(&path)
+            .map_err(|error| StoreError::failed(format!("opening {}", path.display()), error))?;
+        let (sender, receiver) = channel();
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || Thread { db, file, large, dirty: false }.run(&receiver))
+            .map_err(|error| StoreError::failed("starting the store's writer", error))?;
+        Ok(Self { sender, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Writes, and returns when it is on disk.
+    pub(super) async fn write(&self, operations: Vec<Operation>) -> Result<(), StoreError> {
+        let (ack, done) = oneshot::channel();
+        self.send(Message::Write { operations, ack: Some(ack) })?;
+        done.await.map_err(|_| StoreError::Closed)?.map_err(share)
+    }
+
+    /// Writes without waiting; a failure is logged by the writer.
+    pub(super) fn write_soon(&self, operations: Vec<Operation>) {
+        // After close there is nothing left to keep: the daemon has stopped.
+        let _ = self.send(Message::Write { operations, ack: None });
+    }
+
+    /// Flushes and ends the thread.
+    pub(super) async fn close(&self) {
+        let (ack, done) = oneshot::channel();
+        if self.send(Message::Close { ack }).is_ok() {
+            let _ = done.await;
+        }
+        // It acknowledged as its last act, so this does not block for long.
+        self.join();
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the thread was printed by the thread.
+            let _ = thread.join();
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        self.sender.send(message).map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Drop for Writer {
+    /// Whoever opens the store next must find it closed: sled holds a file lock.
+    fn drop(&mut self) {
+        let (ack, _) = oneshot::channel();
+        // It fails when the thread has ended.
+        let _ = self.send(Message::Close { ack });
+        self.join();
+    }
+}
+
+/// A failure that everyone in the batch is told.
+fn share(error: Arc<StoreError>) -> StoreError {
+    StoreError::failed("keeping the change", SharedError(error))
+}
+
+/// An error with several owners, as an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct SharedError(#[source] Arc<StoreError>);
+
+/// The state of the thread.
+struct Thread {
+    db: sled::Db,
+    /// sled's log file, opened once more for the fdatasync that sled does not do.
+    file: File,
+    large: Arc<LargeValues>,
+    /// Something was applied and not flushed.
+    dirty: bool,
+}
+
+impl Thread {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        loop {
+            let first = match receiver.recv_timeout(if self.dirty { LAZY_FLUSH } else { Duration::MAX }) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.flush_and_log();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.flush_and_log();
+                    return;
+                }
+            };
+            let mut batch = sled::Batch::default();
+            let mut acks = Vec::new();
+            let mut closing = None;
+            let mut failure = None;
+            for message in std::iter::once(first).chain(receiver.try_iter().take(MAX_BATCH)) {
+                match message {
+                    Message::Write { operations, ack } => {
+                        if let Err(error) = self.add(&mut batch, operations) {
+                            failure = Some(error);
+                        }
+                        acks.extend(ack);
+                    }
+                    Message::Close { ack } => closing = Some(ack),
+                }
+            }
+            let result = failure
+                .map_or(Ok(()), Err)
+                .and_then(|()| self.apply(batch))
+                .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
+            let result = result.map_err(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "the store could not be written");
+                Arc::new(error)
+            });
+            for ack in acks {
+                // Whoever asked may have gone away; the write stands.
+                let _ = ack.send(result.clone());
+            }
+            if let Some(ack) = closing {
+                drop(self);
+                let _ = ack.send(result);
+                return;
+            }
+        }
+    }
+
+    fn add(&self, batch: &mut sled::Batch, operations: Vec<Operation>) -> Result<(), StoreError> {
+        for operation in operations {
+            match operation {
+                Operation::Put { key, value } => batch.insert(key.as_bytes(), self.large.store(&value)?),
+                Operation::Delete { key } => batch.remove(key.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: sled::Batch) -> Result<(), StoreError> {
+        self.dirty = true;
+        self.db.apply_batch(batch).map_err(|error| StoreError::failed("writing to the store", error))
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|error| StoreError::failed("flushing the store", error))?;
+        self.file.sync_data().map_err(|error| StoreError::failed("syncing the store", error))?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    fn flush_and_log(&mut self) {
+        if self.dirty
+            && let Err(error) = self.flush()
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store could not be flushed");
+            // Not again before the next write: a full disk would fill the journal as well.
+            self.dirty = false;
+        }
+    }
+}
