@@ -89,11 +89,8 @@ impl Buffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.bytes.is_empty() {
-            self.bytes = FREE
-                .try_with(|free| free.borrow_mut().pop())
-                .ok()
-                .flatten()
-                .unwrap_or_else(|| vec![0; SIZE]);
+            self.bytes =
+                FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_else(|| vec![0; SIZE]);
         }
         if self.end == self.bytes.len() && self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);

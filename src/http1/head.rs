@@ -151,12 +151,6 @@ pub(crate) fn wants_json(accept: &[u8]) -> bool {
     })
 }
 
-/// Whether the text can be the name of a header or protocol.
-pub(crate) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
-}
-
 /// Whether a head ends after the byte `from` at the earliest: a head that comes byte by byte is
 /// parsed once, not once for every byte.
 pub(crate) fn ends_after(bytes: &[u8], from: usize) -> bool {
@@ -423,10 +417,16 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n";
         assert_eq!(answer(head, false), Ok(Framing::Length(12)));
         assert_eq!(answer(head, true), Ok(Framing::None));
-        assert_eq!(answer("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", false), Ok(Framing::None));
+        assert_eq!(
+            answer("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", false),
+            Ok(Framing::None)
+        );
         assert_eq!(answer("HTTP/1.1 204 No Content\r\n\r\n", false), Ok(Framing::None));
         assert_eq!(answer("HTTP/1.1 200 OK\r\n\r\n", false), Ok(Framing::UntilClose));
-        assert!(answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", false).is_err());
+        assert!(
+            answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", false)
+                .is_err()
+        );
         assert!(answer("HTTP/1.1 007 Bond\r\n\r\n", false).is_err());
     }
 

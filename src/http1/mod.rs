@@ -17,8 +17,5 @@ mod head;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use buffer::Buffer;
-pub(crate) use decoder::{Decoded, Decoder, FrameError, end_chunks, push_chunk};
-pub(crate) use head::{
-    Connection, Framing, HeadError, Header, RequestHead, ResponseHead, Slots, ends_after, is_token, slots,
-    wants_json,
-};
+pub(crate) use decoder::{Decoder, end_chunks, push_chunk};
+pub(crate) use head::{Framing, HeadError, Header, RequestHead, ResponseHead, ends_after, slots, wants_json};

@@ -104,6 +104,11 @@ impl Outgoing {
         self.sent == 0 && !self.forgotten
     }
 
+    /// Whether the whole body has been taken from the caller.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     fn is_flushed(&self) -> bool {
         self.sent == self.bytes.len()
     }
@@ -291,7 +296,7 @@ impl Exchange {
 
     /// Sends what can be sent now. A replica that stops reading is no failure yet: it may have
     /// answered before it did.
-    fn send<C: Caller>(
+    pub(crate) fn send<C: Caller>(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut Outgoing,
@@ -328,7 +333,10 @@ impl Exchange {
 
     fn closed(&mut self) -> io::Error {
         self.send_error.take().unwrap_or_else(|| {
-            io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed before the answer was whole")
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection was closed before the answer was whole",
+            )
         })
     }
 

@@ -119,8 +119,9 @@ impl Call<'_> {
             let Some(lease) = self.find(&refused.endpoints, caller, alarm).await? else {
                 let now = Instant::now();
                 let since = *refused.since.get_or_insert(now);
-                if now >= (since + REFUSED_FOR).min(self.expected.deadline) {
-                    let error = refused.error.take().unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
+                if now + REFUSED_PAUSE >= (since + REFUSED_FOR).min(self.expected.deadline) {
+                    let error =
+                        refused.error.take().unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
                     return Err(self.failed(Failure::Connection(error)));
                 }
                 refused.endpoints.clear();
@@ -195,6 +196,9 @@ struct Refused {
 impl Refused {
     fn by(&mut self, endpoint: Arc<Endpoint>, error: io::Error) {
         self.endpoints.push(endpoint);
-        self.error = Some(error);
+        // What a replica said is worth more than that the last attempt ran out of time.
+        if self.error.is_none() || error.kind() != io::ErrorKind::TimedOut {
+            self.error = Some(error);
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! gateway      calls through the gateway's server to replicas that misbehave
 //! ```
 //!
 //! Habits
@@ -20,3 +21,4 @@
 #[macro_use]
 mod support;
 mod examples;
+mod gateway;

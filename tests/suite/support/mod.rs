@@ -1,6 +1,7 @@
 //! What tests share: requirements, waiting, the sample image.
 
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use sample::sample_archive;
 
