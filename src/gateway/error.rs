@@ -196,7 +196,13 @@ impl From<RuntimeError> for ErrorAnswer {
 
 impl From<StoreError> for ErrorAnswer {
     fn from(error: StoreError) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", chain(&error))
+        let status = match error {
+            StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Failed { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, "store_failed", chain(&error))
     }
 }
 
@@ -214,3 +220,6 @@ impl From<SecretError> for ErrorAnswer {
         Self::new(status, code, chain(&error))
     }
 }
+
+#[cfg(test)]
+mod tests;

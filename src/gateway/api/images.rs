@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::body;
 use super::to_the_end;
 use crate::gateway::error::ErrorAnswer;
-use crate::runtime::{ImageRecord, Runtime};
+use crate::runtime::{ImageRecord, Runtime, RuntimeError};
 use crate::secrets::file;
 use crate::wire;
 
@@ -65,7 +65,8 @@ async fn load(
     };
     let archive = Archive::receive(request.into_body(), &handles.directory).await?;
     to_the_end(async move {
-        let images = handles.runtime.load(archive.0.clone()).await?;
+        let loaded = handles.runtime.load(archive.0.clone()).await;
+        let images = loaded.map_err(|error| archive.name_in(error))?;
         drop((archive, permit));
         Ok(axum::Json(wire::LoadedImages { images: images.into_iter().map(image).collect() }))
     })
@@ -116,6 +117,16 @@ impl Archive {
             return Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text));
         }
         Ok(archive)
+    }
+
+    /// The client knows nothing of the file that its archive was in.
+    fn name_in(&self, error: RuntimeError) -> RuntimeError {
+        match error {
+            RuntimeError::BadImage { image, reason } if Path::new(&image) == self.0 => {
+                RuntimeError::BadImage { image: "archive".to_owned(), reason }
+            }
+            other => other,
+        }
     }
 }
 
@@ -168,6 +179,46 @@ mod tests {
         assert_eq!(std::fs::read(&archive.0).expect("a file"), b"tar");
         drop(archive);
         assert_eq!(files(directory.path()), 0);
+    }
+
+    /// Says that it is larger than any disk.
+    struct Huge;
+
+    impl http_body::Body for Huge {
+        type Data = bytes::Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+            panic!("nobody reads a body that is too large");
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(u64::MAX)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_for_which_there_is_no_room_is_refused_unread() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = Archive::receive(Body::new(Huge), directory.path()).await.err().expect("too large");
+        assert_eq!((error.status.as_u16(), error.code), (413, "body_too_large"));
+        assert_eq!(files(directory.path()), 0);
+    }
+
+    #[test]
+    fn a_malformed_archive_is_not_called_by_a_path_of_the_daemon() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x.tar");
+        std::fs::write(&path, "").expect("a file");
+        let archive = Archive(path.clone());
+        let bad = |image: String| RuntimeError::BadImage { image, reason: "it is cut".into() };
+        let error = archive.name_in(bad(path.display().to_string()));
+        assert_eq!(error.to_string(), "image archive is malformed: it is cut");
+        let error = archive.name_in(bad("a/b:1".into()));
+        assert_eq!(error.to_string(), "image a/b:1 is malformed: it is cut");
     }
 
     #[tokio::test(start_paused = true)]

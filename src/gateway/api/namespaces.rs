@@ -86,6 +86,7 @@ async fn delete(
     }
     to_the_end(async move {
         handles.fleet.delete_namespace(&name).await?;
+        handles.secrets.forget_namespace(name).await?;
         Ok(StatusCode::ACCEPTED)
     })
     .await

@@ -1,3 +1,4 @@
 //! [`super::Runtime`] on containerd, over gRPC.
 
 mod client;
+mod images;

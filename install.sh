@@ -1,0 +1,685 @@
+#!/bin/sh
+# Installs ingle on this machine, or upgrades it: running this again is the upgrade.
+#
+#   sudo ./install.sh [--port PORT] [--no-sample]
+#   sudo ./install.sh --check                   say what stands in the way, change nothing
+#   sudo ./install.sh --uninstall [--purge]     remove ingle; with --purge also what it keeps
+#
+# Run it from a checkout: there is no place to download releases from yet. The binary is $INGLE_BINARY,
+# ./ingle, a release that was built here before, or is built now. Everything it will need is checked before
+# anything is changed. Functions that run go on running through an upgrade.
+set -eu
+
+BINARY=/usr/local/bin/ingle
+CONFIG=/etc/ingle/config.toml
+RESOLV=/etc/ingle/resolv.conf
+CONFLIST=/etc/cni/net.d/10-ingle.conflist
+UNIT=/etc/systemd/system/ingle.service
+STATE=/var/lib/ingle
+RUN=/run/ingle
+# What was installed here, as it was: tells a file that was changed from one that is only old.
+SHIPPED=$STATE/shipped
+# Only where there is no systemd.
+PID_FILE=$RUN/ingle.pid
+LOG_FILE=/var/log/ingle.log
+CONTAINERD_LOG=/var/log/ingle-containerd.log
+
+OLDEST_CONTAINERD=1.6
+OLDEST_RUST=1.90
+
+main() {
+    port='' sample=yes action=install purge=no
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --port)
+                [ $# -gt 1 ] || stop "--port needs a number" "write --port 8080"
+                port=$2
+                shift
+                ;;
+            --port=*) port=${1#*=} ;;
+            --no-sample) sample=no ;;
+            --check) action=check ;;
+            --uninstall) action=uninstall ;;
+            --purge) purge=yes ;;
+            -h | --help)
+                sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"
+                return
+                ;;
+            *) stop "there is no option $1" "see ./install.sh --help" ;;
+        esac
+        shift
+    done
+    case $port in
+        *[!0-9]*) stop "--port $port is not a number" "write --port 8080" ;;
+    esac
+    if [ "$purge" = yes ] && [ "$action" != uninstall ]; then
+        stop "--purge goes with --uninstall" "write ./install.sh --uninstall --purge"
+    fi
+    if [ "$action" = uninstall ]; then
+        uninstall
+        return
+    fi
+
+    here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+    if [ ! -f "$here/systemd/ingle.service" ]; then
+        stop "this needs the files beside it, and there is no release to download yet" \
+            "clone the repository, and run ./install.sh in it"
+    fi
+    check
+    [ "$action" = install ] || return 0
+    install_packages
+    build
+    install_files
+    start
+    call_sample
+    farewell
+}
+
+# ---- Saying things ---------------------------------------------------------------------------------------
+
+step() { printf '\n==> %s\n' "$*"; }
+note() { printf '    %s\n' "$*"; }
+
+# stop REASON WAY_OUT
+stop() {
+    printf '\ninstall.sh: %s\n  -> %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+faults=0
+# fault REASON WAY_OUT: noted now; check stops when it has seen everything.
+fault() {
+    faults=$((faults + 1))
+    printf '  %s\n    -> %s\n' "$1" "$2" >&2
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+by_systemd() { [ -d /run/systemd/system ]; }
+
+# at_least VERSION OLDEST
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# setting FILE SECTION KEY: a plain value out of a TOML file, empty if it is not there.
+setting() {
+    [ -f "$1" ] || return 0
+    sed -n "/^\[$2\]/,/^\[/s/^[[:space:]]*$3[[:space:]]*=[[:space:]]*\"\{0,1\}\([^\"#]*[^\"#[:space:]]\).*/\1/p" "$1" |
+        head -n 1
+}
+
+# conflist_value KEY: the first text of this name in the conflist that holds here.
+conflist_value() {
+    file=$CONFLIST
+    [ -f "$file" ] || file=${here:-/nowhere}/cni/10-ingle.conflist
+    [ -f "$file" ] || return 0
+    tr -d '\n' <"$file" | sed -n "s/.*\"$1\"[[:space:]]*:[[:space:]]*\"\([^\"]*\)\".*/\1/p"
+}
+
+# ---- Checking --------------------------------------------------------------------------------------------
+
+check() {
+    step "Checking this machine"
+    packages=''
+    if ! is_root; then
+        fault "this is not root, so some things below may look worse than they are" "run: sudo $0"
+    fi
+    check_system
+    check_kernel
+    check_cgroup
+    check_port
+    check_subnet
+    check_containerd
+    check_sources
+    check_packages
+    check_space
+    if [ "$faults" -gt 0 ]; then
+        stop "$faults fault$([ "$faults" = 1 ] || echo s), listed above; nothing was changed" \
+            "mend them and run this again"
+    fi
+    note "all is well"
+    [ -z "$packages" ] || note "to be installed:$packages"
+    [ -z "$build" ] || note "to be built: $build (with $cargo)"
+}
+
+check_system() {
+    case $(uname -s) in
+        Linux) ;;
+        *) fault "this is $(uname -s), not Linux" "use a machine or virtual machine with Linux" ;;
+    esac
+    case $(uname -m) in
+        x86_64 | aarch64) ;;
+        *) fault "the processor is $(uname -m); ingle runs on x86_64 and aarch64" "use a 64-bit system" ;;
+    esac
+    if [ "$(getconf LONG_BIT 2>/dev/null || echo 64)" != 64 ]; then
+        fault "a 32-bit system on a 64-bit kernel" "install the 64-bit image of your system"
+    fi
+}
+
+# What is needed and not here, as Debian's packages.
+check_packages() {
+    has containerd || packages="$packages containerd"
+    # Docker's containerd.io brings a runc; then this is there.
+    has runc || packages="$packages runc"
+    has nft || packages="$packages nftables"
+    has curl || packages="$packages curl ca-certificates"
+    has ip || packages="$packages iproute2"
+    has modprobe || packages="$packages kmod"
+    if [ -n "$packages" ] && ! has apt-get; then
+        fault "missing:$packages; and there is no apt-get to install it" "install it by hand"
+    fi
+}
+
+check_kernel() {
+    for module in overlay bridge veth nf_tables nft_masq nft_ct; do
+        has_module $module ||
+            fault "the kernel has no $module" "install the kernel that your system comes with; then: modprobe $module"
+    done
+}
+
+has_module() {
+    if [ -d "/sys/module/$1" ] || grep -qsE "/$1\.ko" "/lib/modules/$(uname -r)/modules.builtin"; then
+        return 0
+    fi
+    # Only root can find out more.
+    if ! is_root || { has modprobe && modprobe -q "$1" 2>/dev/null; }; then
+        return 0
+    fi
+    # A kernel in one piece says nothing about what it is made of: try it, in a network of its own.
+    case $1 in
+        overlay) grep -qw overlay /proc/filesystems ;;
+        bridge | veth) unshare -n ip link add name probe type "$1" 2>/dev/null ;;
+        nft_masq) try_nft 'type nat hook postrouting priority 100; masquerade' ;;
+        nft_ct) try_nft 'type filter hook forward priority 0; ct state established accept' ;;
+        *) try_nft 'type filter hook forward priority 0' ;;
+    esac
+}
+
+# try_nft CHAIN: without nft there is nothing to try it with yet; the daemon will say if the kernel refuses.
+try_nft() {
+    ! has nft || unshare -n nft "table ip probe { chain c { $1; }; }" 2>/dev/null
+}
+
+check_cgroup() {
+    if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+        controllers=$(cat /sys/fs/cgroup/cgroup.controllers)
+    else
+        # Version 1: those that are mounted.
+        controllers=$(awk '$3 == "cgroup" { print $4 }' /proc/mounts | tr ',\n' '  ')
+    fi
+    for controller in memory cpu pids; do
+        case " $controllers " in
+            *" $controller "*) continue ;;
+        esac
+        if [ "$controller" = memory ] && grep -qs 'Raspberry Pi' /proc/device-tree/model; then
+            file=/boot/firmware/cmdline.txt
+            [ -f $file ] || file=/boot/cmdline.txt
+            fault "the kernel does not count memory (cgroup controller memory)" \
+                "add  cgroup_enable=memory cgroup_memory=1  to the one line of $file, and reboot"
+        else
+            fault "the kernel has no cgroup controller $controller" \
+                "start it with cgroup_enable=$controller, or outside of a container that hides it"
+        fi
+    done
+}
+
+# Where the gateway will listen: sets listen and port.
+check_port() {
+    listen=$(setting "$CONFIG" gateway listen)
+    if [ -n "$listen" ] && [ -n "$port" ] && [ "$port" != "${listen##*:}" ]; then
+        fault "--port $port, but $CONFIG says listen = \"$listen\"" "change it there, and leave out --port"
+    fi
+    listen=${listen:-0.0.0.0:${port:-8080}}
+    port=${listen##*:}
+    hex=$(printf '%04X' "$port")
+    # 0A is LISTEN; the tenth field is the socket's inode.
+    inode=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        awk -v port=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == port { print $10; exit }')
+    [ -n "$inode" ] || return 0
+    owner=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | head -n 1 | cut -d/ -f3)
+    name=$(cat "/proc/${owner:-none}/comm" 2>/dev/null || echo "another process")
+    if [ "$name" != ingle ]; then
+        fault "port $port is in use by $name${owner:+ (process $owner)}" \
+            "stop it, or choose another port: $0 --port 8081"
+    fi
+}
+
+check_subnet() {
+    subnet=$(conflist_value subnet)
+    bridge=$(conflist_value bridge)
+    [ -n "$subnet" ] || return 0
+    net=$(little_endian "${subnet%/*}")
+    mask=$(mask_of "${subnet#*/}")
+    # Addresses in this file are in the byte order of the machine, least significant first.
+    clash=$(while read -r device destination _ _ _ _ _ route_mask _; do
+        case $device:$route_mask in
+            Iface:* | *:00000000 | "$bridge":*) continue ;;
+        esac
+        if [ $((0x$destination & mask & 0x$route_mask)) -eq $((net & mask & 0x$route_mask)) ]; then
+            echo "$device"
+            break
+        fi
+    done </proc/net/route)
+    if [ -n "$clash" ]; then
+        fault "functions would live in $subnet, but $clash has a route there" \
+            "mkdir -p ${CONFLIST%/*}; cp cni/10-ingle.conflist $CONFLIST; put another subnet in it"
+    fi
+}
+
+# little_endian A.B.C.D, as a number
+little_endian() {
+    echo "$1" | awk -F. '{ print $1 + $2 * 256 + $3 * 65536 + $4 * 16777216 }'
+}
+
+mask_of() {
+    echo "$1" | awk '{
+        for (byte = 0; byte < 4; byte++) {
+            bits = $1 - byte * 8; if (bits > 8) bits = 8; if (bits < 0) bits = 0
+            mask += (256 - 2 ^ (8 - bits)) * 256 ^ byte
+        }
+        print mask }'
+}
+
+check_containerd() {
+    has containerd || return 0
+    # "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1", or v1.7.24 from Docker.
+    found=$(containerd --version 2>/dev/null | awk '{ sub(/^v/, "", $3); print $3 }')
+    if ! at_least "${found:-0}" "$OLDEST_CONTAINERD"; then
+        fault "containerd is ${found:-broken}; ingle needs $OLDEST_CONTAINERD or newer" \
+            "apt-get install containerd, or upgrade the system"
+    fi
+    if ! has ctr; then
+        fault "containerd is here, but not its tool ctr, which --uninstall needs" "reinstall containerd"
+    fi
+}
+
+# Decides where the binary and the sample's image come from: sets binary, archive, and what has to be built.
+check_sources() {
+    build='' cargo=''
+    host=$(uname -m)-unknown-linux-gnu
+    binary=$here/target/$host/release/ingle
+    if [ -n "${INGLE_BINARY:-}" ]; then
+        binary=$INGLE_BINARY
+    elif [ -f "$here/ingle" ]; then
+        binary=$here/ingle
+    elif ! is_fresh "$binary"; then
+        if is_fresh "$here/target/release/ingle"; then
+            binary=$here/target/release/ingle
+        else
+            build=binary
+        fi
+    fi
+    if [ -z "$build" ] && ! shown=$("$binary" --version 2>&1); then
+        fault "$binary does not run here: $(echo "$shown" | head -n 1)" \
+            "give one that was built for $(uname -m), or none: it is built then"
+    fi
+    archive=$here/examples/hello.tar
+    [ -f "$archive" ] || archive=$here/target/examples/hello.tar
+    if [ "$sample" = yes ] && [ ! -f "$archive" ]; then
+        build="$build sample"
+    fi
+    [ -z "$build" ] || check_compiler
+}
+
+# Whether a binary is there and newer than what it is made from.
+is_fresh() {
+    [ -x "$1" ] && [ -z "$(find "$here/src" "$here/Cargo.toml" "$here/Cargo.lock" -newer "$1" -print)" ]
+}
+
+# Finds a Rust compiler that is new enough: of whoever called sudo, of root, of the system, or by apt. Sets
+# cargo, and builder: whose it is.
+check_compiler() {
+    has protoc || packages="$packages protobuf-compiler"
+    has cc || packages="$packages gcc"
+    [ -f /usr/include/stdio.h ] || packages="$packages libc6-dev"
+    for builder in "${SUDO_USER:-root}" root; do
+        cargo=$(getent passwd "$builder" | cut -d: -f6)/.cargo/bin/cargo
+        if [ -x "$cargo" ] && is_new_enough; then
+            return
+        fi
+    done
+    if cargo=$(command -v cargo) && is_new_enough; then
+        return
+    fi
+    cargo=/usr/bin/cargo
+    for candidate in cargo-web cargo; do
+        offered=$(apt-cache policy $candidate 2>/dev/null | awk '$1 == "Candidate:" { print $2 }')
+        # Old packages of cargo have numbers of their own, which start with 0.
+        if at_least "${offered:-0}" "$OLDEST_RUST"; then
+            packages="$packages $candidate rustc${candidate#cargo}"
+            return
+        fi
+    done
+    fault "there is no Rust $OLDEST_RUST or newer to build the$(echo " $build" | tr -s ' ') with, and apt offers none" \
+        "curl https://sh.rustup.rs -sSf | sh   (if apt should have it: apt-get update), and run this again"
+}
+
+is_new_enough() {
+    version=$(as_builder "$cargo" --version 2>/dev/null | cut -d' ' -f2)
+    at_least "${version:-0}" "$OLDEST_RUST"
+}
+
+# as_builder COMMAND...: as the one whose compiler it is, so that root leaves no files of its own in the checkout.
+as_builder() {
+    runuser -u "$builder" -- env HOME="$(getent passwd "$builder" | cut -d: -f6)" \
+        PATH="$(dirname "$cargo"):/usr/local/bin:/usr/bin:/bin" "$@"
+}
+
+check_space() {
+    need_space /var/lib 500 "images and functions"
+    [ -z "$build" ] || need_space "$here" 3000 "compilers"
+}
+
+# need_space DIRECTORY MEGABYTES WHAT_FOR
+need_space() {
+    free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
+    if [ "$free" -lt "$2" ]; then
+        fault "$1 has $free MB free; $3 need $2 MB" "make room there"
+    fi
+}
+
+# ---- Installing ------------------------------------------------------------------------------------------
+
+install_packages() {
+    [ -n "$packages" ] || return 0
+    step "Installing$packages"
+    # shellcheck disable=SC2086  # a list of names
+    if ! apt_get install -y -q --no-install-recommends $packages; then
+        note "once more, with fresh package lists"
+        apt_get update -q || stop "apt-get update failed" "see its message above"
+        # shellcheck disable=SC2086
+        apt_get install -y -q --no-install-recommends $packages ||
+            stop "apt-get install failed" "see its message above"
+    fi
+}
+
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
+
+build() {
+    case $build in
+        binary*)
+            step "Building the release, which takes some minutes"
+            # A static binary. With a target named, the flag does not reach build scripts, which it would break.
+            flags=CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
+            as_builder env "$flags=-C target-feature=+crt-static" "$cargo" build --release --locked \
+                --manifest-path "$here/Cargo.toml" --target-dir "$here/target" --target "$host" ||
+                stop "the build failed" "see its message above"
+            ;;
+    esac
+    case $build in
+        *sample)
+            step "Building the sample function"
+            as_builder "$here/examples/build.sh" hello "$archive" ||
+                stop "the sample could not be built" "see the message above, or give --no-sample"
+            ;;
+    esac
+}
+
+install_files() {
+    step "Installing files"
+    changed=no
+    mkdir -p /etc/ingle "${CONFLIST%/*}" "${BINARY%/*}"
+    install -d -m 0700 "$STATE" "$SHIPPED"
+    if ! cmp -s "$binary" "$BINARY"; then
+        # Under another name first: a file that runs cannot be written to, and half of one must never be seen.
+        install -m 0755 "$binary" "$BINARY.new"
+        mv -f "$BINARY.new" "$BINARY"
+        changed=yes
+        note "$BINARY: $("$BINARY" --version)"
+    fi
+    if [ ! -f "$CONFIG" ]; then
+        cat >"$CONFIG.new" <<END
+# Settings of ingle; docs/configuration.md lists all of them, with their defaults.
+# After a change: systemctl restart ingle (functions go on running).
+
+[gateway]
+listen = "$listen"
+END
+        mv "$CONFIG.new" "$CONFIG"
+        changed=yes
+        note "$CONFIG: new"
+    fi
+    ship "$here/cni/10-ingle.conflist" "$CONFLIST"
+    ship "$here/resolv/resolv.conf" "$RESOLV"
+    if by_systemd; then
+        ship "$here/systemd/ingle.service" "$UNIT"
+    fi
+}
+
+# ship SOURCE TARGET: installs a file, unless its owner has changed the one that is there.
+ship() {
+    record=$SHIPPED/$(basename "$2")
+    if [ -f "$2" ] && ! cmp -s "$2" "$record" && ! cmp -s "$2" "$1"; then
+        note "$2: was changed here, and stays as it is"
+        return
+    fi
+    if ! cmp -s "$1" "$2"; then
+        install -m 0644 "$1" "$2.new"
+        mv -f "$2.new" "$2"
+        changed=yes
+        note "$2: new"
+    fi
+    cp "$1" "$record"
+}
+
+# ---- Starting --------------------------------------------------------------------------------------------
+
+start() {
+    step "Starting"
+    # The bridge and the rules load what they need of the kernel by themselves; overlay may have to be asked for.
+    modprobe -q overlay 2>/dev/null || true
+    if by_systemd; then
+        systemctl daemon-reload
+        if ! systemctl enable -q --now containerd.service; then
+            # One that another service starts is as good.
+            containerd_answers || stop "containerd does not start" "journalctl -u containerd"
+        fi
+        systemctl enable -q ingle.service
+        if [ "$changed" = yes ] || ! systemctl is-active -q ingle.service; then
+            systemctl restart ingle.service || failed_start
+        fi
+    else
+        start_containerd
+        if [ "$changed" = yes ] || ! daemon_runs; then
+            stop_daemon
+            start_daemon
+        fi
+    fi
+    wait_for_gateway
+}
+
+containerd_answers() {
+    socket=$(setting "$CONFIG" containerd socket)
+    socket=${socket:-/run/containerd/containerd.sock}
+    ctr --address "$socket" version >/dev/null 2>&1
+}
+
+# Without systemd.
+start_containerd() {
+    ! containerd_answers || return 0
+    note "starting containerd; its output goes to $CONTAINERD_LOG"
+    setsid nohup containerd --address "$socket" >"$CONTAINERD_LOG" 2>&1 </dev/null &
+    tries=0
+    until containerd_answers; do
+        tries=$((tries + 1))
+        if [ $tries -gt 60 ]; then
+            tail -n 5 "$CONTAINERD_LOG" >&2
+            stop "containerd does not answer on $socket" "its last lines are above; all are in $CONTAINERD_LOG"
+        fi
+        sleep 0.5
+    done
+}
+
+daemon_runs() {
+    [ -f "$PID_FILE" ] && [ "$(cat "/proc/$(cat "$PID_FILE")/comm" 2>/dev/null)" = ingle ]
+}
+
+start_daemon() {
+    install -d -m 0700 "$RUN"
+    [ ! -f "$LOG_FILE" ] || mv "$LOG_FILE" "$LOG_FILE.1"
+    setsid nohup "$BINARY" serve --config "$CONFIG" >"$LOG_FILE" 2>&1 </dev/null &
+    echo $! >"$PID_FILE"
+    note "without systemd: the daemon is process $(cat "$PID_FILE"); its output goes to $LOG_FILE"
+    note "after a reboot run this again, or let your init run: $BINARY serve --config $CONFIG"
+}
+
+stop_daemon() {
+    daemon_runs || return 0
+    pid=$(cat "$PID_FILE")
+    kill "$pid"
+    tries=0
+    while [ -d "/proc/$pid" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || stop "the running daemon ($pid) does not end" "kill -9 $pid, and run this again"
+        sleep 0.5
+    done
+    rm -f "$PID_FILE"
+}
+
+wait_for_gateway() {
+    host_part=${listen%:*}
+    case $host_part in
+        0.0.0.0 | '[::]') host_part=127.0.0.1 ;;
+    esac
+    INGLE_GATEWAY=http://$host_part:$port
+    export INGLE_GATEWAY
+    tries=0
+    until curl -fs -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
+        tries=$((tries + 1))
+        if [ $tries -gt 120 ] || { ! by_systemd && ! daemon_runs; }; then
+            failed_start
+        fi
+        sleep 0.5
+    done
+    note "the gateway answers on $INGLE_GATEWAY"
+}
+
+failed_start() {
+    if by_systemd; then
+        journalctl -u ingle.service -n 20 --no-pager -o cat >&2 || true
+        stop "the daemon did not start" "its last lines are above; all: journalctl -u ingle"
+    fi
+    tail -n 20 "$LOG_FILE" >&2 || true
+    stop "the daemon did not start" "its last lines are above; all are in $LOG_FILE"
+}
+
+# ---- The sample ------------------------------------------------------------------------------------------
+
+call_sample() {
+    [ "$sample" = yes ] || return 0
+    # Made once: whoever removed it does not want it back with an upgrade.
+    if [ -f "$SHIPPED/sample" ] && ! "$BINARY" describe hello >/dev/null 2>&1; then
+        return 0
+    fi
+    if [ ! -f "$SHIPPED/sample" ]; then
+        step "Deploying a sample function"
+        "$BINARY" image load "$archive" || stop "the sample's image could not be loaded" "see the message above"
+        "$BINARY" deploy hello --image docker.io/examples/hello:latest --annotation ingle.pull-policy=Never ||
+            stop "the sample could not be deployed" "see the message above"
+        touch "$SHIPPED/sample"
+    fi
+    step "Calling it"
+    answer=$("$BINARY" invoke hello </dev/null) || stop "the sample does not answer" "$BINARY logs hello"
+    note "$answer"
+}
+
+farewell() {
+    address=$(hostname -I 2>/dev/null | cut -d' ' -f1)
+    case ${listen%:*} in
+        0.0.0.0 | '[::]') ;;
+        *) address=${listen%:*} ;;
+    esac
+    step "Done"
+    note "Gateway    http://${address:-127.0.0.1}:$port/function/hello"
+    note "User       admin, password in $STATE/secrets/basic-auth-password"
+    note ""
+    note "Next:"
+    note "  sudo ingle list"
+    note "  sudo ingle logs hello --follow"
+    note "  sudo ingle deploy figlet --image ghcr.io/openfaas/figlet:latest"
+}
+
+# ---- Removing --------------------------------------------------------------------------------------------
+
+uninstall() {
+    is_root || stop "this is not root" "run: sudo $0 --uninstall"
+    bridge=$(conflist_value bridge)
+    network=$(conflist_value name)
+    namespace=$(setting "$CONFIG" containerd namespace)
+    namespace=${namespace:-ingle} bridge=${bridge:-ingle0} network=${network:-ingle}
+
+    step "Stopping the daemon"
+    if by_systemd; then
+        if [ -f "$UNIT" ]; then
+            systemctl disable -q --now ingle.service || true
+        fi
+    else
+        stop_daemon
+    fi
+
+    step "Stopping functions"
+    if containerd_answers; then
+        remove_containers
+        [ "$purge" = no ] || remove_images
+    else
+        note "containerd does not answer on $socket: what it keeps for ingle stays there"
+    fi
+    remove_network
+
+    step "Removing files"
+    rm -f "$BINARY" "$UNIT" "$PID_FILE"
+    rm -rf "$RUN"
+    ! by_systemd || systemctl daemon-reload
+    if [ "$purge" = yes ]; then
+        rm -rf "$STATE" /etc/ingle "$CONFLIST" "$LOG_FILE" "$LOG_FILE.1" "$CONTAINERD_LOG"
+        note "nothing of ingle is left; packages that it needed stay (containerd, runc, nftables)"
+    else
+        note "kept: $STATE, /etc/ingle, $CONFLIST and the images; ./install.sh brings all of it back,"
+        note "./install.sh --uninstall --purge removes it"
+    fi
+}
+
+ours() { ctr --address "$socket" --namespace "$namespace" "$@"; }
+
+# each COMMAND...: what a listing names, one line each, given to a command.
+each() {
+    while read -r item; do
+        ours "$@" "$item" >/dev/null 2>&1 || true
+    done
+}
+
+remove_containers() {
+    ours tasks ls -q | while read -r task; do
+        ours tasks delete --force "$task" >/dev/null 2>&1 || note "the task of $task did not go"
+    done
+    ours containers ls -q | each containers delete
+}
+
+remove_images() {
+    ours images ls -q | each images remove --sync
+    ours leases ls -q | each leases delete --sync
+    # A snapshot goes once nothing stands on it: as many rounds as there are layers.
+    for snapshotter in $(ours plugins ls 2>/dev/null | awk '$1 ~ /snapshotter/ && $NF == "ok" { print $2 }'); do
+        rounds=0
+        while left=$(ours snapshots --snapshotter "$snapshotter" ls | awk 'NR > 1 { print $1 }') &&
+            [ -n "$left" ] && [ $rounds -lt 130 ]; do
+            echo "$left" | each snapshots --snapshotter "$snapshotter" remove
+            rounds=$((rounds + 1))
+        done
+    done
+    ours content ls -q | each content delete
+    ctr --address "$socket" namespaces remove "$namespace" >/dev/null 2>&1 ||
+        note "containerd keeps its namespace $namespace, which is not empty"
+}
+
+remove_network() {
+    step "Removing the network"
+    for file in /run/netns/"$network"-*; do
+        [ -e "$file" ] || continue
+        umount "$file" 2>/dev/null || true
+        rm -f "$file"
+    done
+    ip link delete "$bridge" 2>/dev/null || true
+    nft delete table inet "$network" 2>/dev/null || true
+}
+
+main "$@"

@@ -1,0 +1,143 @@
+//! Statuses and codes are what clients go by: each error's is written down here, and every code in
+//! `docs/api.md`.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use super::*;
+use crate::function::{FunctionKey, NamespaceName};
+
+fn boxed() -> Box<dyn Error + Send + Sync> {
+    "cause".into()
+}
+
+fn assert_answer(error: impl Into<ErrorAnswer>, status: u16, code: &str) {
+    let answer: ErrorAnswer = error.into();
+    assert_eq!((answer.status.as_u16(), answer.code), (status, code), "{}", answer.text);
+    assert!(!answer.text.is_empty() && !answer.text.contains('\n'), "{}", answer.text);
+    assert!(is_documented(code, status), "docs/api.md does not have the code {code} with status {status}");
+}
+
+fn is_documented(code: &str, status: u16) -> bool {
+    let row = format!("| `{code}` | ");
+    include_str!("../../../docs/api.md").lines().any(|line| {
+        let statuses = line.strip_prefix(&row).and_then(|rest| rest.split(" |").next());
+        statuses.is_some_and(|statuses| statuses.split(", ").any(|known| known == status.to_string()))
+    })
+}
+
+#[test]
+fn errors_of_the_fleet() {
+    let namespace = NamespaceName::default;
+    assert_answer(FleetError::Invalid(Invalid::new("service", "is empty")), 400, "invalid_request");
+    assert_answer(FleetError::NotFound(FunctionKey::parse("env").expect("a key")), 404, "function_not_found");
+    assert_answer(FleetError::NamespaceNotFound(namespace()), 404, "namespace_not_found");
+    assert_answer(FleetError::NamespaceExists(namespace()), 409, "namespace_exists");
+    let in_use = FleetError::NamespaceInUse { namespace: namespace(), reason: "it has functions".into() };
+    assert_answer(in_use, 409, "namespace_in_use");
+    let missing = FleetError::SecretNotFound { secret: "key".into(), namespace: namespace() };
+    assert_answer(missing, 400, "secret_not_found");
+    assert_answer(FleetError::Store(StoreError::Closed), 503, "store_failed");
+    assert_answer(FleetError::ShuttingDown, 503, "shutting_down");
+    assert_eq!(ErrorAnswer::from(FleetError::ShuttingDown).retry_after, Some(5));
+}
+
+#[test]
+fn errors_of_the_runtime() {
+    let text = || "x".to_owned();
+    for (error, status, code) in [
+        (RuntimeError::Down { socket: text(), source: boxed() }, 503, "containerd_unreachable"),
+        (RuntimeError::Timeout { operation: text() }, 504, "containerd_timeout"),
+        (RuntimeError::ImageNotFound { image: text(), registry: text() }, 400, "image_not_found"),
+        (RuntimeError::ImageNotLoaded { image: text() }, 400, "image_not_loaded"),
+        (
+            RuntimeError::Unauthorized { image: text(), registry: text(), config: text() },
+            400,
+            "registry_unauthorized",
+        ),
+        (
+            RuntimeError::RegistryUnreachable { image: text(), registry: text(), source: boxed() },
+            502,
+            "registry_unreachable",
+        ),
+        (RuntimeError::WrongPlatform { image: text(), want: text(), have: text() }, 400, "wrong_platform"),
+        (RuntimeError::NoCommand { image: text() }, 400, "no_command"),
+        (RuntimeError::BadImage { image: text(), reason: text() }, 400, "bad_image"),
+        (RuntimeError::BadRequest(text()), 400, "invalid_request"),
+        (RuntimeError::NotFound { what: text() }, 500, "container_not_found"),
+        (RuntimeError::failed("making a container", boxed()), 500, "containerd_failed"),
+    ] {
+        assert_answer(error, status, code);
+    }
+    let failed = ErrorAnswer::from(RuntimeError::failed("making a container", boxed()));
+    assert_eq!(failed.text, "making a container failed: cause");
+}
+
+#[test]
+fn errors_of_secrets_and_the_store() {
+    let (secret, namespace) = ("key".parse().expect("a name"), NamespaceName::default);
+    let not_found = SecretError::NotFound { secret, namespace: namespace() };
+    assert_answer(not_found, 404, "secret_not_found");
+    let secret = || "key".parse().expect("a name");
+    assert_answer(SecretError::Invalid(Invalid::new("value", "is empty")), 400, "invalid_request");
+    assert_answer(SecretError::Exists { secret: secret(), namespace: namespace() }, 409, "secret_exists");
+    assert_answer(SecretError::InUse { secret: secret(), functions: "env".into() }, 409, "secret_in_use");
+    assert_answer(SecretError::TooLarge { secret: "key".into(), limit: 1 }, 413, "secret_too_large");
+    assert_answer(SecretError::Full { namespace: namespace(), limit: 1 }, 507, "too_many_secrets");
+    let failed = SecretError::Io { operation: "writing".into(), source: io::ErrorKind::StorageFull.into() };
+    assert_answer(failed, 500, "secrets_failed");
+    let failed = StoreError::Failed { operation: "writing".into(), source: boxed() };
+    assert_answer(failed, 500, "store_failed");
+}
+
+#[test]
+fn errors_of_calls() {
+    let function = || "env".to_owned();
+    let limit = Duration::from_secs(1);
+    for (error, status, code) in [
+        (InvokeError::NotFound { function: function() }, 404, "function_not_found"),
+        (InvokeError::Failed { function: function(), reason: "x".into() }, 503, "function_failed"),
+        (InvokeError::TooManyWaiting { function: function(), waiting: 1 }, 503, "too_many_waiting"),
+        (
+            InvokeError::NoReplicaInTime { function: function(), limit, reason: "x".into() },
+            504,
+            "no_replica_in_time",
+        ),
+        (InvokeError::NoAnswerInTime { function: function(), limit }, 504, "no_answer_in_time"),
+        (
+            InvokeError::Unreachable {
+                function: function(),
+                source: io::ErrorKind::ConnectionRefused.into(),
+            },
+            502,
+            "function_unreachable",
+        ),
+        (InvokeError::BadAnswer { function: function(), reason: "x" }, 502, "bad_answer"),
+        (InvokeError::BodyTooLarge { function: function(), limit: 1 }, 413, "body_too_large"),
+        (InvokeError::ClientStalled { function: function(), limit }, 408, "body_stalled"),
+        (InvokeError::BadBody { function: function(), reason: "x".into() }, 400, "bad_body"),
+    ] {
+        assert_answer(error, status, code);
+    }
+}
+
+#[test]
+fn every_code_that_is_written_in_the_gateway_is_documented() {
+    // A code is the string after a status in a call of `ErrorAnswer::new`.
+    let sources = [
+        include_str!("../api/mod.rs"),
+        include_str!("../api/body.rs"),
+        include_str!("../api/images.rs"),
+        include_str!("../api/log.rs"),
+        include_str!("../api/params.rs"),
+    ];
+    let mut found = 0;
+    for call in sources.iter().flat_map(|source| source.split("ErrorAnswer::new(").skip(1)) {
+        let code = call.split('"').nth(1).expect("a code");
+        let row = format!("| `{code}` | ");
+        assert!(include_str!("../../../docs/api.md").contains(&row), "docs/api.md does not have {code}");
+        found += 1;
+    }
+    assert!(found >= 12, "only {found} codes were found: are they written in another way now?");
+}

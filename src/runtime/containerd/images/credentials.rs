@@ -1,0 +1,249 @@
+//! Who we are to a registry: Docker's `config.json`, read anew for every pull, so that a
+//! `docker login` counts without a restart.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::runtime::RuntimeError;
+
+/// How long a credential helper may think.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The user name by which a helper says that the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// What to show to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Credentials {
+    Anonymous,
+    Password {
+        user: String,
+        password: String,
+    },
+    /// A refresh token, to be exchanged at the registry's authorization server.
+    IdentityToken(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Password { .. } => "Password(…)",
+            Self::IdentityToken(_) => "IdentityToken(…)",
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    #[serde(default)]
+    auths: HashMap<String, Entry>,
+    #[serde(default)]
+    cred_helpers: HashMap<String, String>,
+    #[serde(default)]
+    creds_store: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+/// The credentials for `registry`, a host with or without port, from the file at `path`.
+pub(super) async fn find(path: &Path, registry: &str) -> Result<Credentials, RuntimeError> {
+    let failed = |reason: String| RuntimeError::failed(format!("reading {}", path.display()), reason);
+    let text = match tokio::fs::read(path).await {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Credentials::Anonymous),
+        Err(error) => return Err(failed(error.to_string())),
+    };
+    // What serde says may quote the text, which has secrets in it; line and column do not.
+    let file: File = serde_json::from_slice(&text).map_err(|error| {
+        failed(format!("not valid JSON for this file at line {} column {}", error.line(), error.column()))
+    })?;
+    let registry = normal(registry);
+    let helper = file
+        .cred_helpers
+        .iter()
+        .find(|(key, _)| normal(key) == registry)
+        .map(|(_, helper)| helper.as_str())
+        .or_else(|| Some(file.creds_store.as_str()).filter(|store| !store.is_empty()));
+    if let Some(helper) = helper {
+        match ask_helper(helper, server_name(registry)).await {
+            Ok(Some(credentials)) => return Ok(credentials),
+            Ok(None) => {}
+            Err(reason) => tracing::warn!(helper, registry, reason, "a docker credential helper failed"),
+        }
+    }
+    match file.auths.iter().find(|(key, _)| normal(key) == registry) {
+        None => Ok(Credentials::Anonymous),
+        Some((key, entry)) => entry.read().map_err(|reason| failed(format!("auths.{key:?}: {reason}"))),
+    }
+}
+
+impl Entry {
+    fn read(&self) -> Result<Credentials, String> {
+        if !self.identitytoken.is_empty() {
+            return Ok(Credentials::IdentityToken(self.identitytoken.clone()));
+        }
+        if !self.auth.is_empty() {
+            let text = STANDARD
+                .decode(self.auth.trim())
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok())
+                .ok_or("auth is not base64")?;
+            let (user, password) = text.split_once(':').ok_or("auth is not user:password in base64")?;
+            // Docker pads old entries with zero bytes.
+            let password = password.trim_end_matches('\0').to_owned();
+            return Ok(Credentials::Password { user: user.to_owned(), password });
+        }
+        if !self.username.is_empty() {
+            let (user, password) = (self.username.clone(), self.password.clone());
+            return Ok(Credentials::Password { user, password });
+        }
+        // An empty entry only says that a helper has the credentials.
+        Ok(Credentials::Anonymous)
+    }
+}
+
+/// A registry's name without what the file's keys may have around it.
+fn normal(key: &str) -> &str {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let host = key.split('/').next().unwrap_or(key);
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        other => other,
+    }
+}
+
+/// The name by which helpers know a registry.
+fn server_name(registry: &str) -> &str {
+    if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry }
+}
+
+async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, String> {
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        return Err("its name is not one of a program".into());
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        username: String,
+        secret: String,
+    }
+    let program = format!("docker-credential-{name}");
+    let mut child = Command::new(&program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{program}: {error}"))?;
+    let mut input = child.stdin.take().ok_or("it has no input")?;
+    let talk = async {
+        // A helper that does not read what it is asked still answers.
+        let _ = input.write_all(server.as_bytes()).await;
+        drop(input);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(HELPER_TIMEOUT, talk)
+        .await
+        .map_err(|_| format!("{program} did not answer within {} s", HELPER_TIMEOUT.as_secs()))?
+        .map_err(|error| format!("{program}: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(format!("{program}: {}: {}", output.status, said.trim()));
+    }
+    let answer: Answer = serde_json::from_slice(&output.stdout)
+        .map_err(|_| format!("{program}: its answer is not what a helper says"))?;
+    Ok(Some(if answer.username == TOKEN_USER {
+        Credentials::IdentityToken(answer.secret)
+    } else {
+        Credentials::Password { user: answer.username, password: answer.secret }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn found(json: &str, registry: &str) -> Result<Credentials, RuntimeError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json).unwrap();
+        find(file.path(), registry).await
+    }
+
+    fn password(user: &str, password: &str) -> Credentials {
+        Credentials::Password { user: user.into(), password: password.into() }
+    }
+
+    #[tokio::test]
+    async fn entries_are_found_under_every_spelling() {
+        let auth = STANDARD.encode("me:se:cret");
+        for (key, registry) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("docker.io", "registry-1.docker.io"),
+            ("ghcr.io", "ghcr.io"),
+            ("https://r.example:5000/v2/", "r.example:5000"),
+            ("http://127.0.0.1:5000", "127.0.0.1:5000"),
+        ] {
+            let json = format!(r#"{{"auths":{{"{key}":{{"auth":"{auth}"}}}}}}"#);
+            assert_eq!(found(&json, registry).await.unwrap(), password("me", "se:cret"), "{key}");
+            assert_eq!(found(&json, "other.example").await.unwrap(), Credentials::Anonymous);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_forms_of_an_entry() {
+        let json = |entry: &str| format!(r#"{{"auths":{{"r":{entry}}},"credHelpers":{{}}}}"#);
+        let read = async |entry| found(&json(entry), "r").await.unwrap();
+        assert_eq!(read(r#"{"username":"u","password":"p"}"#).await, password("u", "p"));
+        assert_eq!(
+            read(r#"{"auth":"dTpw","identitytoken":"t"}"#).await,
+            Credentials::IdentityToken("t".into())
+        );
+        assert_eq!(read("{}").await, Credentials::Anonymous);
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_is_an_error_that_does_not_show_secrets() {
+        for json in [r#"{"auths":"hunter2"}"#, r#"{"auths":{"r":{"auth":"hunter2!"}}}"#, "hunter2"] {
+            let error = found(json, "r").await.expect_err(json);
+            let shown = format!("{error:?} {error}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        let missing = find(Path::new("/does/not/exist.json"), "r").await;
+        assert_eq!(missing.unwrap(), Credentials::Anonymous);
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_not_there_gives_way_to_the_file() {
+        let json = r#"{"auths":{"r":{"auth":"dTpw"}},"credsStore":"ingle-no-such-helper"}"#;
+        assert_eq!(found(json, "r").await.unwrap(), password("u", "p"));
+        let error = ask_helper("../evil", "r").await.unwrap_err();
+        assert!(error.contains("not one of a program"), "{error}");
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let shown = format!("{:?}", password("user", "hunter2"));
+        assert!(!shown.contains("hunter2"));
+    }
+}

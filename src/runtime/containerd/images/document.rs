@@ -1,0 +1,327 @@
+//! Manifests, indexes and configurations: JSON from the outside, checked before anything is done
+//! with it.
+//!
+//! Only the fields that matter here are read, and unknown ones are let pass, as the specification
+//! asks. Everything that is stored is the untouched bytes, never what is parsed here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::platform::Platform;
+use crate::runtime::ImageConfig;
+
+/// The largest index or manifest, as registries have it.
+pub(super) const MAX_MANIFEST: u64 = 4 << 20;
+/// The largest image configuration.
+pub(super) const MAX_CONFIG: u64 = 8 << 20;
+
+pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const LAYERS: [&str; 5] = [
+    OCI_LAYER,
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+];
+
+/// A pointer to a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) platform: Option<Platform>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_null")]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// One of bytes that are at hand.
+    pub(super) fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: digest_of(bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
+}
+
+/// What an image's name can point to.
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Vec<Descriptor>),
+    Manifest(Manifest),
+}
+
+/// The parts of one platform's image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    pub(super) schema_version: u32,
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// An image's configuration.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ConfigFile {
+    #[serde(flatten)]
+    pub(super) platform: Platform,
+    #[serde(default, deserialize_with = "or_null")]
+    config: Settings,
+    #[serde(default)]
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Settings {
+    #[serde(default, deserialize_with = "or_null")]
+    entrypoint: Vec<String>,
+    #[serde(default, deserialize_with = "or_null")]
+    cmd: Vec<String>,
+    #[serde(default, deserialize_with = "or_null")]
+    env: Vec<String>,
+    #[serde(default, deserialize_with = "or_null")]
+    working_dir: String,
+    #[serde(default, deserialize_with = "or_null")]
+    user: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RootFs {
+    #[serde(default, deserialize_with = "or_null")]
+    diff_ids: Vec<String>,
+}
+
+/// Go writes an empty list as `null`.
+fn or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Document {
+    /// Reads an index or a manifest; the error says what is wrong with it.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Outline {
+            #[serde(default)]
+            schema_version: u32,
+            #[serde(default)]
+            media_type: String,
+            manifests: Option<Vec<Descriptor>>,
+        }
+        let outline: Outline =
+            serde_json::from_slice(bytes).map_err(|error| format!("its manifest is not one: {error}"))?;
+        if outline.schema_version == 1 {
+            return Err("its manifest has the schema of 2014 (version 1): push it again".into());
+        }
+        let is_index = match outline.media_type.as_str() {
+            OCI_INDEX | DOCKER_LIST => true,
+            OCI_MANIFEST | DOCKER_MANIFEST => false,
+            // OCI documents may leave their type out.
+            "" => outline.manifests.is_some(),
+            other => return Err(format!("its manifest has the type {other:?}, which no image has")),
+        };
+        if is_index {
+            let entries = outline.manifests.ok_or("its index has no list of manifests")?;
+            entries.iter().try_for_each(|entry| check_digest(&entry.digest))?;
+            return Ok(Self::Index(entries));
+        }
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).map_err(|error| format!("its manifest is incomplete: {error}"))?;
+        manifest.check()?;
+        Ok(Self::Manifest(manifest))
+    }
+
+    /// The media type of a document that may not say it.
+    pub(super) fn media_type(&self) -> &str {
+        match self {
+            Self::Index(_) => OCI_INDEX,
+            Self::Manifest(manifest) if manifest.media_type.is_empty() => OCI_MANIFEST,
+            Self::Manifest(manifest) => &manifest.media_type,
+        }
+    }
+}
+
+impl Manifest {
+    fn check(&self) -> Result<(), String> {
+        if !matches!(self.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+            return Err(format!(
+                "it is no container image: its config has the type {:?}",
+                self.config.media_type
+            ));
+        }
+        check_digest(&self.config.digest)?;
+        if self.layers.is_empty() {
+            return Err("it has no layers, so there is nothing in it to run".into());
+        }
+        for layer in &self.layers {
+            check_digest(&layer.digest)?;
+            if !LAYERS.contains(&layer.media_type.as_str()) {
+                return Err(format!(
+                    "layer {} has the type {:?}, which is not supported: plain, gzip and zstd tar layers are",
+                    layer.digest, layer.media_type
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ConfigFile {
+    /// Reads a configuration that goes with `layers` layers.
+    pub(super) fn parse(bytes: &[u8], layers: usize) -> Result<Self, String> {
+        let config: Self =
+            serde_json::from_slice(bytes).map_err(|error| format!("its config is not one: {error}"))?;
+        let diff_ids = config.diff_ids();
+        if diff_ids.len() != layers {
+            return Err(format!("its manifest has {layers} layers, its config {}", diff_ids.len()));
+        }
+        diff_ids.iter().try_for_each(|id| check_digest(id))?;
+        Ok(config)
+    }
+
+    /// The digests of the unpacked layers, bottom first.
+    pub(super) fn diff_ids(&self) -> &[String] {
+        &self.rootfs.diff_ids
+    }
+
+    /// What a container is made from.
+    pub(super) fn settings(&self) -> ImageConfig {
+        let Settings { entrypoint, cmd, env, working_dir, user } = &self.config;
+        ImageConfig {
+            entrypoint: entrypoint.clone(),
+            cmd: cmd.clone(),
+            env: env.clone(),
+            working_dir: working_dir.clone(),
+            user: user.clone(),
+        }
+    }
+}
+
+/// The names of the snapshots that layers with these digests are unpacked to, bottom first.
+pub(super) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let id = match chain.last() {
+            None => diff_id.clone(),
+            Some(parent) => digest_of(format!("{parent} {diff_id}").as_bytes()),
+        };
+        chain.push(id);
+    }
+    chain
+}
+
+/// The digest of `bytes`.
+pub(super) fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// Whether it is a digest that containerd can check; the error says which one is not.
+pub(super) fn check_digest(digest: &str) -> Result<(), String> {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        Ok(())
+    } else {
+        Err(format!("{digest:?} is not a sha256 digest"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn manifest(config_type: &str, layer_type: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{config_type}","digest":"{DIGEST}","size":2}},
+               "layers":[{{"mediaType":"{layer_type}","digest":"{DIGEST}","size":0,"annotations":null}}]}}"#
+        )
+    }
+
+    #[test]
+    fn manifests_and_indexes_are_told_apart_without_a_media_type() {
+        let parsed = Document::parse(manifest(OCI_CONFIG, OCI_LAYER).as_bytes()).expect("manifest");
+        assert_eq!(parsed.media_type(), OCI_MANIFEST);
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{DIGEST}","size":1}}]}}"#);
+        assert!(
+            matches!(Document::parse(index.as_bytes()), Ok(Document::Index(entries)) if entries.len() == 1)
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("<html>".to_owned(), "is not one"),
+            (r#"{"schemaVersion":1}"#.into(), "version 1"),
+            (r#"{"schemaVersion":2,"mediaType":"text/plain"}"#.into(), "no image has"),
+            (r#"{"schemaVersion":2}"#.into(), "incomplete"),
+            (manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER), "no container image"),
+            (
+                manifest(OCI_CONFIG, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+                "not supported",
+            ),
+            (manifest(OCI_CONFIG, OCI_LAYER).replace("sha256", "sha512"), "not a sha256"),
+            (manifest(OCI_CONFIG, OCI_LAYER).replace("\"size\":2", "\"size\":-2"), "incomplete"),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"config":{{"mediaType":"{OCI_CONFIG}","digest":"{DIGEST}","size":2}},"layers":[]}}"#
+                ),
+                "no layers",
+            ),
+        ] {
+            let error = Document::parse(text.as_bytes()).expect_err(&text);
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_config_is_read_as_docker_writes_it() {
+        let text = format!(
+            r#"{{"architecture":"arm64","os":"linux","variant":"v8","config":{{"Env":["A=1"],"Cmd":["/x"],
+               "Entrypoint":null,"User":"1000"}},"rootfs":{{"type":"layers","diff_ids":["{DIGEST}"]}}}}"#
+        );
+        let config = ConfigFile::parse(text.as_bytes(), 1).expect("valid");
+        assert_eq!(config.platform.to_string(), "linux/arm64");
+        let settings = config.settings();
+        assert_eq!((settings.cmd, settings.user), (vec!["/x".to_owned()], "1000".to_owned()));
+        assert!(settings.entrypoint.is_empty() && settings.working_dir.is_empty());
+        let error = ConfigFile::parse(text.as_bytes(), 2).expect_err("two layers");
+        assert!(error.contains("2 layers, its config 1"), "{error}");
+    }
+
+    #[test]
+    fn chain_ids_are_as_the_specification_has_them() {
+        let chain = chain_ids(&["sha256:a".into(), "sha256:b".into(), "sha256:c".into()]);
+        let second = digest_of(b"sha256:a sha256:b");
+        assert_eq!(
+            chain,
+            ["sha256:a".to_owned(), second.clone(), digest_of(format!("{second} sha256:c").as_bytes())]
+        );
+    }
+}

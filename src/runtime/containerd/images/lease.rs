@@ -1,0 +1,106 @@
+//! What keeps containerd's garbage collector away while an image is coming in.
+//!
+//! Invariant: from the first byte of an image to its record, everything that belongs to it is held by
+//! one lease. A lease that nobody releases, as after `kill -9`, expires by itself.
+
+use std::time::Duration;
+
+use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use jiff::Timestamp;
+use tonic::{Code, Request};
+
+use super::super::client::{Client, already_exists};
+use crate::runtime::RuntimeError;
+
+/// Marks our leases; the value is the digest that the lease is for.
+pub(super) const LABEL: &str = "ingle/image";
+/// containerd removes a lease at this time.
+const EXPIRES: &str = "containerd.io/gc.expire";
+const DAY: i64 = 24 * 60 * 60;
+
+/// A lease in containerd.
+#[derive(Debug, Clone)]
+pub(super) struct Lease {
+    client: Client,
+    id: String,
+}
+
+impl Lease {
+    /// The lease for what is made of `digest`; the one that is there, if an attempt was broken off.
+    ///
+    /// Its name changes with the day and it lives to the end of the next: an attempt has at least a
+    /// day, and however often one fails there are never more than two of an image.
+    pub(super) async fn open(client: &Client, digest: &str) -> Result<Self, RuntimeError> {
+        let day = Timestamp::now().as_second().div_euclid(DAY);
+        let id = format!("ingle-image-{}-{day}", digest.trim_start_matches("sha256:"));
+        let expires = Timestamp::from_second((day + 2) * DAY).unwrap_or(Timestamp::MAX);
+        let labels =
+            [(EXPIRES.to_owned(), expires.to_string()), (LABEL.to_owned(), digest.to_owned())].into();
+        let request = CreateRequest { id: id.clone(), labels };
+        match LeasesClient::new(client.channel()).create(client.request(request)).await {
+            Ok(_) => {}
+            Err(status) if already_exists(&status) => {}
+            Err(status) => return Err(client.error("taking a lease", status)),
+        }
+        Ok(Self { client: client.clone(), id })
+    }
+
+    /// A request whose effects this lease holds.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        self.stamp(self.client.request(message))
+    }
+
+    /// The same for what takes as long as the image is large.
+    pub(super) fn unbounded<T>(&self, message: T) -> Request<T> {
+        self.stamp(self.client.unbounded(message))
+    }
+
+    fn stamp<T>(&self, mut request: Request<T>) -> Request<T> {
+        let id = self.id.parse().expect("made of letters, digits and dashes");
+        request.metadata_mut().insert("containerd-lease", id);
+        request
+    }
+
+    /// Holds a blob, whether it is there yet or not. Holding comes before looking, so that what was
+    /// seen is not collected a moment later.
+    pub(super) async fn hold_blob(&self, digest: &str) -> Result<(), RuntimeError> {
+        self.hold("content".into(), digest).await
+    }
+
+    /// Holds a snapshot and with it those below.
+    pub(super) async fn hold_snapshot(&self, snapshotter: &str, name: &str) -> Result<(), RuntimeError> {
+        self.hold(format!("snapshots/{snapshotter}"), name).await
+    }
+
+    async fn hold(&self, kind: String, id: &str) -> Result<(), RuntimeError> {
+        let resource = Resource { id: id.to_owned(), r#type: kind };
+        let request = AddResourceRequest { id: self.id.clone(), resource: Some(resource) };
+        match LeasesClient::new(self.client.channel()).add_resource(self.client.request(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if already_exists(&status) => Ok(()),
+            Err(status) => Err(self.client.error(format!("holding {id}"), status)),
+        }
+    }
+
+    /// Lets go of it all: what nothing refers to will be collected.
+    pub(super) async fn release(self) -> Result<(), RuntimeError> {
+        self.delete(false).await
+    }
+
+    /// Lets go, and returns when what nothing refers to has been collected.
+    pub(super) async fn discard(self) -> Result<(), RuntimeError> {
+        self.delete(true).await
+    }
+
+    async fn delete(self, sync: bool) -> Result<(), RuntimeError> {
+        let mut request = self.client.request(DeleteRequest { id: self.id, sync });
+        // A collection takes the time it takes to remove what was unpacked.
+        request.set_timeout(Duration::from_secs(120));
+        match LeasesClient::new(self.client.channel()).delete(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(self.client.error("releasing a lease", status)),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Images: from a registry or an archive into containerd's content store, and from there into
+//! snapshots.
+//!
+//! ```text
+//! resolve   name -> digest -> index -> manifest -> config           (small documents, kept)
+//! pull      layers in parallel -> content store -> snapshots -> record
+//! load      archive -> content store -> snapshots -> record
+//! ```
+//!
+//! Invariants
+//! - Everything is under one lease from its first byte until the record is written ([`lease`]), so a
+//!   daemon that is killed leaves only what a later attempt goes on with and what expires.
+//! - What a digest was resolved to is what is pulled: a tag is never looked up twice.
+//! - An image that is here is started from without any network.
+
+mod archive;
+mod content;
+mod credentials;
+mod document;
+mod fault;
+mod fetch;
+mod hosts;
+mod layout;
+mod lease;
+mod load;
+mod locks;
+mod platform;
+mod records;
+mod registry;
+mod session;
+mod snapshotter;
+mod token;
+mod unpack;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+
+pub(super) use snapshotter::detect_snapshotter;
+
+use self::content::{CommitError, Content};
+use self::document::Descriptor;
+use self::fetch::Fetcher;
+use self::layout::{Documents, Layout, Wanted};
+use self::lease::Lease;
+use self::locks::Locks;
+use self::records::{Naming, Records};
+use self::registry::Registry;
+use self::unpack::Unpacker;
+use super::client::Client;
+use crate::config;
+use crate::function::{ImageRef, PullPolicy};
+use crate::runtime::{Image, ImageRecord, Progress, ResolvedImage, RuntimeError};
+
+/// Images that are remembered as ready. More than any small machine runs; when there are more, all
+/// are forgotten and looked up again.
+const REMEMBERED: usize = 256;
+
+/// The images of this machine.
+#[derive(Debug)]
+pub(super) struct Images {
+    client: Client,
+    settings: config::Images,
+    content: Content,
+    records: Records,
+    unpacker: Unpacker,
+    fetcher: Fetcher,
+    /// By manifest digest: two pulls of one image follow each other.
+    locks: Locks,
+    /// What was ready to run when last looked at, by name and manifest digest.
+    ready: Mutex<HashMap<(String, String), Arc<Image>>>,
+    /// What names were resolved to at a registry and do not point to yet, perhaps. A name moves on
+    /// when that is pulled, and not back when an older image is started once more.
+    moving: Mutex<HashMap<String, String>>,
+}
+
+impl Images {
+    /// Images that are unpacked with `snapshotter`.
+    pub(super) fn new(client: Client, settings: &config::Images, snapshotter: String) -> Self {
+        // reqwest has no TLS of its own; a second installation is refused, and means nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let content = Content::new(client.clone());
+        Self {
+            records: Records::new(client.clone()),
+            unpacker: Unpacker::new(client.clone(), snapshotter),
+            fetcher: Fetcher::new(content.clone(), settings.parallel_layers),
+            content,
+            client,
+            settings: settings.clone(),
+            locks: Locks::default(),
+            ready: Mutex::default(),
+            moving: Mutex::default(),
+        }
+    }
+
+    /// The snapshotter that layers are unpacked with.
+    pub(super) fn snapshotter(&self) -> &str {
+        self.unpacker.snapshotter()
+    }
+
+    /// See [`crate::runtime::Runtime::resolve`].
+    pub(super) async fn resolve(
+        &self,
+        image: &ImageRef,
+        policy: PullPolicy,
+    ) -> Result<ResolvedImage, RuntimeError> {
+        if policy != PullPolicy::Always
+            && let Some(layout) = self.local(image).await?
+        {
+            return Ok(layout.resolved(image));
+        }
+        if policy == PullPolicy::Never {
+            return Err(RuntimeError::ImageNotLoaded { image: image.to_string() });
+        }
+        let registry = Registry::new(&self.settings, image)?;
+        // A digest means the same for ever, and needs no asking.
+        let digest = match image.reference().digest() {
+            Some(digest) => {
+                document::check_digest(digest)
+                    .map_err(|reason| RuntimeError::BadImage { image: image.to_string(), reason })?;
+                digest.to_owned()
+            }
+            None => registry.digest().await?,
+        };
+        remember(&self.moving, image.canonical(), digest.clone());
+        // The documents are all here when this is not the first deploy of the image.
+        if let Some(layout) = Layout::read(image.as_str(), &digest, &self.content).await? {
+            return Ok(layout.resolved(image));
+        }
+        let lease = Lease::open(&self.client, &digest).await?;
+        let layout = self.through(&registry, &lease, image, &digest).await?;
+        Ok(layout.resolved(image))
+    }
+
+    /// What the name points to here, if all its documents are here.
+    async fn local(&self, image: &ImageRef) -> Result<Option<Layout>, RuntimeError> {
+        let digest = match self.records.digest(&image.canonical()).await? {
+            Some(digest) => digest,
+            None => match image.reference().digest() {
+                Some(digest) => digest.to_owned(),
+                None => return Ok(None),
+            },
+        };
+        Layout::read(image.as_str(), &digest, &self.content).await
+    }
+
+    /// Reads an image's documents from here or the registry, and keeps them.
+    async fn through(
+        &self,
+        registry: &Registry,
+        lease: &Lease,
+        image: &ImageRef,
+        digest: &str,
+    ) -> Result<Layout, RuntimeError> {
+        let documents = Through { content: &self.content, registry, lease };
+        Layout::read(image.as_str(), digest, &documents).await?.ok_or_else(|| RuntimeError::ImageNotFound {
+            image: image.to_string(),
+            registry: image.reference().registry().to_owned(),
+        })
+    }
+
+    /// See [`crate::runtime::Runtime::pull`].
+    pub(super) async fn pull(
+        &self,
+        resolved: &ResolvedImage,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError> {
+        if let Some(image) = self.find_ready(resolved).await? {
+            return Ok(finish(image, progress));
+        }
+        let _alone = self.locks.lock(&resolved.manifest_digest).await;
+        // The one that was waited for may have done it.
+        if let Some(image) = self.find_ready(resolved).await? {
+            return Ok(finish(image, progress));
+        }
+        let lease = Lease::open(&self.client, &resolved.digest).await?;
+        let registry = Registry::new(&self.settings, &resolved.image)?;
+        let layout = self.through(&registry, &lease, &resolved.image, &resolved.digest).await?;
+        progress.set_total(layout.size());
+        lease.hold_snapshot(self.snapshotter(), layout.chain_id()).await?;
+        if self.unpacker.has(layout.chain_id()).await? {
+            progress.add(layout.size());
+        } else {
+            let fetches = unique(&layout.manifest.layers)
+                .map(|layer| self.fetcher.fetch(&registry, &lease, layer, progress));
+            try_join_all(fetches).await?;
+            self.unpacker.unpack(&lease, resolved.image.as_str(), &layout).await?;
+        }
+        let naming = self.naming(&resolved.image.canonical(), &resolved.digest);
+        self.settle(&resolved.image, &layout, naming).await?;
+        lease.release().await?;
+        Ok(finish(self.remember(resolved, &layout), progress))
+    }
+
+    /// The image, if it is unpacked and recorded: then there is nothing to do.
+    async fn find_ready(&self, resolved: &ResolvedImage) -> Result<Option<Arc<Image>>, RuntimeError> {
+        let name = resolved.image.canonical();
+        let naming = self.naming(&name, &resolved.digest);
+        if naming == Naming::Stays {
+            let key = (name.clone(), resolved.manifest_digest.clone());
+            let known = lock(&self.ready).get(&key).cloned();
+            if let Some(image) = known.filter(|image| image.resolved == *resolved) {
+                // Somebody may have removed it behind our back.
+                return Ok(self.unpacker.has(&image.chain_id).await?.then_some(image));
+            }
+        }
+        if !self.records.keeps(&resolved.image, &resolved.digest, naming).await? {
+            return Ok(None);
+        }
+        let Some(layout) = Layout::read(resolved.image.as_str(), &resolved.digest, &self.content).await?
+        else {
+            return Ok(None);
+        };
+        if !self.unpacker.has(layout.chain_id()).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.remember(resolved, &layout)))
+    }
+
+    /// Whether the name is to point to `digest` from now on.
+    fn naming(&self, name: &str, digest: &str) -> Naming {
+        match lock(&self.moving).get(name) {
+            Some(newest) if newest == digest => Naming::Moves,
+            _ => Naming::Stays,
+        }
+    }
+
+    fn remember(&self, resolved: &ResolvedImage, layout: &Layout) -> Arc<Image> {
+        let image = Arc::new(Image { resolved: resolved.clone(), chain_id: layout.chain_id().to_owned() });
+        let key = (resolved.image.canonical(), resolved.manifest_digest.clone());
+        let mut moving = lock(&self.moving);
+        if moving.get(&key.0) == Some(&resolved.digest) {
+            moving.remove(&key.0);
+        }
+        drop(moving);
+        remember(&self.ready, key, image.clone());
+        image
+    }
+
+    /// Ties an image together, so that its name keeps all of it, and gives it the name.
+    async fn settle(&self, image: &ImageRef, layout: &Layout, naming: Naming) -> Result<(), RuntimeError> {
+        let snapshot = format!("containerd.io/gc.ref.snapshot.{}", self.snapshotter());
+        let config = &layout.manifest.config.digest;
+        self.content.label(config, [(snapshot, layout.chain_id().to_owned())].into()).await?;
+        let mut parts: HashMap<String, String> =
+            [("containerd.io/gc.ref.content.config".to_owned(), config.clone())].into();
+        for (position, layer) in layout.manifest.layers.iter().enumerate() {
+            parts.insert(format!("containerd.io/gc.ref.content.l.{position}"), layer.digest.clone());
+        }
+        self.content.label(&layout.manifest_digest, parts).await?;
+        if let Some(position) = layout.position {
+            let entry = format!("containerd.io/gc.ref.content.m.{position}");
+            let labels = [(entry, layout.manifest_digest.clone())].into();
+            self.content.label(&layout.target.digest, labels).await?;
+        }
+        self.records.put(image, &layout.target, naming).await
+    }
+
+    /// See [`crate::runtime::Runtime::load`].
+    pub(super) async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
+        load::load(self, archive).await
+    }
+
+    /// See [`crate::runtime::Runtime::images`].
+    pub(super) async fn list(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
+        let mut list = Vec::new();
+        for record in self.records.list().await? {
+            let Some(target) = record.target else { continue };
+            // An image for another machine, or half of one, is on this machine all the same.
+            let (platform, size) = match Layout::read(&record.name, &target.digest, &self.content).await {
+                Ok(Some(layout)) => (layout.platform.to_string(), layout.size()),
+                Ok(None) | Err(RuntimeError::BadImage { .. } | RuntimeError::WrongPlatform { .. }) => {
+                    ("unknown".to_owned(), 0)
+                }
+                Err(error) => return Err(error),
+            };
+            let time = record.updated_at.or(record.created_at).unwrap_or_default();
+            list.push(ImageRecord {
+                name: record.name,
+                digest: target.digest,
+                platform,
+                size,
+                created_at: jiff::Timestamp::new(time.seconds, time.nanos).unwrap_or_default(),
+            });
+        }
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(list)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts into a map that must not grow for ever.
+fn remember<K: std::hash::Hash + Eq, V>(map: &Mutex<HashMap<K, V>>, key: K, value: V) {
+    let mut map = lock(map);
+    if map.len() >= REMEMBERED {
+        map.clear();
+    }
+    map.insert(key, value);
+}
+
+/// Each layer once: an image may have the same one twice.
+fn unique(layers: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
+    layers
+        .iter()
+        .enumerate()
+        .filter(|(position, layer)| !layers[..*position].iter().any(|other| other.digest == layer.digest))
+        .map(|(_, layer)| layer)
+}
+
+/// Shows an image that was there as wholly arrived.
+fn finish(image: Arc<Image>, progress: &Progress) -> Arc<Image> {
+    let missing = image.resolved.size.saturating_sub(progress.report().done);
+    progress.set_total(image.resolved.size);
+    progress.add(missing);
+    image
+}
+
+#[async_trait]
+impl Documents for Content {
+    async fn read(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Option<Bytes>, RuntimeError> {
+        Content::read(self, wanted.digest, limit).await
+    }
+}
+
+/// Documents from the content store, else from the registry and then kept.
+struct Through<'a> {
+    content: &'a Content,
+    registry: &'a Registry,
+    lease: &'a Lease,
+}
+
+#[async_trait]
+impl Documents for Through<'_> {
+    async fn read(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Option<Bytes>, RuntimeError> {
+        self.lease.hold_blob(wanted.digest).await?;
+        if let Some(bytes) = self.content.read(wanted.digest, limit).await? {
+            return Ok(Some(bytes));
+        }
+        let bytes = self.registry.document(wanted, limit).await?;
+        let descriptor = Descriptor { digest: wanted.digest.to_owned(), ..Descriptor::of("", &bytes) };
+        match self.content.put(self.lease, &descriptor, bytes.clone()).await {
+            Ok(()) => Ok(Some(bytes)),
+            // Said of every document by whoever asked for it, with the image's name.
+            Err(CommitError::Mismatch(_)) => Ok(Some(bytes)),
+            Err(CommitError::Other(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! containerd's image store: names, and what they point to.
+//!
+//! A record is what keeps an image from being collected, so it is written last. When a name moves on
+//! to another digest, the one before keeps a record of its own: what still runs from it, or must be
+//! started again because an update failed, is then still here.
+
+use std::time::SystemTime;
+
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::{
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest,
+};
+use containerd_client::types::Descriptor as Target;
+use prost_types::FieldMask;
+use tonic::Code;
+
+use super::super::client::{Client, already_exists};
+use super::document::Descriptor;
+use crate::function::ImageRef;
+use crate::runtime::RuntimeError;
+
+/// On a record that was kept when its name moved on: the name.
+const SUPERSEDED: &str = "ingle/superseded";
+/// How many earlier images of a name are kept.
+const KEPT: usize = 2;
+
+/// What happens to a name that points to another image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// It points to the new one from now on.
+    Moves,
+    /// It stays: the new one is in truth an older one, still in use.
+    Stays,
+}
+
+/// The image store.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    client: Client,
+}
+
+impl Records {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn service(&self) -> ImagesClient<tonic::transport::Channel> {
+        ImagesClient::new(self.client.channel())
+    }
+
+    /// The digest that a name points to here.
+    pub(super) async fn digest(&self, name: &str) -> Result<Option<String>, RuntimeError> {
+        Ok(self.get(name).await?.and_then(|record| record.target).map(|target| target.digest))
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        let request = self.client.request(GetImageRequest { name: name.to_owned() });
+        match self.service().get(request).await {
+            Ok(response) => Ok(response.into_inner().image),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.client.error(format!("looking for image {name}"), status)),
+        }
+    }
+
+    /// All records.
+    pub(super) async fn list(&self) -> Result<Vec<Image>, RuntimeError> {
+        self.find(Vec::new()).await
+    }
+
+    async fn find(&self, filters: Vec<String>) -> Result<Vec<Image>, RuntimeError> {
+        match self.service().list(self.client.request(ListImagesRequest { filters })).await {
+            Ok(response) => Ok(response.into_inner().images),
+            Err(status) => Err(self.client.error("listing the images", status)),
+        }
+    }
+
+    /// Whether the records are as [`Self::put`] would leave them.
+    pub(super) async fn keeps(
+        &self,
+        image: &ImageRef,
+        digest: &str,
+        naming: Naming,
+    ) -> Result<bool, RuntimeError> {
+        if self.digest(&image.canonical()).await?.as_deref() == Some(digest) {
+            return Ok(true);
+        }
+        Ok(naming == Naming::Stays && self.digest(&name_by_digest(image, digest)).await?.is_some())
+    }
+
+    /// Records an image. If its name points to another one and stays there, the image gets a record
+    /// by its digest.
+    pub(super) async fn put(
+        &self,
+        image: &ImageRef,
+        target: &Descriptor,
+        naming: Naming,
+    ) -> Result<(), RuntimeError> {
+        let name = image.canonical();
+        let earlier = match self.get(&name).await?.and_then(|record| record.target) {
+            None => return self.write(record(name, target)).await,
+            Some(earlier) if earlier.digest == target.digest => return Ok(()),
+            Some(earlier) => earlier,
+        };
+        if naming == Naming::Moves {
+            self.keep(image, &name, earlier).await?;
+            self.write(record(name.clone(), target)).await?;
+        } else {
+            self.keep(image, &name, target_of(target)).await?;
+        }
+        self.forget_all_but(KEPT, &name).await
+    }
+
+    /// Gives `target`, an image of `name` that the name does not point to, a record of its own.
+    async fn keep(&self, image: &ImageRef, name: &str, target: Target) -> Result<(), RuntimeError> {
+        let kept = name_by_digest(image, &target.digest);
+        let labels = [(SUPERSEDED.to_owned(), name.to_owned())].into();
+        let image = Image { name: kept, labels, target: Some(target), ..Image::default() };
+        match self.service().create(self.client.request(request_of(image))).await {
+            Ok(_) => Ok(()),
+            // It is there because somebody pulled it by digest, or it was superseded before.
+            Err(status) if already_exists(&status) => Ok(()),
+            Err(status) => Err(self.client.error(format!("keeping the earlier image of {name}"), status)),
+        }
+    }
+
+    async fn forget_all_but(&self, kept: usize, name: &str) -> Result<(), RuntimeError> {
+        let mut records = self.find(vec![format!("labels.{SUPERSEDED:?}=={name:?}")]).await?;
+        records.sort_by_key(|record| record.created_at.map(|t| (t.seconds, t.nanos)));
+        let surplus = records.len().saturating_sub(kept);
+        for record in records.drain(..surplus) {
+            let request = DeleteImageRequest { name: record.name.clone(), ..DeleteImageRequest::default() };
+            match self.service().delete(self.client.request(request)).await {
+                Ok(_) => {}
+                Err(status) if status.code() == Code::NotFound => {}
+                Err(status) => {
+                    return Err(self.client.error(format!("forgetting image {}", record.name), status));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the record or overwrites it.
+    async fn write(&self, image: Image) -> Result<(), RuntimeError> {
+        let name = image.name.clone();
+        let failed = |status| self.client.error(format!("recording image {name}"), status);
+        match self.service().create(self.client.request(request_of(image.clone()))).await {
+            Ok(_) => return Ok(()),
+            Err(status) if already_exists(&status) => {}
+            Err(status) => return Err(failed(status)),
+        }
+        let request = UpdateImageRequest {
+            image: Some(image),
+            update_mask: Some(FieldMask { paths: vec!["target".into(), "labels".into()] }),
+            ..UpdateImageRequest::default()
+        };
+        self.service().update(self.client.request(request)).await.map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// The name of an image that its tag does not point to.
+fn name_by_digest(image: &ImageRef, digest: &str) -> String {
+    format!("{}/{}@{digest}", image.reference().registry(), image.reference().repository())
+}
+
+fn target_of(descriptor: &Descriptor) -> Target {
+    Target {
+        media_type: descriptor.media_type.clone(),
+        digest: descriptor.digest.clone(),
+        size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
+        ..Target::default()
+    }
+}
+
+fn record(name: String, target: &Descriptor) -> Image {
+    let now = Some(SystemTime::now().into());
+    Image { name, target: Some(target_of(target)), created_at: now, updated_at: now, ..Image::default() }
+}
+
+fn request_of(image: Image) -> CreateImageRequest {
+    CreateImageRequest { image: Some(image), ..CreateImageRequest::default() }
+}

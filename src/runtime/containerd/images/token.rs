@@ -1,0 +1,142 @@
+//! Exchanges an identity token, which some registries hand out at login instead of keeping a
+//! password, for one that opens a repository. It is the part of the token protocol that oci-client
+//! does not have.
+
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use oci_client::client::Certificate;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::fault::Fault;
+use super::hosts::Host;
+use super::session::{CONNECT_TIMEOUT, Failure, READ_TIMEOUT, USER_AGENT};
+
+/// The most that an answer may have.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A token for pulling from `repository`.
+pub(super) async fn exchange(
+    host: &Host,
+    authorities: &[Certificate],
+    repository: &str,
+    identity_token: &str,
+) -> Result<String, Failure> {
+    let web = web_client(host, authorities).map_err(Failure::Fault)?;
+    ask(&web, host, repository, identity_token).await.map_err(Failure::Fault)
+}
+
+/// An HTTP client that trusts what `host` is to be trusted with.
+fn web_client(host: &Host, authorities: &[Certificate]) -> Result<reqwest::Client, Fault> {
+    let mut certificates = Vec::new();
+    for authority in authorities {
+        let parsed = reqwest::Certificate::from_pem_bundle(&authority.data)
+            .map_err(|error| Fault::Foreign(format!("its CA file is not one: {error}")))?;
+        certificates.extend(parsed);
+    }
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .danger_accept_invalid_certs(host.skip_verify)
+        .tls_certs_merge(certificates)
+        .build()
+        .map_err(|error| Fault::from(oci_client::errors::OciDistributionError::RequestError(error)))
+}
+
+async fn ask(
+    web: &reqwest::Client,
+    host: &Host,
+    repository: &str,
+    identity_token: &str,
+) -> Result<String, Fault> {
+    #[derive(Deserialize)]
+    struct Answer {
+        access_token: String,
+    }
+    let failed = |error| Fault::from(oci_client::errors::OciDistributionError::RequestError(error));
+    let scheme = if host.plain { "http" } else { "https" };
+    let greeting = web.get(format!("{scheme}://{}/v2/", host.address)).send().await.map_err(failed)?;
+    let challenge = greeting.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+    let (realm, service) = challenge.and_then(bearer_challenge).ok_or_else(|| {
+        Fault::Foreign(
+            "its credentials are an identity token, and it does not say where to exchange it".into(),
+        )
+    })?;
+    if realm.starts_with("http://") && !host.plain {
+        return Err(Fault::Foreign(format!("it wants the credentials to be sent to {realm} in the clear")));
+    }
+    let scope = format!("repository:{repository}:pull");
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", "ingle"),
+        ("service", service.as_str()),
+        ("scope", scope.as_str()),
+        ("refresh_token", identity_token),
+    ]
+    .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+    .join("&");
+    let mut answer = web
+        .post(&realm)
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(form)
+        .send()
+        .await
+        .map_err(failed)?;
+    match answer.status().as_u16() {
+        200 => {}
+        400 | 401 | 403 => return Err(Fault::Unauthorized),
+        code => return Err(Fault::Busy(format!("{realm} answered {code}"))),
+    }
+    let mut text = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(failed)? {
+        if text.len() + part.len() > MAX_ANSWER {
+            return Err(Fault::Foreign(format!("{realm} sent more than a token")));
+        }
+        text.extend_from_slice(&part);
+    }
+    let answer: Answer =
+        serde_json::from_slice(&text).map_err(|_| Fault::Foreign(format!("{realm} sent no token")))?;
+    Ok(answer.access_token)
+}
+
+/// Realm and service of `Bearer realm="…",service="…"`.
+fn bearer_challenge(header: &str) -> Option<(String, String)> {
+    let (scheme, mut rest) = header.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let (mut realm, mut service) = (None, String::new());
+    while let Some((name, after)) = rest.split_once('=') {
+        let name = name.trim_matches([' ', ',']);
+        let value;
+        if let Some(quoted) = after.strip_prefix('"') {
+            (value, rest) = quoted.split_once('"')?;
+        } else {
+            (value, rest) = after.split_once(',').unwrap_or((after, ""));
+        }
+        match name {
+            "realm" => realm = Some(value.to_owned()),
+            "service" => value.clone_into(&mut service),
+            _ => {}
+        }
+    }
+    Some((realm?, service))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let read = |header| bearer_challenge(header).map(|(realm, service)| format!("{realm} {service}"));
+        assert_eq!(
+            read(r#"Bearer realm="https://a/token?x=1,2",service="r.example",scope="a:b""#).as_deref(),
+            Some("https://a/token?x=1,2 r.example")
+        );
+        assert_eq!(read("bearer service=s, realm=\"r\"").as_deref(), Some("r s"));
+        for none in ["Basic realm=\"x\"", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"x", ""] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
+}
