@@ -2,6 +2,7 @@
 
 pub(crate) mod fake_network;
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use sample::sample_archive;
 
