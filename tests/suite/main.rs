@@ -15,6 +15,7 @@
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
+//! whole        the built daemon on a real containerd: deploys, calls, restarts, bad input
 //! ```
 //!
 //! Habits
@@ -34,3 +35,4 @@ mod installer;
 mod logs;
 mod network;
 mod shipped_files;
+mod whole;

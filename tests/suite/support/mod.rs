@@ -48,6 +48,7 @@ macro_rules! eventually {
 
 // After the macros, which they use.
 mod containerd;
+pub(crate) mod daemon;
 mod contract;
 mod fake_container;
 pub(crate) mod fake_runtime;
