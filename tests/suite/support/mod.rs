@@ -51,6 +51,7 @@ mod containerd;
 pub(crate) mod daemon;
 mod contract;
 mod fake_container;
+pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 mod image;
 mod sample;
