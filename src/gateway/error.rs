@@ -58,7 +58,7 @@ impl ErrorAnswer {
     /// A handler of the API that did not end as it should.
     pub(super) fn internal() -> Self {
         let text = "the request was not carried out because of an error of the daemon: see its log";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", text)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
     }
 
     /// The same, with a hint when to try again.

@@ -61,7 +61,7 @@ async fn a_handler_that_panics_is_an_error_of_ours() {
     let gate = Gate::new(&[nowhere().await]).await;
     let answer = gate.call("GET /panic HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n").await;
     assert_eq!(answer.code, 500);
-    assert!(answer.body.contains("\"internal_error\""), "{}", answer.body);
+    assert!(answer.body.contains("\"internal\""), "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

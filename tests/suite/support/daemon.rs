@@ -89,6 +89,8 @@ impl Daemon {
             state = dir.join("state-ingle"),
             run = dir.join("run-ingle"),
         );
+        // reqwest has no TLS of its own; a second installation is refused, and means nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // Redirects are answers of functions: never followed.
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -96,11 +98,6 @@ impl Daemon {
             .build()
             .expect("a client");
         Self { containerd, client, process: None, settings }
-    }
-
-    /// The daemon's settings, to be changed before the next [`Self::resume`].
-    pub(crate) fn settings(&mut self) -> &mut String {
-        &mut self.settings
     }
 
     /// Starts the process; returns when it serves.
@@ -135,11 +132,6 @@ impl Daemon {
             let _ = kill(Pid::from_raw(process.id().cast_signed()), signal);
             process.wait().expect("wait for the daemon");
         }
-    }
-
-    /// The process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.as_ref().expect("it runs").id()
     }
 
     /// What the daemon wrote.

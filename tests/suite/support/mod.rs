@@ -1,11 +1,5 @@
 //! What tests share: requirements, waiting, the sample image.
 
-pub(crate) mod fake_network;
-mod sample;
-pub(crate) mod view;
-
-pub(crate) use sample::sample_archive;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,13 +42,14 @@ macro_rules! eventually {
 
 // After the macros, which they use.
 mod containerd;
-pub(crate) mod daemon;
 mod contract;
+pub(crate) mod daemon;
 mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
-mod image;
+pub(crate) mod image;
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use containerd::PrivateContainerd;
 pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
