@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
@@ -28,6 +29,7 @@ mod support;
 mod cli;
 mod containers;
 mod examples;
+mod gateway;
 mod installer;
 mod logs;
 mod network;

@@ -48,6 +48,7 @@ pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 mod image;
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use containerd::PrivateContainerd;
 pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
