@@ -1,1 +1,188 @@
-//! The command line: `serve` runs the daemon, everything else speaks HTTP to one.
+//! The command line: `ingle serve` is the daemon, everything else speaks HTTP to it.
+//!
+//! Invariant: a client command reads no file of the daemon but its password, and talks to nothing but
+//! the gateway. Whatever a command can do, `curl` can do too.
+
+mod client;
+mod credentials;
+mod deploy;
+mod describe;
+mod environment;
+mod error;
+mod follow;
+mod gateway;
+mod image;
+mod info;
+mod invoke;
+mod list;
+mod login;
+mod logs;
+mod namespace;
+mod options;
+mod output;
+mod remove;
+mod scale;
+mod secret;
+mod serve;
+mod stack;
+mod stdin;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use error::{Exit, report};
+
+use client::Client;
+use error::CliError;
+
+/// Runs functions on one machine and keeps them warm.
+///
+/// 'ingle serve' is the daemon; all other commands speak HTTP to it.
+#[derive(Debug, Parser)]
+#[command(name = "ingle", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 refused or failed; 64 wrong arguments or configuration; \
+69 gateway not reachable; 77 not logged in or not permitted; 130 interrupted.";
+
+/// Options of every client command.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Gateway")]
+struct Globals {
+    /// The gateway's URL [env: INGLE_GATEWAY, then OPENFAAS_URL] [default: http://127.0.0.1:8080]
+    #[arg(long, short = 'g', global = true, value_name = "URL")]
+    gateway: Option<String>,
+    /// The namespace of functions and secrets [default: openfaas-fn]
+    #[arg(long, short = 'n', global = true, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+impl Globals {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::open(self.gateway.as_deref(), None)
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Deploy(Box<deploy::Deploy>),
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    Describe(describe::Describe),
+    Invoke(invoke::Invoke),
+    Logs(logs::Logs),
+    Scale(scale::Scale),
+    #[command(visible_alias = "rm", alias = "delete")]
+    Remove(remove::Remove),
+    #[command(subcommand)]
+    Secret(secret::Secret),
+    #[command(subcommand)]
+    Namespace(namespace::Namespace),
+    #[command(subcommand)]
+    Image(image::Image),
+    Info(info::Info),
+    Login(login::Login),
+    Logout(login::Logout),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs what the arguments say. Help and the version that were asked for are printed, and are a success.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let Cli { globals, command } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return Err(error.into()),
+        Err(wanted) => return Ok(wanted.print()?),
+    };
+    match command {
+        // The daemon makes runtimes of its own.
+        Command::Serve(serve) => serve.run(),
+        Command::Completions { shell } => completions(shell),
+        command => speak(&globals, command),
+    }
+}
+
+/// Runs a client command until it is done, or until Ctrl-C.
+fn speak(globals: &Globals, command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interrupted = command.when_interrupted();
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = command.run(globals) => done,
+            Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted(interrupted.to_owned()).into()),
+        }
+    });
+    // A thread may still wait for a terminal or a pipe to give it something to read.
+    runtime.shutdown_background();
+    done
+}
+
+impl Command {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        match self {
+            Self::Deploy(command) => command.run(globals).await,
+            Self::List(command) => command.run(globals).await,
+            Self::Describe(command) => command.run(globals).await,
+            Self::Invoke(command) => command.run(globals).await,
+            Self::Logs(command) => command.run(globals).await,
+            Self::Scale(command) => command.run(globals).await,
+            Self::Remove(command) => command.run(globals).await,
+            Self::Secret(command) => command.run(globals).await,
+            Self::Namespace(command) => command.run(globals).await,
+            Self::Image(command) => command.run(globals).await,
+            Self::Info(command) => command.run(globals).await,
+            Self::Login(command) => command.run(globals).await,
+            Self::Logout(command) => command.run(globals),
+            Self::Serve(_) | Self::Completions { .. } => unreachable!("run() takes care of these"),
+        }
+    }
+
+    /// What Ctrl-C has left undone, in words.
+    fn when_interrupted(&self) -> &'static str {
+        match self {
+            Self::Deploy(_) => "interrupted: what the daemon has accepted goes on; see 'ingle describe'",
+            // The usual way to end it.
+            Self::Logs(_) => "",
+            _ => "interrupted",
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ingle", &mut script);
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), &script)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        let cli = Cli::try_parse_from(["ingle", "list", "-n", "dev", "-g", "x:1"]).expect("valid");
+        assert_eq!(cli.globals.namespace(), Some("dev"));
+        let cli = Cli::try_parse_from(["ingle", "--gateway", "x:1", "list"]).expect("valid");
+        assert_eq!(cli.globals.gateway.as_deref(), Some("x:1"));
+    }
+}

@@ -1,0 +1,211 @@
+//! HTTP to the gateway: one request, its credentials, its limits in time and size, its errors.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::credentials::{Credentials, Places};
+use super::environment;
+use super::error::{CliError, Denial};
+use super::gateway::Gateway;
+
+/// How long an answer may take, whole. A deploy waits for the image's registry, which is given a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The largest JSON that is read: some thousand functions.
+const MAX_ANSWER: usize = 64 << 20;
+/// How much of an error's text is shown.
+const MAX_ERROR: usize = 64 << 10;
+
+/// A gateway, and the right to speak to it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    gateway: Gateway,
+    credentials: Option<Credentials>,
+}
+
+impl Client {
+    /// Speaks to the gateway that the option, the stack file or the environment names, with the
+    /// credentials that are known for it.
+    pub(crate) fn open(option: Option<&str>, stack: Option<&str>) -> anyhow::Result<Self> {
+        let gateway = Gateway::choose(option, stack, environment::variable)?;
+        let credentials = Places::of_this_user().find(&gateway)?;
+        Ok(Self { http: http()?, gateway, credentials })
+    }
+
+    /// Speaks to `gateway` with these credentials and no others.
+    pub(crate) fn with(gateway: Gateway, credentials: Option<Credentials>) -> anyhow::Result<Self> {
+        Ok(Self { http: http()?, gateway, credentials })
+    }
+
+    /// Whom it speaks to.
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// A request to the API, at `/system/` and these segments.
+    pub(crate) fn system(
+        &self,
+        method: Method,
+        segments: &[&str],
+        query: &[(&str, Option<&str>)],
+    ) -> Request<'_> {
+        let mut url = self.gateway.at(&["system"]);
+        url.path_segments_mut().expect("http URLs have a path").extend(segments);
+        let mut pairs = query.iter().filter_map(|(key, value)| Some((*key, (*value)?))).peekable();
+        if pairs.peek().is_some() {
+            url.query_pairs_mut().extend_pairs(pairs);
+        }
+        let mut builder = self.http.request(method, url);
+        if let Some(Credentials { username, password, .. }) = &self.credentials {
+            builder = builder.basic_auth(username, Some(password));
+        }
+        Request { client: self, builder, authenticated: true }
+    }
+
+    /// A call of a function. It carries no credentials: they are the gateway's, not the function's.
+    pub(crate) fn call(&self, method: Method, url: reqwest::Url) -> Request<'_> {
+        Request { client: self, builder: self.http.request(method, url), authenticated: false }
+    }
+
+    fn failed(&self, error: reqwest::Error) -> CliError {
+        let gateway = self.gateway.to_string();
+        // The message names the gateway; the URL would say it again.
+        let source = error.without_url();
+        if source.is_connect() {
+            CliError::Unreachable { gateway, source }
+        } else if source.is_timeout() {
+            CliError::Silent { gateway, source }
+        } else {
+            CliError::Broken { gateway, source }
+        }
+    }
+}
+
+fn http() -> anyhow::Result<reqwest::Client> {
+    // reqwest takes the process's provider. An error says that it was installed before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder()
+        .connect_timeout(CONNECT_WITHIN)
+        // A redirect would carry the password, and the body, to a place that nobody named.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("ingle/", env!("CARGO_PKG_VERSION")))
+        .build()?)
+}
+
+/// A request that is not sent yet.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    client: &'a Client,
+    builder: RequestBuilder,
+    authenticated: bool,
+}
+
+impl Request<'_> {
+    /// With this body as JSON.
+    pub(crate) fn json(mut self, body: &impl Serialize) -> Self {
+        self.builder = self.builder.json(body);
+        self
+    }
+
+    /// Changed in a way that only the caller knows.
+    pub(crate) fn map(mut self, change: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
+        self.builder = change(self.builder);
+        self
+    }
+
+    /// Sends it. Its answer may take as long as it likes, and may be an error.
+    pub(crate) async fn stream(self) -> Result<Response, CliError> {
+        self.builder.send().await.map_err(|error| self.client.failed(error))
+    }
+
+    /// Sends it, and takes a status of success only.
+    pub(crate) async fn stream_ok(self) -> Result<Response, CliError> {
+        let (client, authenticated) = (self.client, self.authenticated);
+        let response = self.stream().await?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::UNAUTHORIZED if authenticated => Err(CliError::Denied(Denial {
+                gateway: client.gateway.to_string(),
+                tried: client.credentials.as_ref().map(|found| found.origin.clone()),
+            })),
+            _ => Err(refusal(response).await),
+        }
+    }
+
+    /// Sends it within the usual limit of time.
+    pub(crate) async fn send(mut self) -> Result<Answer, CliError> {
+        self.builder = self.builder.timeout(ANSWER_WITHIN);
+        let client = self.client;
+        let mut response = self.stream_ok().await?;
+        let headers = response.headers().clone();
+        let body = read_at_most(&mut response, MAX_ANSWER).await.map_err(|error| client.failed(error))?;
+        match body {
+            Some(body) => Ok(Answer { headers, body, gateway: client.gateway.to_string() }),
+            None => Err(CliError::Failed(format!(
+                "the answer of {} is larger than {} MB",
+                client.gateway,
+                MAX_ANSWER >> 20
+            ))),
+        }
+    }
+}
+
+/// An answer of success, whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Bytes,
+    gateway: String,
+}
+
+impl Answer {
+    /// The body, parsed.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            anyhow::Error::from(error).context(format!(
+                "{} answered with something else than the API's JSON: is --gateway right?",
+                self.gateway
+            ))
+        })
+    }
+}
+
+/// An answer's refusal, in its own words.
+async fn refusal(mut response: Response) -> CliError {
+    let status = response.status();
+    let mut text = error_text(&mut response).await;
+    if text.is_empty() {
+        text = format!("the gateway answered {status} and nothing more: is --gateway right?");
+    } else if status.is_redirection() {
+        text = format!("the gateway answered {status}: is --gateway right?");
+    }
+    CliError::Refused { status: status.as_u16(), message: text }
+}
+
+/// The text of an error's body, as far as it can be had.
+pub(crate) async fn error_text(response: &mut Response) -> String {
+    let mut text = BytesMut::new();
+    while text.len() < MAX_ERROR
+        && let Ok(Ok(Some(part))) = tokio::time::timeout(CONNECT_WITHIN, response.chunk()).await
+    {
+        text.extend_from_slice(&part);
+    }
+    text.truncate(MAX_ERROR);
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+async fn read_at_most(response: &mut Response, limit: usize) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(part) = response.chunk().await? {
+        if body.len() + part.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(Some(body.freeze()))
+}

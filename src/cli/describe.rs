@@ -1,0 +1,85 @@
+//! `ingle describe`
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+
+use crate::function::FunctionName;
+use crate::wire::{FunctionStatus, Resources};
+
+use super::client::Client;
+use super::{Globals, list, output};
+
+/// Show all about a function
+#[derive(Debug, clap::Args)]
+pub(crate) struct Describe {
+    /// The function's name
+    name: FunctionName,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Describe {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
+        let query = [("namespace", globals.namespace()), ("usage", Some("1"))];
+        let answer = client.system(Method::GET, &["function", self.name.as_str()], &query).send().await?;
+        if self.json {
+            return Ok(output::json(&answer)?);
+        }
+        let status: FunctionStatus = answer.json()?;
+        Ok(output::fields(&fields(&client, &status))?)
+    }
+}
+
+fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String)> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let number = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+    let usage = status.usage.map(|usage| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "for people; it saturates"
+        )]
+        let memory = output::bytes(usage.total_memory_bytes as u64);
+        format!("{:.0}m cpu, {memory} memory", usage.cpu)
+    });
+    vec![
+        ("Name", status.name.clone()),
+        ("Namespace", text(&status.namespace)),
+        ("Phase", list::phase(status).to_owned()),
+        ("Reason", text(&status.reason)),
+        ("Replicas", format!("{} of {} can serve", status.available_replicas, status.replicas)),
+        ("Restarts", status.restarts.to_string()),
+        ("Calls", status.invocation_count.to_string()),
+        ("URL", client.gateway().function(&status.name, status.namespace.as_deref()).to_string()),
+        ("Image", status.image.clone()),
+        ("Digest", text(&status.image_digest)),
+        ("Revision", number(status.revision)),
+        ("Created", text(&status.created_at)),
+        ("Usage", usage.unwrap_or_default()),
+        ("Process", text(&status.env_process)),
+        ("Limits", resources(status.limits.as_ref())),
+        ("Requests", resources(status.requests.as_ref())),
+        ("Read-only", if status.read_only_root_filesystem { "yes".into() } else { String::new() }),
+        ("Secrets", status.secrets.as_ref().map(|names| names.join("\n")).unwrap_or_default()),
+        ("Constraints", status.constraints.as_ref().map(|names| names.join("\n")).unwrap_or_default()),
+        ("Environment", pairs(status.env_vars.as_ref())),
+        ("Labels", pairs(status.labels.as_ref())),
+        ("Annotations", pairs(status.annotations.as_ref())),
+    ]
+}
+
+fn resources(resources: Option<&Resources>) -> String {
+    let Some(Resources { memory, cpu }) = resources else { return String::new() };
+    let memory = memory.as_ref().map(|text| format!("{text} memory"));
+    let cpu = cpu.as_ref().map(|text| format!("{text} cpu"));
+    memory.into_iter().chain(cpu).collect::<Vec<_>>().join(", ")
+}
+
+/// A map, a line for each pair.
+pub(super) fn pairs(map: Option<&BTreeMap<String, String>>) -> String {
+    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.replace('\n', "\\n")));
+    lines.collect::<Vec<_>>().join("\n")
+}

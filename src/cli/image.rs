@@ -1,0 +1,118 @@
+//! `ingle image`
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Body, Method};
+use tokio::fs::File;
+use tokio_util::io::ReaderStream;
+
+use crate::wire;
+
+use super::error::CliError;
+use super::output::{self, Progress};
+use super::{Globals, stdin};
+
+/// Load and list images
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Image {
+    /// Load images from an archive of 'docker save' or in OCI form: no registry is needed
+    Load {
+        /// The archive, or - for stdin
+        #[arg(value_name = "FILE.TAR")]
+        file: String,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the images on the daemon's machine
+    List {
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Image {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        match self {
+            Self::Load { file, json } => load(globals, &file, json).await,
+            Self::List { json } => list(globals, json).await,
+        }
+    }
+}
+
+async fn list(globals: &Globals, json: bool) -> anyhow::Result<()> {
+    let answer = globals.client()?.system(Method::GET, &["images"], &[]).send().await?;
+    if json {
+        return Ok(output::json(&answer)?);
+    }
+    let rows: Vec<_> = answer
+        .json::<Vec<wire::Image>>()?
+        .into_iter()
+        .map(|image| {
+            let digest = output::short_digest(&image.digest).to_owned();
+            [image.name, digest, image.platform, output::bytes(image.size), image.created_at]
+        })
+        .collect();
+    Ok(output::table(["NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"], &rows)?)
+}
+
+async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
+    let (from, size) = open(file).await?;
+    let client = globals.client()?;
+    // Whoever may not load should hear so before some hundred megabytes are on their way.
+    client.system(Method::GET, &["images"], &[]).send().await?;
+
+    let progress = Arc::new(Mutex::new(Progress::new()));
+    let show = {
+        let (progress, file, mut sent) = (progress.clone(), file.to_owned(), 0u64);
+        let whole = size.map(|size| format!("/{}", output::bytes(size))).unwrap_or_default();
+        move |part: &std::io::Result<bytes::Bytes>| {
+            sent += part.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            let text = format!("{file}: sent {}{whole}", output::bytes(sent));
+            progress.lock().unwrap_or_else(PoisonError::into_inner).show(&text);
+        }
+    };
+    let body = Body::wrap_stream(ReaderStream::with_capacity(from, 256 << 10).inspect(show));
+    let request = client.system(Method::POST, &["images"], &[]).map(|builder| {
+        let builder = builder.header(CONTENT_TYPE, "application/x-tar").body(body);
+        match size {
+            Some(size) => builder.header(CONTENT_LENGTH, size),
+            None => builder,
+        }
+    });
+    let answer = request.stream_ok().await;
+    drop(progress);
+    let body = answer?.bytes().await.context("the daemon's answer broke off")?;
+    if json {
+        return Ok(output::line(String::from_utf8_lossy(&body).trim_end())?);
+    }
+    let loaded: wire::LoadedImages =
+        serde_json::from_slice(&body).context("the answer is not the API's JSON: is --gateway right?")?;
+    for image in loaded.images {
+        output::line(format!("loaded {} ({})", image.name, output::short_digest(&image.digest)))?;
+    }
+    Ok(())
+}
+
+/// The archive, and its size if that is known.
+async fn open(file: &str) -> anyhow::Result<(File, Option<u64>)> {
+    if file == "-" {
+        if stdin::is_terminal() {
+            return Err(
+                CliError::usage("stdin is a terminal: pipe an archive into it, or name a file").into()
+            );
+        }
+        return Ok((stdin::open()?, None));
+    }
+    let wrong = |error: std::io::Error| CliError::Usage(format!("{file}: {error}"));
+    let opened = File::open(file).await.map_err(wrong)?;
+    let data = opened.metadata().await.map_err(wrong)?;
+    if data.is_dir() {
+        return Err(CliError::Usage(format!("{file} is a directory, not an archive")).into());
+    }
+    Ok((opened, Some(data.len()).filter(|_| data.is_file())))
+}

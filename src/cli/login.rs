@@ -1,0 +1,114 @@
+//! `ingle login` and `ingle logout`
+
+use std::io::{self, BufRead as _, Write as _};
+
+use anyhow::Context as _;
+use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
+use reqwest::Method;
+
+use super::client::Client;
+use super::credentials::{ADMIN, Credentials, Places};
+use super::environment;
+use super::error::CliError;
+use super::gateway::Gateway;
+use super::{Globals, output, stdin};
+
+/// The longest password that is read.
+const MAX_PASSWORD: usize = 4096;
+
+/// Check a password and keep it for this gateway
+#[derive(Debug, clap::Args)]
+pub(crate) struct Login {
+    /// The user's name
+    #[arg(long, short = 'u', default_value = ADMIN)]
+    username: String,
+    /// Read the password from stdin
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+/// Forget the password for this gateway
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logout {}
+
+impl Login {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let gateway = Gateway::choose(globals.gateway.as_deref(), None, environment::variable)?;
+        if self.username.is_empty() || self.username.contains(':') {
+            return Err(CliError::usage("--username must not be empty or hold a colon").into());
+        }
+        let password = if self.password_stdin {
+            let bytes = stdin::read_at_most(stdin::open()?, MAX_PASSWORD).await.context("stdin")?;
+            String::from_utf8(bytes).map_err(|_| CliError::usage("the password is not UTF-8 text"))?
+        } else if stdin::is_terminal() {
+            prompt(&format!("Password of {} at {gateway}: ", self.username)).await?
+        } else {
+            return Err(CliError::usage("there is no terminal to ask: use --password-stdin").into());
+        };
+        let password = password.trim().to_owned();
+        if password.is_empty() || password.len() > MAX_PASSWORD {
+            return Err(CliError::usage(format!("a password has 1 to {MAX_PASSWORD} bytes")).into());
+        }
+        if gateway.is_in_clear() {
+            output::note(format!(
+                "note: the password travels to {gateway} in clear; anyone on the way can read it"
+            ));
+        }
+        let origin = "this login".to_owned();
+        let credentials = Credentials { username: self.username, password, origin };
+        let client = Client::with(gateway, Some(credentials.clone()))?;
+        client.system(Method::GET, &["functions"], &[]).send().await?;
+        let store = Places::of_this_user().store()?;
+        store.put(client.gateway(), &credentials.username, &credentials.password)?;
+        let (user, place) = (&credentials.username, store.path().display());
+        Ok(output::line(format!("logged in as {user} at {}; kept in {place}", client.gateway()))?)
+    }
+}
+
+impl Logout {
+    pub(super) fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let gateway = Gateway::choose(globals.gateway.as_deref(), None, environment::variable)?;
+        let known = Places::of_this_user().store()?.forget(&gateway)?;
+        Ok(output::line(format!(
+            "{} {gateway}",
+            if known { "logged out of" } else { "was not logged in at" }
+        ))?)
+    }
+}
+
+/// Asks for a password that is not shown. It may be given up with Ctrl-C, which brings the echo back, too.
+async fn prompt(question: &str) -> anyhow::Result<String> {
+    let hidden = HiddenInput::new().context("the terminal cannot be told to hide the password")?;
+    write!(io::stderr(), "{question}")?;
+    let line = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    let line = line.await??;
+    drop(hidden);
+    // The line break that was typed was hidden with the rest.
+    writeln!(io::stderr())?;
+    Ok(line)
+}
+
+/// A terminal that does not show what is typed, for as long as this lives.
+struct HiddenInput {
+    before: Termios,
+}
+
+impl HiddenInput {
+    fn new() -> nix::Result<Self> {
+        let before = termios::tcgetattr(io::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_flags.remove(LocalFlags::ECHO);
+        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &hidden)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        // Nothing more can be done for a terminal that has gone.
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
+    }
+}

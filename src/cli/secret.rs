@@ -1,0 +1,160 @@
+//! `ingle secret`
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use reqwest::Method;
+
+use crate::function::SecretName;
+use crate::wire;
+
+use super::error::CliError;
+use super::{Globals, output, stdin};
+
+/// A secret has at most this many bytes, as in Kubernetes.
+const MAX_SECRET: usize = 1 << 20;
+
+/// Make, list, change and remove secrets; their values are never shown
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Secret {
+    /// Make a secret from a file, a text, or stdin
+    Create(Value),
+    /// Change a secret's value; functions see it when they are deployed again
+    Update(Value),
+    /// List the secrets of a namespace
+    List {
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a secret
+    #[command(visible_alias = "rm", alias = "delete")]
+    Remove {
+        /// The secret's name
+        name: SecretName,
+    },
+}
+
+/// A secret's name, and where its value comes from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Value {
+    /// The secret's name
+    name: SecretName,
+    /// The value itself; other users of this machine can see it while the command runs
+    #[arg(long, value_name = "TEXT", conflicts_with = "from_file")]
+    from_literal: Option<String>,
+    /// A file that holds the value
+    #[arg(long, value_name = "PATH")]
+    from_file: Option<PathBuf>,
+    /// Keep a line break at the end of a text, which is removed otherwise
+    #[arg(long)]
+    exact: bool,
+}
+
+impl Secret {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
+        let namespace = globals.namespace.clone();
+        let send =
+            |method, secret: wire::Secret| client.system(method, &["secrets"], &[]).json(&secret).send();
+        match self {
+            Self::Create(value) => {
+                send(Method::POST, value.secret(namespace).await?).await?;
+                output::line(format!("secret {} was created", value.name))?;
+            }
+            Self::Update(value) => {
+                send(Method::PUT, value.secret(namespace).await?).await?;
+                output::line(format!("secret {} was updated", value.name))?;
+            }
+            Self::Remove { name } => {
+                let secret = wire::Secret { name: name.to_string(), namespace, ..Default::default() };
+                send(Method::DELETE, secret).await?;
+                output::line(format!("secret {name} was removed"))?;
+            }
+            Self::List { json } => {
+                let query = [("namespace", namespace.as_deref())];
+                let answer = client.system(Method::GET, &["secrets"], &query).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                let secrets = answer.json::<Vec<wire::Secret>>()?.into_iter();
+                let rows: Vec<_> = secrets.map(|s| [s.name, s.namespace.unwrap_or_default()]).collect();
+                output::table(["NAME", "NAMESPACE"], &rows)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Value {
+    async fn secret(&self, namespace: Option<String>) -> anyhow::Result<wire::Secret> {
+        let bytes = self.read().await?;
+        if bytes.len() > MAX_SECRET {
+            return Err(CliError::usage(format!("a secret has at most {MAX_SECRET} bytes")).into());
+        }
+        encode(self.name.to_string(), namespace, bytes, self.exact)
+            .ok_or_else(|| CliError::usage(format!("the value of secret {} is empty", self.name)).into())
+    }
+
+    async fn read(&self) -> anyhow::Result<Vec<u8>> {
+        if let Some(text) = &self.from_literal {
+            return Ok(text.clone().into_bytes());
+        }
+        if let Some(path) = &self.from_file {
+            let file = tokio::fs::File::open(path).await;
+            let file = file.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
+            return stdin::read_at_most(file, MAX_SECRET).await.with_context(|| path.display().to_string());
+        }
+        if stdin::is_terminal() {
+            output::note("reading the secret from the terminal; end it with Ctrl-D");
+        }
+        stdin::read_at_most(stdin::open()?, MAX_SECRET).await.context("stdin")
+    }
+}
+
+/// The secret as it is sent: as text if it is text, for gateways that take nothing else.
+fn encode(name: String, namespace: Option<String>, bytes: Vec<u8>, exact: bool) -> Option<wire::Secret> {
+    let secret = match String::from_utf8(bytes) {
+        Ok(mut text) => {
+            // An editor's or echo's line break at the end of a password is nearly always a mistake.
+            if !exact && text.ends_with('\n') {
+                text.pop();
+                if text.ends_with('\r') {
+                    text.pop();
+                }
+            }
+            wire::Secret {
+                name,
+                namespace,
+                value: Some(text).filter(|text| !text.is_empty()),
+                raw_value: None,
+            }
+        }
+        Err(error) => {
+            let raw = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
+            wire::Secret { name, namespace, value: None, raw_value: Some(raw) }
+        }
+    };
+    (secret.value.is_some() || secret.raw_value.is_some()).then_some(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_loses_one_line_break_and_bytes_lose_nothing() {
+        let sent = |bytes: &[u8], exact| {
+            encode("s".into(), None, bytes.to_vec(), exact).map(|s| (s.value, s.raw_value))
+        };
+        let text = |text: &str| Some((Some(text.to_owned()), None));
+        assert_eq!(sent(b"a b\n", false), text("a b"));
+        assert_eq!(sent(b"a\r\n", false), text("a"));
+        assert_eq!(sent(b"a\n\n", false), text("a\n"));
+        assert_eq!(sent(b"a\n", true), text("a\n"));
+        assert_eq!(sent(b"\xff\n", false), Some((None, Some("/wo=".to_owned()))));
+        assert_eq!(sent(b"\n", false), None);
+        assert_eq!(sent(b"", true), None);
+    }
+}

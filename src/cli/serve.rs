@@ -1,0 +1,28 @@
+//! `ingle serve`
+
+use std::path::PathBuf;
+
+use crate::config::{Config, DEFAULT_PATH};
+
+use super::output;
+
+/// Run the daemon
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Only say whether the configuration is right
+    #[arg(long)]
+    check: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let config = Config::load(&self.config)?;
+        if self.check {
+            return Ok(output::line(format!("{} is right", self.config.display()))?);
+        }
+        crate::daemon::run(config)
+    }
+}

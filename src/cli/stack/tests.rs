@@ -1,0 +1,226 @@
+use super::*;
+
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "TAG" => Some("1.2".to_owned()),
+        "EVIL" => Some("x\n    fprocess: rm".to_owned()),
+        _ => None,
+    }
+}
+
+fn load(text: &str) -> anyhow::Result<Stack> {
+    parse(text, &Place::Dir(PathBuf::new()), &Selection::All, Some(&variable))
+}
+
+fn one(text: &str) -> serde_json::Value {
+    let stack = load(text).expect("valid");
+    assert_eq!(stack.functions.len(), 1);
+    serde_json::to_value(&stack.functions[0]).expect("JSON")
+}
+
+fn refused(text: &str) -> String {
+    let error = load(text).expect_err(text);
+    assert_eq!(crate::cli::Exit::of(&error), crate::cli::Exit::Usage, "{error:#}");
+    format!("{error:#}")
+}
+
+#[test]
+fn every_key_of_a_function_reaches_the_deployment() {
+    let sent = one("
+version: 1.0
+provider:
+  name: openfaas
+  gateway: http://gw:8080
+configuration:
+  templates: [{name: x}]
+functions:
+  env:
+    lang: dockerfile
+    handler: ./env
+    image: ${REG:-ghcr.io/you}/env:${TAG}
+    namespace: dev
+    fprocess: cat -
+    environment: {write_debug: true, VERSION: 1.10, HEX: 0x1F, EMPTY: , NUL: ~, TEXT: 'a: b'}
+    secrets: [one, two]
+    labels: {com.openfaas.scale.min: 2}
+    annotations: {topic: cron-function, schedule: '*/5 * * * *'}
+    constraints: ['node.platform.os == linux']
+    limits: {memory: 128Mi, cpu: 500m}
+    requests: {cpu: 1}
+    readonly_root_filesystem: true
+    skip_build: true
+    build_args: {A: b}
+");
+    assert_eq!(
+        sent,
+        serde_json::json!({
+            "service": "env", "image": "ghcr.io/you/env:1.2", "namespace": "dev", "envProcess": "cat -",
+            "envVars": {"write_debug": "true", "VERSION": "1.10", "HEX": "0x1F", "EMPTY": "", "NUL": "", "TEXT": "a: b"},
+            "secrets": ["one", "two"],
+            "labels": {"com.openfaas.scale.min": "2"},
+            "annotations": {"topic": "cron-function", "schedule": "*/5 * * * *"},
+            "constraints": ["node.platform.os == linux"],
+            "limits": {"memory": "128Mi", "cpu": "500m"}, "requests": {"cpu": "1"},
+            "readOnlyRootFilesystem": true
+        })
+    );
+}
+
+#[test]
+fn the_smallest_function_sends_nothing_else() {
+    let sent = one("functions: {env: {image: a, readonly_root_filesystem: false, limits: {}, secrets: []}}");
+    assert_eq!(sent, serde_json::json!({"service": "env", "image": "a"}));
+}
+
+#[test]
+fn merge_keys_share_what_functions_have_in_common() {
+    let stack = load(
+        "
+x-base: &base
+  image: shared
+  labels: &labels {a: base, b: base}
+  limits: {memory: 1Mi}
+functions:
+  one:
+    <<: *base
+    labels:
+      <<: *labels
+      a: own
+  two:
+    <<: [*base]
+    image: own
+",
+    )
+    .expect("valid");
+    let [one, two] = &stack.functions[..] else { panic!("two functions") };
+    assert_eq!(one.image, "shared");
+    assert_eq!(one.labels.as_ref().expect("labels")["a"], "own");
+    assert_eq!(one.labels.as_ref().expect("labels")["b"], "base");
+    assert_eq!(two.image, "own");
+    assert_eq!(two.limits.as_ref().expect("limits").memory.as_deref(), Some("1Mi"));
+    assert_eq!(stack.notes, Vec::<String>::new());
+}
+
+#[test]
+fn mistakes_name_the_function_and_the_key() {
+    for (text, parts) in [
+        ("functions: {env: {image: a, environment: [x]}}", &["functions.env.environment", "map"][..]),
+        ("functions: {env: {image: a, environment: {A: [x]}}}", &["functions.env.environment.A"]),
+        ("functions: {env: {image: a, secrets: x}}", &["functions.env.secrets", "sequence"]),
+        ("functions: {env: {image: [a]}}", &["functions.env.image", "string"]),
+        ("functions: {env: {image: a, limits: 5}}", &["functions.env.limits"]),
+        (
+            "functions: {env: {image: a, readonly_root_filesystem: maybe}}",
+            &["functions.env.readonly_root_filesystem", "boolean"],
+        ),
+        ("functions: {env: {lang: go}}", &["functions.env.image is missing"]),
+        ("functions: {env: {image: ''}}", &["functions.env.image is missing"]),
+        ("functions: {env: }", &["functions.env is empty"]),
+        ("functions: {env: {image: a, environment: {A: 1, A: 2}}}", &["twice"]),
+        ("functions: {}", &["no functions"]),
+        ("version: 1.0", &["no functions"]),
+        ("version: 2.0\nfunctions: {a: {image: a}}", &["version is \"2.0\""]),
+        ("provider: {name: faas}\nfunctions: {a: {image: a}}", &["provider.name is \"faas\""]),
+        ("functions: {a: {image: '${TAG^}'}}", &["${TAG^}"]),
+        ("functions: {a: {image: a}", &["line"]),
+        ("- a", &["sequence"]),
+        ("", &[""]),
+    ] {
+        let error = refused(text);
+        for part in parts {
+            assert!(error.contains(part), "{text:?} gave {error:?}, without {part:?}");
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_and_missing_variables_are_noted_and_accepted() {
+    let stack = load(
+        "
+provder: {}
+provider: {name: openfaas, gatway: x}
+functions:
+  env: {image: 'a${MISSING}', enviroment: {a: b}, limits: {memory: 1, disk: 2}}
+",
+    )
+    .expect("accepted");
+    let notes = stack.notes.join("\n");
+    for key in
+        ["${MISSING}", "provder", "provider.gatway", "functions.env.enviroment", "functions.env.limits.disk"]
+    {
+        assert!(notes.contains(key), "{key} is not in {notes}");
+    }
+    assert_eq!(stack.notes.len(), 5);
+    assert_eq!(stack.functions[0].image, "a");
+}
+
+#[test]
+fn environment_files_are_beside_the_stack_file_and_the_last_one_counts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("env")).expect("made");
+    std::fs::write(dir.path().join("a.yml"), "environment: {A: a, B: a, C: 1.0}").expect("written");
+    std::fs::write(dir.path().join("env/b.yml"), "environment:\n  B: b\nother: x\n").expect("written");
+    let place = Place::Dir(dir.path().to_owned());
+    let text =
+        "functions: {env: {image: a, environment: {A: own, D: d}, environment_file: [a.yml, env/b.yml]}}";
+    let stack = parse(text, &place, &Selection::All, None).expect("valid");
+    let variables: Vec<_> = stack.functions[0].env_vars.clone().expect("variables").into_iter().collect();
+    let expected =
+        [("A", "a"), ("B", "b"), ("C", "1.0"), ("D", "d")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(variables, expected);
+
+    let missing = "functions: {env: {image: a, environment_file: [none.yml]}}";
+    let error = format!("{:#}", parse(missing, &place, &Selection::All, None).expect_err("missing"));
+    assert!(
+        error.contains("functions.env.environment_file \"none.yml\"") && error.contains("No such file"),
+        "{error}"
+    );
+    let error = format!("{:#}", parse(text, &Place::Remote, &Selection::All, None).expect_err("remote"));
+    assert!(error.contains("came from a URL"), "{error}");
+}
+
+#[test]
+fn a_selection_takes_some_and_must_take_one() {
+    let text = "functions: {gif-1: {image: a}, env: {image: a}, gif-2: {image: }}";
+    let of = |filter| {
+        let selection = Selection::new(Some(filter), None).expect("valid");
+        parse(text, &Place::Remote, &selection, None)
+    };
+    assert_eq!(of("e*").expect("one").functions[0].service, "env");
+    assert!(of("x*").expect_err("none").to_string().contains("--filter"));
+    assert!(of("gif*").expect_err("gif-2 has no image").to_string().contains("functions.gif-2.image"));
+}
+
+#[test]
+fn the_gateway_and_the_text_are_taken_as_they_are_without_substitution() {
+    let text = "provider: {gateway: 'http://gw'}\nfunctions: {a: {image: '${TAG}'}}";
+    let stack = parse(text, &Place::Remote, &Selection::All, None).expect("valid");
+    assert_eq!(stack.gateway.as_deref(), Some("http://gw"));
+    assert_eq!(stack.functions[0].image, "${TAG}");
+}
+
+#[test]
+fn aliases_cannot_grow_without_bound() {
+    let mut text = String::from("x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let previous = format!("*a{}", level - 1);
+        text.push_str(&format!("x-{level}: &a{level} [{}]\n", [previous.as_str(); 10].join(", ")));
+    }
+    text.push_str("functions: {a: {image: a}}\n");
+    assert!(load(&text).is_err());
+}
+
+#[test]
+fn files_have_a_bound() {
+    let long = "#".repeat(MAX_FILE + 1);
+    assert!(read_text(long.as_bytes()).expect_err("too large").to_string().contains("larger than"));
+    assert_eq!(read_text(&long.as_bytes()[1..]).expect("fits").len(), MAX_FILE);
+    assert!(read_text(&b"\xff"[..]).expect_err("not text").to_string().contains("UTF-8"));
+}
+
+#[test]
+fn a_variable_is_text_before_it_is_yaml() {
+    // As in faas-cli: who sets the variables writes the file.
+    let stack = load("functions:\n  a:\n    image: ${EVIL}\n").expect("valid");
+    assert_eq!(stack.functions[0].env_process.as_deref(), Some("rm"));
+}
