@@ -10,6 +10,7 @@
 //! examples     the sample function of examples/, by itself
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
+//! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
@@ -26,6 +27,7 @@
 
 #[macro_use]
 mod support;
+mod api;
 mod cli;
 mod containers;
 mod examples;
