@@ -94,7 +94,7 @@ struct Ready {
 }
 
 impl Cni {
-    /// Whether the conflist can be used; makes nothing.
+    /// Whether the conflist can be used: what [`Cni::new`] checks, and nothing else.
     pub fn check(config: &config::Network) -> Result<(), NetworkError> {
         Conflist::load(&config.conflist, &config.plugin_dir).map(drop)
     }
