@@ -71,17 +71,23 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // The port first: when it is taken, nothing else is begun.
     let listen = config.gateway.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("listening on {listen}: is something else there? (ss -ltnp); gateway.listen sets another address")
+        format!(
+            "listening on {listen}: is something else there? (ss -ltnp); gateway.listen sets another address"
+        )
     })?;
     make_private(&config.daemon.state_dir)?;
     make_private(&config.daemon.run_dir)?;
     let state_dir = config.daemon.state_dir.clone();
-    let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await.context("opening the store")??;
+    let store =
+        tokio::task::spawn_blocking(move || Store::open(&state_dir)).await.context("opening the store")??;
     let store = Arc::new(store);
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
-    let credentials =
-        config.gateway.basic_auth.then(|| Credentials::load_or_create(&config.daemon.state_dir)).transpose()?;
+    let credentials = config
+        .gateway
+        .basic_auth
+        .then(|| Credentials::load_or_create(&config.daemon.state_dir))
+        .transpose()?;
     let network =
         Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?;
     network.ensure().await?;
@@ -149,7 +155,11 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHa
 
 /// A directory that only root can look into: it holds secrets and function output.
 fn make_private(dir: &Path) -> anyhow::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("making {}", dir.display()))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("making {}", dir.display()))
 }
 
 /// As many files as the system allows: each call has two, each replica some.
@@ -163,12 +173,16 @@ fn raise_file_limit() {
 }
 
 fn log_filter(filter: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(filter)
-        .with_context(|| format!("daemon.log = {filter:?} is not a level (info) or a filter (ingle::fleet=debug,info)"))
+    EnvFilter::try_new(filter).with_context(|| {
+        format!("daemon.log = {filter:?} is not a level (info) or a filter (ingle::fleet=debug,info)")
+    })
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let log = tracing_subscriber::fmt().with_env_filter(log_filter(filter)?).with_writer(std::io::stderr).with_ansi(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(log_filter(filter)?)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     // journald notes the time itself.
     #[expect(clippy::disallowed_methods, reason = "systemd's variable, not a setting")]
     let journal = std::env::var("JOURNAL_STREAM").is_ok();

@@ -197,14 +197,20 @@ impl Daemon {
 
     /// What the API says of a function; null when there is none.
     pub(crate) async fn describe(&self, name: &str) -> Value {
-        let answer = self.api(Method::GET, &format!("/system/function/{name}")).send().await.expect("an answer");
-        if answer.status() == StatusCode::NOT_FOUND { Value::Null } else { answer.json().await.expect("JSON") }
+        let answer =
+            self.api(Method::GET, &format!("/system/function/{name}")).send().await.expect("an answer");
+        if answer.status() == StatusCode::NOT_FOUND {
+            Value::Null
+        } else {
+            answer.json().await.expect("JSON")
+        }
     }
 
     /// Removes a function and waits until nothing of it is left.
     pub(crate) async fn remove(&self, name: &str) {
         let body = json!({ "functionName": name });
-        let answer = self.api(Method::DELETE, "/system/functions").json(&body).send().await.expect("an answer");
+        let answer =
+            self.api(Method::DELETE, "/system/functions").json(&body).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
     }
 
@@ -223,7 +229,8 @@ impl Daemon {
     /// network namespaces, links, FIFOs and network files.
     pub(crate) fn replica_parts(&self) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
-        let mut add = |kind: &str, names: Vec<String>| found.extend(names.iter().map(|name| format!("{kind} {name}")));
+        let mut add =
+            |kind: &str, names: Vec<String>| found.extend(names.iter().map(|name| format!("{kind} {name}")));
         add("container", self.containers());
         add("task", self.list(&["tasks", "list", "--quiet"]));
         // An active snapshot belongs to a container; committed ones are layers.
@@ -234,7 +241,10 @@ impl Daemon {
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
         };
         let namespace = self.containerd.namespace();
-        add("netns", files("/run/netns".into()).into_iter().filter(|name| name.contains(namespace)).collect());
+        add(
+            "netns",
+            files("/run/netns".into()).into_iter().filter(|name| name.contains(namespace)).collect(),
+        );
         let links = run("ip", &["-o", "link", "show", "type", "veth"]);
         add("link", links.lines().map(str::to_owned).collect());
         add("fifos", files(self.containerd.path().join("run-ingle/io")));

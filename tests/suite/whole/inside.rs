@@ -46,7 +46,8 @@ fn a_function_sees_its_secrets_variables_and_limits() {
     in_own_network(async {
         let daemon = Daemon::start("").await;
         let secret = json!({ "name": "key", "value": "hidden-value" });
-        let answer = daemon.api(Method::POST, "/system/secrets").json(&secret).send().await.expect("an answer");
+        let answer =
+            daemon.api(Method::POST, "/system/secrets").json(&secret).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::CREATED);
         let more = json!({
             "secrets": ["key"], "envVars": { "colour": "green" }, "envProcess": "cat",
@@ -101,7 +102,8 @@ fn output_is_served_by_the_api() {
         let text = lines().await;
         assert_eq!(text.matches("one-line").count(), 3);
         assert!(text.lines().all(|line| line.len() < 200_000), "long lines are cut");
-        let first: serde_json::Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        let first: serde_json::Value =
+            serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
         assert_eq!((&first["name"], &first["namespace"]), (&json!("talks"), &json!("openfaas-fn")));
     });
 }

@@ -89,7 +89,11 @@ fn a_crashed_replica_is_started_again() {
         // A POST: a GET would be sent to the next replica, which crashes as well.
         let _ = daemon.client.post(daemon.url("/function/hello/crash?code=7")).send().await;
         assert_eq!(daemon.call("hello").await.0, StatusCode::OK, "a call meanwhile waits");
-        eventually!(daemon.containers().len() == 1 && daemon.containers() != before, "{:?}", daemon.containers());
+        eventually!(
+            daemon.containers().len() == 1 && daemon.containers() != before,
+            "{:?}",
+            daemon.containers()
+        );
         assert_eq!(daemon.describe("hello").await["restarts"], 1);
         daemon.remove("hello").await;
         daemon.nothing_left().await;
@@ -130,7 +134,9 @@ fn a_function_that_never_becomes_ready_says_why_and_leaves_nothing() {
         let answer = daemon.deploy("mute", json!({ "envVars": { "never_listen": "1" } })).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         eventually!(
-            daemon.describe("mute").await["reason"].as_str().is_some_and(|reason| reason.contains("did not become ready")),
+            daemon.describe("mute").await["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("did not become ready")),
             "{:#}",
             daemon.describe("mute").await
         );
@@ -143,7 +149,9 @@ fn a_function_that_never_becomes_ready_says_why_and_leaves_nothing() {
         let answer = daemon.deploy("dead", json!({ "envVars": { "port": "not-a-port" } })).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         eventually!(
-            daemon.describe("dead").await["reason"].as_str().is_some_and(|reason| reason.contains("exited with code 1")),
+            daemon.describe("dead").await["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("exited with code 1")),
             "{:#}",
             daemon.describe("dead").await
         );

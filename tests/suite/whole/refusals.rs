@@ -22,7 +22,11 @@ fn a_bad_deploy_is_refused_with_a_reason_and_changes_nothing() {
             (json!({ "service": "a/b", "image": SAMPLE }), StatusCode::BAD_REQUEST, &["service", "a/b"]),
             (json!({ "service": "..", "image": SAMPLE }), StatusCode::BAD_REQUEST, &["service"]),
             (json!({ "service": "x", "image": "" }), StatusCode::BAD_REQUEST, &["image"]),
-            (json!({ "service": "x", "image": "not a name" }), StatusCode::BAD_REQUEST, &["image", "not a name"]),
+            (
+                json!({ "service": "x", "image": "not a name" }),
+                StatusCode::BAD_REQUEST,
+                &["image", "not a name"],
+            ),
             (
                 json!({ "service": "x", "image": "test/unknown:1", "annotations": never }),
                 StatusCode::BAD_REQUEST,
@@ -65,7 +69,8 @@ fn a_bad_deploy_is_refused_with_a_reason_and_changes_nothing() {
             ),
         ];
         for (body, status, parts) in cases {
-            let answer = daemon.api(Method::POST, "/system/functions").json(&body).send().await.expect("an answer");
+            let answer =
+                daemon.api(Method::POST, "/system/functions").json(&body).send().await.expect("an answer");
             let found = answer.status();
             let text = answer.text().await.expect("text");
             assert_eq!(found, status, "{body}: {text}");
@@ -80,7 +85,8 @@ fn a_bad_deploy_is_refused_with_a_reason_and_changes_nothing() {
             assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body:?}");
         }
         let unknown = json!({ "service": "x", "image": SAMPLE, "annotations": never });
-        let answer = daemon.api(Method::PUT, "/system/functions").json(&unknown).send().await.expect("an answer");
+        let answer =
+            daemon.api(Method::PUT, "/system/functions").json(&unknown).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "an update of nothing");
 
         let list = daemon.api(Method::GET, "/system/functions").send().await.expect("an answer");
@@ -99,7 +105,13 @@ fn an_image_for_another_architecture_is_said_before_anything_starts() {
     in_own_network(async {
         let daemon = Daemon::start("").await;
         let archive = daemon.containerd.path().join("other.tar");
-        image::write_archive_for("s390x", &archive, "test/other:1", &image::busybox(), &json!({ "Cmd": ["/bin/sh"] }));
+        image::write_archive_for(
+            "s390x",
+            &archive,
+            "test/other:1",
+            &image::busybox(),
+            &json!({ "Cmd": ["/bin/sh"] }),
+        );
         let body = std::fs::read(&archive).expect("read the archive");
         let answer = daemon.api(Method::POST, "/system/images").body(body).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
@@ -115,7 +127,8 @@ fn limits_of_time_and_size_say_which_one_was_reached() {
     require!("containerd", "runc", "ip", "nft");
     in_own_network(async {
         let daemon = Daemon::start("").await;
-        let annotations = json!({ "ingle.timeout": "1s", "ingle.body-limit": "1Ki", "ingle.pull-policy": "Never" });
+        let annotations =
+            json!({ "ingle.timeout": "1s", "ingle.body-limit": "1Ki", "ingle.pull-policy": "Never" });
         daemon.ready("tight", json!({ "annotations": annotations })).await;
         let (status, text) = daemon.call("tight/hang").await;
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");

@@ -15,7 +15,11 @@ fn functions_run_on_across_a_restart_and_a_kill_of_the_daemon() {
         let mut daemon = Daemon::start("").await;
         daemon.ready("one", json!({ "labels": { "com.openfaas.scale.min": "2" } })).await;
         daemon.ready("two", json!({})).await;
-        eventually!(daemon.describe("one").await["availableReplicas"] == 2, "{:#}", daemon.describe("one").await);
+        eventually!(
+            daemon.describe("one").await["availableReplicas"] == 2,
+            "{:#}",
+            daemon.describe("one").await
+        );
         let mut containers = daemon.containers();
         containers.sort();
         assert_eq!(containers.len(), 3);
@@ -25,7 +29,11 @@ fn functions_run_on_across_a_restart_and_a_kill_of_the_daemon() {
             daemon.resume().await;
             assert_eq!(daemon.call("one").await.0, StatusCode::OK);
             assert_eq!(daemon.call("two").await.0, StatusCode::OK);
-            eventually!(daemon.describe("one").await["availableReplicas"] == 2, "{:#}", daemon.describe("one").await);
+            eventually!(
+                daemon.describe("one").await["availableReplicas"] == 2,
+                "{:#}",
+                daemon.describe("one").await
+            );
             let mut found = daemon.containers();
             found.sort();
             assert_eq!(found, containers, "the same containers serve after {signal}\n{}", daemon.log());
@@ -34,7 +42,11 @@ fn functions_run_on_across_a_restart_and_a_kill_of_the_daemon() {
         assert_eq!(daemon.call("two/log?text=after-the-restart").await.0, StatusCode::OK);
         eventually!(
             {
-                let logs = daemon.api(reqwest::Method::GET, "/system/logs?name=two").send().await.expect("an answer");
+                let logs = daemon
+                    .api(reqwest::Method::GET, "/system/logs?name=two")
+                    .send()
+                    .await
+                    .expect("an answer");
                 logs.text().await.expect("text").contains("after-the-restart")
             },
             "the line is not in the log"
@@ -104,7 +116,12 @@ fn a_start_that_the_daemon_did_not_live_to_see_leaves_nothing() {
             tokio::time::sleep(std::time::Duration::from_millis(round * 12)).await;
             daemon.end(Signal::SIGKILL);
             daemon.resume().await;
-            assert_eq!(daemon.call("half").await.0, StatusCode::OK, "what was accepted runs\n{}", daemon.log());
+            assert_eq!(
+                daemon.call("half").await.0,
+                StatusCode::OK,
+                "what was accepted runs\n{}",
+                daemon.log()
+            );
             daemon.remove("half").await;
             eventually!(
                 within 30,
