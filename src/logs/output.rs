@@ -103,7 +103,8 @@ impl Output {
         Self {
             key,
             common,
-            batch_limit: usize::try_from(file_limit / 2).unwrap_or(BATCH).min(BATCH),
+            // Small against a file, as a file is left behind when the next batch does not fit.
+            batch_limit: usize::try_from(file_limit / 8).unwrap_or(BATCH).min(BATCH),
             files: Arc::new(Mutex::new(files)),
             state: Mutex::new(State {
                 clock: Clock::after(last),
@@ -224,7 +225,7 @@ impl Output {
         if !state.followers.is_empty() {
             self.hand_out(state, instance, text);
         }
-        if state.batch.bytes.len() >= FLUSH_AT {
+        if state.batch.bytes.len() >= FLUSH_AT.min(self.batch_limit / 2) {
             self.hurry.notify_one();
         }
         if !state.writing {

@@ -18,7 +18,9 @@ use super::split::{Splitter, beginning};
 use crate::function::ReplicaId;
 
 /// How much is read at once.
-const CHUNK: usize = 32 * 1024;
+const CHUNK: usize = 64 * 1024;
+/// Lines after which others may use the thread.
+const LINES: u32 = 1024;
 /// A line without an end counts as one when nothing has followed for this long.
 const PARTIAL: Duration = Duration::from_secs(1);
 /// What is read at most when a reader is closed: the pipe, and what was written meanwhile.
@@ -135,8 +137,13 @@ impl Stream {
         };
         let now = now();
         let mut rest = &chunk[..];
+        let mut lines: u32 = 0;
         while let Some(line) = self.splitter.next(&mut rest) {
             sink.put(now, self.source, &line).await;
+            lines += 1;
+            if lines.is_multiple_of(LINES) {
+                tokio::task::yield_now().await;
+            }
         }
         self.due = self.splitter.is_partial().then(|| Instant::now() + PARTIAL);
         Found::Bytes(read)
@@ -180,8 +187,10 @@ pub(super) async fn read(
                 continue;
             }
         };
+        let started = Instant::now();
         match stream.read(&mut chunk, &mut sink).await {
-            // A flood must leave the thread to others between two reads.
+            // A flood: it gets half a thread, and calls the rest. The writer waits for the pipe.
+            Found::Bytes(read) if read >= CHUNK => sleep(started.elapsed()).await,
             Found::Bytes(_) => tokio::task::yield_now().await,
             Found::Nothing => chunk = Vec::new(),
         }

@@ -10,6 +10,8 @@
 //! examples     the sample function of examples/, by itself
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
+//! logs         function output: floods, restarts, a full disk, clients that follow
+//! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -25,4 +27,6 @@ mod support;
 mod cli;
 mod examples;
 mod installer;
+mod logs;
+mod network;
 mod shipped_files;
