@@ -45,6 +45,19 @@ macro_rules! eventually {
     };
 }
 
+// After the macros, which they use.
+mod containerd;
+mod contract;
+mod fake_container;
+pub(crate) mod fake_runtime;
+mod image;
+mod sample;
+
+pub(crate) use containerd::PrivateContainerd;
+pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
+pub(crate) use image::{Item, busybox, write_archive};
+pub(crate) use sample::sample_archive;
+
 /// How often `eventually!` looks.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
