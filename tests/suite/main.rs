@@ -9,6 +9,7 @@
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
 //! containers   containers on containerd: what is inside, limits, life and death
+//! images       images from registries and archives, kept in containerd
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
@@ -28,6 +29,7 @@ mod support;
 mod cli;
 mod containers;
 mod examples;
+mod images;
 mod installer;
 mod logs;
 mod network;

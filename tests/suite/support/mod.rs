@@ -1,10 +1,5 @@
 //! What tests share: requirements, waiting, the sample image.
 
-pub(crate) mod fake_network;
-mod sample;
-
-pub(crate) use sample::sample_archive;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,8 +44,11 @@ macro_rules! eventually {
 mod containerd;
 mod contract;
 mod fake_container;
+pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 mod image;
+pub(crate) mod oci;
+pub(crate) mod registry;
 mod sample;
 
 pub(crate) use containerd::PrivateContainerd;

@@ -207,6 +207,8 @@ impl Images {
     ) -> Result<Layout, RuntimeError> {
         let registry = Registry::new(&self.settings, &resolved.image)?;
         let layout = self.through(&registry, lease, &resolved.image, &resolved.digest).await?;
+        // An attempt before this one may have counted what is counted anew.
+        progress.subtract(progress.report().done);
         progress.set_total(layout.size());
         lease.hold_snapshot(self.snapshotter(), layout.chain_id()).await?;
         if !self.unpacker.has(layout.chain_id()).await? {
