@@ -8,8 +8,10 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
 //! images       images from registries and archives, kept in containerd
+//! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
@@ -26,10 +28,12 @@
 
 #[macro_use]
 mod support;
+mod api;
 mod cli;
 mod containers;
 mod examples;
 mod images;
+mod gateway;
 mod installer;
 mod logs;
 mod network;

@@ -50,6 +50,7 @@ mod image;
 pub(crate) mod oci;
 pub(crate) mod registry;
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use containerd::PrivateContainerd;
 pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
