@@ -11,6 +11,7 @@
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
 //! gateway      calls through the gateway's server to replicas that misbehave
+//! images       images from registries and archives, kept in containerd
 //! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
@@ -33,6 +34,7 @@ mod api;
 mod cli;
 mod containers;
 mod examples;
+mod images;
 mod gateway;
 mod installer;
 mod logs;
