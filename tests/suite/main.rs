@@ -11,6 +11,7 @@
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
+//! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
 //! ```
 //!
@@ -27,4 +28,5 @@ mod cli;
 mod examples;
 mod installer;
 mod logs;
+mod network;
 mod shipped_files;

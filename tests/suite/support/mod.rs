@@ -1,5 +1,6 @@
 //! What tests share: requirements, waiting, the sample image.
 
+pub(crate) mod fake_network;
 mod sample;
 
 pub(crate) use sample::sample_archive;
