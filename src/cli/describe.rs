@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 
 use crate::function::FunctionName;
-use crate::wire::{FunctionStatus, Resources};
+use crate::wire::{FunctionStatus, Resources, UpdateStatus};
 
 use super::client::Client;
 use super::{Globals, list, output};
@@ -50,6 +50,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Namespace", text(&status.namespace)),
         ("Phase", list::phase(status).to_owned()),
         ("Reason", text(&status.reason)),
+        ("Update", status.update.as_ref().map(update).unwrap_or_default()),
         ("Replicas", format!("{} of {} can serve", status.available_replicas, status.replicas)),
         ("Restarts", status.restarts.to_string()),
         ("Calls", status.invocation_count.to_string()),
@@ -69,6 +70,11 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Labels", pairs(status.labels.as_ref())),
         ("Annotations", pairs(status.annotations.as_ref())),
     ]
+}
+
+fn update(update: &UpdateStatus) -> String {
+    let reason = update.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("revision {} {}{reason}", update.revision, update.phase)
 }
 
 fn resources(resources: Option<&Resources>) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-use crate::wire::FunctionStatus;
+use crate::wire::{FunctionStatus, UpdateStatus};
 
 use super::client::Client;
 use super::error::CliError;
@@ -113,14 +113,13 @@ fn judge(status: &FunctionStatus, wanted: u64) -> Verdict {
         };
     }
     if status.revision < wanted {
-        // The view is still that of an earlier revision. Its reason tells how the new one fares.
-        return match reason {
-            Some(reason) if !is_progress(reason) => Verdict::Failed(format!(
-                "could not be updated, and revision {} goes on serving: {reason}",
-                status.revision
-            )),
-            Some(reason) => Verdict::Wait(reason.to_owned()),
-            None => Verdict::Wait("accepted".into()),
+        // The view is still that of an earlier revision, which serves.
+        return match &status.update {
+            Some(update) if update.revision == wanted => judge_update(update, status.revision),
+            Some(update) if update.revision > wanted => {
+                Verdict::Failed(format!("was deployed again meanwhile, as revision {}", update.revision))
+            }
+            _ => Verdict::Wait("accepted".into()),
         };
     }
     match status.phase.as_str() {
@@ -131,17 +130,28 @@ fn judge(status: &FunctionStatus, wanted: u64) -> Verdict {
             reason.unwrap_or("the daemon gives no reason")
         )),
         "removing" => Verdict::Failed("is being removed".into()),
-        phase => match reason {
-            Some(reason) if reason.starts_with(phase) => Verdict::Wait(reason.to_owned()),
-            Some(reason) => Verdict::Wait(format!("{phase}: {reason}")),
-            None => Verdict::Wait(phase.to_owned()),
-        },
+        phase => Verdict::Wait(under_way(phase, reason)),
     }
 }
 
-/// Whether a reason tells of something under way, as the daemon words it.
-fn is_progress(reason: &str) -> bool {
-    ["resolving", "pulling", "unpacking", "starting", "waiting"].iter().any(|word| reason.starts_with(word))
+fn judge_update(update: &UpdateStatus, serving: u64) -> Verdict {
+    let reason = update.reason.as_deref();
+    match update.phase.as_str() {
+        "failed" => Verdict::Failed(format!(
+            "could not be updated, and revision {serving} goes on serving: {}",
+            reason.unwrap_or("the daemon gives no reason")
+        )),
+        phase => Verdict::Wait(under_way(phase, reason)),
+    }
+}
+
+/// A phase with how far it is; the reason often says the phase again.
+fn under_way(phase: &str, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) if reason.starts_with(phase) => reason.to_owned(),
+        Some(reason) => format!("{phase}: {reason}"),
+        None => phase.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -174,17 +184,30 @@ mod tests {
             ("backing-off", 3, Some("exit 1"), failed("does not start, and is tried again: exit 1")),
             ("removing", 3, None, failed("is being removed")),
             ("ready", 2, None, wait("accepted")),
-            ("ready", 2, Some(" "), wait("accepted")),
-            ("ready", 2, Some("pulling 1/2 MB"), wait("pulling 1/2 MB")),
-            (
-                "ready",
-                2,
-                Some("exit 1"),
-                failed("could not be updated, and revision 2 goes on serving: exit 1"),
-            ),
+            ("ready", 2, Some("a replica was replaced"), wait("accepted")),
         ] {
             assert_eq!(judge(&status(phase, revision, reason), 3), verdict, "{phase} {revision} {reason:?}");
         }
+    }
+
+    #[test]
+    fn an_update_is_judged_by_itself_while_the_old_revision_serves() {
+        let judged = |revision, phase: &str, reason: Option<&str>| {
+            let update = UpdateStatus { revision, phase: phase.into(), reason: reason.map(str::to_owned) };
+            judge(&FunctionStatus { update: Some(update), ..status("ready", 2, None) }, 3)
+        };
+        let wait = |text: &str| Verdict::Wait(text.to_owned());
+        assert_eq!(judged(3, "pulling", Some("pulling 1.0/2.0 MB")), wait("pulling 1.0/2.0 MB"));
+        assert_eq!(judged(3, "pulling", Some("unpacking the image")), wait("pulling: unpacking the image"));
+        assert_eq!(judged(3, "starting", None), wait("starting"));
+        let failed = "could not be updated, and revision 2 goes on serving: exit 1";
+        assert_eq!(judged(3, "failed", Some("exit 1")), Verdict::Failed(failed.into()));
+        // That of an earlier deploy, and that of a later one.
+        assert_eq!(judged(1, "failed", Some("exit 1")), wait("accepted"));
+        assert_eq!(
+            judged(4, "pulling", None),
+            Verdict::Failed("was deployed again meanwhile, as revision 4".into())
+        );
     }
 
     #[test]

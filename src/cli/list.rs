@@ -42,7 +42,10 @@ impl List {
 fn row(function: &FunctionStatus) -> [String; 4] {
     [
         function.name.clone(),
-        phase(function).to_owned(),
+        match &function.update {
+            Some(update) => format!("{} (update {})", phase(function), update.phase),
+            None => phase(function).to_owned(),
+        },
         format!("{}/{}", function.available_replicas, function.replicas),
         function.invocation_count.to_string(),
     ]

@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! containers   containers on containerd: what is inside, limits, life and death
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
@@ -25,6 +26,7 @@
 #[macro_use]
 mod support;
 mod cli;
+mod containers;
 mod examples;
 mod installer;
 mod logs;

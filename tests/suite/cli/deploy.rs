@@ -98,8 +98,9 @@ fn a_function_that_does_not_start_is_a_failure_with_its_reason() {
 
 #[test]
 fn a_failed_update_is_a_failure_although_the_old_revision_serves() {
-    let pulling = OLD.replace("\"revision\"", "\"reason\":\"pulling 1.0/2.0 MB\",\"revision\"");
-    let failed = OLD.replace("\"revision\"", "\"reason\":\"it exited with code 3\",\"revision\"");
+    let with = |update: &str| OLD.replace("\"revision\"", &format!("\"update\":{update},\"revision\""));
+    let pulling = with(r#"{"revision":7,"phase":"pulling","reason":"pulling 1.0/2.0 MB"}"#);
+    let failed = with(r#"{"revision":7,"phase":"failed","reason":"it exited with code 3"}"#);
     let gateway = daemon((200, OLD), vec![(202, "")], vec![OLD, &pulling, &failed]);
     let done = User::of(&gateway).run(&["deploy", "env", "--image", "a:1"]);
     assert!(done.stderr.contains("env: pulling 1.0/2.0 MB"), "{done:#?}");

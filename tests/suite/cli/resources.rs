@@ -6,7 +6,7 @@ const FUNCTIONS: &str = r#"[
     {"name":"a-function","image":"ghcr.io/you/a:1","namespace":"openfaas-fn","invocationCount":12,"replicas":2,
      "availableReplicas":1,"createdAt":"2025-01-31T12:00:00Z","phase":"ready","revision":3,"restarts":1,
      "imageDigest":"sha256:0123456789abcdef","unknown":{"later":1}},
-    {"name":"b","image":"b","phase":"failed","reason":"no"}]"#;
+    {"name":"b","image":"b","phase":"ready","update":{"revision":4,"phase":"failed","reason":"exit 1"}}]"#;
 
 #[test]
 fn functions_are_listed_as_a_table_or_as_json() {
@@ -15,7 +15,8 @@ fn functions_are_listed_as_a_table_or_as_json() {
     let out = user.run(&["list"]).ok();
     assert_eq!(
         out,
-        "NAME        PHASE   REPLICAS  CALLS\na-function  ready   1/2       12\nb           failed  0/0       0\n"
+        "NAME        PHASE                  REPLICAS  CALLS\na-function  ready                  1/2       12\n\
+         b           ready (update failed)  0/0       0\n"
     );
     let out = user.run(&["ls", "-v", "-n", "dev"]).ok();
     assert_eq!(
@@ -40,7 +41,7 @@ fn functions_are_listed_as_a_table_or_as_json() {
 fn a_function_is_described() {
     let status = r#"{"name":"env","image":"a:1","namespace":"dev","envProcess":"cat","envVars":{"A":"1","B":"x\ny"},
         "labels":{"faas_function":"env"},"secrets":["s","t"],"limits":{"memory":"128Mi"},"invocationCount":5,
-        "replicas":1,"availableReplicas":1,"createdAt":"2025-01-31T12:00:00Z","phase":"ready","revision":3,
+        "replicas":1,"availableReplicas":1,"createdAt":"2025-01-31T12:00:00Z","phase":"ready","revision":3,"update":{"revision":4,"phase":"failed","reason":"exit 1\nlast line"},
         "usage":{"cpu":12.4,"totalMemoryBytes":1500000.0},"readOnlyRootFilesystem":true,
         "imageDigest":"sha256:0123"}"#;
     let gateway = Gateway::script(vec![(200, status)]);
@@ -51,6 +52,8 @@ fn a_function_is_described() {
         "Name:         env
 Namespace:    dev
 Phase:        ready
+Update:       revision 4 failed: exit 1
+              last line
 Replicas:     1 of 1 can serve
 Restarts:     0
 Calls:        5

@@ -1,10 +1,5 @@
 //! What tests share: requirements, waiting, the sample image.
 
-pub(crate) mod fake_network;
-mod sample;
-
-pub(crate) use sample::sample_archive;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +39,20 @@ macro_rules! eventually {
         eventually!(within 10, $condition, $($message)+)
     };
 }
+
+// After the macros, which they use.
+mod containerd;
+mod contract;
+mod fake_container;
+pub(crate) mod fake_network;
+pub(crate) mod fake_runtime;
+mod image;
+mod sample;
+
+pub(crate) use containerd::PrivateContainerd;
+pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
+pub(crate) use image::{Item, busybox, write_archive};
+pub(crate) use sample::sample_archive;
 
 /// How often `eventually!` looks.
 pub(crate) const POLL: Duration = Duration::from_millis(20);

@@ -1,0 +1,196 @@
+//! Makes a replica: snapshot, container, task.
+//!
+//! The snapshot carries the replica's labels and is a root for containerd's garbage collection, so
+//! that it neither vanishes before there is a container, nor is forgotten if there never is one.
+
+use containerd_client::services::v1::container::Runtime as ShimRuntime;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
+use containerd_client::types::Mount;
+use prost::Message;
+use prost_types::Any;
+use tonic::{Code, Status};
+
+use super::client::already_exists;
+use super::spec::{self, Inputs};
+use super::user::User;
+use super::{Containerd, MAX_USERS, lock, rootfs};
+use crate::runtime::{ContainerRequest, RuntimeError};
+
+const SHIM: &str = "io.containerd.runc.v2";
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+const OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
+/// Keeps a snapshot from being collected for as long as it has the label.
+const GC_ROOT: &str = "containerd.io/gc.root";
+
+/// The part of the shim's `containerd.runc.v1.Options` that is set.
+#[derive(Clone, PartialEq, Message)]
+struct Options {
+    /// The OCI runtime, by name or path.
+    #[prost(string, tag = "6")]
+    binary_name: String,
+}
+
+/// Why an attempt to make a replica failed.
+enum Failure {
+    /// Something of that id is there.
+    LeftOver,
+    Error(RuntimeError),
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Containerd {
+    /// See [`Runtime::create`](crate::runtime::Runtime::create).
+    pub(super) async fn create_replica(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {
+        // What can be refused is refused before anything is made.
+        spec::command(request)?;
+        let mut result = self.make(request).await;
+        if let Err(Failure::LeftOver) = result {
+            tracing::warn!(replica = %request.id, "removing what was left of a replica of this id");
+            self.remove_replica(&request.id).await?;
+            result = self.make(request).await;
+        }
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(Failure::Error(error)) => error,
+            Err(Failure::LeftOver) => RuntimeError::failed(
+                format!("making replica {}", request.id),
+                "somebody else makes a replica of the same id",
+            ),
+        };
+        if let Err(undo) = self.remove_replica(&request.id).await {
+            tracing::warn!(replica = %request.id, error = %undo, "a failed start could not be taken back");
+        }
+        Err(error)
+    }
+
+    async fn make(&self, request: &ContainerRequest) -> Result<(), Failure> {
+        let mounts = match self.remembered_user(request) {
+            Some(user) => {
+                let document = self.document(request, &user)?;
+                let (mounts, ()) =
+                    tokio::try_join!(self.prepare(request), self.create_container(request, document))?;
+                mounts
+            }
+            None => {
+                let mounts = self.prepare(request).await?;
+                let user = self.look_up_user(request, &mounts).await?;
+                self.create_container(request, self.document(request, &user)?).await?;
+                mounts
+            }
+        };
+        self.create_task(request, mounts).await
+    }
+
+    /// A writable layer on top of the image. Also under a read-only root: the runtime makes the
+    /// mount points in it that the image lacks, before it makes it read-only.
+    async fn prepare(&self, request: &ContainerRequest) -> Result<Vec<Mount>, Failure> {
+        let mut labels: std::collections::HashMap<_, _> = request.labels().into_iter().collect();
+        labels.insert(GC_ROOT.into(), jiff::Timestamp::now().to_string());
+        let prepare = PrepareSnapshotRequest {
+            snapshotter: self.images.snapshotter().to_owned(),
+            key: request.id.to_string(),
+            parent: request.image.chain_id.clone(),
+            labels,
+        };
+        let answer = SnapshotsClient::new(self.client.channel()).prepare(self.client.request(prepare)).await;
+        match answer {
+            Ok(answer) => Ok(answer.into_inner().mounts),
+            Err(status) if status.code() == Code::NotFound => Err(Failure::Error(RuntimeError::NotFound {
+                what: format!("unpacked image {} ({})", request.spec.image, request.image.chain_id),
+            })),
+            Err(status) => Err(self.failure(request, "the snapshot", status)),
+        }
+    }
+
+    async fn create_container(&self, request: &ContainerRequest, document: Vec<u8>) -> Result<(), Failure> {
+        let options = self.oci_runtime.clone().map(|binary_name| Any {
+            type_url: OPTIONS_TYPE.into(),
+            value: Options { binary_name }.encode_to_vec(),
+        });
+        let container = Container {
+            id: request.id.to_string(),
+            labels: request.labels().into_iter().collect(),
+            image: request.image.resolved.image.canonical(),
+            runtime: Some(ShimRuntime { name: SHIM.into(), options }),
+            spec: Some(Any { type_url: SPEC_TYPE.into(), value: document }),
+            snapshotter: self.images.snapshotter().to_owned(),
+            snapshot_key: request.id.to_string(),
+            ..Container::default()
+        };
+        let create = self.client.request(CreateContainerRequest { container: Some(container) });
+        match ContainersClient::new(self.client.channel()).create(create).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(self.failure(request, "the container", status)),
+        }
+    }
+
+    async fn create_task(&self, request: &ContainerRequest, rootfs: Vec<Mount>) -> Result<(), Failure> {
+        let create = CreateTaskRequest {
+            container_id: request.id.to_string(),
+            rootfs,
+            stdout: request.stdio.stdout.display().to_string(),
+            stderr: request.stdio.stderr.display().to_string(),
+            ..CreateTaskRequest::default()
+        };
+        match TasksClient::new(self.client.channel()).create(self.client.request(create)).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(self.failure(request, "the task", status)),
+        }
+    }
+
+    fn failure(&self, request: &ContainerRequest, what: &str, status: Status) -> Failure {
+        if already_exists(&status) {
+            return Failure::LeftOver;
+        }
+        Failure::Error(self.client.error(format!("making {what} of replica {}", request.id), status))
+    }
+
+    fn document(&self, request: &ContainerRequest, user: &User) -> Result<Vec<u8>, RuntimeError> {
+        let document = spec::document(&Inputs {
+            request,
+            user,
+            capabilities: &self.capabilities,
+            namespace: &self.namespace,
+            unified: self.hierarchies.unified(),
+            limits_swap: self.hierarchies.limits_swap(),
+            open_files: self.open_files,
+        })?;
+        serde_json::to_vec(&document).map_err(|error| {
+            RuntimeError::failed(format!("writing the spec of replica {}", request.id), error)
+        })
+    }
+
+    fn remembered_user(&self, request: &ContainerRequest) -> Option<User> {
+        User::known(&request.image.resolved.config.user)
+            .or_else(|| lock(&self.users).get(&user_key(request)).cloned())
+    }
+
+    async fn look_up_user(&self, request: &ContainerRequest, mounts: &[Mount]) -> Result<User, RuntimeError> {
+        let image = &request.spec.image;
+        let [passwd, group] = rootfs::read_files(mounts.to_vec(), ["/etc/passwd", "/etc/group"])
+            .await
+            .map_err(|error| RuntimeError::failed(format!("looking for the user of image {image}"), error))?;
+        let user = User::lookup(&request.image.resolved.config.user, &passwd, &group)
+            .map_err(|reason| RuntimeError::BadRequest(format!("image {image} cannot run: {reason}")))?;
+        let mut users = lock(&self.users);
+        if users.len() >= MAX_USERS {
+            users.clear();
+        }
+        users.insert(user_key(request), user.clone());
+        Ok(user)
+    }
+}
+
+/// The layers of an image never change under a chain id, so what was looked up stays true.
+fn user_key(request: &ContainerRequest) -> (String, String) {
+    (request.image.chain_id.clone(), request.image.resolved.config.user.clone())
+}

@@ -1,0 +1,182 @@
+//! How containers come and go, also when containerd or a shim does.
+
+use std::fs;
+use std::time::Duration;
+
+use ingle::function::ReplicaId;
+use ingle::runtime::containerd::Containerd;
+use ingle::runtime::{ContainerState, Runtime, RuntimeError, RuntimeEvent};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use super::room::{Room, event, require_containerd};
+use crate::support::{Behaviour, exit_code, runtime_contract};
+
+/// Says that it is ready, and leaves with code 0 when it gets SIGTERM.
+const POLITE: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+
+#[tokio::test]
+async fn the_contract_of_runtimes_is_kept() {
+    require_containerd!();
+    let room = Room::new().await;
+    let pipes = std::sync::Mutex::new(Vec::new());
+    let request = |behaviour| {
+        let request = match behaviour {
+            Behaviour::Serves => room.script(json!({}), POLITE),
+            Behaviour::IgnoresTerm => room.script(json!({}), "trap '' TERM; while :; do sleep 0.05; done"),
+            Behaviour::Exits(code) => room.script(json!({}), &format!("exit {code}")),
+        };
+        // As the daemon's reader does: both ends, so that nobody waits for anybody.
+        for path in [&request.stdio.stdout, &request.stdio.stderr] {
+            let pipe = fs::File::options().read(true).write(true).open(path).expect("open the fifo");
+            pipes.lock().expect("no panic").push(pipe);
+        }
+        request
+    };
+    runtime_contract(room.runtime.clone(), request).await;
+    assert_eq!(room.leftovers().await, [""; 0]);
+}
+
+/// The directory of the freezer that holds a process, in either layout.
+fn freezer(pid: u32) -> (std::path::PathBuf, &'static str, &'static str) {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("control groups");
+    let of =
+        |name: &str| text.lines().find_map(|line| line.split_once(name).map(|(_, path)| path.to_owned()));
+    match of(":freezer:") {
+        Some(path) => (format!("/sys/fs/cgroup/freezer{path}/freezer.state").into(), "FROZEN", "FROZEN"),
+        None => {
+            let path = of("0::").expect("a unified hierarchy");
+            (format!("/sys/fs/cgroup{path}/cgroup.freeze").into(), "1", "1")
+        }
+    }
+}
+
+async fn running(room: &Room, id: &ReplicaId) -> u32 {
+    let listed = room.runtime.containers().await.expect("a list");
+    match listed.into_iter().find(|container| container.id == *id).map(|container| container.state) {
+        Some(ContainerState::Running { pid }) => pid,
+        other => panic!("{id} is {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_replica_still_leaves_politely() {
+    require_containerd!();
+    let room = Room::new().await;
+    let mut events = room.runtime.events();
+    for paused in [false, true] {
+        let request = room.script(json!({}), POLITE);
+        room.start(&request).await;
+        let pid = running(&room, &request.id).await;
+        let (file, freeze, frozen) = freezer(pid);
+        if paused {
+            let done = room.containerd.ctr(&["tasks", "pause", request.id.as_str()]);
+            assert!(done.status.success(), "{done:?}");
+            let listed = room.runtime.containers().await.expect("a list");
+            assert_eq!(listed[0].state, ContainerState::Paused);
+        } else {
+            fs::write(&file, freeze).expect("freeze");
+        }
+        eventually!(fs::read_to_string(&file).expect("a state").trim() == frozen, "it does not freeze");
+        let started = std::time::Instant::now();
+        room.runtime.stop(&request.id, Duration::from_secs(10)).await.expect("stopped");
+        assert_eq!(exit_code(&mut events, &request.id).await, 0, "it handled SIGTERM");
+        assert!(started.elapsed() < Duration::from_secs(5), "the grace was not used up");
+        room.runtime.remove(&request.id).await.expect("removed");
+
+        // And it can be removed as it is.
+        let request = room.script(json!({}), POLITE);
+        room.start(&request).await;
+        fs::write(freezer(running(&room, &request.id).await).0, freeze).expect("freeze");
+        room.runtime.remove(&request.id).await.expect("removed");
+    }
+    assert_eq!(room.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_replica_whose_shim_was_killed_is_ended_and_removed() {
+    require_containerd!();
+    let room = Room::new().await;
+    for removed_at_once in [false, true] {
+        let mut events = room.runtime.events();
+        let request = room.script(json!({}), POLITE);
+        room.start(&request).await;
+        let pid = running(&room, &request.id).await;
+        for (shim, _) in room.containerd.shims() {
+            kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL).expect("kill the shim");
+        }
+        if removed_at_once {
+            room.runtime.remove(&request.id).await.expect("removed");
+        } else {
+            exit_code(&mut events, &request.id).await;
+            room.runtime.stop(&request.id, Duration::from_secs(5)).await.expect("nothing runs");
+            room.runtime.remove(&request.id).await.expect("removed");
+        }
+        eventually!(!fs::exists(format!("/proc/{pid}")).expect("proc"), "its process still runs");
+        assert_eq!(room.leftovers().await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn containers_outlive_containerd_and_its_return_is_told() {
+    require_containerd!();
+    let mut room = Room::new().await;
+    let request = room.script(json!({}), "trap 'exit 5' TERM; while :; do echo ready; sleep 0.05; done");
+    let output = room.start(&request).await;
+    let pid = running(&room, &request.id).await;
+    let mut events = room.runtime.events();
+
+    room.containerd.pause();
+    let error = room.runtime.containers().await.expect_err("containerd is away");
+    assert!(matches!(error, RuntimeError::Down { .. }), "{error:?}");
+    assert!(matches!(room.runtime.remove(&request.id).await, Err(RuntimeError::Down { .. })));
+    assert!(matches!(Containerd::connect(&room.containerd.config("")).await, Err(RuntimeError::Down { .. })));
+    let before = output.text().len();
+    eventually!(output.text().len() > before, "its output stopped with containerd");
+
+    room.containerd.resume().await;
+    event(&mut events, &RuntimeEvent::Resync).await;
+    assert_eq!(running(&room, &request.id).await, pid, "it is the same process");
+    assert!(room.runtime.usage(&request.id).await.expect("usage").memory > 0);
+    let before = output.text().len();
+    eventually!(output.text().len() > before, "its output stopped when containerd came back");
+
+    room.runtime.stop(&request.id, Duration::from_secs(10)).await.expect("stopped");
+    assert_eq!(exit_code(&mut events, &request.id).await, 5);
+    room.runtime.remove(&request.id).await.expect("removed");
+    assert_eq!(room.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_start_that_was_cut_off_is_listed_and_removed() {
+    require_containerd!();
+    let room = Room::new().await;
+    let request = room.script(json!({}), POLITE);
+    room.start(&request).await;
+    let id = request.id.as_str();
+    // As a daemon killed after it made the snapshot leaves it.
+    room.containerd.ctr(&["tasks", "delete", "--force", id]);
+    room.containerd.ctr(&["containers", "delete", "--keep-snapshot", id]);
+    let listed = room.runtime.containers().await.expect("a list");
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].id.as_str(), listed[0].state), (id, ContainerState::NoTask));
+    assert_eq!(listed[0].labels.get("ingle/revision").map(String::as_str), Some("3"));
+
+    // A later one of the same id takes its place.
+    let mut later = room.script(json!({}), POLITE);
+    later.id = request.id.clone();
+    room.start(&later).await;
+    room.runtime.remove(&request.id).await.expect("removed");
+    assert_eq!(room.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_old_or_absent_containerd_is_said() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("none.sock");
+    let text = format!("[containerd]\nsocket = {:?}\n", socket.display().to_string());
+    let config = ingle::config::Config::parse(&text, |_| None).expect("a configuration");
+    let error = Containerd::connect(&config).await.expect_err("nobody is there");
+    assert!(error.to_string().contains("none.sock"), "{error}");
+}

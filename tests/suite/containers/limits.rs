@@ -1,0 +1,61 @@
+//! What a function may use.
+
+use ingle::runtime::{Runtime, RuntimeEvent};
+use serde_json::json;
+
+use super::room::{Room, event, require_containerd};
+use crate::support::exit_code;
+
+#[tokio::test]
+async fn memory_over_the_limit_kills_and_is_told() {
+    require_containerd!();
+    let room = Room::new().await;
+    let command = ["/bin/busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"];
+    let request = room.request(json!({ "limits": { "memory": "32Mi" } }), &command);
+    let mut ends = room.runtime.events();
+    let mut events = room.runtime.events();
+    room.launch(&request).await;
+    assert_eq!(exit_code(&mut ends, &request.id).await, 128 + 9);
+    event(&mut events, &RuntimeEvent::OutOfMemory { id: request.id.clone() }).await;
+    room.runtime.remove(&request.id).await.expect("removed");
+
+    let request = room.request(json!({ "limits": { "memory": "1Gi" } }), &command);
+    assert_eq!(room.run(&request).await.code, 0, "within the limit it runs");
+}
+
+#[tokio::test]
+async fn processes_and_processor_time_are_limited() {
+    require_containerd!();
+    let room = Room::new().await;
+    let mut request = room.script(json!({}), "for i in 1 2 3 4 5 6 7 8 9; do sleep 3 & done; echo all");
+    request.pids = 5;
+    let ended = room.run(&request).await;
+    assert!(ended.stderr.contains("fork") && !ended.stdout.contains("all"), "{ended:?}");
+
+    let script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
+        /sys/fs/cgroup/cpu/cpu.shares 2>/dev/null || cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight";
+    let deployment = json!({ "limits": { "cpu": "250m" }, "requests": { "cpu": "500m" } });
+    let output = room.output(deployment, script).await;
+    let words: Vec<&str> = output.split_whitespace().collect();
+    assert_eq!(words[..2], ["25000", "100000"], "{output}");
+    // 512 shares, and what runtimes make of them in version 2.
+    assert!(["512", "20", "59"].contains(&words[2]), "{output}");
+}
+
+#[tokio::test]
+async fn usage_is_measured_while_it_runs() {
+    require_containerd!();
+    let room = Room::new().await;
+    let request =
+        room.script(json!({}), "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo ready; sleep 60");
+    room.start(&request).await;
+    let usage = room.runtime.usage(&request.id).await.expect("usage");
+    assert!(usage.cpu.as_millis() > 10 && usage.cpu.as_secs() < 20, "{usage:?}");
+    assert!(usage.memory > 50_000 && usage.memory < 64 << 20, "{usage:?}");
+
+    // Another daemon does not know the process yet.
+    let config = room.containerd.config("");
+    let other = ingle::runtime::containerd::Containerd::connect(&config).await.expect("a connection");
+    assert!(other.usage(&request.id).await.expect("usage").cpu >= usage.cpu);
+    room.runtime.remove(&request.id).await.expect("removed");
+}

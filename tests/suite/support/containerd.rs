@@ -1,0 +1,202 @@
+//! A containerd of the test's own: its root, state and socket are in a temporary directory, its
+//! containerd namespace has a name of its own, and nothing of it is left when it is dropped.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ingle::config::Config;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A running containerd.
+#[derive(Debug)]
+pub(crate) struct PrivateContainerd {
+    directory: TempDir,
+    namespace: String,
+    process: Option<Child>,
+}
+
+impl PrivateContainerd {
+    /// Starts one; returns when it answers.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("ingle-test-").tempdir().expect("a directory");
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let mut containerd =
+            Self { directory, namespace: format!("ingle-test-{}", &unique[..12]), process: None };
+        let path = containerd.path();
+        let settings = format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n",
+            root = path.join("root"),
+            state = path.join("state"),
+            socket = containerd.socket(),
+            ttrpc = path.join("ttrpc.sock"),
+        );
+        fs::write(path.join("containerd.toml"), settings).expect("write containerd.toml");
+        containerd.resume().await;
+        containerd
+    }
+
+    /// Where its files are, and where a test may put its own.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path().join("containerd.sock")
+    }
+
+    /// The containerd namespace for the test.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Settings of a daemon that uses it, with its own directories here; `more` is TOML to add to
+    /// sections other than `containerd` and `daemon`.
+    pub(crate) fn config(&self, more: &str) -> Config {
+        let text = format!(
+            "[containerd]\nsocket = {socket:?}\nnamespace = {namespace:?}\n\
+             [daemon]\nstate_dir = {state:?}\nrun_dir = {run:?}\n{more}",
+            socket = self.socket(),
+            namespace = self.namespace,
+            state = self.path().join("ingle-state"),
+            run = self.path().join("ingle-run"),
+        );
+        Config::parse(&text, |_| None).expect("a configuration")
+    }
+
+    /// Ends containerd, not its containers.
+    pub(crate) fn pause(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // SIGTERM lets it close its database; it does not wait for containers.
+            let pid = Pid::from_raw(process.id().cast_signed());
+            kill(pid, Signal::SIGTERM).expect("end containerd");
+            process.wait().expect("wait for containerd");
+        }
+    }
+
+    /// Starts containerd again after [`Self::pause`].
+    pub(crate) async fn resume(&mut self) {
+        let log = fs::File::create(self.path().join("containerd.log")).expect("make the log");
+        let process = Command::new(super::tool("containerd").expect("containerd"))
+            .arg("--config")
+            .arg(self.path().join("containerd.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start containerd");
+        self.process = Some(process);
+        let socket = self.socket();
+        eventually!(within 30, UnixStream::connect(&socket).is_ok(), "containerd does not answer: {}", self.log());
+    }
+
+    /// What containerd wrote since it was started.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path().join("containerd.log")).unwrap_or_default()
+    }
+
+    /// Process ids of the shims that this containerd started, with their container's id.
+    pub(crate) fn shims(&self) -> Vec<(u32, String)> {
+        let socket = self.socket().display().to_string();
+        let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter_map(|pid| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            let words: Vec<&str> = line.split('\0').collect();
+            let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+            let ours = words[0].contains("containerd-shim") && *after("-address")? == socket;
+            ours.then(|| after("-id").map(|id| (pid, (*id).to_owned()))).flatten()
+        })
+        .collect()
+    }
+
+    /// Runs `ctr` in the test's namespace.
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(super::tool("ctr").expect("ctr"))
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", &self.namespace])
+            .args(arguments)
+            .output()
+            .expect("run ctr")
+    }
+
+    /// Ends the containers that a failed test left.
+    fn remove_tasks(&self) {
+        let listed = self.ctr(&["tasks", "list", "--quiet"]);
+        for id in String::from_utf8_lossy(&listed.stdout).lines() {
+            self.ctr(&["tasks", "delete", "--force", id]);
+        }
+        for (pid, _) in self.shims() {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
+
+    /// Files that shims and runc keep outside of the directory.
+    fn remove_files(&self) {
+        let bundles = self.path().join("state/io.containerd.runtime.v2.task").join(&self.namespace);
+        for bundle in fs::read_dir(bundles).into_iter().flatten().flatten() {
+            let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+            if let Some(socket) = address.trim().strip_prefix("unix://") {
+                let _ = fs::remove_file(socket);
+            }
+        }
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
+    }
+
+    fn unmount(&self) {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| Path::new(point).starts_with(self.path())) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+    }
+
+    /// Control groups of containers are removed with them, the directory above is not; nor are those
+    /// of a container whose shim was killed.
+    fn remove_cgroups(&self) {
+        let directories = self.cgroups();
+        for directory in &directories {
+            for child in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let processes = fs::read_to_string(child.path().join("cgroup.procs")).unwrap_or_default();
+                for pid in processes.lines().filter_map(|line| line.parse().ok()) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                let _ = fs::remove_dir(child.path());
+            }
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    /// The namespace's directory in each hierarchy where there is one.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+        let all = roots.chain([PathBuf::from("/sys/fs/cgroup")]).map(|root| root.join(&self.namespace));
+        all.filter(|directory| directory.exists()).collect()
+    }
+}
+
+impl Drop for PrivateContainerd {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.remove_tasks();
+        }
+        self.pause();
+        self.remove_files();
+        self.unmount();
+        // The kernel lets go of a control group a little after its last process.
+        let started = Instant::now();
+        while !self.cgroups().is_empty() && started.elapsed() < Duration::from_secs(5) {
+            self.remove_cgroups();
+            std::thread::yield_now();
+        }
+    }
+}
