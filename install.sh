@@ -673,13 +673,23 @@ remove_images() {
 
 remove_network() {
     step "Removing the network"
-    for file in /run/netns/"$network"-*; do
+    # As the daemon marks what is its own: a word that always begins with ingle.
+    case $network in
+        ingle*) tag=$network ;;
+        *) tag=ingle-$network ;;
+    esac
+    for file in /run/netns/"$tag".*; do
         [ -e "$file" ] || continue
         umount "$file" 2>/dev/null || true
         rm -f "$file"
     done
     ip link delete "$bridge" 2>/dev/null || true
-    nft delete table inet "$network" 2>/dev/null || true
+    nft delete table inet "$tag" 2>/dev/null || true
+    # What the daemon asked of Docker's firewall.
+    if command -v iptables >/dev/null; then
+        iptables -w -D DOCKER-USER -i "$bridge" -j ACCEPT 2>/dev/null || true
+        iptables -w -D DOCKER-USER -o "$bridge" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT 2>/dev/null || true
+    fi
 }
 
 main "$@"
