@@ -14,6 +14,7 @@
 //! images       images from registries and archives, kept in containerd
 //! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
+//! installation  install.sh from the first run to the purge, with a containerd and a network of its own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! network      what replicas reach, and what they leave behind
@@ -36,6 +37,7 @@ mod containers;
 mod examples;
 mod images;
 mod gateway;
+mod installation;
 mod installer;
 mod logs;
 mod network;
