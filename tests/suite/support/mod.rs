@@ -48,7 +48,6 @@ mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 pub(crate) mod image;
-mod image;
 pub(crate) mod oci;
 pub(crate) mod registry;
 mod sample;
