@@ -87,7 +87,8 @@ async fn a_failed_update_is_told_with_its_reason() {
     let out = served.ok("list").await;
     assert!(out.contains("ready (update failed)"), "{out}");
     let text = served.fails("deploy new --image you/exits:3").await;
-    assert!(text.starts_with("ingle: function new "), "{text}");
+    // What was under way comes first.
+    assert!(text.contains("ingle: function new "), "{text}");
 }
 
 #[tokio::test]
