@@ -76,9 +76,12 @@ impl Containerd {
         let mounts = match self.remembered_user(request) {
             Some(user) => {
                 let document = self.document(request, &user)?;
-                let (mounts, ()) =
-                    tokio::try_join!(self.prepare(request), self.create_container(request, document))?;
-                mounts
+                // Both to their end, also when one fails: what is cut off may still be made, after it
+                // was taken back.
+                let (mounts, created) =
+                    tokio::join!(self.prepare(request), self.create_container(request, document));
+                created?;
+                mounts?
             }
             None => {
                 let mounts = self.prepare(request).await?;
@@ -143,7 +146,13 @@ impl Containerd {
         };
         match TasksClient::new(self.client.channel()).create(self.client.request(create)).await {
             Ok(_) => Ok(()),
-            Err(status) => Err(self.failure(request, "the task", status)),
+            Err(status) => match unrunnable(status.message()) {
+                Some(reason) => Err(Failure::Error(RuntimeError::BadRequest(format!(
+                    "image {} cannot run: {reason}",
+                    request.spec.image
+                )))),
+                None => Err(self.failure(request, "the task", status)),
+            },
         }
     }
 
@@ -190,7 +199,36 @@ impl Containerd {
     }
 }
 
+/// What runc or crun says of a command that cannot be executed, out of all that they say.
+fn unrunnable(message: &str) -> Option<&str> {
+    let start = ["exec: \"", "executable file "].iter().find_map(|phrase| message.find(phrase))?;
+    let reason = &message[start..];
+    Some(reason.strip_suffix(": unknown").unwrap_or(reason))
+}
+
 /// The layers of an image never change under a chain id, so what was looked up stays true.
 fn user_key(request: &ContainerRequest) -> (String, String) {
     (request.image.chain_id.clone(), request.image.resolved.config.user.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_cannot_run_is_told_apart() {
+        let runc = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start \
+            container process: exec: \"/no\": stat /no: no such file or directory: unknown";
+        assert_eq!(unrunnable(runc), Some("exec: \"/no\": stat /no: no such file or directory"));
+        let crun = "failed to create shim task: OCI runtime create failed: executable file `/no` not found: \
+            No such file or directory: unknown";
+        assert_eq!(unrunnable(crun), Some("executable file `/no` not found: No such file or directory"));
+        assert_eq!(unrunnable("failed to create shim task: failed to mount rootfs component"), None);
+    }
+
+    #[test]
+    fn options_are_encoded_as_the_shim_reads_them() {
+        // Field 6, length-delimited.
+        assert_eq!(Options { binary_name: "crun".into() }.encode_to_vec(), b"\x32\x04crun");
+    }
 }
