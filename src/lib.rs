@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod function;
 pub mod gateway;
+mod http1;
 pub mod invoke;
 pub mod logs;
 pub mod metrics;

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::network::NetworkError;
 
 /// The exit codes; `docs/cli.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,10 @@ impl Exit {
             if let Some(error) = cause.downcast_ref::<CliError>() {
                 return error.exit();
             }
-            if cause.is::<clap::Error>() || cause.is::<ConfigError>() {
+            if cause.is::<clap::Error>()
+                || cause.is::<ConfigError>()
+                || matches!(cause.downcast_ref(), Some(NetworkError::Config { .. }))
+            {
                 return Self::Usage;
             }
             if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)

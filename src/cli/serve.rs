@@ -12,7 +12,7 @@ pub(crate) struct Serve {
     /// The configuration file
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     config: PathBuf,
-    /// Only say whether the configuration is right
+    /// Only say whether the configuration and the network's conflist are right
     #[arg(long)]
     check: bool,
 }
@@ -21,7 +21,9 @@ impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.config)?;
         if self.check {
-            return Ok(output::line(format!("{} is right", self.config.display()))?);
+            crate::daemon::check(&config)?;
+            output::line(format!("{} is right", self.config.display()))?;
+            return Ok(output::line(format!("{} is right", config.network.conflist.display()))?);
         }
         crate::daemon::run(config)
     }

@@ -3,6 +3,8 @@
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
 
+use std::time::Duration;
+
 use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -10,6 +12,7 @@ use http::{Response, StatusCode};
 use crate::chain;
 use crate::fleet::FleetError;
 use crate::function::Invalid;
+use crate::http1::{self, HeadError};
 use crate::invoke::InvokeError;
 use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
@@ -35,6 +38,29 @@ impl ErrorAnswer {
         Self { status, code, text: text.into(), retry_after: None }
     }
 
+    /// A head that did not arrive within the limit.
+    pub(super) fn head_too_slow(limit: Duration) -> Self {
+        let text = format!("the head of the request did not arrive within {limit:?} (gateway.idle_timeout)");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "head_too_slow", text)
+    }
+
+    /// A request for something that only proxies do.
+    pub(super) fn not_a_proxy() -> Self {
+        let text = "this is a gateway to functions, not a proxy: CONNECT is not served";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "not_a_proxy", text)
+    }
+
+    /// A request line that is not one of HTTP.
+    pub(super) fn bad_target() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "the target of the request is malformed")
+    }
+
+    /// A handler of the API that did not end as it should.
+    pub(super) fn internal() -> Self {
+        let text = "the request was not carried out because of an error of the daemon: see its log";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+    }
+
     /// The same, with a hint when to try again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -42,9 +68,9 @@ impl ErrorAnswer {
         self
     }
 
-    /// The content type and body for a client with these request headers.
-    pub fn body(&self, request: &HeaderMap) -> (&'static str, String) {
-        if wants_json(request) {
+    /// The content type and body, as JSON or as text.
+    pub fn body(&self, json: bool) -> (&'static str, String) {
+        if json {
             let body = ErrorBody { error: self.text.clone(), code: self.code.to_owned() };
             let json = serde_json::to_string(&body).expect("two strings are JSON");
             ("application/json", json)
@@ -55,7 +81,7 @@ impl ErrorAnswer {
 
     /// The whole answer for a client with these request headers.
     pub fn answer<B: From<String>>(&self, request: &HeaderMap) -> Response<B> {
-        let (content_type, body) = self.body(request);
+        let (content_type, body) = self.body(wants_json(request));
         let mut response = Response::new(B::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -76,13 +102,21 @@ impl IntoResponse for ErrorAnswer {
     }
 }
 
-/// Whether the client prefers JSON to text: it names JSON and does not take everything.
+/// Whether the client asks for JSON by name.
 fn wants_json(request: &HeaderMap) -> bool {
-    request.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|range| {
-            range.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
-        })
-    })
+    request.get_all(ACCEPT).iter().any(|value| http1::wants_json(value.as_bytes()))
+}
+
+impl From<HeadError> for ErrorAnswer {
+    fn from(error: HeadError) -> Self {
+        let (status, code) = match error {
+            HeadError::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
+            HeadError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            HeadError::Version => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "bad_version"),
+            HeadError::Coding => (StatusCode::NOT_IMPLEMENTED, "bad_coding"),
+        };
+        Self::new(status, code, error.to_string())
+    }
 }
 
 impl From<InvokeError> for ErrorAnswer {
@@ -96,12 +130,18 @@ impl From<InvokeError> for ErrorAnswer {
             InvokeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "function_unreachable"),
             InvokeError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "bad_answer"),
             InvokeError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            InvokeError::ClientStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
+            InvokeError::BodyStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
             InvokeError::BadBody { .. } => (StatusCode::BAD_REQUEST, "bad_body"),
+            // Nobody reads this answer; the status is what nginx logs for it, and is counted.
+            InvokeError::CallerGone { .. } => (client_closed_request(), "caller_gone"),
         };
         let answer = Self::new(status, code, chain(&error));
         if matches!(error, InvokeError::TooManyWaiting { .. }) { answer.retry_after(1) } else { answer }
     }
+}
+
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).expect("a number of three digits")
 }
 
 impl From<Invalid> for ErrorAnswer {

@@ -21,7 +21,7 @@ pub enum InvokeError {
         reason: String,
     },
     /// As many calls as may wait for a replica do so already.
-    #[error("function {function} is starting and {waiting} calls wait for it already: try again")]
+    #[error("function {function} has no replica ready and {waiting} calls wait for one already: try again")]
     TooManyWaiting {
         /// Its name.
         function: String,
@@ -71,20 +71,24 @@ pub enum InvokeError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The client stopped sending in the middle of the body.
-    #[error("the body of the call to function {function} stalled for {limit:?}")]
-    ClientStalled {
+    /// The caller stopped sending in the middle of the body.
+    #[error("the body of the call to function {function} did not arrive in time")]
+    BodyStalled {
         /// Its name.
         function: String,
-        /// How long it was waited for.
-        limit: Duration,
     },
-    /// The client's body is malformed or was cut.
+    /// The caller's body is malformed or was cut.
     #[error("the body of the call to function {function} is malformed: {reason}")]
     BadBody {
         /// Its name.
         function: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The caller went away: there is nobody to answer.
+    #[error("the caller of function {function} went away")]
+    CallerGone {
+        /// The function's name.
+        function: String,
     },
 }

@@ -8,12 +8,16 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
+//! gateway      calls through the gateway's server to replicas that misbehave
+//! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
+//! whole        the built daemon on a real containerd: deploys, calls, restarts, bad input
 //! ```
 //!
 //! Habits
@@ -25,10 +29,13 @@
 
 #[macro_use]
 mod support;
+mod api;
 mod cli;
 mod containers;
 mod examples;
+mod gateway;
 mod installer;
 mod logs;
 mod network;
 mod shipped_files;
+mod whole;

@@ -115,11 +115,24 @@ fn errors_of_calls() {
         ),
         (InvokeError::BadAnswer { function: function(), reason: "x" }, 502, "bad_answer"),
         (InvokeError::BodyTooLarge { function: function(), limit: 1 }, 413, "body_too_large"),
-        (InvokeError::ClientStalled { function: function(), limit }, 408, "body_stalled"),
+        (InvokeError::BodyStalled { function: function() }, 408, "body_stalled"),
         (InvokeError::BadBody { function: function(), reason: "x".into() }, 400, "bad_body"),
+        (InvokeError::CallerGone { function: function() }, 499, "caller_gone"),
     ] {
         assert_answer(error, status, code);
     }
+}
+
+#[test]
+fn errors_of_heads() {
+    assert_answer(HeadError::TooLarge, 431, "head_too_large");
+    assert_answer(HeadError::Bad("x"), 400, "bad_request");
+    assert_answer(HeadError::Version, 505, "bad_version");
+    assert_answer(HeadError::Coding, 501, "bad_coding");
+    assert_answer(ErrorAnswer::head_too_slow(Duration::from_secs(1)), 408, "head_too_slow");
+    assert_answer(ErrorAnswer::not_a_proxy(), 405, "not_a_proxy");
+    assert_answer(ErrorAnswer::bad_target(), 400, "bad_request");
+    assert_answer(ErrorAnswer::internal(), 500, "internal");
 }
 
 #[test]

@@ -94,6 +94,11 @@ struct Ready {
 }
 
 impl Cni {
+    /// Whether the conflist can be used: what [`Cni::new`] checks, and nothing else.
+    pub fn check(config: &config::Network) -> Result<(), NetworkError> {
+        Conflist::load(&config.conflist, &config.plugin_dir).map(drop)
+    }
+
     /// Reads the conflist, and checks it whole. `gateway_port` is where the daemon serves functions;
     /// files for replicas are kept under `run_dir`.
     pub fn new(

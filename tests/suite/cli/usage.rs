@@ -143,8 +143,14 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn the_configuration_is_checked_without_running_anything() {
     let user = User::stranger();
-    user.write("good.toml", "[gateway]\nlisten = \"127.0.0.1:1\"\n");
-    assert_eq!(user.run(&["serve", "--check", "--config", "good.toml"]).ok(), "good.toml is right\n");
+    let conflist = concat!(env!("CARGO_MANIFEST_DIR"), "/cni/10-ingle.conflist");
+    user.write("good.toml", &format!("[network]\nconflist = \"{conflist}\"\n"));
+    let out = user.run(&["serve", "--check", "--config", "good.toml"]).ok();
+    assert_eq!(out, format!("good.toml is right\n{conflist} is right\n"));
+    let broken = user.home().join("broken.conflist");
+    user.write("broken.conflist", "{}");
+    user.write("bad.toml", &format!("[network]\nconflist = {:?}\n", broken.display().to_string()));
+    user.run(&["serve", "--check", "--config", "bad.toml"]).fails(64, &["broken.conflist"]);
     user.write("bad.toml", "[gateway]\nlisten = \"here\"\nport = 1\n");
     user.run(&["serve", "--check", "--config", "bad.toml"]).fails(
         64,

@@ -43,11 +43,13 @@ macro_rules! eventually {
 // After the macros, which they use.
 mod containerd;
 mod contract;
+pub(crate) mod daemon;
 mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
-mod image;
+pub(crate) mod image;
 mod sample;
+pub(crate) mod view;
 
 pub(crate) use containerd::PrivateContainerd;
 pub(crate) use contract::{Behaviour, exit_code, runtime_contract};

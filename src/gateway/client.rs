@@ -1,0 +1,332 @@
+//! The client's side of a call: its body goes up, the answer comes down.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header;
+use http::response::Parts;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use super::connection::Facts;
+use super::server::Worker;
+use crate::http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
+use crate::invoke::{BodyError, Caller};
+
+/// How the body of the answer is delimited for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delimited {
+    /// As it comes: by its length, by the connection's end, or there is none.
+    Raw,
+    /// In chunks of our own.
+    Chunks,
+}
+
+/// A client, during one call.
+pub(super) struct Client<'a> {
+    read: ReadHalf<'a>,
+    write: WriteHalf<'a>,
+    input: &'a mut Buffer,
+    /// To the client: what is not written yet, and `written` bytes that are.
+    pub(super) out: &'a mut Vec<u8>,
+    written: usize,
+    facts: &'a Facts,
+    /// Where the request's body ends.
+    body: Decoder,
+    /// It is sent on in chunks, as it came.
+    chunked: bool,
+    /// Bytes that it may still have.
+    allowance: u64,
+    must_continue: bool,
+    body_deadline: Option<Instant>,
+    /// How long it may take to send or read something.
+    pub(super) stall: Duration,
+    worker: &'a Worker,
+    persists: bool,
+    delimited: Delimited,
+    code: u16,
+    /// The client has got something of the answer.
+    begun: bool,
+    /// Grows with every byte in any direction.
+    pub(super) moved: u64,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(
+        stream: &'a mut TcpStream,
+        input: &'a mut Buffer,
+        out: &'a mut Vec<u8>,
+        facts: &'a Facts,
+        body_limit: u64,
+        worker: &'a Worker,
+    ) -> Self {
+        let (read, write) = stream.split();
+        Self {
+            read,
+            write,
+            input,
+            out,
+            written: 0,
+            facts,
+            body: match facts.framing {
+                Framing::None | Framing::UntilClose => Decoder::Length(0),
+                Framing::Length(length) => Decoder::Length(length),
+                Framing::Chunked => Decoder::chunked(),
+            },
+            chunked: facts.framing == Framing::Chunked,
+            allowance: body_limit,
+            must_continue: facts.expects_continue,
+            body_deadline: None,
+            stall: worker.limits.idle_timeout,
+            worker,
+            persists: facts.persists,
+            delimited: Delimited::Raw,
+            code: 0,
+            begun: false,
+            moved: 0,
+        }
+    }
+
+    /// The status that was answered.
+    pub(super) fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// Whether the connection can carry another request if it is answered now.
+    pub(super) fn may_persist(&self) -> bool {
+        self.persists && self.body.is_done() && !self.worker.is_closing()
+    }
+
+    /// Forgets an answer that turned out to be none. `false`: the client has seen some of it.
+    pub(super) fn take_back(&mut self) -> bool {
+        if !self.begun && self.written == 0 {
+            self.out.clear();
+            self.code = 0;
+            self.delimited = Delimited::Raw;
+        }
+        self.code == 0
+    }
+
+    /// Whether the connection can carry another request, after a whole answer.
+    pub(super) fn persists(&self) -> bool {
+        self.may_persist() && self.code != 101
+    }
+
+    /// From now on both sides send what they like until one of them closes.
+    pub(super) fn become_tunnel(&mut self) {
+        self.body = Decoder::UntilClose;
+        self.chunked = false;
+        self.allowance = u64::MAX;
+    }
+
+    /// The request's body is taken as data, without chunks.
+    pub(super) fn take_body_plain(&mut self) {
+        self.chunked = false;
+    }
+
+    /// The head of an answer of our own. `length` is the body's, when it is known beforehand.
+    pub(super) fn plain_head(&mut self, parts: &Parts, bodiless: bool, length: Option<u64>) {
+        self.code = parts.status.as_u16();
+        let reason = parts.status.canonical_reason().unwrap_or_default();
+        self.push(&[b"HTTP/1.1 ", parts.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+        for (name, value) in &parts.headers {
+            if !matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING) {
+                self.push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            }
+        }
+        if !bodiless && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            match length {
+                Some(length) => {
+                    self.push(&[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
+                }
+                None if self.facts.http10 => self.persists = false,
+                None => {
+                    self.delimited = Delimited::Chunks;
+                    self.push(&[b"transfer-encoding: chunked\r\n"]);
+                }
+            }
+        }
+        self.persists &= self.body.is_done();
+        self.push_connection();
+        self.facts.push_headers(self.out);
+        self.push(&[b"\r\n"]);
+    }
+
+    fn push_connection(&mut self) {
+        self.persists &= !self.worker.is_closing();
+        if !self.persists {
+            self.push(&[b"Connection: close\r\n"]);
+        } else if self.facts.http10 {
+            self.push(&[b"Connection: keep-alive\r\n"]);
+        }
+    }
+
+    /// How long it may take until something moves: the client to read, or the function to speak.
+    pub(super) fn patience(&self, limit: Duration) -> Duration {
+        if self.written < self.out.len() { self.stall } else { limit }
+    }
+
+    /// The answer's body has been given whole.
+    pub(super) fn end(&mut self) {
+        if self.delimited == Delimited::Chunks {
+            end_chunks(self.out);
+        }
+    }
+
+    /// Writes what there is.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let count = ready!(Pin::new(&mut self.write).poll_write(cx, &self.out[self.written..]))?;
+            self.written += count;
+            self.begun |= self.code != 0;
+            self.moved += count as u64;
+        }
+        self.out.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes all there is. `false` when the client does not take it.
+    pub(super) async fn flush(&mut self, alarm: &mut Alarm, stall: Duration) -> bool {
+        let deadline = Instant::now() + stall;
+        std::future::poll_fn(|cx| match self.poll_flush(cx) {
+            Poll::Ready(result) => Poll::Ready(result.is_ok()),
+            Poll::Pending => alarm.poll(cx, deadline).map(|()| false),
+        })
+        .await
+    }
+
+    fn push(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.out.extend_from_slice(part);
+        }
+    }
+
+    /// Passes the body that is in the input on. `Some`: whether there is more; `None`: nothing was
+    /// there.
+    fn take_body(&mut self, out: &mut Vec<u8>) -> Result<Option<bool>, BodyError> {
+        if self.input.is_empty() && !self.body.is_done() {
+            return Ok(None);
+        }
+        let input = self.input.data();
+        let found = self.body.decode(input).map_err(|error| BodyError::Bad(error.to_string()))?;
+        let data = &input[found.skip..found.skip + found.data];
+        self.allowance = self.allowance.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
+        if self.chunked {
+            push_chunk(out, data);
+        } else {
+            out.extend_from_slice(data);
+        }
+        self.input.consume(found.skip + found.data);
+        self.moved += found.data as u64;
+        if found.end && self.chunked {
+            end_chunks(out);
+        }
+        Ok((found.end || found.data > 0).then_some(!found.end))
+    }
+}
+
+impl Caller for Client<'_> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, BodyError>> {
+        loop {
+            if let Some(more) = self.take_body(out)? {
+                self.body_deadline = None;
+                return Poll::Ready(Ok(more));
+            }
+            // Asked for only now: a replica is there to take the body, and the client has not begun
+            // to send it unasked.
+            if std::mem::take(&mut self.must_continue) {
+                self.push(&[b"HTTP/1.1 100 Continue\r\n\r\n"]);
+            }
+            if self.code == 0 {
+                // Before the answer, nobody else writes; an error shows up when reading.
+                let _ = self.poll_flush(cx);
+            }
+            match self.input.poll_fill(&mut self.read, cx) {
+                Poll::Ready(Ok(0)) if self.body == Decoder::UntilClose => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(BodyError::Gone)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    self.body_deadline.get_or_insert_with(|| Instant::now() + self.stall);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn body_deadline(&self) -> Option<Instant> {
+        self.body_deadline
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.code == 0 && !self.out.is_empty() {
+            let _ = self.poll_flush(cx);
+        }
+        // What comes early is the next request, or the body, and is kept until its turn.
+        while !self.input.is_full() {
+            match ready!(self.input.poll_fill(&mut self.read, cx)) {
+                Ok(count) if count > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn head(&mut self, head: &ResponseHead<'_, '_>) {
+        let interim = head.code < 200 && head.code != 101;
+        if interim && self.facts.http10 {
+            return;
+        }
+        self.push(&[
+            b"HTTP/1.1 ",
+            itoa::Buffer::new().format(head.code).as_bytes(),
+            b" ",
+            head.reason.as_bytes(),
+            b"\r\n",
+        ]);
+        let chunks = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+        for header in head.headers {
+            match Header::of(header.name) {
+                Header::Hop | Header::Connection | Header::TransferEncoding => continue,
+                Header::Ours | Header::CallId => continue,
+                Header::ContentLength if chunks || head.code < 200 || head.code == 204 => continue,
+                Header::Upgrade if head.code != 101 => continue,
+                _ => {}
+            }
+            if !head.connection.names(head.headers, header.name) {
+                self.push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
+            }
+        }
+        if interim {
+            self.push(&[b"\r\n"]);
+            return;
+        }
+        self.code = head.code;
+        if head.code == 101 {
+            self.push(&[b"Connection: Upgrade\r\n"]);
+        } else {
+            if chunks && self.facts.http10 {
+                // Its version knows no other way to end a body of unknown length.
+                self.persists = false;
+            } else if chunks {
+                self.delimited = Delimited::Chunks;
+                self.push(&[b"Transfer-Encoding: chunked\r\n"]);
+            }
+            self.push_connection();
+        }
+        self.facts.push_headers(self.out);
+        self.push(&[b"\r\n"]);
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        self.moved += data.len() as u64;
+        match self.delimited {
+            Delimited::Raw => self.out.extend_from_slice(data),
+            Delimited::Chunks => push_chunk(self.out, data),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Hands a request to the API's `axum::Router` and its answer back.
+//!
+//! The router runs on the runtime of the daemon, never on a thread that carries calls: its handlers
+//! may start tasks of their own and take their time.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Uri, Version};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::PollSender;
+use tower::ServiceExt as _;
+
+use super::client::Client;
+use super::connection::{After, Connection, Facts, push_error};
+use super::error::ErrorAnswer;
+use crate::http1::{Alarm, RequestHead};
+use crate::invoke::{BodyError, Caller as _, PIECE};
+
+/// Pieces of a body that wait for the handler.
+const WAITING_PIECES: usize = 2;
+
+type Sender = PollSender<Result<Bytes, io::Error>>;
+
+/// The head as the `http` crate has it.
+pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorAnswer> {
+    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| ErrorAnswer::bad_target())?;
+    if method == Method::CONNECT {
+        return Err(ErrorAnswer::not_a_proxy());
+    }
+    let uri: Uri = head.target.parse().map_err(|_| ErrorAnswer::bad_target())?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    for header in head.headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ErrorAnswer::bad_target())?;
+        let value = HeaderValue::from_bytes(header.value).map_err(|_| ErrorAnswer::bad_target())?;
+        parts.headers.append(name, value);
+    }
+    Ok(parts)
+}
+
+/// Serves one request of the API.
+pub(super) async fn serve(connection: &mut Connection, facts: &Facts, parts: Parts) -> After {
+    let Connection { stream, worker, input, out, alarm, .. } = connection;
+    out.clear();
+    // The API has its own limits, by route.
+    let mut client = Client::new(stream, input, out, facts, u64::MAX, worker);
+    client.take_body_plain();
+    let (body, sender) = if facts.has_body() {
+        let (sender, receiver) = mpsc::channel(WAITING_PIECES);
+        (Body::from_stream(ReceiverStream::new(receiver)), Some(PollSender::new(sender)))
+    } else {
+        (Body::empty(), None)
+    };
+    let router = worker.gateway.api.clone();
+    let request = http::Request::from_parts(parts, body);
+    let handler = worker.runtime.spawn(async move {
+        let answer: Result<Response, Infallible> = router.oneshot(request).await;
+        answer
+    });
+    let mut upload = Upload { sender, piece: Vec::new() };
+    let Some(response) = wait(handler, &mut upload, &mut client, alarm).await else { return After::Close };
+    match response {
+        Ok(response) => answer(response, &mut upload, client, facts, alarm).await,
+        Err(error) => {
+            let persists = client.may_persist();
+            push_error(client.out, Some(facts), &error, persists);
+            let stall = worker.limits.idle_timeout;
+            match client.flush(alarm, stall).await {
+                true if persists => After::Next,
+                true => After::Linger,
+                false => After::Close,
+            }
+        }
+    }
+}
+
+/// The request's body on its way to the handler.
+struct Upload {
+    sender: Option<Sender>,
+    piece: Vec<u8>,
+}
+
+impl Upload {
+    /// Passes on what has arrived. A handler that does not want it drops its end.
+    fn run(&mut self, cx: &mut Context<'_>, client: &mut Client<'_>) {
+        while let Some(sender) = &mut self.sender {
+            match sender.poll_reserve(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.sender = None,
+                Poll::Pending => return,
+            }
+            let Some(sender) = &mut self.sender else { return };
+            match client.poll_body(cx, &mut self.piece) {
+                Poll::Ready(Ok(more)) => {
+                    let piece = Bytes::from(std::mem::take(&mut self.piece));
+                    let sent = piece.is_empty() || sender.send_item(Ok(piece)).is_ok();
+                    if !more || !sent {
+                        self.sender = None;
+                    }
+                }
+                Poll::Ready(Err(error)) => self.fail(&error),
+                Poll::Pending => {
+                    // The place is given back, or the handler could never see the end.
+                    sender.abort_send();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &BodyError) {
+        if let Some(mut sender) = self.sender.take() {
+            let text = match error {
+                BodyError::TooLarge => "the body is too large".to_owned(),
+                BodyError::Bad(reason) => format!("the body is malformed: {reason}"),
+                BodyError::Gone => "the client closed the connection in the middle of the body".to_owned(),
+            };
+            // A place was reserved; if not, the handler has gone.
+            let _ = sender.send_item(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+    }
+}
+
+/// Waits for the handler. `None` when the client went away; the handler then runs to its end, as a
+/// deploy that was begun must.
+async fn wait(
+    mut handler: JoinHandle<Result<Response, Infallible>>,
+    upload: &mut Upload,
+    client: &mut Client<'_>,
+    alarm: &mut Alarm,
+) -> Option<Result<Response, ErrorAnswer>> {
+    poll_fn(|cx| {
+        upload.run(cx, client);
+        match Pin::new(&mut handler).poll(cx) {
+            Poll::Ready(Ok(Ok(response))) => return Poll::Ready(Some(Ok(response))),
+            Poll::Ready(Ok(Err(never))) => match never {},
+            Poll::Ready(Err(error)) => {
+                tracing::error!(%error, "a handler of the API did not end");
+                return Poll::Ready(Some(Err(ErrorAnswer::internal())));
+            }
+            Poll::Pending => {}
+        }
+        if upload.sender.is_none() {
+            return client.poll_gone(cx).map(|()| None);
+        }
+        match client.body_deadline() {
+            Some(deadline) => alarm.poll(cx, deadline).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Streams the answer to the client.
+async fn answer(
+    response: Response,
+    upload: &mut Upload,
+    mut client: Client<'_>,
+    facts: &Facts,
+    alarm: &mut Alarm,
+) -> After {
+    let (parts, mut body) = response.into_parts();
+    let bodiless = facts.to_head || parts.status.as_u16() == 204 || parts.status.as_u16() == 304;
+    client.plain_head(&parts, bodiless, body.size_hint().exact());
+    let mut running = !bodiless;
+    let (mut seen, mut deadline) = (u64::MAX, Instant::now());
+    let whole = poll_fn(|cx| {
+        loop {
+            upload.run(cx, &mut client);
+            let mut waits = false;
+            while running && client.out.len() < PIECE {
+                match Pin::new(&mut body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Some(data) = frame.data_ref() {
+                            client.data(data);
+                        }
+                    }
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                    Poll::Ready(None) => {
+                        running = false;
+                        client.end();
+                    }
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            match client.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Ready(Ok(())) if !running => return Poll::Ready(true),
+                Poll::Ready(Ok(())) if !waits => continue,
+                // Logs that are followed may be silent for hours.
+                Poll::Ready(Ok(())) => {
+                    let watch = upload.sender.is_none();
+                    return if watch { client.poll_gone(cx).map(|()| false) } else { Poll::Pending };
+                }
+                Poll::Pending => {}
+            }
+            if seen != client.moved {
+                seen = client.moved;
+                deadline = Instant::now() + client.stall;
+            }
+            return alarm.poll(cx, deadline).map(|()| false);
+        }
+    })
+    .await;
+    match whole {
+        true if client.persists() => After::Next,
+        true => After::Linger,
+        false => After::Close,
+    }
+}

@@ -1,0 +1,57 @@
+//! One timer per connection, set again only when it must be.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Wakes a task at a deadline that moves with every call.
+///
+/// Deadlines mostly move later, so the timer is left where it is: it rings early, about once in the
+/// length of a timeout, looks at the real deadline and is set again. A call that is answered at once
+/// therefore costs the runtime's timer wheel nothing.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Alarm {
+    /// Not set yet.
+    pub(crate) fn new() -> Self {
+        Self { sleep: Box::pin(sleep_until(Instant::now())) }
+    }
+
+    /// Ready when `deadline` has passed; else wakes the task when it does.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.sleep.deadline() > deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_the_last_deadline_given_and_not_before() {
+        let begin = Instant::now();
+        let mut alarm = Alarm::new();
+        for seconds in [10, 70, 30] {
+            let deadline = begin + Duration::from_secs(seconds);
+            let first = std::future::poll_fn(|cx| Poll::Ready(alarm.poll(cx, deadline))).await;
+            assert!(first.is_pending());
+        }
+        std::future::poll_fn(|cx| alarm.poll(cx, begin + Duration::from_secs(90))).await;
+        assert_eq!(begin.elapsed().as_secs(), 90);
+    }
+}

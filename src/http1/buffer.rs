@@ -1,0 +1,159 @@
+//! Read buffers, lent out per thread.
+//!
+//! A connection that waits holds none: thousands of idle clients cost their sockets, not their
+//! buffers. Nothing is allocated on the way of a call once a thread has warmed up.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Bytes that a buffer holds before it grows: enough for nearly every head, and a piece of a body
+/// that is large against the cost of a system call.
+pub(crate) const SIZE: usize = 16 << 10;
+/// Buffers that a thread keeps for the next connection.
+const KEPT: usize = 64;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that were read and not yet used. Takes its memory when it is first filled, and gives it
+/// back when it is empty and released, or dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    /// What was read and not yet used.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Whether everything was used.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Marks the first `count` bytes as used.
+    pub(crate) fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.start, "more consumed than there is");
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub(crate) fn release(&mut self) {
+        if !self.is_empty() || self.bytes.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() == SIZE {
+            // A thread that is ending has no list any more; then the memory is simply freed.
+            let _ = FREE.try_with(|free| {
+                let mut free = free.borrow_mut();
+                if free.len() < KEPT {
+                    free.push(bytes);
+                }
+            });
+        }
+    }
+
+    /// Whether nothing more can be read before something is used or the buffer grows.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.bytes.is_empty() && self.start == 0 && self.end == self.bytes.len()
+    }
+
+    /// Makes room for more, up to `limit` bytes in all. `false` when it is that large already.
+    pub(crate) fn grow(&mut self, limit: usize) -> bool {
+        let size = self.bytes.len();
+        if size >= limit {
+            return false;
+        }
+        self.bytes.resize((size * 2).clamp(SIZE.min(limit), limit), 0);
+        true
+    }
+
+    /// Reads once. `Ok(0)` is the end of the stream; a full buffer must not be filled.
+    pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.is_empty() {
+            self.bytes =
+                FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_else(|| vec![0; SIZE]);
+        }
+        if self.end == self.bytes.len() && self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        debug_assert!(self.end < self.bytes.len(), "a full buffer is filled");
+        let mut room = ReadBuf::new(&mut self.bytes[self.end..]);
+        ready!(Pin::new(from).poll_read(cx, &mut room))?;
+        let count = room.filled().len();
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.start = 0;
+        self.end = 0;
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fill(buffer: &mut Buffer, mut from: &[u8]) -> usize {
+        std::future::poll_fn(|cx| buffer.poll_fill(&mut from, cx)).await.expect("a slice can be read")
+    }
+
+    #[tokio::test]
+    async fn what_is_left_moves_to_the_front_when_the_end_is_reached() {
+        let mut buffer = Buffer::default();
+        assert_eq!(fill(&mut buffer, &vec![1; SIZE]).await, SIZE);
+        assert!(buffer.is_full());
+        buffer.consume(SIZE - 2);
+        assert_eq!(fill(&mut buffer, &[2, 3]).await, 2);
+        assert_eq!(buffer.data(), [1, 1, 2, 3]);
+        assert!(!buffer.is_full());
+    }
+
+    #[tokio::test]
+    async fn it_grows_to_its_limit_and_no_further() {
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, &vec![7; SIZE]).await;
+        assert!(buffer.grow(SIZE + 10));
+        assert_eq!(fill(&mut buffer, &[8; 64]).await, 10);
+        assert!(buffer.is_full());
+        assert!(!buffer.grow(SIZE + 10));
+        assert_eq!(buffer.data().len(), SIZE + 10);
+    }
+
+    #[tokio::test]
+    async fn memory_is_given_back_only_when_nothing_is_in_it() {
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, b"ab").await;
+        buffer.consume(1);
+        buffer.release();
+        assert_eq!(buffer.data(), b"b");
+        buffer.consume(1);
+        buffer.release();
+        assert_eq!(buffer.bytes.capacity(), 0);
+        assert_eq!(FREE.with_borrow(Vec::len), 1);
+    }
+}

@@ -1,0 +1,482 @@
+//! Heads of requests and answers: parsed by `httparse`, then checked for what it leaves open.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Error, ParserConfig, Status};
+
+/// Headers that a head may have.
+const MAX_HEADERS: usize = 128;
+
+/// Room for the headers of one head, on the stack and not initialised.
+pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
+
+/// Room for the headers of one head.
+pub(crate) fn slots<'b>() -> Slots<'b> {
+    [const { MaybeUninit::uninit() }; MAX_HEADERS]
+}
+
+/// Why a head was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    /// More bytes or headers than the limit.
+    #[error("the head of the request is too large or has more than {MAX_HEADERS} headers")]
+    TooLarge,
+    /// Malformed or ambiguous.
+    #[error("{0}")]
+    Bad(&'static str),
+    /// Not a version of HTTP that is spoken here.
+    #[error("this is not HTTP/1.1 or HTTP/1.0")]
+    Version,
+    /// A transfer coding other than chunked.
+    #[error("the only transfer coding that is understood is chunked")]
+    Coding,
+}
+
+/// How a body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    None,
+    /// It has so many bytes.
+    Length(u64),
+    /// It comes in chunks.
+    Chunked,
+    /// It ends with the connection. Only answers can.
+    UntilClose,
+}
+
+/// What the `Connection` header asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Connection {
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+    /// It names headers of its own, which must not be forwarded.
+    names_others: bool,
+}
+
+/// A header that means something to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// For this connection only: never forwarded.
+    Hop,
+    Accept,
+    CallId,
+    Connection,
+    ContentLength,
+    Expect,
+    ForwardedFor,
+    ForwardedHost,
+    ForwardedProto,
+    Function,
+    Host,
+    /// Set by the gateway: what others set is not forwarded.
+    Ours,
+    TransferEncoding,
+    Upgrade,
+    Other,
+}
+
+impl Header {
+    /// What `name` is. The length decides first, so that most names cost one comparison or none.
+    pub(crate) fn of(name: &str) -> Self {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            2 if is("te") => Self::Hop,
+            4 if is("host") => Self::Host,
+            6 if is("accept") => Self::Accept,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Hop,
+            9 if is("x-call-id") => Self::CallId,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::Hop,
+            10 if is("x-function") => Self::Function,
+            11 if is("x-served-by") => Self::Ours,
+            12 if is("x-start-time") => Self::Ours,
+            14 if is("content-length") => Self::ContentLength,
+            14 if is("http2-settings") => Self::Hop,
+            15 if is("x-forwarded-for") => Self::ForwardedFor,
+            16 if is("x-forwarded-host") => Self::ForwardedHost,
+            16 if is("proxy-connection") => Self::Hop,
+            17 if is("x-forwarded-proto") => Self::ForwardedProto,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            18 if is("x-duration-seconds") => Self::Ours,
+            18 if is("proxy-authenticate") => Self::Hop,
+            19 if is("proxy-authorization") => Self::Hop,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Connection {
+    fn add(&mut self, value: &[u8]) {
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else {
+                self.names_others = true;
+            }
+        }
+    }
+
+    fn persists(self, http10: bool) -> bool {
+        !self.close && (!http10 || self.keep_alive)
+    }
+
+    /// Whether `name` is one of the headers that the sender wants to go no further than here.
+    pub(crate) fn names(self, headers: &[httparse::Header<'_>], name: &str) -> bool {
+        self.names_others
+            && headers
+                .iter()
+                .filter(|header| Header::of(header.name) == Header::Connection)
+                .any(|header| tokens(header.value).any(|token| token.eq_ignore_ascii_case(name.as_bytes())))
+    }
+}
+
+/// The words of a list.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Whether an `Accept` header names JSON.
+pub(crate) fn wants_json(accept: &[u8]) -> bool {
+    tokens(accept).any(|range| {
+        let media = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        media.eq_ignore_ascii_case(b"application/json")
+    })
+}
+
+/// Whether a head ends after the byte `from` at the earliest: a head that comes byte by byte is
+/// parsed once, not once for every byte.
+pub(crate) fn ends_after(bytes: &[u8], from: usize) -> bool {
+    let tail = &bytes[from.saturating_sub(3)..];
+    tail.windows(2).any(|pair| pair == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// What delimits a body, collected from the headers.
+#[derive(Debug, Default)]
+struct Delimiters {
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl Delimiters {
+    fn add_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        // Two lengths are refused even when they are equal: nobody sends that by accident.
+        if self.length.is_some() {
+            return Err(HeadError::Bad("there is more than one Content-Length"));
+        }
+        let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+        let length = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
+        self.length = Some(length.ok_or(HeadError::Bad("Content-Length is not a number"))?);
+        Ok(())
+    }
+
+    fn add_coding(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        if self.chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(HeadError::Coding);
+        }
+        self.chunked = true;
+        Ok(())
+    }
+
+    fn check(&self, http10: bool) -> Result<(), HeadError> {
+        if self.chunked && self.length.is_some() {
+            return Err(HeadError::Bad("there are both Content-Length and Transfer-Encoding"));
+        }
+        if self.chunked && http10 {
+            return Err(HeadError::Bad("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        Ok(())
+    }
+}
+
+/// The head of a request, checked.
+#[derive(Debug)]
+pub(crate) struct RequestHead<'h, 'b> {
+    pub(crate) method: &'b str,
+    /// As it stands in the request line.
+    pub(crate) target: &'b str,
+    pub(crate) http10: bool,
+    pub(crate) headers: &'h [httparse::Header<'b>],
+    pub(crate) framing: Framing,
+    pub(crate) connection: Connection,
+    /// The protocol that the client wants to change to.
+    pub(crate) upgrade: bool,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub(crate) expects_continue: bool,
+    /// Errors are wanted as JSON.
+    pub(crate) json: bool,
+}
+
+impl<'h, 'b> RequestHead<'h, 'b> {
+    /// Reads a head from the front of `bytes`, and its length. `None` when there is more to come.
+    pub(crate) fn parse(
+        bytes: &'b [u8],
+        slots: &'h mut Slots<'b>,
+    ) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut request = httparse::Request::new(&mut []);
+        let length = match request.parse_with_uninit_headers(bytes, slots) {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) => return Ok(None),
+            Err(error) => return Err(refused(error)),
+        };
+        let headers: &'h [httparse::Header<'b>] = request.headers;
+        let http10 = request.version == Some(0);
+        let (mut hosts, mut upgrades, mut h2) = (0, false, false);
+        let (mut expects_continue, mut json) = (false, false);
+        let mut connection = Connection::default();
+        let mut delimiters = Delimiters::default();
+        for header in headers {
+            match Header::of(header.name) {
+                Header::Host => hosts += 1,
+                Header::Accept => json |= wants_json(header.value),
+                Header::Connection => connection.add(header.value),
+                Header::ContentLength => delimiters.add_length(header.value)?,
+                Header::TransferEncoding => delimiters.add_coding(header.value)?,
+                Header::Expect => {
+                    expects_continue |= header.value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
+                }
+                Header::Upgrade => {
+                    upgrades = true;
+                    h2 |= tokens(header.value).any(|token| token.eq_ignore_ascii_case(b"h2c"));
+                }
+                _ => {}
+            }
+        }
+        delimiters.check(http10)?;
+        if hosts > 1 || (hosts == 0 && !http10) {
+            return Err(HeadError::Bad("a request needs one Host header"));
+        }
+        let framing = match delimiters.length {
+            _ if delimiters.chunked => Framing::Chunked,
+            None | Some(0) => Framing::None,
+            Some(length) => Framing::Length(length),
+        };
+        let head = Self {
+            method: request.method.ok_or(HeadError::Bad("there is no method"))?,
+            target: request.path.ok_or(HeadError::Bad("there is no target"))?,
+            http10,
+            headers,
+            framing,
+            connection,
+            // HTTP/2 over a tunnel would be requests that no rule of this gateway sees.
+            upgrade: upgrades && connection.upgrade && !http10 && !h2,
+            expects_continue: expects_continue && !http10,
+            json,
+        };
+        Ok(Some((head, length)))
+    }
+
+    /// Whether the connection can carry another request after this one.
+    pub(crate) fn persists(&self) -> bool {
+        self.connection.persists(self.http10)
+    }
+
+    /// The first header of this kind.
+    pub(crate) fn header(&self, kind: Header) -> Option<&'b [u8]> {
+        self.headers.iter().find(|header| Header::of(header.name) == kind).map(|header| header.value)
+    }
+}
+
+/// The head of an answer, checked.
+#[derive(Debug)]
+pub(crate) struct ResponseHead<'h, 'b> {
+    pub(crate) code: u16,
+    pub(crate) reason: &'b str,
+    pub(crate) headers: &'h [httparse::Header<'b>],
+    pub(crate) framing: Framing,
+    pub(crate) connection: Connection,
+    http10: bool,
+}
+
+impl<'h, 'b> ResponseHead<'h, 'b> {
+    /// Reads a head from the front of `bytes`, and its length. `None` when there is more to come.
+    /// `to_head`: it answers a HEAD request, so no body follows whatever the headers say.
+    pub(crate) fn parse(
+        bytes: &'b [u8],
+        slots: &'h mut Slots<'b>,
+        to_head: bool,
+    ) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut response = httparse::Response::new(&mut []);
+        let parser = ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut response, bytes, slots) {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) => return Ok(None),
+            Err(error) => return Err(refused(error)),
+        };
+        let headers: &'h [httparse::Header<'b>] = response.headers;
+        let http10 = response.version == Some(0);
+        let mut connection = Connection::default();
+        let mut delimiters = Delimiters::default();
+        for header in headers {
+            match Header::of(header.name) {
+                Header::Connection => connection.add(header.value),
+                Header::ContentLength => delimiters.add_length(header.value)?,
+                Header::TransferEncoding => delimiters.add_coding(header.value)?,
+                _ => {}
+            }
+        }
+        delimiters.check(http10)?;
+        let code = response.code.ok_or(HeadError::Bad("there is no status"))?;
+        if !(100..=999).contains(&code) {
+            return Err(HeadError::Bad("the status is not a number of three digits"));
+        }
+        let framing = match delimiters.length {
+            _ if to_head || code < 200 || code == 204 || code == 304 => Framing::None,
+            _ if delimiters.chunked => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        };
+        // `httparse` gives no reason when it has bytes beyond ASCII; the reason means nothing anyway.
+        let reason = response.reason.unwrap_or_default();
+        Ok(Some((Self { code, reason, headers, framing, connection, http10 }, length)))
+    }
+
+    /// Whether the connection can carry another call after this one.
+    pub(crate) fn persists(&self) -> bool {
+        self.connection.persists(self.http10) && self.framing != Framing::UntilClose
+    }
+}
+
+fn refused(error: Error) -> HeadError {
+    match error {
+        Error::TooManyHeaders => HeadError::TooLarge,
+        Error::HeaderName => HeadError::Bad("a header's name has a forbidden character"),
+        Error::HeaderValue => HeadError::Bad("a header's value has a forbidden character"),
+        Error::NewLine => HeadError::Bad("a line does not end with a line break"),
+        Error::Status => HeadError::Bad("the status line is malformed"),
+        Error::Token => HeadError::Bad("the request line is malformed"),
+        Error::Version => HeadError::Version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(text: &str) -> Result<Framing, HeadError> {
+        let mut slots = slots();
+        RequestHead::parse(text.as_bytes(), &mut slots).map(|head| head.expect("whole").0.framing)
+    }
+
+    fn answer(text: &str, to_head: bool) -> Result<Framing, HeadError> {
+        let mut slots = slots();
+        ResponseHead::parse(text.as_bytes(), &mut slots, to_head).map(|head| head.expect("whole").0.framing)
+    }
+
+    #[test]
+    fn a_request_has_one_way_to_be_delimited() {
+        for (headers, framing) in [
+            ("", Framing::None),
+            ("Content-Length: 0\r\n", Framing::None),
+            ("Content-Length: 12\r\n", Framing::Length(12)),
+            ("transfer-encoding: Chunked\r\n", Framing::Chunked),
+        ] {
+            assert_eq!(request(&format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")), Ok(framing));
+        }
+    }
+
+    #[test]
+    fn what_could_smuggle_a_request_is_refused() {
+        for headers in [
+            "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Host: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n",
+            "Host: a\r\nContent-Length: 5, 5\r\n",
+            "Host: a\r\nContent-Length: +5\r\n",
+            "Host: a\r\nContent-Length: -5\r\n",
+            "Host: a\r\nContent-Length: 0x5\r\n",
+            "Host: a\r\nContent-Length: 5 5\r\n",
+            "Host: a\r\nContent-Length:\r\n",
+            "Host: a\r\nContent-Length: 99999999999999999999\r\n",
+            "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+            "Host: a\r\nTransfer-Encoding: xchunked\r\n",
+            "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Host: a\r\nTransfer-Encoding : chunked\r\n",
+            "Host: a\r\n Transfer-Encoding: chunked\r\n",
+            "Host: a\r\nX: a\0b\r\n",
+            "Host: a\r\nX: a\rb\r\n",
+            "Host: a\r\nHost: b\r\n",
+            "",
+        ] {
+            assert!(request(&format!("POST / HTTP/1.1\r\n{headers}\r\n")).is_err(), "{headers:?}");
+        }
+        assert!(request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert_eq!(request("POST / HTTP/2.0\r\nHost: a\r\n\r\n"), Err(HeadError::Version));
+    }
+
+    #[test]
+    fn an_answer_without_a_body_has_none_whatever_it_says() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n";
+        assert_eq!(answer(head, false), Ok(Framing::Length(12)));
+        assert_eq!(answer(head, true), Ok(Framing::None));
+        assert_eq!(
+            answer("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", false),
+            Ok(Framing::None)
+        );
+        assert_eq!(answer("HTTP/1.1 204 No Content\r\n\r\n", false), Ok(Framing::None));
+        assert_eq!(answer("HTTP/1.1 200 OK\r\n\r\n", false), Ok(Framing::UntilClose));
+        assert!(
+            answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", false)
+                .is_err()
+        );
+        assert!(answer("HTTP/1.1 007 Bond\r\n\r\n", false).is_err());
+    }
+
+    #[test]
+    fn connections_persist_as_their_version_has_it() {
+        for (text, persists) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ] {
+            let mut slots = slots();
+            let (head, _) =
+                ResponseHead::parse(text.as_bytes(), &mut slots, false).expect("valid").expect("whole");
+            assert_eq!(head.persists(), persists, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn headers_that_connection_names_go_no_further() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\n\r\n";
+        let mut slots = slots();
+        let (head, _) = RequestHead::parse(text, &mut slots).expect("valid").expect("whole");
+        assert!(head.connection.names(head.headers, "x-secret"));
+        assert!(!head.connection.names(head.headers, "host"));
+        assert!(!head.persists());
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_seen_across_reads() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for from in 0..=head.len() {
+            assert!(ends_after(head, from), "{from}");
+        }
+        assert!(!ends_after(&head[..head.len() - 1], 0));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = RequestHead::parse(&bytes, &mut slots());
+            let _ = ResponseHead::parse(&bytes, &mut slots(), false);
+            let _ = ends_after(&bytes, bytes.len() / 2);
+        }
+
+        #[test]
+        fn a_head_is_never_taken_for_whole_before_its_end(cut in 0usize..60) {
+            let text = b"POST /x HTTP/1.1\r\nHost: example\r\nContent-Length: 3\r\nA: b\r\n\r\n";
+            prop_assert!(RequestHead::parse(&text[..cut], &mut slots()).expect("a valid beginning").is_none());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Finds a replica for a call, and waits for one when there is none.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use super::exchange::{Caller, Failure, Lease};
+use super::{Call, InvokeError};
+use crate::fleet::{Endpoint, Entry, Phase};
+use crate::http1::Alarm;
+
+/// What a look at a function's view gave.
+enum Look {
+    Replica(Lease),
+    /// There are replicas, but all of them have refused this call.
+    AllRefused,
+    /// There may be one later.
+    NotYet,
+    Removed,
+    Failed(String),
+}
+
+impl Call<'_> {
+    /// The replica with the fewest calls in flight, waited for if need be. `None` when all that
+    /// there are have `refused`.
+    pub(super) async fn find<C: Caller>(
+        &self,
+        refused: &[Arc<Endpoint>],
+        caller: &mut C,
+        alarm: &mut Alarm,
+    ) -> Result<Option<Lease>, InvokeError> {
+        match self.decide(look(self.entry, refused)) {
+            Some(done) => done,
+            None => self.wait(refused, caller, alarm).await,
+        }
+    }
+
+    fn decide(&self, look: Look) -> Option<Result<Option<Lease>, InvokeError>> {
+        let function = || self.entry.label.to_string();
+        Some(match look {
+            Look::Replica(lease) => Ok(Some(lease)),
+            Look::AllRefused => Ok(None),
+            Look::NotYet => return None,
+            Look::Removed => Err(InvokeError::NotFound { function: function() }),
+            Look::Failed(reason) => Err(InvokeError::Failed { function: function(), reason }),
+        })
+    }
+
+    async fn wait<C: Caller>(
+        &self,
+        refused: &[Arc<Endpoint>],
+        caller: &mut C,
+        alarm: &mut Alarm,
+    ) -> Result<Option<Lease>, InvokeError> {
+        let _place = Place::take(&self.entry.waiting, self.max_waiting).map_err(|waiting| {
+            InvokeError::TooManyWaiting { function: self.entry.label.to_string(), waiting }
+        })?;
+        // Subscribed before looking again, so that no view is missed in between.
+        let mut views = self.entry.watch();
+        loop {
+            if let Some(done) = self.decide(look(self.entry, refused)) {
+                return done;
+            }
+            self.entry.wanted.notify_one();
+            let mut changed = pin!(views.changed());
+            poll_fn(|cx| {
+                // The sender lives in the entry, which is borrowed: it cannot be gone.
+                if changed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                if caller.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(self.failed(Failure::Gone)));
+                }
+                alarm.poll(cx, self.expected.deadline).map(|()| Err(self.no_replica_in_time()))
+            })
+            .await?;
+        }
+    }
+
+    fn no_replica_in_time(&self) -> InvokeError {
+        let view = self.entry.peek();
+        InvokeError::NoReplicaInTime {
+            function: self.entry.label.to_string(),
+            limit: self.limit,
+            reason: match &view.reason {
+                Some(reason) => format!("{}: {reason}", view.phase.as_str()),
+                None => view.phase.as_str().to_owned(),
+            },
+        }
+    }
+}
+
+fn look(entry: &Entry, refused: &[Arc<Endpoint>]) -> Look {
+    let view = entry.peek();
+    if view.phase == Phase::Removing {
+        return Look::Removed;
+    }
+    let is_left = |endpoint: &&Arc<Endpoint>| !refused.iter().any(|other| Arc::ptr_eq(other, endpoint));
+    if let Some(endpoint) = view.endpoints.iter().filter(is_left).min_by_key(|endpoint| endpoint.load()) {
+        return Look::Replica(Lease::new(endpoint.clone()));
+    }
+    if !view.endpoints.is_empty() {
+        return Look::AllRefused;
+    }
+    match view.phase {
+        Phase::Failed => {
+            Look::Failed(view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned()))
+        }
+        _ => Look::NotYet,
+    }
+}
+
+/// A place among those that wait; given back when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize, limit: usize) -> Result<Self, usize> {
+        let before = waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Self(waiting);
+        if before < limit { Ok(place) } else { Err(before) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,128 @@
+//! A fleet with its API, in a directory of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use ingle::config::Config;
+use ingle::fleet::Fleet;
+use ingle::gateway::api::Api;
+use ingle::logs::Logs;
+use ingle::secrets::Secrets;
+use ingle::store::Store;
+use tower::ServiceExt;
+
+use crate::support::fake_network::FakeNetwork;
+use crate::support::fake_runtime::FakeRuntime;
+
+pub(super) struct World {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) runtime: FakeRuntime,
+    pub(super) router: Router,
+    state: tempfile::TempDir,
+    _run: tempfile::TempDir,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl World {
+    pub(super) async fn new() -> Self {
+        let state = tempfile::tempdir().expect("a directory");
+        let run = tempfile::tempdir().expect("a directory");
+        let mut config = Config::parse("", |_| None).expect("the defaults");
+        config.logs.journal = false;
+        let runtime = FakeRuntime::default();
+        let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
+        let secrets = Secrets::open(state.path()).expect("secrets");
+        let store = Arc::new(Store::open(state.path()).expect("a store"));
+        let fleet = Fleet::new(
+            &config,
+            Arc::new(runtime.clone()),
+            Arc::new(FakeNetwork::new()),
+            logs.clone(),
+            secrets.clone(),
+            store,
+        )
+        .expect("a fleet");
+        fleet.start().await.expect("started");
+        let api = Api {
+            fleet: fleet.clone(),
+            secrets,
+            logs,
+            runtime: Arc::new(runtime.clone()),
+            credentials: None,
+            state_dir: state.path().to_owned(),
+        };
+        Self { fleet, runtime, router: api.router().expect("routes"), state, _run: run }
+    }
+
+    pub(super) fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Sends a request and returns the answer's head and its body, not yet read.
+    pub(super) async fn open(&self, method: &str, path: &str, body: impl Into<Body>) -> http::Response<Body> {
+        let request = Request::builder().method(method).uri(path).body(body.into()).expect("a request");
+        self.router.clone().oneshot(request).await.expect("an answer")
+    }
+
+    pub(super) async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+        Answer::read(self.open(method, path, body).await).await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "").await
+    }
+
+    /// Sends a request that is answered without a body.
+    pub(super) async fn change(&self, method: &str, path: &str, body: &str, status: u16) {
+        let answer = self.send(method, path, body.to_owned()).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{method} {path} {body}");
+    }
+
+    /// Sends a request that is refused, with this text.
+    pub(super) async fn refused(&self, method: &str, path: &str, body: &str, status: u16, text: &str) {
+        let answer = self.send(method, path, body.to_owned()).await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (status, format!("{text}\n").as_str()),
+            "{method} {path} {body}"
+        );
+        assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    }
+
+    /// Deploys a function and waits until it serves.
+    pub(super) async fn deploy(&self, name: &str) {
+        let body = format!(r#"{{"service":"{name}","image":"you/{name}:1"}}"#);
+        self.change("POST", "/system/functions", &body, 202).await;
+        self.ready(name).await;
+    }
+
+    pub(super) async fn ready(&self, name: &str) {
+        eventually!(self.describe(name).await["phase"] == "ready", "{name} was never ready");
+    }
+
+    pub(super) async fn describe(&self, name: &str) -> serde_json::Value {
+        let answer = self.get(&format!("/system/function/{name}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).expect("json")
+    }
+}
+
+impl Answer {
+    async fn read(response: http::Response<Body>) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let body = String::from_utf8(body.into()).expect("text");
+        Self { status: head.status.as_u16(), headers: head.headers, body }
+    }
+}
