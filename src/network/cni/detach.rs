@@ -59,7 +59,7 @@ impl Cni {
         Ok(())
     }
 
-    /// Whether a replica's namespace and link are as [`Network::attach`] left them.
+    /// Whether a replica's namespace and link are as [`crate::network::Network::attach`] left them.
     pub(super) async fn is_whole(&self, id: &ReplicaId, address: Ipv4Addr) -> io::Result<bool> {
         let name = self.namespace_of(id);
         let Some(inside) = netns::open(name.clone()).await? else { return Ok(false) };
