@@ -8,6 +8,7 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! fleet        the fleet over fakes: failures at every step, restarts
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
 //! gateway      calls through the gateway's server to replicas that misbehave
@@ -35,6 +36,7 @@ mod api;
 mod cli;
 mod containers;
 mod examples;
+mod fleet;
 mod gateway;
 mod images;
 mod installation;
