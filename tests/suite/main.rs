@@ -39,6 +39,7 @@ mod examples;
 mod fleet;
 mod gateway;
 mod images;
+mod gateway;
 mod installation;
 mod installer;
 mod logs;
