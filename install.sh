@@ -107,7 +107,7 @@ setting() {
         head -n 1
 }
 
-# conflist_value KEY: the first text of this name in the conflist that holds here.
+# conflist_value KEY: the text of this name in the conflist that holds here.
 conflist_value() {
     file=$CONFLIST
     [ -f "$file" ] || file=${here:-/nowhere}/cni/10-ingle.conflist
@@ -163,7 +163,7 @@ check_packages() {
     has nft || packages="$packages nftables"
     has curl || packages="$packages curl ca-certificates"
     has ip || packages="$packages iproute2"
-    has modprobe || packages="$packages kmod"
+    has modprobe || [ ! -d "/lib/modules/$(uname -r)" ] || packages="$packages kmod"
     if [ -n "$packages" ] && ! has apt-get; then
         fault "missing:$packages; and there is no apt-get to install it" "install it by hand"
     fi
@@ -182,6 +182,10 @@ has_module() {
     fi
     # Only root can find out more.
     if ! is_root || { has modprobe && modprobe -q "$1" 2>/dev/null; }; then
+        return 0
+    fi
+    # Modules, and nothing to load them with yet.
+    if ! has modprobe && [ -d "/lib/modules/$(uname -r)" ]; then
         return 0
     fi
     # A kernel in one piece says nothing about what it is made of: try it, in a network of its own.
@@ -267,7 +271,7 @@ check_subnet() {
 
 # little_endian A.B.C.D, as a number
 little_endian() {
-    echo "$1" | awk -F. '{ print $1 + $2 * 256 + $3 * 65536 + $4 * 16777216 }'
+    echo "$1" | awk -F. '{ printf "%.0f\n", $1 + $2 * 256 + $3 * 65536 + $4 * 16777216 }'
 }
 
 mask_of() {
@@ -276,7 +280,7 @@ mask_of() {
             bits = $1 - byte * 8; if (bits > 8) bits = 8; if (bits < 0) bits = 0
             mask += (256 - 2 ^ (8 - bits)) * 256 ^ byte
         }
-        print mask }'
+        printf "%.0f\n", mask }'
 }
 
 check_containerd() {
@@ -332,8 +336,11 @@ check_compiler() {
     has cc || packages="$packages gcc"
     [ -f /usr/include/stdio.h ] || packages="$packages libc6-dev"
     for builder in "${SUDO_USER:-root}" root; do
-        cargo=$(getent passwd "$builder" | cut -d: -f6)/.cargo/bin/cargo
+        rustup=$(home_of "$builder")/.rustup
+        cargo=$(home_of "$builder")/.cargo/bin/cargo
         if [ -x "$cargo" ] && is_new_enough; then
+            # What root has built there before, nobody else can write to.
+            [ "$(stat -c %U "$here/target" 2>/dev/null)" != root ] || builder=root
             return
         fi
     done
@@ -341,6 +348,8 @@ check_compiler() {
         return
     fi
     cargo=/usr/bin/cargo
+    # On a new machine apt may never have fetched what it offers.
+    ! is_root || apt_get update -qq >/dev/null 2>&1 || true
     for candidate in cargo-web cargo; do
         offered=$(apt-cache policy $candidate 2>/dev/null | awk '$1 == "Candidate:" { print $2 }')
         # Old packages of cargo have numbers of their own, which start with 0.
@@ -350,7 +359,7 @@ check_compiler() {
         fi
     done
     fault "there is no Rust $OLDEST_RUST or newer to build the$(echo " $build" | tr -s ' ') with, and apt offers none" \
-        "curl https://sh.rustup.rs -sSf | sh   (if apt should have it: apt-get update), and run this again"
+        "curl https://sh.rustup.rs -sSf | sh, and run this again"
 }
 
 is_new_enough() {
@@ -358,9 +367,11 @@ is_new_enough() {
     at_least "${version:-0}" "$OLDEST_RUST"
 }
 
+home_of() { getent passwd "$1" | cut -d: -f6; }
+
 # as_builder COMMAND...: as the one whose compiler it is, so that root leaves no files of its own in the checkout.
 as_builder() {
-    runuser -u "$builder" -- env HOME="$(getent passwd "$builder" | cut -d: -f6)" \
+    runuser -u "$builder" -- env HOME="$(home_of "$builder")" RUSTUP_HOME="$rustup" \
         PATH="$(dirname "$cargo"):/usr/local/bin:/usr/bin:/bin" "$@"
 }
 
@@ -382,17 +393,14 @@ need_space() {
 install_packages() {
     [ -n "$packages" ] || return 0
     step "Installing$packages"
+    # A list that cannot be refreshed, of some other source of packages, need not matter.
+    apt_get update -qq || note "apt-get update failed; going on with the lists that are there"
     # shellcheck disable=SC2086  # a list of names
-    if ! apt_get install -y -q --no-install-recommends $packages; then
-        note "once more, with fresh package lists"
-        apt_get update -q || stop "apt-get update failed" "see its message above"
-        # shellcheck disable=SC2086
-        apt_get install -y -q --no-install-recommends $packages ||
-            stop "apt-get install failed" "see its message above"
-    fi
+    apt_get install -y -qq --no-install-recommends $packages ||
+        stop "apt-get install failed" "see its message above"
 }
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"; }
 
 build() {
     case $build in
@@ -583,13 +591,14 @@ call_sample() {
 }
 
 farewell() {
-    address=$(hostname -I 2>/dev/null | cut -d' ' -f1)
+    # Of the way out, not of the bridge.
+    address=$(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
     case ${listen%:*} in
         0.0.0.0 | '[::]') ;;
         *) address=${listen%:*} ;;
     esac
     step "Done"
-    note "Gateway    http://${address:-127.0.0.1}:$port/function/hello"
+    note "Gateway    http://${address:-127.0.0.1}:$port, functions at /function/NAME"
     note "User       admin, password in $STATE/secrets/basic-auth-password"
     note ""
     note "Next:"
@@ -673,7 +682,12 @@ remove_images() {
 
 remove_network() {
     step "Removing the network"
-    for file in /run/netns/"$network"-*; do
+    # The word that the daemon marks everything of this network with: `tag` in src/network/cni/conflist.rs.
+    case $network in
+        ingle*) ;;
+        *) network=ingle-$network ;;
+    esac
+    for file in /run/netns/"$network".*; do
         [ -e "$file" ] || continue
         umount "$file" 2>/dev/null || true
         rm -f "$file"

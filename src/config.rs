@@ -5,7 +5,7 @@
 //! All mistakes are reported at once, and nothing is bound or made while reading.
 //! `docs/configuration.md` describes every key; a test holds it to this file.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -183,7 +183,7 @@ impl Config {
         let table = text.parse::<toml::Table>().map_err(|error| ConfigError {
             mistakes: vec![format!("%FILE%: {}", error.to_string().trim_end())],
         })?;
-        let mut reader = Reader { table, variable: &variable, known: BTreeSet::new(), mistakes: Vec::new() };
+        let mut reader = Reader { table, variable: &variable, known: BTreeMap::new(), mistakes: Vec::new() };
         let config = Self::read(&mut reader);
         reader.refuse_unknown();
         if reader.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: reader.mistakes }) }
@@ -255,11 +255,11 @@ fn variable_of(key: &str) -> String {
     format!("INGLE_{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// Hands out values and collects mistakes.
+/// Hands out values and collects mistakes; notes the keys that there are, with their defaults.
 struct Reader<'a> {
     table: toml::Table,
     variable: &'a dyn Fn(&str) -> Option<String>,
-    known: BTreeSet<&'static str>,
+    known: BTreeMap<&'static str, String>,
     mistakes: Vec<String>,
 }
 
@@ -267,7 +267,7 @@ impl Reader<'_> {
     /// The value of `key`: from its variable, else the file, else `default`. A mistake is noted, and
     /// the default stands in, so that reading goes on to the next mistake.
     fn get<T>(&mut self, key: &'static str, default: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        self.known.insert(key);
+        self.known.insert(key, default.to_owned());
         let variable = variable_of(key);
         let found = match (self.variable)(&variable) {
             Some(text) => Some((format!("{variable}={text:?}"), text)),
@@ -308,7 +308,7 @@ impl Reader<'_> {
             };
             for name in table.keys() {
                 let key = format!("{section}.{name}");
-                if !self.known.contains(key.as_str()) {
+                if !self.known.contains_key(key.as_str()) {
                     self.mistakes.push(format!("{key}: there is no such key (see docs/configuration.md)"));
                 }
             }
@@ -396,6 +396,28 @@ mod tests {
         assert_eq!(config.network.allow.len(), 2);
         assert!(!config.gateway.basic_auth);
         assert_eq!(config.gateway.max_connections, 7);
+    }
+
+    /// `docs/configuration.md` has a row for each key, with the default that the code has.
+    #[test]
+    fn every_key_is_documented_with_its_default() {
+        let table = toml::Table::new();
+        let mut reader = Reader { table, variable: &none, known: BTreeMap::new(), mistakes: Vec::new() };
+        Config::read(&mut reader);
+        let text = include_str!("../docs/configuration.md");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows.len(), reader.known.len(), "a row for each key and no other");
+        let cores = "functions.parallel_starts daemon.threads";
+        for (key, default) in &reader.known {
+            let default = match default.as_str() {
+                _ if cores.contains(key) => "number of cores".to_owned(),
+                "" if *key == "containerd.snapshotter" => "detected".to_owned(),
+                "" => "none".to_owned(),
+                given => format!("`{given}`"),
+            };
+            let start = format!("| `{key}` | {default} | `{}` | ", variable_of(key));
+            assert!(rows.iter().any(|row| row.starts_with(&start)), "no row starts with {start:?}");
+        }
     }
 
     #[test]

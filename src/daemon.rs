@@ -1,8 +1,191 @@
 //! Puts the parts together, starts and stops them in order.
+//!
+//! ```text
+//! store -> network -> containerd -> fleet -> gateway -> ready
+//! ```
+//!
+//! Stopping goes the other way: no new connections, calls in flight finish, counts are written, the
+//! store is closed. Functions run on: the next daemon takes them up again.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::gateway::api::Api;
+use crate::gateway::auth::Credentials;
+use crate::gateway::server::{self, Gateway, Limits};
+use crate::logs::Logs;
+use crate::network::Network;
+use crate::network::cni::Cni;
+use crate::runtime::Runtime;
+use crate::runtime::containerd::Containerd;
+use crate::secrets::Secrets;
+use crate::store::Store;
+use crate::{COMMIT, VERSION};
 
-/// Runs the daemon until it is told to stop.
+/// Threads for everything but calls: deploys, events, the API. They wait most of the time.
+const CONTROL_THREADS: usize = 2;
+/// How long to wait for containerd at the start: it may be starting as well.
+const CONTAINERD_WAIT: Duration = Duration::from_secs(60);
+/// Pause between two attempts.
+const CONTAINERD_PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("nothing listens on {} in this build", config.gateway.listen)
+    start_log(&config.daemon.log)?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(16)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control threads")?;
+    let result = runtime.block_on(serve(config));
+    // What still waits in the background, such as a drain, is taken up by the next start.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Whether the configuration and the files that it names can be used; starts nothing.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    log_filter(&config.daemon.log)?;
+    Cni::check(&config.network)?;
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let signals = stop_on_signal(stop.clone())?;
+    // The port first: when it is taken, nothing else is begun.
+    let listen = config.gateway.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!(
+            "listening on {listen}: is something else there? (ss -ltnp); gateway.listen sets another address"
+        )
+    })?;
+    make_private(&config.daemon.state_dir)?;
+    make_private(&config.daemon.run_dir)?;
+    let state_dir = config.daemon.state_dir.clone();
+    let store =
+        tokio::task::spawn_blocking(move || Store::open(&state_dir)).await.context("opening the store")??;
+    let store = Arc::new(store);
+    let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
+    let secrets = Secrets::open(&config.daemon.state_dir)?;
+    let credentials = config
+        .gateway
+        .basic_auth
+        .then(|| Credentials::load_or_create(&config.daemon.state_dir))
+        .transpose()?;
+    let network =
+        Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?;
+    network.ensure().await?;
+    let network: Arc<dyn Network> = Arc::new(network);
+    let runtime: Arc<dyn Runtime> = Arc::new(connect(&config, &stop).await?);
+
+    let fleet = Fleet::new(&config, runtime.clone(), network, logs.clone(), secrets.clone(), store)?;
+    let api = Api {
+        fleet: fleet.clone(),
+        secrets,
+        logs: logs.clone(),
+        runtime,
+        credentials,
+        state_dir: config.daemon.state_dir.clone(),
+    };
+    let gateway = Gateway { directory: fleet.directory().clone(), api: api.router()? };
+    fleet.start().await?;
+    tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
+    // Where there is no systemd this says nothing to nobody.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let served = server::serve(listener, gateway, Limits::of(&config), stop.clone().cancelled_owned()).await;
+    tracing::info!("stopping; functions run on");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    fleet.stop().await;
+    logs.shutdown().await;
+    signals.abort();
+    served.context("serving")
+}
+
+/// Meets containerd, and waits for one that is still starting.
+async fn connect(config: &Config, stop: &CancellationToken) -> anyhow::Result<Containerd> {
+    let end = tokio::time::Instant::now() + CONTAINERD_WAIT;
+    let mut said = false;
+    loop {
+        match Containerd::connect(config).await {
+            Ok(containerd) => return Ok(containerd),
+            Err(error @ crate::runtime::RuntimeError::Down { .. }) if tokio::time::Instant::now() < end => {
+                if !said {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "waiting for containerd");
+                    said = true;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(CONTAINERD_PAUSE) => {}
+                    () = stop.cancelled() => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    }))
+}
+
+/// A directory that only root can look into: it holds secrets and function output.
+fn make_private(dir: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("making {}", dir.display()))
+}
+
+/// As many files as the system allows: each call has two, each replica some.
+fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // A lower limit only means fewer connections.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn log_filter(filter: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(filter).with_context(|| {
+        format!("daemon.log = {filter:?} is not a level (info) or a filter (ingle::fleet=debug,info)")
+    })
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(log_filter(filter)?)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    // journald notes the time itself.
+    #[expect(clippy::disallowed_methods, reason = "systemd's variable, not a setting")]
+    let journal = std::env::var("JOURNAL_STREAM").is_ok();
+    let started = if journal { log.without_time().try_init() } else { log.try_init() };
+    started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
 }

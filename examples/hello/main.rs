@@ -6,7 +6,8 @@
 //! benches call.
 //!
 //! ```text
-//! GET  /                        a line of text             any other method: the body comes back
+//! *    /                        a line of text
+//! *    anywhere, with a body    the body comes back
 //! *    /echo                    the body comes back, piece by piece, as it arrives
 //! GET  /env  /headers           the process's variables; the request's first line and headers
 //! GET  /status/418              that status
@@ -99,7 +100,6 @@ fn route(
 ) -> Result<bool, Box<dyn Error>> {
     let get = matches!(request.method.as_str(), "GET" | "HEAD");
     match request.path.as_str() {
-        "/" if get => answer(out, request, 200, b"Hello from a function on ingle.\n")?,
         "/_/health" => answer(out, request, 200, b"OK\n")?,
         "/_/ready" if Instant::now() < ready_at => answer(out, request, 503, b"not yet\n")?,
         "/_/ready" => answer(out, request, 200, b"OK\n")?,
@@ -167,11 +167,14 @@ fn route(
         },
         path => match path.strip_prefix("/status/").map(str::parse) {
             Some(Ok(code)) => answer(out, request, code, b"as told\n")?,
-            _ if get => answer(out, request, 404, b"no such path; see examples/hello/main.rs\n")?,
             _ => {
                 let mut content = Vec::new();
                 body.read_to_end(&mut content)?;
-                answer(out, request, 200, &content)?;
+                match path {
+                    _ if !content.is_empty() => answer(out, request, 200, &content)?,
+                    "/" => answer(out, request, 200, b"Hello from a function on ingle.\n")?,
+                    _ => answer(out, request, 404, b"no such path; see examples/hello/main.rs\n")?,
+                }
             }
         },
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::config::{Config, DEFAULT_PATH};
-use crate::network::cni::Cni;
 
 use super::output;
 
@@ -22,7 +21,7 @@ impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.config)?;
         if self.check {
-            Cni::check(&config.network)?;
+            crate::daemon::check(&config)?;
             output::line(format!("{} is right", self.config.display()))?;
             return Ok(output::line(format!("{} is right", config.network.conflist.display()))?);
         }

@@ -44,9 +44,15 @@ impl StoreError {
     }
 
     pub(super) fn open(dir: &Path, error: sled::Error) -> Self {
-        match &error {
-            sled::Error::Io(io) if io.to_string().contains("lock") => Self::InUse { path: dir.to_owned() },
-            _ => Self::failed(format!("opening the store in {}", dir.display()), error),
+        if is_locked(&error) {
+            return Self::InUse { path: dir.to_owned() };
         }
+        Self::failed(format!("opening the store in {}", dir.display()), error)
     }
+}
+
+/// Whether another process, or an earlier handle of this one, has the store open.
+pub(super) fn is_locked(error: &sled::Error) -> bool {
+    // sled wraps the kernel's answer in an error of its own that keeps only the text.
+    matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
 }

@@ -18,6 +18,7 @@ mod writer;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,6 +33,10 @@ use writer::{Operation, Writer};
 
 /// The format of what is stored; a store of a later version is refused.
 const SCHEMA: u32 = 1;
+/// How long to wait for another process to close the store.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Where the format is written down.
 const SCHEMA_KEY: &str = "meta/schema";
 /// The page cache: the working set is a few hundred small records.
@@ -52,11 +57,11 @@ impl Store {
         std::fs::create_dir_all(&dir)
             .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
         remove_snapshots(&dir, |name| name.ends_with(".generating"))?;
-        let db = match open(&dir) {
+        let db = match open_when_free(&dir) {
             Err(sled::Error::Corruption { .. }) => {
                 tracing::warn!(store = %dir.display(), "the store's snapshot is damaged; rebuilding it from the log");
                 remove_snapshots(&dir, |_| true)?;
-                open(&dir)
+                open_when_free(&dir)
             }
             other => other,
         }
@@ -221,6 +226,21 @@ fn open(dir: &Path) -> sled::Result<sled::Db> {
         .open()
 }
 
+/// Opens it, and waits a little for whoever is just closing it: a daemon that is being replaced, or
+/// sled's own threads, which let go of its lock some time after it was dropped.
+fn open_when_free(dir: &Path) -> sled::Result<sled::Db> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match open(dir) {
+            Err(error) if error::is_locked(&error) && Instant::now() < end => {
+                #[expect(clippy::disallowed_methods, reason = "the daemon does nothing else yet")]
+                std::thread::sleep(LOCK_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Refuses a store of a later version, and marks a new one. Runs before there is a writer.
 fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
     let failed = |error: sled::Error| StoreError::failed(format!("reading {SCHEMA_KEY}"), error);
@@ -371,7 +391,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         drop(Store::open(dir.path()).expect("opens"));
         {
-            let db = open(&dir.path().join("db")).expect("opens");
+            let db = open_when_free(&dir.path().join("db")).expect("opens");
             db.insert(SCHEMA_KEY, format!("={}", SCHEMA + 1).as_bytes()).expect("written");
         }
         let error = Store::open(dir.path()).expect_err("refused").to_string();

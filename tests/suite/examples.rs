@@ -78,6 +78,10 @@ fn body(answer: &str) -> &str {
 fn it_answers_what_its_table_says() {
     let sample = Sample::start(&[("colour", "green"), ("ready_after", "60000")]);
     assert_eq!(body(&sample.get("/")), "Hello from a function on ingle.\n");
+    assert_eq!(
+        body(&sample.send("POST / HTTP/1.1\r\nconnection: close\r\n\r\n")),
+        "Hello from a function on ingle.\n"
+    );
     assert_eq!(status(&sample.get("/_/health")), 200);
     assert_eq!(status(&sample.get("/_/ready")), 503);
     assert_eq!(status(&sample.get("/status/418")), 418);

@@ -103,6 +103,7 @@ fn every_fault_is_named_at_once() {
         "the processor is armv7l",
         "containerd is 1.4.13~ds1; ingle needs 1.6",
         "ingle does not run here: cannot execute",
+        "functions would live in 10.62.0.0/16, but here has a route there",
         "/var/lib has 1 MB free",
     ]);
 }

@@ -8,14 +8,19 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! fleet        the fleet over fakes: failures at every step, restarts
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
+//! gateway      calls through the gateway's server to replicas that misbehave
+//! images       images from registries and archives, kept in containerd
 //! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
+//! installation  install.sh from the first run to the purge, with a containerd and a network of its own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
+//! whole        the built daemon on a real containerd: deploys, calls, restarts, bad input
 //! ```
 //!
 //! Habits
@@ -31,8 +36,13 @@ mod api;
 mod cli;
 mod containers;
 mod examples;
+mod fleet;
 mod gateway;
+mod images;
+mod gateway;
+mod installation;
 mod installer;
 mod logs;
 mod network;
 mod shipped_files;
+mod whole;

@@ -35,13 +35,29 @@ pub(crate) fn busybox() -> Vec<Item> {
 /// Writes an archive with one image called `name`, of one layer with `items`, and `config` as the
 /// `config` section of its configuration.
 pub(crate) fn write_archive(file: &Path, name: &str, items: &[Item], config: &serde_json::Value) {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    write_archive_for(architecture, file, name, items, config);
+}
+
+/// The same for another architecture than this machine's.
+pub(crate) fn write_archive_for(
+    architecture: &str,
+    file: &Path,
+    name: &str,
+    items: &[Item],
+    config: &serde_json::Value,
+) {
     let mut layer = tar::Builder::new(Vec::new());
     for item in items {
         add(&mut layer, item);
     }
     let layer = layer.into_inner().expect("write the layer");
     let configuration = json!({
-        "architecture": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
+        "architecture": architecture,
         "os": "linux",
         "config": config,
         "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },

@@ -43,10 +43,13 @@ macro_rules! eventually {
 // After the macros, which they use.
 mod containerd;
 mod contract;
+pub(crate) mod daemon;
 mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
-mod image;
+pub(crate) mod image;
+pub(crate) mod oci;
+pub(crate) mod registry;
 mod sample;
 pub(crate) mod view;
 

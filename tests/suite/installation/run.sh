@@ -1,0 +1,108 @@
+#!/bin/bash
+# The whole life of an installation, as process 1 of namespaces of its own: nothing here is the machine's.
+# Everything that install.sh writes to is a file system that ends with this process; there is no systemd.
+#   run.sh PROJECT BINARY ARCHIVE
+set -euo pipefail
+
+project=$1 binary=$2 archive=$3
+gateway=http://127.0.0.1:8080
+
+mount -t proc proc /proc
+for directory in /run /var/lib /var/log /usr/local/bin /root; do
+    mount -t tmpfs tmpfs "$directory"
+done
+mkdir /root/upper /root/work
+mount -t overlay -o lowerdir=/etc,upperdir=/root/upper,workdir=/root/work overlay /etc
+rm -rf /etc/ingle /etc/cni/net.d
+ip link set lo up
+mkdir /root/checkout
+cp -a "$project/install.sh" "$project/systemd" "$project/cni" "$project/resolv" /root/checkout/
+mkdir /root/checkout/examples
+cp "$archive" /root/checkout/examples/hello.tar
+cp "$binary" /root/checkout/ingle
+cd /root/checkout
+
+say() { printf '\n## %s\n' "$*"; }
+die() {
+    printf '\nFAILED: %s\n' "$*"
+    cat /var/log/ingle.log || true
+    exit 1
+}
+tasks() { ctr -n ingle tasks ls | awk 'NR > 1 { print $1, $2 }' | sort; }
+answers() { curl -fsS -m 30 "$gateway/function/hello" | grep -q 'Hello from a function'; }
+within() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.2
+    done
+}
+
+say "a first installation"
+./install.sh | tee /root/said || die "the installer"
+answers || die "the sample does not answer"
+for part in 'Hello from a function' "$gateway" /function/hello basic-auth-password 'ingle list'; do
+    grep -qF -- "$part" /root/said || [ "$part" = "$gateway" ] || die "the installer does not say $part"
+done
+[ "$(stat -c %a /var/lib/ingle/secrets/basic-auth-password)" = 600 ] || die "the password is open"
+password=$(cat /var/lib/ingle/secrets/basic-auth-password)
+before=$(tasks) daemon=$(cat /run/ingle/ingle.pid)
+[ -n "$before" ] || die "no task runs"
+
+say "the same once more: nothing changes"
+./install.sh || die "the second run"
+[ "$(cat /run/ingle/ingle.pid)" = "$daemon" ] || die "the daemon was restarted for nothing"
+[ "$(tasks)" = "$before" ] || die "containers changed: $before now $(tasks)"
+
+say "an upgrade: another binary, changed files of the owner's"
+# The same program with something behind it: another file.
+echo >>ingle
+printf '\n[functions]\ntimeout = "30s"\n' >>/etc/ingle/config.toml
+echo '# mine' >>/etc/ingle/resolv.conf
+cp /etc/ingle/config.toml /etc/ingle/resolv.conf /root/
+./install.sh || die "the upgrade"
+[ "$(cat /run/ingle/ingle.pid)" != "$daemon" ] || die "the daemon was not restarted"
+[ ! -d "/proc/$daemon" ] || die "the old daemon still runs"
+cmp ingle /usr/local/bin/ingle || die "the binary is not the new one"
+cmp /root/config.toml /etc/ingle/config.toml || die "the settings were changed"
+cmp /root/resolv.conf /etc/ingle/resolv.conf || die "the owner's resolv.conf was changed"
+[ "$(tasks)" = "$before" ] || die "containers changed: $before now $(tasks)"
+[ "$(cat /var/lib/ingle/secrets/basic-auth-password)" = "$password" ] || die "the password changed"
+answers || die "the sample does not answer after the upgrade"
+
+say "a sample that was removed stays away"
+ingle remove hello || die "remove"
+./install.sh || die "a run without the sample"
+[ -z "$(tasks)" ] || die "the sample came back"
+ingle deploy hello --image docker.io/examples/hello:latest --annotation ingle.pull-policy=Never || die "deploy"
+
+say "a daemon that cannot start: the reason is shown"
+sed -i 's/^timeout = .*/timeout = "soon"/' /etc/ingle/config.toml
+echo >>ingle
+if ./install.sh >/root/said 2>&1; then
+    die "the installer succeeds with a broken configuration"
+fi
+cat /root/said
+grep -qF 'functions.timeout = "soon"' /root/said || die "the installer does not show why"
+sed -i 's/^timeout = .*/timeout = "30s"/' /etc/ingle/config.toml
+./install.sh || die "the run after the mistake was mended"
+within 30 answers || die "the sample does not answer after the mistake"
+
+say "uninstalled, and installed again: with its functions"
+./install.sh --uninstall || die "uninstall"
+[ -z "$(tasks)" ] || die "functions still run"
+[ ! -e /usr/local/bin/ingle ] || die "the binary is still there"
+[ -d /var/lib/ingle/secrets ] || die "the data is gone"
+./install.sh || die "the installation after the uninstall"
+within 60 answers || die "the function did not come back"
+
+say "purged: nothing is left"
+./install.sh --uninstall --purge || die "purge"
+left=$(ls -d /etc/ingle /var/lib/ingle /run/ingle /usr/local/bin/* /etc/cni/net.d/* /var/log/ingle* \
+    /run/netns/* 2>/dev/null || true)
+left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr namespaces ls -q | grep ingle || true)
+[ -z "$left" ] || die "left behind: $left"
+! pgrep -x ingle || die "the daemon still runs"
+awk '$5 ~ "/ingle/|/run/netns/" { print; found = 1 } END { exit found }' /proc/self/mountinfo || die "mounts are left behind"
+say "done"

@@ -1,0 +1,299 @@
+//! A real daemon: the built binary on a containerd of the test's own, in a network namespace of the
+//! test's own, with the directories and names that belong to it alone.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::PrivateContainerd;
+
+/// The image of the sample function, once it was loaded.
+pub(crate) const SAMPLE: &str = "examples/hello:latest";
+/// Where every daemon listens: each has a network of its own.
+const PORT: u16 = 8080;
+
+/// Runs a test in a network namespace of its own: the thread and all that it starts.
+pub(crate) fn in_own_network<F: Future<Output = ()>>(test: F) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace");
+    run("ip", &["link", "set", "lo", "up"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(test);
+}
+
+/// Runs a command that must succeed; what it printed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(super::tool(program).expect("an installed program"))
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// A daemon with its containerd. Dropping it ends both and removes what they made.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) containerd: PrivateContainerd,
+    pub(crate) client: reqwest::Client,
+    process: Option<Child>,
+    settings: String,
+}
+
+impl Daemon {
+    /// Starts a daemon with the sample image loaded; `more` is TOML for sections other than
+    /// `gateway`, `containerd`, `network` and `daemon`.
+    pub(crate) async fn start(more: &str) -> Self {
+        let mut daemon = Self::bare(more).await;
+        daemon.resume().await;
+        daemon.load(&super::sample_archive()).await;
+        daemon
+    }
+
+    /// Everything but the process.
+    pub(crate) async fn bare(more: &str) -> Self {
+        let containerd = PrivateContainerd::start().await;
+        let dir = containerd.path();
+        let conflist = json!({
+            "cniVersion": "1.0.0",
+            // The name is part of those of network namespaces, which all tests share.
+            "name": containerd.namespace(),
+            "plugins": [{
+                "type": "bridge", "bridge": "ingle0", "isGateway": true, "ipMasq": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{ "subnet": "10.62.0.0/16" }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                },
+            }, { "type": "firewall" }],
+        });
+        fs::write(dir.join("ingle.conflist"), conflist.to_string()).expect("write the conflist");
+        fs::write(dir.join("resolv.conf"), "nameserver 9.9.9.9\n").expect("write resolv.conf");
+        let settings = format!(
+            "[gateway]\nlisten = \"0.0.0.0:{PORT}\"\n\
+             [containerd]\nsocket = {socket:?}\nnamespace = {namespace:?}\n\
+             [network]\nconflist = {conflist:?}\nresolv_conf = {resolv:?}\n\
+             [daemon]\nstate_dir = {state:?}\nrun_dir = {run:?}\nlog = \"ingle=debug,info\"\n{more}",
+            socket = containerd.socket(),
+            namespace = containerd.namespace(),
+            conflist = dir.join("ingle.conflist"),
+            resolv = dir.join("resolv.conf"),
+            state = dir.join("state-ingle"),
+            run = dir.join("run-ingle"),
+        );
+        // reqwest has no TLS of its own; a second installation is refused, and means nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Redirects are answers of functions: never followed.
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(60))
+            .build()
+            .expect("a client");
+        Self { containerd, client, process: None, settings }
+    }
+
+    /// Starts the process; returns when it serves.
+    pub(crate) async fn resume(&mut self) {
+        let dir = self.containerd.path();
+        fs::write(dir.join("config.toml"), &self.settings).expect("write config.toml");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("ingle.log"))
+            .expect("open the log");
+        let process = Command::new(env!("CARGO_BIN_EXE_ingle"))
+            .args(["serve", "--config"])
+            .arg(dir.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start the daemon");
+        self.process = Some(process);
+        eventually!(
+            within 30,
+            self.client.get(self.url("/healthz")).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK),
+            "the daemon does not serve: {}",
+            self.log()
+        );
+    }
+
+    /// Sends a signal to the process and waits until it is gone.
+    pub(crate) fn end(&mut self, signal: Signal) {
+        if let Some(mut process) = self.process.take() {
+            let _ = kill(Pid::from_raw(process.id().cast_signed()), signal);
+            process.wait().expect("wait for the daemon");
+        }
+    }
+
+    /// What the daemon wrote.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.containerd.path().join("ingle.log")).unwrap_or_default()
+    }
+
+    /// Where it keeps its state.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.containerd.path().join("state-ingle")
+    }
+
+    /// A URL of it.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}:{PORT}{path}", Ipv4Addr::LOCALHOST)
+    }
+
+    /// The admin's password.
+    pub(crate) fn password(&self) -> String {
+        let file = self.state_dir().join("secrets/basic-auth-password");
+        fs::read_to_string(file).expect("read the password").trim().to_owned()
+    }
+
+    /// A request to the API, as the admin.
+    pub(crate) fn api(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path)).basic_auth("admin", Some(self.password()))
+    }
+
+    /// Loads an image archive.
+    pub(crate) async fn load(&self, archive: &Path) {
+        let body = fs::read(archive).expect("read the archive");
+        let answer = self.api(Method::POST, "/system/images").body(body).send().await.expect("an answer");
+        let status = answer.status();
+        assert!(status.is_success(), "loading: {status} {}", answer.text().await.unwrap_or_default());
+    }
+
+    /// Deploys the sample under `name`, with `more` over the defaults; the answer.
+    pub(crate) async fn deploy(&self, name: &str, more: Value) -> Response {
+        let mut body = json!({
+            "service": name, "image": SAMPLE, "annotations": { "ingle.pull-policy": "Never" },
+        });
+        merge(&mut body, more);
+        self.api(Method::POST, "/system/functions").json(&body).send().await.expect("an answer")
+    }
+
+    /// Deploys the sample and waits until it is ready.
+    pub(crate) async fn ready(&self, name: &str, more: Value) {
+        let answer = self.deploy(name, more).await;
+        let (status, revision) = (answer.status(), answer.headers().get("x-revision").cloned());
+        assert_eq!(status, StatusCode::ACCEPTED, "{}", answer.text().await.unwrap_or_default());
+        let revision: u64 = revision.expect("a revision").to_str().expect("text").parse().expect("a number");
+        eventually!(
+            within 30,
+            {
+                let found = self.describe(name).await;
+                found["revision"] == revision && found["phase"] == "ready"
+            },
+            "{name} is {:#}\n{}",
+            self.describe(name).await,
+            self.log()
+        );
+    }
+
+    /// What the API says of a function; null when there is none.
+    pub(crate) async fn describe(&self, name: &str) -> Value {
+        let answer =
+            self.api(Method::GET, &format!("/system/function/{name}")).send().await.expect("an answer");
+        if answer.status() == StatusCode::NOT_FOUND {
+            Value::Null
+        } else {
+            answer.json().await.expect("JSON")
+        }
+    }
+
+    /// Removes a function and waits until nothing of it is left.
+    pub(crate) async fn remove(&self, name: &str) {
+        let body = json!({ "functionName": name });
+        let answer =
+            self.api(Method::DELETE, "/system/functions").json(&body).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    }
+
+    /// `GET` on a function's path: status and body.
+    pub(crate) async fn call(&self, path: &str) -> (StatusCode, String) {
+        let answer = self.client.get(self.url(&format!("/function/{path}"))).send().await.expect("an answer");
+        (answer.status(), answer.text().await.unwrap_or_default())
+    }
+
+    /// Ids of all containers.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        self.list(&["containers", "list", "--quiet"])
+    }
+
+    /// Everything on this machine that belongs to a replica: containers, tasks, their snapshots,
+    /// network namespaces, links, FIFOs and network files.
+    pub(crate) fn replica_parts(&self) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        let mut add =
+            |kind: &str, names: Vec<String>| found.extend(names.iter().map(|name| format!("{kind} {name}")));
+        add("container", self.containers());
+        add("task", self.list(&["tasks", "list", "--quiet"]));
+        // An active snapshot belongs to a container; committed ones are layers.
+        let snapshots = self.list(&["snapshots", "list"]);
+        add("snapshot", snapshots.into_iter().filter(|line| line.trim_end().ends_with("Active")).collect());
+        let files = |dir: PathBuf| -> Vec<String> {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let namespace = self.containerd.namespace();
+        add(
+            "netns",
+            files("/run/netns".into()).into_iter().filter(|name| name.contains(namespace)).collect(),
+        );
+        let links = run("ip", &["-o", "link", "show", "type", "veth"]);
+        add("link", links.lines().map(str::to_owned).collect());
+        add("fifos", files(self.containerd.path().join("run-ingle/io")));
+        add("network files", files(self.containerd.path().join("run-ingle/net")));
+        found
+    }
+
+    /// Waits until no replica has left anything.
+    pub(crate) async fn nothing_left(&self) {
+        eventually!(
+            within 30,
+            self.replica_parts().is_empty(),
+            "left over: {:#?}\n{}",
+            self.replica_parts(),
+            self.log()
+        );
+    }
+
+    fn list(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.containerd.ctr(arguments);
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+        self.end(Signal::SIGKILL);
+        // containerd ends the containers; what the network made goes by name.
+        let namespace = self.containerd.namespace().to_owned();
+        for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains(&namespace) {
+                let _ = Command::new("ip").args(["netns", "delete", &name]).status();
+            }
+        }
+    }
+}
+
+/// Lays `more` over `base`, object by object.
+fn merge(base: &mut Value, more: Value) {
+    match (base, more) {
+        (Value::Object(base), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, more) => *base = more,
+    }
+}

@@ -1,0 +1,13 @@
+//! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
+//!
+//! ```text
+//! lifecycle    deploy, update, scale, wake, remove; nothing is left
+//! survival     the daemon restarted, killed, and everything killed
+//! refusals     bad input: the status, the reason, and that nothing was changed
+//! inside       what a function sees and reaches
+//! ```
+
+mod inside;
+mod lifecycle;
+mod refusals;
+mod survival;
