@@ -11,7 +11,6 @@
 //! fleet        the fleet over fakes: failures at every step, restarts
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
-//! gateway      calls through the gateway's server to replicas that misbehave
 //! images       images from registries and archives, kept in containerd
 //! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
@@ -39,7 +38,6 @@ mod examples;
 mod fleet;
 mod gateway;
 mod images;
-mod gateway;
 mod installation;
 mod installer;
 mod logs;
