@@ -14,6 +14,8 @@ use crate::runtime::{ContainerRecord, ContainerState, Runtime, RuntimeEvent};
 
 /// How often left-overs are looked for.
 const REAP_EVERY: Duration = Duration::from_secs(300);
+/// How often it is made sure that bridge and rules are there: others may take them away.
+const ENSURE_NETWORK_EVERY: Duration = Duration::from_secs(60);
 /// Pause before a listing that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -51,6 +53,7 @@ impl Watcher {
         let stop = self.parts.stop.clone();
         let work = async {
             let mut reap = tokio::time::interval(REAP_EVERY);
+            let mut ensure = tokio::time::interval(ENSURE_NETWORK_EVERY);
             loop {
                 tokio::select! {
                     event = events.recv() => match event {
@@ -65,6 +68,7 @@ impl Watcher {
                         Err(RecvError::Closed) => return,
                     },
                     _ = reap.tick() => self.reap().await,
+                    _ = ensure.tick() => self.ensure_network().await,
                 }
             }
         };
@@ -92,11 +96,15 @@ impl Watcher {
                 .map(|container| container.id)
                 .collect(),
         );
-        if let Err(error) = self.network.ensure().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the network could not be repaired");
-        }
+        self.ensure_network().await;
         for owner in self.parts.registry.owners() {
             let _ = owner.send(Command::Running(running.clone())).await;
+        }
+    }
+
+    async fn ensure_network(&self) {
+        if let Err(error) = self.network.ensure().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the network could not be repaired");
         }
     }
 

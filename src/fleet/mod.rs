@@ -119,6 +119,12 @@ impl Fleet {
             network: self.network.clone(),
         };
         let records = self.parts.store.functions()?;
+        // A kill may have come between taking a function's record and its files.
+        for key in self.parts.logs.kept() {
+            if !records.iter().any(|record| record.key == key) {
+                self.parts.logs.remove(&key).await;
+            }
+        }
         let mut survivors = survivors(watcher.list().await);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());

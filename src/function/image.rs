@@ -96,7 +96,8 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         None => (name, None),
     };
     let is_path = |path: &str| path.split('/').all(is_component);
-    if !is_path(name) && !(is_domain(first) && rest.is_some_and(is_path)) {
+    let is_name = is_path(name) || (is_domain(first) && rest.is_some_and(is_path));
+    if !is_name {
         return Err("names are in lower case, as in registry.example:5000/you/hello");
     }
     let (registry, repository) = match rest {

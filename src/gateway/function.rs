@@ -98,22 +98,18 @@ impl Forward<'_, '_, '_> {
         let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
         push(&[head.method.as_bytes(), b" ", slash, self.path.rest.as_bytes(), b" HTTP/1.1\r\n"]);
-        let (mut host, mut forwarded_for, mut forwarded_host, mut proto) = (None, None, false, false);
+        let (mut host, mut forwarded_host, mut proto) = (None, false, false);
         for header in head.headers {
             let kind = Header::of(header.name);
             match kind {
                 Header::Hop | Header::Connection | Header::TransferEncoding | Header::Ours => continue,
                 // Sent again below, once and as we understood it.
-                Header::ContentLength | Header::CallId | Header::Expect | Header::Function => continue,
+                Header::ContentLength | Header::CallId | Header::Expect | Header::ForwardedFor => continue,
                 Header::Upgrade if !head.upgrade => continue,
-                Header::ForwardedFor => {
-                    forwarded_for = forwarded_for.or(Some(header.value));
-                    continue;
-                }
                 Header::Host => host = Some(header.value),
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
-                Header::Upgrade | Header::Accept | Header::Other => {}
+                Header::Upgrade | Header::Accept | Header::Function | Header::Other => {}
             }
             if !head.connection.names(head.headers, header.name) {
                 push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
@@ -142,8 +138,8 @@ impl Forward<'_, '_, '_> {
             push(&[b"\r\nX-Forwarded-Host: ", host]);
         }
         push(&[b"\r\nX-Forwarded-For: "]);
-        if let Some(earlier) = forwarded_for {
-            push(&[earlier, b", "]);
+        for earlier in head.headers.iter().filter(|header| Header::of(header.name) == Header::ForwardedFor) {
+            push(&[earlier.value, b", "]);
         }
         push_address(out, self.peer);
         if !proto {

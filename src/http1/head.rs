@@ -265,8 +265,9 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             headers,
             framing,
             connection,
-            // HTTP/2 over a tunnel would be requests that no rule of this gateway sees.
-            upgrade: upgrades && connection.upgrade && !http10 && !h2,
+            // HTTP/2 over a tunnel would be requests that no rule of this gateway sees; and where a body
+            // ends and the tunnel begins is not for us to guess.
+            upgrade: upgrades && connection.upgrade && framing == Framing::None && !http10 && !h2,
             expects_continue: expects_continue && !http10,
             json,
         };

@@ -44,7 +44,8 @@ impl Follower {
     pub(super) fn put(&self, text: usize, line: impl FnOnce() -> Arc<LogLine>) {
         let mut queue = self.lock();
         // Once a line was skipped, what is queued goes out first: order is kept.
-        if queue.skipped > 0 || queue.bytes + text + OVERHEAD > QUEUE {
+        // One line always fits, so that every gap follows a line that wakes the client.
+        if queue.skipped > 0 || (!queue.lines.is_empty() && queue.bytes + text + OVERHEAD > QUEUE) {
             queue.skipped += 1;
             return;
         }
@@ -134,6 +135,15 @@ mod tests {
         put(&follower, "new");
         follower.end();
         assert_eq!(texts(&follower, 2).await, ["new", "end"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_larger_than_the_queue_comes_too() {
+        let follower = Follower::default();
+        let large = "x".repeat(2 * QUEUE);
+        put(&follower, &large);
+        put(&follower, "missed");
+        assert_eq!(texts(&follower, 2).await, [large.as_str(), "skipped 1"]);
     }
 
     #[tokio::test]

@@ -53,6 +53,9 @@ const SMALLEST_FILES: u64 = 64 * 1024;
 const LONGEST_LINE: usize = 1024 * 1024;
 /// Replicas whose last lines are remembered after they are gone.
 const REMEMBERED: usize = 32;
+/// How long containerd's shim may take to pass on the last output of a process that has ended. It
+/// tells of the end without waiting for the output.
+const SHIM: Duration = Duration::from_millis(50);
 /// How long the end of the daemon may wait for the disk.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -203,7 +206,7 @@ impl Logs {
     }
 
     /// The last lines that a replica wrote (at most 20, the beginning of each), oldest first; kept for
-    /// a little while after [`Logs::close`], which makes sure that its last words are among them.
+    /// a little while after [`Logs::close`].
     pub fn last_lines(&self, id: &ReplicaId, n: usize) -> Vec<String> {
         let state = self.lock();
         let recent = state
@@ -212,6 +215,14 @@ impl Logs {
             .map(|attached| &attached.recent)
             .or_else(|| state.gone.iter().rev().find(|(gone, _)| gone == id).map(|(_, recent)| recent));
         recent.map(|recent| recent.last(n)).unwrap_or_default()
+    }
+
+    /// The last lines of a replica whose process has just ended: waits for what is still on its way
+    /// through the shim, and closes the replica.
+    pub async fn last_words(&self, id: &ReplicaId, n: usize) -> Vec<String> {
+        tokio::time::sleep(SHIM).await;
+        self.close(id).await;
+        self.last_lines(id, n)
     }
 
     /// Deletes a function's files and ends the streams of those who follow it. Its replicas should
@@ -316,11 +327,10 @@ mod tests {
         let mut following = std::pin::pin!(following);
         assert_eq!(following.next().await.expect("a line").text, "to stdout");
         write(&stdio.stderr, b"to stderr, not ended");
+        assert_eq!(logs.last_words(&id, 1).await, ["to stderr, not ended"]);
         assert_eq!(following.next().await.expect("a line").text, "to stderr, not ended");
         logs.close(&id).await;
-        logs.close(&id).await;
 
-        assert_eq!(logs.last_lines(&id, 1), ["to stderr, not ended"]);
         assert_eq!(logs.last_lines(&id, 9).len(), 2);
         let kept: Vec<_> = logs.query(&key, Query::default()).collect().await;
         assert_eq!(

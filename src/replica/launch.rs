@@ -166,19 +166,19 @@ impl Launcher {
         let function = launch.revision.spec.key.clone();
         let limit = self.config.start_timeout;
         let ready = probe::until_ready(address, &launch.revision, limit);
-        let output = || self.logs.last_lines(&launch.id, ERROR_LINES);
         tokio::select! {
             // The exit comes first: a process that answered and died is no replica.
             biased;
             () = launch.cancel.cancelled() => Err(LaunchError::Cancelled),
-            exit = launch.exit.wait_for(Option::is_some) => {
-                let code = exit.ok().and_then(|code| *code).unwrap_or_default();
-                Err(LaunchError::Exited { function, code, output: output() })
+            code = exit_code(&mut launch.exit) => {
+                let output = self.logs.last_words(&launch.id, ERROR_LINES).await;
+                Err(LaunchError::Exited { function, code, output })
             }
             probed = ready => match probed {
                 Probed::Ready => Ok(()),
                 Probed::TimedOut { last } => {
-                    Err(LaunchError::NotReady { function, limit, last, output: output() })
+                    let output = self.logs.last_lines(&launch.id, ERROR_LINES);
+                    Err(LaunchError::NotReady { function, limit, last, output })
                 }
             },
         }
@@ -196,6 +196,11 @@ impl Launcher {
             ("write_timeout".into(), outer),
         ])
     }
+}
+
+/// Waits for the end of a replica's first process.
+async fn exit_code(exit: &mut watch::Receiver<Option<u32>>) -> u32 {
+    exit.wait_for(Option::is_some).await.ok().and_then(|code| *code).unwrap_or_default()
 }
 
 /// What a launch has made, or has begun to make.

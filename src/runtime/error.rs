@@ -35,7 +35,7 @@ pub enum RuntimeError {
     },
     /// The registry wants other credentials, or some.
     #[error(
-        "{registry} refused access to image {image}: log in with 'docker login {registry}' or put the credentials into {config}"
+        "{registry} refused access to image {image}: check the name, or log in with 'docker login {registry}', or put the credentials into {config}"
     )]
     Unauthorized {
         /// The image.

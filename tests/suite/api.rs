@@ -1,6 +1,8 @@
 //! The API over a whole fleet whose engine and network are fakes: what clients send, and exactly what
 //! they are answered.
 
+mod client;
+mod faas_cli;
 mod functions;
 mod logs_and_images;
 mod metrics;

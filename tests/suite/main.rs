@@ -8,9 +8,10 @@
 //! ```text
 //! support      what tests share: requirements, waiting, the sample image
 //! examples     the sample function of examples/, by itself
+//! fleet        the fleet over fakes: failures at every step, restarts
 //! gateway      calls through the gateway's server to replicas that misbehave
 //! containers   containers on containerd: what is inside, limits, life and death
-//! gateway      calls through the gateway's server to replicas that misbehave
+//! images       images from registries and archives, kept in containerd
 //! api          the API over a fleet whose engine and network are fakes
 //! cli          the client commands, against a gateway of the test's own
 //! installation  install.sh from the first run to the purge, with a containerd and a network of its own
@@ -34,7 +35,9 @@ mod api;
 mod cli;
 mod containers;
 mod examples;
+mod fleet;
 mod gateway;
+mod images;
 mod installation;
 mod installer;
 mod logs;

@@ -10,6 +10,7 @@
 //! netns      namespaces by name                   foreign    Docker, ufw and others on the machine
 //! netlink    links, addresses, routes             clash      subnets that the host has already
 //! bridge     the bridge and its ports             plugin     programs by the CNI specification
+//! attach     one replica, step by step            detach     and back
 //! ```
 //!
 //! Everything that is made carries the network's tag and the replica's id: the namespace is called
@@ -18,10 +19,12 @@
 //! [`Network::attached`], and removed by [`Network::detach`].
 
 mod addresses;
+mod attach;
 mod bridge;
 mod clash;
 mod command;
 mod conflist;
+mod detach;
 mod files;
 mod foreign;
 mod keys;
@@ -34,21 +37,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
-use serde_json::Value;
 
 use self::addresses::Addresses;
 use self::conflist::{Bridge, Conflist};
 use self::files::Resolvers;
 use self::foreign::Obstacle;
-use self::netlink::{Netlink, Veth};
-use self::plugin::{Call, Made};
+use self::netlink::Netlink;
+use self::plugin::Call;
 use super::{Attachment, Leases, Network, NetworkError};
 use crate::config;
 use crate::function::ReplicaId;
@@ -185,180 +186,6 @@ impl Cni {
         }
         shared.obstacles = found;
     }
-
-    /// Writes the replica's files.
-    async fn write_files(
-        &self,
-        id: &ReplicaId,
-        address: Ipv4Addr,
-        resolvers: Resolvers,
-    ) -> Result<Vec<crate::runtime::Mount>, NetworkError> {
-        let (directory, owner, gateway) = (self.directory_of(id), id.clone(), self.conflist.range.gateway);
-        blocking(move || files::write(&directory, &owner, address, gateway, &resolvers))
-            .await
-            .map_err(|error| NetworkError::failed(format!("writing hosts and resolv.conf of {id}"), error))
-    }
-
-    /// Attaches by the bridge of the conflist.
-    async fn attach_to_bridge(
-        &self,
-        id: &ReplicaId,
-        bridge: &Bridge,
-        resolvers: Resolvers,
-    ) -> Result<Attachment, NetworkError> {
-        let failed = |what: &str, error: io::Error| NetworkError::failed(format!("{what} of {id}"), error);
-        let Conflist { range, path, .. } = &self.conflist;
-        let ready = self.ready(&resolvers).await?;
-        let address = self.addresses.take(id, Instant::now()).map_err(|used| NetworkError::NoAddress {
-            subnet: range.subnet.to_string(),
-            used,
-            path: path.clone(),
-        })?;
-        let files = self.write_files(id, address, resolvers).await?;
-        let name = self.namespace_of(id);
-        let (netns, inside) =
-            netns::create(name.clone()).await.map_err(|error| failed("making the namespace", error))?;
-        let host = Netlink::open().map_err(|error| failed("opening a socket for the link", error))?;
-        let link = bridge::host_link(&self.conflist.tag(), &name);
-        let mac = bridge::mac_of(address);
-        let veth = Veth {
-            host: &link,
-            alias: &name,
-            bridge: self.bridge_index(&host, bridge).await?,
-            hairpin: bridge.hairpin,
-            peer: INTERFACE,
-            mac,
-            netns: netns.file().as_fd(),
-            mtu: ready.mtu,
-        };
-        bridge::connect(&host, &inside, &veth, bridge, range, address).await?;
-        let netns = netns::path(&name);
-        if !self.conflist.chained.is_empty() {
-            let made = Made {
-                bridge: &bridge.name,
-                host_link: &link,
-                address: bridge::address_in(range, address),
-                gateway: range.gateway,
-                mac: &mac.map(|byte| format!("{byte:02x}")).join(":"),
-            };
-            let first = plugin::result(&self.conflist.version, &netns, made);
-            let call = self.call(id, Some(&netns));
-            self.keep_result(id, &first).await?;
-            if let Some(result) = call.add(&self.conflist.chained, Some(first)).await? {
-                self.keep_result(id, &result).await?;
-            }
-        }
-        Ok(Attachment { address: IpAddr::V4(address), netns, files })
-    }
-
-    /// Attaches by a plugin, which chooses the address.
-    async fn attach_by_plugin(
-        &self,
-        id: &ReplicaId,
-        resolvers: Resolvers,
-    ) -> Result<Attachment, NetworkError> {
-        self.ready(&resolvers).await?;
-        let failed = |what: &str, error: io::Error| NetworkError::failed(format!("{what} of {id}"), error);
-        let directory = self.directory_of(id);
-        // From here on the replica is listed, whatever happens.
-        blocking(move || fs::create_dir_all(directory))
-            .await
-            .map_err(|error| failed("making the directory", error))?;
-        let name = self.namespace_of(id);
-        let (_netns, inside) =
-            netns::create(name.clone()).await.map_err(|error| failed("making the namespace", error))?;
-        inside.up(bridge::LOOPBACK).await.map_err(|error| failed("switching on lo", error))?;
-        let netns = netns::path(&name);
-        let result = self.call(id, Some(&netns)).add(self.conflist.plugins(), None).await?;
-        let result = result.expect("a conflist without a bridge has at least one plugin");
-        self.keep_result(id, &result).await?;
-        let address = plugin::address_in(&result).map_err(|error| failed("reading the address", error))?;
-        self.addresses.adopt(address, id).map_err(|other| {
-            failed("taking the address", io::Error::other(format!("{address} belongs to {other}")))
-        })?;
-        let files = self.write_files(id, address, resolvers).await?;
-        Ok(Attachment { address: IpAddr::V4(address), netns, files })
-    }
-
-    /// The bridge's index; the bridge is put back if somebody took it away.
-    async fn bridge_index(&self, host: &Netlink, bridge: &Bridge) -> Result<u32, NetworkError> {
-        let failed = |error| NetworkError::failed(format!("finding the bridge {}", bridge.name), error);
-        if let Some(link) = host.link(&bridge.name).await.map_err(failed)? {
-            return Ok(link.index);
-        }
-        self.ensure().await?;
-        let link = host.link(&bridge.name).await.map_err(failed)?;
-        link.map(|link| link.index).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
-    }
-
-    async fn keep_result(&self, id: &ReplicaId, result: &Value) -> Result<(), NetworkError> {
-        let (path, text) = (self.directory_of(id).join(RESULT), result.to_string());
-        blocking(move || fs::write(path, text))
-            .await
-            .map_err(|error| NetworkError::failed(format!("keeping the plugins' result of {id}"), error))
-    }
-
-    /// Runs DEL of the plugins, if there is anything they may have made for this replica.
-    async fn detach_plugins(&self, id: &ReplicaId) -> Result<(), NetworkError> {
-        if self.conflist.plugins().next().is_none() {
-            return Ok(());
-        }
-        let path = netns::path(&self.namespace_of(id));
-        let directory = self.directory_of(id);
-        let left = blocking(move || {
-            let result = fs::read_to_string(directory.join(RESULT)).ok();
-            Ok((path.exists().then_some(path), directory.exists(), result))
-        });
-        let (netns, has_directory, result) =
-            left.await.map_err(|error| NetworkError::failed(format!("looking for {id}"), error))?;
-        if netns.is_none() && !has_directory && self.addresses.of(id).is_none() {
-            return Ok(());
-        }
-        let result: Option<Value> = result.and_then(|text| serde_json::from_str(&text).ok());
-        self.call(id, netns.as_deref()).del(self.conflist.plugins(), result.as_ref()).await
-    }
-
-    /// Removes the replica's links on the host. When the namespace was there, the kernel does that.
-    async fn detach_links(&self, id: &ReplicaId, freed: &[Ipv4Addr], with_link: bool) -> io::Result<()> {
-        let Some(bridge) = self.conflist.bridge() else { return Ok(()) };
-        if freed.is_empty() && !with_link {
-            return Ok(());
-        }
-        let host = Netlink::open()?;
-        if with_link {
-            let name = self.namespace_of(id);
-            let link = host.link(&bridge::host_link(&self.conflist.tag(), &name)).await?;
-            if let Some(link) = link.filter(|link| link.alias == name) {
-                host.delete_link(link.index).await?;
-            }
-        }
-        if let Some(index) = host.link(&bridge.name).await?.map(|link| link.index) {
-            for address in freed {
-                host.delete_neighbour(index, *address).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a replica's namespace and link are as [`Network::attach`] left them.
-    async fn is_whole(&self, id: &ReplicaId, address: Ipv4Addr) -> io::Result<bool> {
-        let name = self.namespace_of(id);
-        let Some(inside) = netns::open(name.clone()).await? else { return Ok(false) };
-        let Some(interface) = inside.link(INTERFACE).await?.filter(|link| link.up) else { return Ok(false) };
-        let addresses = inside.addresses().await?;
-        if !addresses.iter().any(|(index, net)| *index == interface.index && net.addr() == address) {
-            return Ok(false);
-        }
-        let Some(bridge) = self.conflist.bridge() else { return Ok(true) };
-        let host = Netlink::open()?;
-        let Some(index) = host.link(&bridge.name).await?.map(|link| link.index) else { return Ok(false) };
-        let link = host.link(&bridge::host_link(&self.conflist.tag(), &name)).await?;
-        if !link.is_some_and(|link| link.up && link.master == Some(index) && link.alias == name) {
-            return Ok(false);
-        }
-        host.set_neighbour(index, address, bridge::mac_of(address)).await?;
-        Ok(true)
-    }
 }
 
 #[async_trait]
@@ -467,7 +294,11 @@ impl Network for Cni {
     }
 
     async fn adopt(&self, id: &ReplicaId, address: IpAddr) -> Result<Option<Attachment>, NetworkError> {
-        let IpAddr::V4(v4) = address else { return Ok(None) };
+        // In another subnet than that of the conflist it is from before the conflist was changed.
+        let v4 = match address {
+            IpAddr::V4(v4) if self.conflist.range.subnet.contains(&v4) => v4,
+            _ => return Ok(None),
+        };
         let whole = self.is_whole(id, v4).await;
         if !whole.map_err(|error| NetworkError::failed(format!("looking at the network of {id}"), error))? {
             return Ok(None);

@@ -12,8 +12,12 @@
 //!
 //! Never, whatever `network.allow` says: another replica. Connections that the host opened to a replica
 //! are answered; nobody else can open one. What is not allowed is refused at once rather than left to
-//! time out, so that a function's author sees the reason. A packet with a source that is not the
-//! replica's own is dropped.
+//! time out, so that a function's author sees the reason.
+//!
+//! A packet with a source outside of the subnet is dropped. One with the address of another replica is
+//! not told apart here: sending it takes a capability that no function has unless the operator adds it,
+//! and the answer goes to the owner of the address, whose neighbour on the host is fixed
+//! ([`super::netlink::Netlink::set_neighbour`]).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -79,11 +79,13 @@ impl Containerd {
         self.gone(snapshot, "removal of the snapshot", id)
     }
 
-    /// Kills and deletes the task. containerd refuses the deletion while a process runs, and for a
-    /// moment after a shim has died, so it is tried until the limit.
+    /// Kills and deletes the task. It is killed first, whatever its state: the deletion of one that
+    /// was never started waits two seconds for its output to end. For a moment after a shim has died
+    /// containerd can do neither, so both are tried until the limit.
     async fn remove_task(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
         let limit = Instant::now() + KILL_LIMIT;
         loop {
+            self.kill_all(id, limit).await?;
             let request = DeleteTaskRequest { container_id: id.to_string() };
             let status = match self.tasks().delete(self.client.request(request)).await {
                 Ok(_) => return Ok(()),
@@ -91,11 +93,9 @@ impl Containerd {
                 Err(status) => status,
             };
             let error = self.error("removal of the task", id, status);
-            if Instant::now() >= limit || matches!(error, RuntimeError::Down { .. }) && !self.answers().await
-            {
+            if Instant::now() >= limit || self.is_down(&error).await {
                 return Err(error);
             }
-            self.kill_all(id, limit).await?;
             sleep(RETRY).await;
         }
     }
@@ -189,18 +189,19 @@ impl Containerd {
                 // The shim died: containerd finds out by itself and cleans up.
                 Err(status) => tracing::debug!(replica = %id, error = %status, "waiting again"),
             }
-            match self.process(id).await? {
-                None => return Ok(()),
-                Some(process) if process.status() == ProcessStatus::Stopped => return Ok(()),
-                Some(_) => sleep(RETRY).await,
+            match self.process(id).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(process)) if process.status() == ProcessStatus::Stopped => return Ok(()),
+                Err(error) if self.is_down(&error).await => return Err(error),
+                Ok(Some(_)) | Err(_) => sleep(RETRY).await,
             }
         }
     }
 
-    /// Whether containerd can be reached at all: its answer about a dead shim looks like its own
-    /// absence.
-    async fn answers(&self) -> bool {
-        super::version(&self.client).await.is_ok()
+    /// Whether the error means that containerd cannot be reached: what it says of a dead shim looks
+    /// like its own absence.
+    async fn is_down(&self, error: &RuntimeError) -> bool {
+        matches!(error, RuntimeError::Down { .. }) && super::version(&self.client).await.is_err()
     }
 
     fn gone<T>(

@@ -168,7 +168,7 @@ async fn a_wrong_deploy_is_refused_at_once_and_leaves_nothing() {
         (
             r#"{"service":"a","image":"you/private"}"#,
             400,
-            "docker.io refused access to image you/private: log in with 'docker login docker.io' or put the credentials into /root/.docker/config.json",
+            "docker.io refused access to image you/private: check the name, or log in with 'docker login docker.io', or put the credentials into /root/.docker/config.json",
         ),
         (
             r#"{"service":"a","image":"you/unreachable"}"#,

@@ -1,6 +1,8 @@
 //! How containers come and go, also when containerd or a shim does.
 
+use std::collections::HashMap;
 use std::fs;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use ingle::function::ReplicaId;
@@ -20,21 +22,28 @@ const POLITE: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; do
 async fn the_contract_of_runtimes_is_kept() {
     require_containerd!();
     let room = Room::new().await;
-    let pipes = std::sync::Mutex::new(Vec::new());
+    let (outputs, pipes) = (Mutex::new(HashMap::new()), Mutex::new(Vec::new()));
     let request = |behaviour| {
         let request = match behaviour {
             Behaviour::Serves => room.script(json!({}), POLITE),
-            Behaviour::IgnoresTerm => room.script(json!({}), "trap '' TERM; while :; do sleep 0.05; done"),
+            Behaviour::IgnoresTerm => {
+                room.script(json!({}), "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+            }
             Behaviour::Exits(code) => room.script(json!({}), &format!("exit {code}")),
         };
-        // As the daemon's reader does: both ends, so that nobody waits for anybody.
+        outputs.lock().expect("no panic").insert(request.id.clone(), room.read(&request).0);
+        // As the daemon does: both ends, so that the reader outlasts one container.
         for path in [&request.stdio.stdout, &request.stdio.stderr] {
             let pipe = fs::File::options().read(true).write(true).open(path).expect("open the fifo");
             pipes.lock().expect("no panic").push(pipe);
         }
         request
     };
-    runtime_contract(room.runtime.clone(), request).await;
+    let ready = async |id: &ReplicaId| {
+        let output = outputs.lock().expect("no panic")[id].clone();
+        eventually!(output.text().contains("ready"), "{id} is not ready");
+    };
+    runtime_contract(room.runtime.clone(), request, ready).await;
     assert_eq!(room.leftovers().await, [""; 0]);
 }
 
@@ -179,4 +188,28 @@ async fn an_old_or_absent_containerd_is_said() {
     let config = ingle::config::Config::parse(&text, |_| None).expect("a configuration");
     let error = Containerd::connect(&config).await.expect_err("nobody is there");
     assert!(error.to_string().contains("none.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn the_configured_oci_runtime_is_used() {
+    require_containerd!();
+    let room = Room::new().await;
+    let mut config = room.containerd.config("");
+    let runc = crate::support::tool("runc").expect("runc");
+    config.containerd.oci_runtime = runc.display().to_string();
+    let other = Containerd::connect(&config).await.expect("a connection");
+    let mut events = other.events();
+    let request = room.script(json!({}), "exit 4");
+    let _output = room.read(&request);
+    other.create(&request).await.expect("created");
+    other.start(&request.id).await.expect("started");
+    assert_eq!(exit_code(&mut events, &request.id).await, 4);
+    other.remove(&request.id).await.expect("removed");
+
+    config.containerd.oci_runtime = "/no/such/runtime".into();
+    let other = Containerd::connect(&config).await.expect("a connection");
+    let error = other.create(&room.script(json!({}), "true")).await.expect_err("there is no runtime");
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(format!("{error}: {cause}").contains("/no/such/runtime"), "{error}: {cause}");
+    assert_eq!(room.leftovers().await, [""; 0]);
 }

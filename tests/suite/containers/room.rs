@@ -109,10 +109,15 @@ impl Room {
 
     /// Makes and starts a replica whose output is read.
     pub(super) async fn launch(&self, request: &ContainerRequest) -> (Output, Output) {
-        let output = (Output::read(&request.stdio.stdout), Output::read(&request.stdio.stderr));
+        let output = self.read(request);
         self.runtime.create(request).await.expect("created");
         self.runtime.start(&request.id).await.expect("started");
         output
+    }
+
+    /// Reads what a replica writes: without a reader, its shim waits for one.
+    pub(super) fn read(&self, request: &ContainerRequest) -> (Output, Output) {
+        (Output::read(&request.stdio.stdout), Output::read(&request.stdio.stderr))
     }
 
     /// Runs a script that must succeed; returns what it wrote.

@@ -30,7 +30,7 @@ async fn headers_are_added_and_those_of_the_connection_are_not_passed_on() {
         .call(
             "GET /function/env HTTP/1.1\r\nHost: shop.example\r\nX-Own: kept\r\nx-own: twice\r\nTE: trailers\r\n\
              Connection: keep-alive, X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nProxy-Authorization: b\r\n\
-             Upgrade: h2c\r\nHTTP2-Settings: x\r\nX-Forwarded-For: 9.9.9.9\r\nX-Start-Time: 1\r\n\
+             Upgrade: h2c\r\nHTTP2-Settings: x\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8\r\nX-Start-Time: 1\r\n\
              Authorization: Bearer t\r\n\r\n",
         )
         .await;
@@ -40,7 +40,7 @@ async fn headers_are_added_and_those_of_the_connection_are_not_passed_on() {
         "x-own: kept",
         "x-own: twice",
         "authorization: bearer t",
-        "x-forwarded-for: 9.9.9.9, 127.0.0.1",
+        "x-forwarded-for: 9.9.9.9, 8.8.8.8, 127.0.0.1",
         "x-forwarded-host: shop.example",
         "x-forwarded-proto: http",
     ] {

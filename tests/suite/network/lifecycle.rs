@@ -160,6 +160,31 @@ fn another_daemon_takes_up_what_is_whole() {
 }
 
 #[test]
+fn a_conflist_with_another_subnet_moves_the_bridge() {
+    require_root!();
+    require!("ip", "nft");
+    on_a_host(async |mut host| {
+        let before = host.network();
+        before.ensure().await.expect("ready");
+        let old = before.attach(&id(1)).await.expect("attached");
+        host.set_plugins(
+            "1.0.0",
+            r#"{"type": "bridge", "isDefaultGateway": true, "ipam": {"type": "host-local", "subnet": "172.30.0.0/24"}}"#,
+        );
+        let network = host.network();
+        network.ensure().await.expect("ready");
+        let addresses = run("ip", "-o -4 address show dev ingle0");
+        assert!(addresses.contains("172.30.0.1/24") && !addresses.contains("10.62."), "{addresses}");
+        assert_eq!(network.adopt(&id(1), old.address).await.expect("an answer"), None);
+        network.detach(&id(1)).await.expect("detached");
+        let new = network.attach(&id(1)).await.expect("attached");
+        assert_eq!(new.address, IpAddr::from([172, 30, 0, 2]));
+        let _server = serve(Some(&new.netns), 80);
+        assert!(call(None, new.address, 80).is_ok());
+    });
+}
+
+#[test]
 fn what_a_killed_daemon_left_is_listed_and_removed() {
     require_root!();
     require!("ip", "nft");

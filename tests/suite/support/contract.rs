@@ -23,18 +23,20 @@ const GRACE: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Checks `runtime`, which has no containers. `request` makes a request for a replica that is unlike
-/// all others made with it.
+/// all others made with it; `ready` returns when a started replica does what it was made for, signals
+/// included.
 pub(crate) async fn runtime_contract(
     runtime: Arc<dyn Runtime>,
     request: impl Fn(Behaviour) -> ContainerRequest,
+    ready: impl AsyncFn(&ReplicaId),
 ) {
     assert!(!runtime.version().await.expect("a version").is_empty());
     assert_eq!(runtime.containers().await.expect("a list"), []);
     let mut events = runtime.events();
 
-    a_replica_lives_and_goes(&*runtime, &mut events, request(Behaviour::Serves)).await;
+    a_replica_lives_and_goes(&*runtime, &mut events, request(Behaviour::Serves), &ready).await;
     an_end_is_told_with_its_code(&*runtime, &mut events, request(Behaviour::Exits(7))).await;
-    the_deaf_are_killed(&*runtime, &mut events, request(Behaviour::IgnoresTerm)).await;
+    the_deaf_are_killed(&*runtime, &mut events, request(Behaviour::IgnoresTerm), &ready).await;
     removal_works_in_every_state(&*runtime, || request(Behaviour::IgnoresTerm)).await;
     a_left_over_is_replaced(&*runtime, &mut events, request(Behaviour::IgnoresTerm)).await;
     what_is_not_there_is_not_found(&*runtime, &request(Behaviour::Serves).id).await;
@@ -65,6 +67,7 @@ async fn a_replica_lives_and_goes(
     runtime: &dyn Runtime,
     events: &mut Receiver<RuntimeEvent>,
     request: ContainerRequest,
+    ready: &impl AsyncFn(&ReplicaId),
 ) {
     let id = &request.id;
     runtime.create(&request).await.expect("created");
@@ -76,6 +79,7 @@ async fn a_replica_lives_and_goes(
     }
     runtime.start(id).await.expect("started");
     assert!(matches!(state(runtime, id).await, Some(ContainerState::Running { pid }) if pid > 0));
+    ready(id).await;
     assert!(runtime.usage(id).await.expect("usage").memory > 0);
 
     runtime.stop(id, GRACE).await.expect("stopped");
@@ -110,9 +114,11 @@ async fn the_deaf_are_killed(
     runtime: &dyn Runtime,
     events: &mut Receiver<RuntimeEvent>,
     request: ContainerRequest,
+    ready: &impl AsyncFn(&ReplicaId),
 ) {
     runtime.create(&request).await.expect("created");
     runtime.start(&request.id).await.expect("started");
+    ready(&request.id).await;
     runtime.stop(&request.id, SHORT).await.expect("stopped");
     assert_eq!(exit_code(events, &request.id).await, 128 + 9);
     runtime.remove(&request.id).await.expect("removed");

@@ -416,7 +416,7 @@ mod tests {
             Behaviour::IgnoresTerm => request("fake/deaf"),
             Behaviour::Exits(code) => request(&format!("fake/exits:{code}")),
         };
-        runtime_contract(runtime.clone(), made).await;
+        runtime_contract(runtime.clone(), made, async |_: &ReplicaId| {}).await;
         assert_eq!(runtime.leftovers(), []);
     }
 

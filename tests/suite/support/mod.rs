@@ -48,6 +48,8 @@ mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 pub(crate) mod image;
+pub(crate) mod oci;
+pub(crate) mod registry;
 mod sample;
 pub(crate) mod view;
 

@@ -99,7 +99,9 @@ impl Archive {
                 let target = entry.link_name().map_err(malformed)?.unwrap_or_default();
                 // A symbolic link is seen from its directory, a hard link from the root.
                 let parent = if header.is_symlink() { Path::new(&name).parent() } else { None };
-                Member::Link(normal(&parent.unwrap_or(Path::new("")).join(target)))
+                Member::Link(normal(
+                    &parent.map_or_else(|| target.to_path_buf(), |parent| parent.join(&target)),
+                ))
             } else {
                 continue;
             };

@@ -34,7 +34,7 @@ pub(super) enum Opened {
     /// The blob is there.
     Exists,
     /// It is not, or not wholly.
-    Write(Writer),
+    Write(Box<Writer>),
 }
 
 /// Why a write did not become a blob.
@@ -146,14 +146,14 @@ impl Content {
         let request = lease.unbounded(ReceiverStream::new(receiver));
         let mut answers = self.service().write(request).await?.into_inner();
         let state = answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))?;
-        Ok(Opened::Write(Writer {
+        Ok(Opened::Write(Box::new(Writer {
             content: self.clone(),
             wanted: wanted.clone(),
             offset: u64::try_from(state.offset).unwrap_or_default(),
             sender,
             answers,
             unanswered: 0,
-        }))
+        })))
     }
 
     /// Throws an unfinished write away.
@@ -231,7 +231,7 @@ impl Writer {
     }
 
     /// Makes a blob of what was written, if size and digest are right.
-    pub(super) async fn commit(mut self) -> Result<(), CommitError> {
+    pub(super) async fn commit(mut self: Box<Self>) -> Result<(), CommitError> {
         let outcome = async {
             while self.unanswered > 0 {
                 self.answer().await?;
@@ -244,7 +244,7 @@ impl Writer {
             Ok(()) => Ok(()),
             Err(status) if already_exists(&status) => Ok(()),
             Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::OutOfRange) => {
-                let Self { content, wanted, sender, answers, .. } = self;
+                let Self { content, wanted, sender, answers, .. } = *self;
                 // Ends the stream, which holds the name.
                 drop((sender, answers));
                 content.abort(&wanted.digest).await;

@@ -138,14 +138,17 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Str
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
         return Err("its name is not one of a program".into());
     }
+    run_helper(&format!("docker-credential-{name}"), server).await
+}
+
+async fn run_helper(program: &str, server: &str) -> Result<Option<Credentials>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
         username: String,
         secret: String,
     }
-    let program = format!("docker-credential-{name}");
-    let mut child = Command::new(&program)
+    let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -239,6 +242,27 @@ mod tests {
         assert_eq!(found(json, "r").await.unwrap(), password("u", "p"));
         let error = ask_helper("../evil", "r").await.unwrap_err();
         assert!(error.contains("not one of a program"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_and_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let ask = async |script: &str| {
+            let program = dir.path().join("helper");
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            run_helper(program.to_str().unwrap(), "r.example").await
+        };
+        let answer =
+            r#"[ "$1 $(cat)" = "get r.example" ] && echo '{"ServerURL":"r","Username":"u","Secret":"p"}'"#;
+        assert_eq!(ask(answer).await, Ok(Some(password("u", "p"))));
+        let token = r#"echo '{"Username":"<token>","Secret":"t"}'"#;
+        assert_eq!(ask(token).await, Ok(Some(Credentials::IdentityToken("t".into()))));
+        let none = "echo 'credentials not found in native keychain'; exit 1";
+        assert_eq!(ask(none).await, Ok(None));
+        assert!(ask("echo no; exit 3").await.unwrap_err().contains("exit status: 3"));
+        assert!(ask("echo hello").await.unwrap_err().contains("not what a helper says"));
     }
 
     #[test]

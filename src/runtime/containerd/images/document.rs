@@ -57,10 +57,6 @@ impl Descriptor {
             annotations: BTreeMap::new(),
         }
     }
-
-    pub(super) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
-    }
 }
 
 /// What an image's name can point to.

@@ -96,6 +96,9 @@ impl Fault {
     /// From a connection that did not come about, or a body that broke off.
     fn from_request(error: &reqwest::Error) -> Self {
         let root = root_cause(error);
+        if root.contains("No CA certificates") {
+            return Self::Foreign("this machine has no CA certificates: install ca-certificates".into());
+        }
         if root.contains("certificate") {
             return Self::Foreign(certificate_hint(&root));
         }

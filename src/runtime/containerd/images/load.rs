@@ -55,7 +55,7 @@ pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageReco
     let found = parts.images().await?;
     let mut loaded = Vec::with_capacity(found.len());
     for image in found {
-        let _alone = images.locks.lock(&image.layout.manifest_digest).await;
+        let _alone = images.locks.lock(&image.layout.target.digest).await;
         let lease = Lease::open(&images.client, &image.layout.target.digest).await?;
         match take_in(images, &lease, &parts, &image).await {
             Ok(()) => lease.release().await?,

@@ -69,7 +69,7 @@ pub(super) struct Images {
     records: Records,
     unpacker: Unpacker,
     fetcher: Fetcher,
-    /// By manifest digest: two pulls of one image follow each other.
+    /// By digest: two pulls of one image follow each other, and share its lease.
     locks: Locks,
     /// What was ready to run when last looked at, by name and manifest digest.
     ready: Mutex<HashMap<(String, String), Arc<Image>>>,
@@ -131,9 +131,15 @@ impl Images {
         if let Some(layout) = Layout::read(image.as_str(), &digest, &self.content).await? {
             return Ok(layout.resolved(image));
         }
+        let _alone = self.locks.lock(&digest).await;
         let lease = Lease::open(&self.client, &digest).await?;
-        let layout = self.through(&registry, &lease, image, &digest).await?;
-        Ok(layout.resolved(image))
+        match self.through(&registry, &lease, image, &digest).await {
+            Ok(layout) => Ok(layout.resolved(image)),
+            Err(error) => {
+                give_up(lease).await;
+                Err(error)
+            }
+        }
     }
 
     /// What the name points to here, if all its documents are here.
@@ -172,28 +178,48 @@ impl Images {
         if let Some(image) = self.find_ready(resolved).await? {
             return Ok(finish(image, progress));
         }
-        let _alone = self.locks.lock(&resolved.manifest_digest).await;
+        let _alone = self.locks.lock(&resolved.digest).await;
         // The one that was waited for may have done it.
         if let Some(image) = self.find_ready(resolved).await? {
             return Ok(finish(image, progress));
         }
         let lease = Lease::open(&self.client, &resolved.digest).await?;
+        match self.bring_in(resolved, &lease, progress).await {
+            Ok(layout) => {
+                lease.release().await?;
+                Ok(finish(self.remember(resolved, &layout), progress))
+            }
+            Err(error) => {
+                // What has arrived waits for the next attempt, unless that must end in the same way.
+                if !is_passing(&error) {
+                    give_up(lease).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_in(
+        &self,
+        resolved: &ResolvedImage,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<Layout, RuntimeError> {
         let registry = Registry::new(&self.settings, &resolved.image)?;
-        let layout = self.through(&registry, &lease, &resolved.image, &resolved.digest).await?;
+        let layout = self.through(&registry, lease, &resolved.image, &resolved.digest).await?;
+        // An attempt before this one may have counted what is counted anew.
+        progress.subtract(progress.report().done);
         progress.set_total(layout.size());
         lease.hold_snapshot(self.snapshotter(), layout.chain_id()).await?;
-        if self.unpacker.has(layout.chain_id()).await? {
-            progress.add(layout.size());
-        } else {
+        if !self.unpacker.has(layout.chain_id()).await? {
             let fetches = unique(&layout.manifest.layers)
-                .map(|layer| self.fetcher.fetch(&registry, &lease, layer, progress));
+                .map(|layer| self.fetcher.fetch(&registry, lease, layer, progress));
             try_join_all(fetches).await?;
-            self.unpacker.unpack(&lease, resolved.image.as_str(), &layout).await?;
+            self.unpacker.unpack(lease, resolved.image.as_str(), &layout).await?;
         }
         let naming = self.naming(&resolved.image.canonical(), &resolved.digest);
         self.settle(&resolved.image, &layout, naming).await?;
-        lease.release().await?;
-        Ok(finish(self.remember(resolved, &layout), progress))
+        Ok(layout)
     }
 
     /// The image, if it is unpacked and recorded: then there is nothing to do.
@@ -313,6 +339,21 @@ fn unique(layers: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
         .enumerate()
         .filter(|(position, layer)| !layers[..*position].iter().any(|other| other.digest == layer.digest))
         .map(|(_, layer)| layer)
+}
+
+/// Whether the next attempt may end in another way.
+fn is_passing(error: &RuntimeError) -> bool {
+    matches!(
+        error,
+        RuntimeError::RegistryUnreachable { .. } | RuntimeError::Down { .. } | RuntimeError::Timeout { .. }
+    )
+}
+
+/// Lets go of what nobody will come back for. The error that led here is the one to report.
+async fn give_up(lease: Lease) {
+    if let Err(error) = lease.release().await {
+        tracing::warn!(%error, "a lease stays until it expires");
+    }
 }
 
 /// Shows an image that was there as wholly arrived.

@@ -5,23 +5,22 @@
 //! host, and the isolation that [`super::rules`] describes is always on. `loopback` is always up. Every
 //! other type belongs to a plugin's program, which gets its part of the file as it is.
 
+mod bridge;
+mod ipam;
+
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
 use serde_json::{Map, Value};
 
+pub(super) use self::bridge::Bridge;
+use self::bridge::read_bridge;
+pub(super) use self::ipam::Range;
+use self::ipam::read_ipam;
 use super::keys::{self, Keys};
 use super::plugin::Plugin;
 use crate::network::NetworkError;
 
-/// The subnet of a bridge whose conflist names none.
-const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 62, 0, 0), 16);
-/// The bridge's name unless the conflist has another.
-const DEFAULT_BRIDGE: &str = "ingle0";
-/// The longest name of a link in Linux.
-const MAX_LINK_NAME: usize = 15;
 /// Versions of the specification whose results this daemon writes and reads.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -49,33 +48,6 @@ pub(super) enum Main {
     Bridge(Bridge),
     /// A plugin's program, which also chooses the address.
     Plugin(Plugin),
-}
-
-/// A bridge as the conflist wants it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bridge {
-    pub(super) name: String,
-    pub(super) masquerade: bool,
-    /// `None`: that of the device which the host's default route uses.
-    pub(super) mtu: Option<u32>,
-    pub(super) hairpin: bool,
-    pub(super) routes: Vec<Route>,
-}
-
-/// A route inside a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Route {
-    pub(super) to: Ipv4Net,
-    pub(super) via: Ipv4Addr,
-}
-
-/// The addresses that replicas get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) subnet: Ipv4Net,
-    pub(super) first: Ipv4Addr,
-    pub(super) last: Ipv4Addr,
-    pub(super) gateway: Ipv4Addr,
 }
 
 impl Conflist {
@@ -202,144 +174,6 @@ fn version(value: &Value) -> Result<String, String> {
     })
 }
 
-fn link_name(value: &Value) -> Result<String, String> {
-    let name = keys::text(value)?;
-    let good = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if good && name.len() <= MAX_LINK_NAME && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        Ok(name)
-    } else {
-        Err(format!("not a link's name: {MAX_LINK_NAME} letters, digits, '-', '_' and '.' at most"))
-    }
-}
-
-fn mtu(value: &Value) -> Result<Option<u32>, String> {
-    match value.as_u64().map(u32::try_from) {
-        // As for the plugin: 0 is the same as leaving it out.
-        Some(Ok(0)) => Ok(None),
-        Some(Ok(mtu)) if (576..=65535).contains(&mtu) => Ok(Some(mtu)),
-        _ => Err("not a number from 576 to 65535".into()),
-    }
-}
-
-fn read_bridge(place: &str, value: Value, mistakes: &mut Vec<String>) -> (Bridge, Option<Range>) {
-    let mut keys = Keys::new(place, value, mistakes);
-    for key in ["type", "capabilities"] {
-        keys.take_value(key);
-    }
-    let name = keys.take("bridge", link_name).unwrap_or_else(|| DEFAULT_BRIDGE.into());
-    let is_gateway = keys.take("isGateway", keys::boolean);
-    let default_gateway = keys.take("isDefaultGateway", keys::boolean).unwrap_or(false);
-    if is_gateway == Some(false) || (is_gateway.is_none() && !default_gateway) {
-        keys.mistake("isGateway", "must be true: it is over this address that functions are called");
-    }
-    let masquerade = keys.take("ipMasq", keys::boolean).unwrap_or(false);
-    let mtu = keys.take("mtu", mtu).flatten();
-    let hairpin = keys.take("hairpinMode", keys::boolean).unwrap_or(false);
-    let ipam = keys.take_value("ipam").unwrap_or_default();
-    keys.refuse_rest("bridge, isGateway, isDefaultGateway, ipMasq, mtu, hairpinMode and ipam");
-
-    let ipam = read_ipam(place, ipam, true, mistakes);
-    let (range, mut routes) = ipam.map_or((None, Vec::new()), |(range, routes)| (Some(range), routes));
-    if let Some(range) = range.filter(|_| default_gateway && !routes.iter().any(|r| r.to.prefix_len() == 0)) {
-        routes.push(Route { to: Ipv4Net::default(), via: range.gateway });
-    }
-    (Bridge { name, masquerade, mtu, hairpin, routes }, range)
-}
-
-/// Reads `ipam`. Only what this daemon carries out itself is read strictly.
-fn read_ipam(
-    place: &str,
-    value: Value,
-    strict: bool,
-    mistakes: &mut Vec<String>,
-) -> Option<(Range, Vec<Route>)> {
-    let place = format!("{place}: ipam");
-    if value.is_null() {
-        mistakes.push(format!("{place} is missing; write {{\"type\": \"host-local\"}}"));
-        return None;
-    }
-    let before = mistakes.len();
-    let mut keys = Keys::new(&place, value, mistakes);
-    // Addresses in use are kept in the daemon's store, so `dataDir` is only for the plugin's program.
-    keys.take_value("dataDir");
-    let host_local = keys.take("type", |value| match value.as_str() {
-        Some("host-local") => Ok(()),
-        _ => Err("and only host-local is supported".into()),
-    });
-    if host_local.is_none() && keys.mistakes().len() == before {
-        keys.mistake("type", "is missing; write host-local");
-    }
-    let ranges = keys.take("ranges", |value| match value.as_array().map(Vec::as_slice) {
-        Some([Value::Array(set)]) if set.len() == 1 => Ok(set[0].clone()),
-        _ => Err("not one set of one range, as in [[{\"subnet\": \"10.62.0.0/16\"}]]".into()),
-    });
-    let range = match ranges {
-        Some(inner) => {
-            let place = format!("{place}: ranges[0][0]");
-            let mut inner = Keys::new(place, inner, keys.mistakes());
-            let range = read_range(&mut inner);
-            inner.refuse_rest("subnet, rangeStart, rangeEnd and gateway");
-            range
-        }
-        None => read_range(&mut keys),
-    };
-    let mut routes = Vec::new();
-    for (index, route) in keys.take("routes", keys::list).unwrap_or_default().into_iter().enumerate() {
-        let place = format!("{place}: routes[{index}]");
-        let mut inner = Keys::new(place, route, keys.mistakes());
-        routes.extend(read_route(&mut inner, range.as_ref()));
-        if strict {
-            inner.refuse_rest("dst and gw");
-        }
-    }
-    if strict {
-        keys.refuse_rest("type, subnet, rangeStart, rangeEnd, gateway, ranges and routes");
-    }
-    if mistakes.len() == before { range.map(|range| (range, routes)) } else { None }
-}
-
-fn read_range(keys: &mut Keys<'_>) -> Option<Range> {
-    let before = keys.mistakes().len();
-    let subnet = keys.take("subnet", keys::subnet).unwrap_or(DEFAULT_SUBNET);
-    if !(8..=29).contains(&subnet.prefix_len()) {
-        keys.mistake("subnet", format_args!("is {subnet}; give it a prefix from /8 to /29"));
-        return None;
-    }
-    let lowest = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
-    let highest = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
-    let inside = |value: &Value| {
-        let address = keys::address(value)?;
-        if (lowest..=highest).contains(&address) {
-            Ok(address)
-        } else {
-            Err(format!("which is not from {lowest} to {highest}, the hosts of {subnet}"))
-        }
-    };
-    let gateway = keys.take("gateway", inside).unwrap_or(lowest);
-    let first = keys.take("rangeStart", inside).unwrap_or(lowest);
-    let last = keys.take("rangeEnd", inside).unwrap_or(highest);
-    if first > last || (first == last && first == gateway) {
-        keys.mistake("rangeStart", format_args!("is {first} and rangeEnd is {last}: that leaves no address"));
-    }
-    (keys.mistakes().len() == before).then_some(Range { subnet, first, last, gateway })
-}
-
-fn read_route(keys: &mut Keys<'_>, range: Option<&Range>) -> Option<Route> {
-    let before = keys.mistakes().len();
-    let to = keys.take("dst", keys::subnet);
-    if to.is_none() && keys.mistakes().len() == before {
-        keys.mistake("dst", "is missing");
-    }
-    let via = keys.take("gw", |value| {
-        let via = keys::address(value)?;
-        match range {
-            Some(range) if !range.subnet.contains(&via) => Err(format!("which is not in {}", range.subnet)),
-            _ => Ok(via),
-        }
-    });
-    Some(Route { to: to?, via: via.or_else(|| range.map(|range| range.gateway))? })
-}
-
 fn read_plugin(
     place: &str,
     kind: &str,
@@ -371,9 +205,15 @@ fn read_plugin(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use ipnet::Ipv4Net;
+
+    use super::bridge::DEFAULT_BRIDGE;
+    use super::ipam::{DEFAULT_SUBNET, Route};
     use super::*;
 
-    const SHIPPED: &str = include_str!("../../../cni/10-ingle.conflist");
+    const SHIPPED: &str = include_str!("../../../../cni/10-ingle.conflist");
 
     fn load(text: &str) -> Result<Conflist, String> {
         let directory = tempfile::tempdir().unwrap();

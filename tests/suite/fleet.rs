@@ -1,0 +1,173 @@
+//! The fleet over a fake runtime and network: what fails at each step of a launch is taken back, the
+//! function says why, and comes up when the fault is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ingle::config::Config;
+use ingle::fleet::{Fleet, Phase};
+use ingle::function::FunctionKey;
+use ingle::logs::Logs;
+use ingle::network::Network;
+use ingle::secrets::Secrets;
+use ingle::store::Store;
+use ingle::wire::Deployment;
+
+use crate::support::fake_network::FakeNetwork;
+use crate::support::fake_runtime::{FakeRuntime, Step};
+
+struct World {
+    fleet: Arc<Fleet>,
+    runtime: FakeRuntime,
+    network: Arc<FakeNetwork>,
+    logs: Arc<Logs>,
+    state: tempfile::TempDir,
+    run: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (state, run) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        Self::over(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run).await
+    }
+
+    async fn over(
+        runtime: FakeRuntime,
+        network: Arc<FakeNetwork>,
+        state: tempfile::TempDir,
+        run: tempfile::TempDir,
+    ) -> Self {
+        let mut config = Config::parse("[functions]\nstart_timeout = \"2s\"\n", |_| None).expect("settings");
+        config.logs.journal = false;
+        let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
+        let secrets = Secrets::open(state.path()).expect("secrets");
+        let store = Arc::new(Store::open(state.path()).expect("a store"));
+        let fleet =
+            Fleet::new(&config, Arc::new(runtime.clone()), network.clone(), logs.clone(), secrets, store)
+                .expect("a fleet");
+        fleet.start().await.expect("started");
+        Self { fleet, runtime, network, logs, state, run }
+    }
+
+    /// Ends the daemon's part; containers and networks stay.
+    async fn restart(self) -> Self {
+        self.fleet.stop().await;
+        self.logs.shutdown().await;
+        let Self { runtime, network, state, run, fleet, logs } = self;
+        drop((fleet, logs));
+        Self::over(runtime, network, state, run).await
+    }
+
+    async fn deploy(&self, image: &str) -> u64 {
+        let deployment = Deployment { service: "f".into(), image: image.into(), ..Deployment::default() };
+        self.fleet.deploy(deployment, false).await.expect("accepted")
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.fleet.directory().get(&key()).map(|entry| entry.view().phase)
+    }
+
+    fn reason(&self) -> String {
+        self.fleet.describe(&key()).expect("it is there").reason.unwrap_or_default()
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        let networks = self.network.attached().await.expect("a list");
+        let ids = self.runtime.leftovers().into_iter().chain(networks).chain(self.logs.attached());
+        ids.map(|id| id.to_string()).collect()
+    }
+}
+
+fn key() -> FunctionKey {
+    FunctionKey::parse("f").expect("a name")
+}
+
+#[tokio::test]
+async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
+    for step in [Step::Pull, Step::Create, Step::Start] {
+        let world = World::new().await;
+        world.runtime.fail_at(step);
+        world.deploy("you/echo:1").await;
+        eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
+        assert!(!world.reason().is_empty(), "{step:?}");
+        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+        world.runtime.heal();
+        eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
+        world.fleet.remove(&key()).await.expect("removed");
+        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_cannot_be_made_leaves_nothing() {
+    let world = World::new().await;
+    world.network.break_attach(true);
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::BackingOff), "{:?}", world.phase());
+    assert!(world.reason().contains("network"), "{}", world.reason());
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+    world.network.break_attach(false);
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_at_first_is_removed_later() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    world.runtime.fail_once(Step::Stop);
+    world.runtime.fail_once(Step::Remove);
+    world.fleet.remove(&key()).await.expect("removed");
+    assert_eq!(world.phase(), None, "calls find it no more");
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+}
+
+#[tokio::test]
+async fn a_deploy_is_called_off_by_a_removal_in_the_middle_of_a_slow_pull() {
+    let world = World::new().await;
+    world.runtime.delay_at(Step::Pull, Duration::from_secs(600));
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Pulling), "{:?}", world.phase());
+    world.fleet.remove(&key()).await.expect("removed");
+    assert_eq!(world.phase(), None);
+    world.runtime.heal();
+    // The name is free at once.
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    assert_eq!(world.runtime.leftovers().len(), 1);
+}
+
+#[tokio::test]
+async fn the_last_of_many_updates_at_once_serves() {
+    let world = World::new().await;
+    world.deploy("you/echo:0").await;
+    let deploys = (1..=8).map(|n| {
+        let image = format!("you/echo:{n}");
+        let world = &world;
+        async move { (world.deploy(&image).await, image) }
+    });
+    let done = futures_util::future::join_all(deploys).await;
+    let (last, image) = done.into_iter().max().expect("eight");
+    assert_eq!(last, 9, "each has a number of its own");
+    let found = || world.fleet.describe(&key()).expect("it is there");
+    eventually!(found().revision == last && found().available_replicas == 1, "{:?}", found());
+    assert_eq!(found().image, image);
+    eventually!(world.runtime.leftovers().len() == 1, "{:?}", world.runtime.leftovers());
+}
+
+#[tokio::test]
+async fn a_restart_takes_up_what_runs_and_starts_what_does_not() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    let before = world.runtime.leftovers();
+    let world = world.restart().await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    assert_eq!(world.runtime.leftovers(), before, "the same container");
+    // An exit that happened while nobody looked.
+    world.runtime.kill(&before[0]);
+    eventually!(world.runtime.leftovers() != before, "it was not replaced");
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    assert_eq!(world.fleet.describe(&key()).expect("it is there").restarts, 1);
+}
