@@ -3,6 +3,7 @@
 //! ```text
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! survival     the daemon restarted, killed, and everything killed
+//! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
 //! inside       what a function sees and reaches
 //! ```
@@ -10,4 +11,5 @@
 mod inside;
 mod lifecycle;
 mod refusals;
+mod registry;
 mod survival;
