@@ -53,6 +53,8 @@ pub struct FunctionSpec {
     pub port: u16,
     /// `ingle.capabilities`: Linux capabilities to add, with their `CAP_` prefix.
     pub capabilities: Vec<String>,
+    /// `ingle.32bit`: whether it may run programs for the processor's 32-bit predecessors.
+    pub programs_32bit: bool,
     /// `ingle.pids`: how many processes and threads it may have; the configuration's default if `None`.
     pub pids: Option<u32>,
     /// How many replicas.
@@ -130,6 +132,7 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             body_limit: settings.parse("ingle.body-limit", Memory::parse_any)?,
             port: settings.parse("ingle.port", port)?.unwrap_or(DEFAULT_PORT),
             capabilities: settings.parse("ingle.capabilities", capabilities)?.unwrap_or_default(),
+            programs_32bit: settings.parse("ingle.32bit", switch)?.unwrap_or(false),
             pids: settings.parse("ingle.pids", positive)?,
             scale: scale(&settings)?,
             probes: Probes {
@@ -227,6 +230,10 @@ fn resources(field: &str, sent: Option<&wire::Resources>) -> Result<Resources, I
 
 fn positive(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -351,6 +358,7 @@ mod tests {
                 "annotations.ingle.capabilities",
             ),
             (r#"{"service":"a","image":"x","annotations":{"ingle.port":"0"}}"#, "annotations.ingle.port"),
+            (r#"{"service":"a","image":"x","annotations":{"ingle.32bit":"yes"}}"#, "annotations.ingle.32bit"),
             (r#"{"service":"a","image":"x","envVars":{"A=B":"c"}}"#, "envVars"),
             (
                 r#"{"service":"a","image":"x","labels":{"com.openfaas.scale.min":"1"},"annotations":{"com.openfaas.scale.min":"2"}}"#,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +103,7 @@ impl Launcher {
         let Launch { id, revision, progress, cancel, .. } = &*launch;
         let (id, revision) = (id.clone(), revision.clone());
         let spec = &revision.spec;
+        let mut watch = Stopwatch::start();
         // A pull may be cut off at any time: what has arrived is kept, and nothing else is made yet.
         let image = tokio::select! {
             pulled = self.runtime.pull(&revision.image, progress) => pulled.map_err(LaunchError::Pull)?,
@@ -112,6 +113,7 @@ impl Launcher {
             permit = self.starts.acquire() => permit.map_err(|_| LaunchError::Cancelled)?,
             () = cancel.cancelled() => return Err(LaunchError::Cancelled),
         };
+        let pull = watch.lap();
         // From here on each step runs to its end before the next look at `cancel`, so that its undo
         // finds all or nothing of it.
         let _ = launch.starting.send(id.clone());
@@ -124,6 +126,7 @@ impl Launcher {
             .attach(&id)
             .await
             .map_err(|source| LaunchError::Network { function: spec.key.clone(), source })?;
+        let network = watch.lap();
         mounts.extend(attachment.files);
         let request = ContainerRequest {
             id: id.clone(),
@@ -139,13 +142,17 @@ impl Launcher {
         };
         undo.push(Step::Container);
         self.runtime.create(&request).await.map_err(LaunchError::Container)?;
+        let create = watch.lap();
         if launch.cancel.is_cancelled() {
             return Err(LaunchError::Cancelled);
         }
         self.runtime.start(&id).await.map_err(LaunchError::Container)?;
+        let start = watch.lap();
         drop(permit);
         let address = SocketAddr::new(attachment.address, spec.port);
         self.probe(launch, address).await?;
+        let probe = watch.lap();
+        tracing::debug!(replica = %id, ?pull, ?network, ?create, ?start, ?probe, "replica answers");
         Ok(Endpoint::new(id, address))
     }
 
@@ -201,6 +208,21 @@ impl Launcher {
 /// Waits for the end of a replica's first process.
 async fn exit_code(exit: &mut watch::Receiver<Option<u32>>) -> u32 {
     exit.wait_for(Option::is_some).await.ok().and_then(|code| *code).unwrap_or_default()
+}
+
+/// Times the steps of a launch.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last lap.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.0, now))
+    }
 }
 
 /// What a launch has made, or has begun to make.

@@ -93,9 +93,19 @@ const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 const ENOSYS: u32 = 38;
 const EPERM: u32 = 1;
 
+/// Which programs a container may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Programs {
+    /// Those of the processor's own architecture.
+    Native,
+    /// Those for its 32-bit predecessors as well. The runtime compiles the rules for each
+    /// architecture at each start of a container, which takes as long as the rest of the start.
+    Native32,
+}
+
 /// The `linux.seccomp` section for a container with `capabilities` on `architecture`
 /// ([`std::env::consts::ARCH`]).
-pub(super) fn section(architecture: &str, capabilities: &[String]) -> Value {
+pub(super) fn section(architecture: &str, capabilities: &[String], programs: Programs) -> Value {
     let mut allowed: Vec<&str> = ALLOWED.split_whitespace().collect();
     let has = |capability: &str| capabilities.iter().any(|c| c == capability);
     for (name, calls) in OF_ARCHITECTURE {
@@ -129,7 +139,7 @@ pub(super) fn section(architecture: &str, capabilities: &[String]) -> Value {
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": EPERM,
-        "architectures": architectures(architecture),
+        "architectures": architectures(architecture, programs),
         "syscalls": rules,
     })
 }
@@ -138,11 +148,13 @@ fn allow_if(name: &str, argument: Value) -> Value {
     json!({ "names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument] })
 }
 
-/// The architecture and those whose programs it also runs.
-fn architectures(architecture: &str) -> Vec<&'static str> {
-    match architecture {
-        "x86_64" => vec!["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-        "aarch64" => vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+/// The architecture, and those whose programs it also runs.
+fn architectures(architecture: &str, programs: Programs) -> Vec<&'static str> {
+    match (architecture, programs) {
+        ("x86_64", Programs::Native) => vec!["SCMP_ARCH_X86_64"],
+        ("x86_64", Programs::Native32) => vec!["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        ("aarch64", Programs::Native) => vec!["SCMP_ARCH_AARCH64"],
+        ("aarch64", Programs::Native32) => vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
         _ => vec!["SCMP_ARCH_NATIVE"],
     }
 }
@@ -162,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_programs_need_is_allowed_and_what_reaches_the_host_is_not() {
-        let section = section("x86_64", &[]);
+        let section = section("x86_64", &[], Programs::Native);
         for name in ["read", "execve", "futex", "ptrace", "arch_prctl", "openat2", "statx"] {
             assert!(allows(&section, name), "{name}");
         }
@@ -197,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_capability_brings_its_calls() {
-        let section = section("x86_64", &["CAP_SYS_ADMIN".into(), "CAP_SYS_TIME".into()]);
+        let section = section("x86_64", &["CAP_SYS_ADMIN".into(), "CAP_SYS_TIME".into()], Programs::Native);
         for name in ["mount", "clone", "clone3", "clock_settime"] {
             assert!(allows(&section, name), "{name}");
         }
@@ -208,9 +220,11 @@ mod tests {
 
     #[test]
     fn each_architecture_has_its_own() {
-        let arm = section("aarch64", &[]);
+        let arm = section("aarch64", &[], Programs::Native32);
         assert!(allows(&arm, "set_tls") && !allows(&arm, "modify_ldt"));
         assert_eq!(arm["architectures"], json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]));
+        let native = section("aarch64", &[], Programs::Native);
+        assert_eq!(native["architectures"], json!(["SCMP_ARCH_AARCH64"]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::seccomp;
+use super::seccomp::{self, Programs};
 use super::user::User;
 use crate::function::{FunctionSpec, ReplicaId};
 use crate::runtime::{ContainerRequest, ImageConfig, RuntimeError};
@@ -88,6 +88,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
     // Root has what it is permitted; another user keeps it only as ambient, which the kernel wants
     // to be inheritable too.
     let kept: &[String] = if user.uid == 0 { &[] } else { &capabilities };
+    let programs = if spec.programs_32bit { Programs::Native32 } else { Programs::Native };
     Ok(json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -117,7 +118,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
             "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0" },
             "maskedPaths": MASKED_PATHS,
             "readonlyPaths": READONLY_PATHS,
-            "seccomp": seccomp::section(std::env::consts::ARCH, &capabilities),
+            "seccomp": seccomp::section(std::env::consts::ARCH, &capabilities, programs),
         },
     }))
 }
