@@ -19,6 +19,9 @@ pub(crate) struct PrivateContainerd {
     directory: TempDir,
     namespace: String,
     process: Option<Child>,
+    /// Sockets of shims that were seen: one that is killed leaves its own behind, and containerd
+    /// removes the bundle that names it.
+    sockets: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
 }
 
 impl PrivateContainerd {
@@ -26,8 +29,12 @@ impl PrivateContainerd {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("ingle-test-").tempdir().expect("a directory");
         let unique = uuid::Uuid::new_v4().simple().to_string();
-        let mut containerd =
-            Self { directory, namespace: format!("ingle-test-{}", &unique[..12]), process: None };
+        let mut containerd = Self {
+            directory,
+            namespace: format!("ingle-test-{}", &unique[..12]),
+            process: None,
+            sockets: std::sync::Mutex::default(),
+        };
         let path = containerd.path();
         let settings = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n\
@@ -113,7 +120,9 @@ impl PrivateContainerd {
             let words: Vec<&str> = line.split('\0').collect();
             let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
             let ours = words[0].contains("containerd-shim") && *after("-address")? == socket;
-            ours.then(|| after("-id").map(|id| (pid, (*id).to_owned()))).flatten()
+            let id = *after("-id").filter(|_| ours)?;
+            self.remember_socket(&self.bundles().join(id));
+            Some((pid, id.to_owned()))
         })
         .collect()
     }
@@ -140,14 +149,24 @@ impl PrivateContainerd {
         }
     }
 
+    fn bundles(&self) -> PathBuf {
+        self.path().join("state/io.containerd.runtime.v2.task").join(&self.namespace)
+    }
+
+    fn remember_socket(&self, bundle: &Path) {
+        let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
+        if let Some(socket) = address.trim().strip_prefix("unix://") {
+            self.sockets.lock().expect("no panic while it was locked").insert(socket.into());
+        }
+    }
+
     /// Files that shims and runc keep outside of the directory.
     fn remove_files(&self) {
-        let bundles = self.path().join("state/io.containerd.runtime.v2.task").join(&self.namespace);
-        for bundle in fs::read_dir(bundles).into_iter().flatten().flatten() {
-            let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
-            if let Some(socket) = address.trim().strip_prefix("unix://") {
-                let _ = fs::remove_file(socket);
-            }
+        for bundle in fs::read_dir(self.bundles()).into_iter().flatten().flatten() {
+            self.remember_socket(&bundle.path());
+        }
+        for socket in self.sockets.lock().expect("no panic while it was locked").iter() {
+            let _ = fs::remove_file(socket);
         }
         let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
     }
