@@ -168,6 +168,15 @@ impl PrivateContainerd {
         for socket in self.sockets.lock().expect("no panic while it was locked").iter() {
             let _ = fs::remove_file(socket);
         }
+        // A shim whose start was broken off leaves a socket that nothing names: nobody listens on it.
+        for entry in fs::read_dir("/run/containerd/s").into_iter().flatten().flatten() {
+            let age = entry.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
+            let refused = UnixStream::connect(entry.path())
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+            if refused && age.is_some_and(|age| age > Duration::from_secs(1)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 
