@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn usage_is_read_in_version_2() {
-        // As captured from a Debian 12 machine.
+        // Written by hand in the format of version 2; not captured from a machine.
         let files = directory(&[
             (
                 "cpu.stat",
