@@ -181,7 +181,7 @@ async fn a_flood_of_200_megabytes_is_bounded_and_the_reader_goes_on() {
     ];
     let (mut largest, mut memory) = (0, 0);
     eventually!(
-        within 60, within 120,
+        within 120,
         {
             largest = largest.max(room.size());
             memory = memory.max(resident().saturating_sub(before));
