@@ -180,7 +180,9 @@ impl From<RuntimeError> for ErrorAnswer {
             // An image that cannot be had is a fault of the request, and neither 404 nor 401, which
             // clients take for a missing function and for their own login.
             RuntimeError::ImageNotFound { .. } => (StatusCode::BAD_REQUEST, "image_not_found"),
-            RuntimeError::ImageNotLoaded { .. } => (StatusCode::BAD_REQUEST, "image_not_loaded"),
+            RuntimeError::ImageNotLoaded { .. } | RuntimeError::ImageGone { .. } => {
+                (StatusCode::BAD_REQUEST, "image_not_loaded")
+            }
             RuntimeError::Unauthorized { .. } => (StatusCode::BAD_REQUEST, "registry_unauthorized"),
             RuntimeError::RegistryUnreachable { .. } => (StatusCode::BAD_GATEWAY, "registry_unreachable"),
             RuntimeError::WrongPlatform { .. } => (StatusCode::BAD_REQUEST, "wrong_platform"),

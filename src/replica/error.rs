@@ -83,6 +83,8 @@ impl LaunchError {
             | Self::Exited { .. }
             | Self::NotReady { .. }
             | Self::Cancelled => false,
+                // It may be loaded again.
+                | RuntimeError::ImageGone { .. }
         }
     }
 }

@@ -51,6 +51,7 @@ fn errors_of_the_runtime() {
         (RuntimeError::Timeout { operation: text() }, 504, "containerd_timeout"),
         (RuntimeError::ImageNotFound { image: text(), registry: text() }, 400, "image_not_found"),
         (RuntimeError::ImageNotLoaded { image: text() }, 400, "image_not_loaded"),
+        (RuntimeError::ImageGone { image: text(), digest: text() }, 400, "image_not_loaded"),
         (
             RuntimeError::Unauthorized { image: text(), registry: text(), config: text() },
             400,

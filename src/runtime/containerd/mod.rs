@@ -120,8 +120,13 @@ impl Runtime for Containerd {
         self.images.resolve(image, policy).await
     }
 
-    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError> {
-        self.images.pull(image, progress).await
+    async fn pull(
+        &self,
+        image: &ResolvedImage,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError> {
+        self.images.pull(image, policy, progress).await
     }
 
     async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {

@@ -250,7 +250,12 @@ impl Runtime for FakeRuntime {
         resolved(image)
     }
 
-    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError> {
+    async fn pull(
+        &self,
+        image: &ResolvedImage,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError> {
         progress.set_total(image.size);
         self.enter(Step::Pull).await?;
         progress.add(image.size);
@@ -274,6 +279,10 @@ impl Runtime for FakeRuntime {
         Ok(vec![record])
     }
 
+        if policy == PullPolicy::Never && !self.lock().images.contains_key(&image.image.canonical()) {
+            let digest = image.digest.clone();
+            return Err(RuntimeError::ImageGone { image: image.image.to_string(), digest });
+        }
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         Ok(self.lock().images.values().cloned().collect())
     }
@@ -490,7 +499,10 @@ mod tests {
             runtime.fail_at(step);
         }
         runtime.resolve(&image, PullPolicy::Always).await.expect_err("told to");
-        runtime.pull(&request.image.resolved, &Progress::default()).await.expect_err("told to");
+        runtime
+            .pull(&request.image.resolved, PullPolicy::Always, &Progress::default())
+            .await
+            .expect_err("told to");
         runtime.create(&request).await.expect_err("told to");
         runtime.start(&request.id).await.expect_err("told to");
         runtime.stop(&request.id, Duration::ZERO).await.expect_err("told to");
