@@ -99,6 +99,11 @@ fn errors_of_calls() {
     for (error, status, code) in [
         (InvokeError::NotFound { function: function() }, 404, "function_not_found"),
         (InvokeError::Failed { function: function(), reason: "x".into() }, 503, "function_failed"),
+        (
+            InvokeError::BackingOff { function: function(), wait: limit, reason: "x".into() },
+            503,
+            "backing_off",
+        ),
         (InvokeError::TooManyWaiting { function: function(), waiting: 1 }, 503, "too_many_waiting"),
         (
             InvokeError::NoReplicaInTime { function: function(), limit, reason: "x".into() },
