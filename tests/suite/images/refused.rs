@@ -148,6 +148,49 @@ async fn documents_that_are_not_what_their_digest_says() {
 }
 
 #[tokio::test]
+async fn documents_without_an_end_are_not_read_whole() {
+    require_root!();
+    require!("containerd");
+    const ENDLESS: usize = 64 << 20;
+    let place = Place::start().await;
+    let good = TestImage::new("endless", &[500]);
+    let config =
+        serde_json::from_slice::<serde_json::Value>(&good.blobs[good.digest()]).unwrap()["config"]["digest"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+    // Told by its length, or not; as a manifest, a config, a tag without a digest, or a refusal.
+    for (spoilt, chunked, status) in [
+        (good.digest(), true, 200),
+        (good.digest(), false, 200),
+        (&config, true, 200),
+        ("/manifests/1", true, 200),
+        ("/manifests/1", true, 404),
+    ] {
+        let (image, part) = (good.clone(), spoilt.to_owned());
+        let registry = HandmadeRegistry::serve(move |asked| {
+            if !asked.path.contains(&part) {
+                return honest(&image, asked);
+            }
+            let reply = Reply::new(status, vec![b' '; ENDLESS]);
+            if chunked { reply.chunked() } else { reply }
+        })
+        .await;
+        let name = format!("{}/me/fn:1", registry.address());
+        let error = place.resolve(&name).await.expect_err("it has no end");
+        let case = format!("{spoilt} {chunked} {status}: {}", shown(&error));
+        match status {
+            200 => {
+                assert!(matches!(error, RuntimeError::BadImage { .. }), "{case}");
+                assert!(case.contains("more than"), "{case}");
+            }
+            _ => assert!(matches!(error, RuntimeError::ImageNotFound { .. }), "{case}"),
+        }
+        assert!(registry.sent() < ENDLESS / 2, "{} bytes were read of {case}", registry.sent());
+    }
+}
+
+#[tokio::test]
 async fn images_that_contradict_themselves() {
     require_root!();
     require!("containerd");

@@ -32,6 +32,7 @@ mod session;
 mod snapshotter;
 mod token;
 mod unpack;
+mod web;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
