@@ -5,7 +5,8 @@
 #
 # compiles examples/NAME/main.rs into one static binary and packs it as ARCHIVE (target/examples/NAME.tar unless
 # given), in the format of `docker save`; the image is called examples/NAME:latest. Load it with
-# `ingle image load ARCHIVE`. Needs rustc, gcc and libc6-dev. The same sources give the same archive.
+# `ingle image load ARCHIVE`. Needs rustc, gcc and libc6-dev. The same sources give the same archive. For another
+# architecture TARGET names it, as aarch64-unknown-linux-gnu, and RUSTC a compiler that has it.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -16,11 +17,13 @@ if [ ! -f "$here/$name/main.rs" ]; then
     echo "examples/build.sh: there is no examples/$name/main.rs" >&2
     exit 1
 fi
-case $(uname -m) in
+machine=${TARGET:-$(uname -m)}
+machine=${machine%%-*}
+case $machine in
     x86_64) architecture=amd64 ;;
     aarch64) architecture=arm64 ;;
     *)
-        echo "examples/build.sh: no images for $(uname -m), only for x86_64 and aarch64" >&2
+        echo "examples/build.sh: no images for $machine, only for x86_64 and aarch64" >&2
         exit 1
         ;;
 esac
@@ -30,7 +33,7 @@ trap 'rm -rf "$work" "$archive.$$"' EXIT
 trap 'exit 130' INT TERM
 
 mkdir "$work/root" "$work/image"
-"${RUSTC:-rustc}" --edition 2024 --crate-name "$name" -C opt-level=3 -C strip=symbols -C panic=abort \
+"${RUSTC:-rustc}" ${TARGET:+--target "$TARGET" -C "linker=$machine-linux-gnu-gcc"} --edition 2024 --crate-name "$name" -C opt-level=3 -C strip=symbols -C panic=abort \
     -C codegen-units=1 -C target-feature=+crt-static -o "$work/root/$name" "$here/$name/main.rs"
 
 # Nothing of this machine or moment: the archive depends on the sources and the compiler alone.
