@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::function::ReplicaId;
@@ -99,6 +100,9 @@ pub(super) fn write(
     fs::create_dir_all(directory)?;
     for ((path, _), text) in paths(directory).iter().zip([hosts(id, address, gateway), resolvers.text()]) {
         fs::write(path, text)?;
+        // Whatever the umask: functions read them, and few of those run as root. The directories above
+        // keep everyone else out.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
     }
     Ok(mounts(directory))
 }
@@ -180,6 +184,20 @@ mod tests {
         {
             assert_eq!(choose(unusable, None), shipped.text(), "{unusable:?}");
             assert_eq!(choose(unusable, Some("nameserver fe80::1%eth0\n")), shipped.text(), "{unusable:?}");
+        }
+    }
+
+    #[test]
+    fn functions_that_are_not_root_can_read_them() {
+        // As the unit file sets it; each test is a process of its own.
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+        let directory = tempfile::tempdir().expect("a directory");
+        let id = ReplicaId::from_existing("env-0000000001");
+        let (address, gateway) = (Ipv4Addr::new(10, 62, 0, 9), Ipv4Addr::new(10, 62, 0, 1));
+        let files = write(directory.path(), &id, address, gateway, &Resolvers::parse(FALLBACK));
+        for file in files.expect("written") {
+            let mode = fs::metadata(&file.source).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o644, "{}", file.target.display());
         }
     }
 
