@@ -33,8 +33,18 @@ fn check(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// A namespace has no dot: it is what follows the last one in `name.namespace`, which could not be
+/// told apart otherwise.
+fn check_namespace(field: &str, text: &str) -> Result<(), Invalid> {
+    check(field, text)?;
+    if text.contains('.') {
+        return Err(Invalid::new(field, format!("{text:?} contains '.'; use letters, digits, '-' and '_'")));
+    }
+    Ok(())
+}
+
 macro_rules! name_type {
-    ($(#[$doc:meta])* $type:ident, $field:literal) => {
+    ($(#[$doc:meta])* $type:ident, $field:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -50,7 +60,7 @@ macro_rules! name_type {
         impl FromStr for $type {
             type Err = Invalid;
             fn from_str(text: &str) -> Result<Self, Invalid> {
-                check($field, text)?;
+                $check($field, text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -79,17 +89,20 @@ macro_rules! name_type {
 name_type!(
     /// The name of a function, without its namespace.
     FunctionName,
-    "service"
+    "service",
+    check
 );
 name_type!(
     /// The name of a namespace: a set of functions and secrets.
     NamespaceName,
-    "namespace"
+    "namespace",
+    check_namespace
 );
 name_type!(
     /// The name of a secret, which is also its file name inside the container.
     SecretName,
-    "secret"
+    "secret",
+    check
 );
 
 impl NamespaceName {
@@ -209,6 +222,9 @@ mod tests {
         assert_eq!(key("a.b.c").name.as_str(), "a.b");
         assert!(FunctionKey::parse("a.").is_err());
         assert!(FunctionKey::parse(".a").is_err());
+        // Else two functions had one full name: `a.b` in `c`, and `a` in `b.c`.
+        let error = "b.c".parse::<NamespaceName>().expect_err("a dot").to_string();
+        assert!(error.contains("contains '.'"), "{error}");
     }
 
     #[test]

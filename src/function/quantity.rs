@@ -53,6 +53,12 @@ impl Memory {
     }
 }
 
+/// More memory than any machine has: 1 PiB.
+const MAX_BYTES: u64 = 1 << 50;
+/// More cores than any machine has. The kernel takes no quota of more than that, in thousandths.
+const MAX_MILLIS: u64 = 10_000 * 1_000;
+/// The longest duration, ten years: a longer one could not be added to a point in time.
+const MAX_DURATION: Duration = Duration::from_secs(87_600 * 3600);
 /// The smallest memory limit that a container can start with: runc itself needs some.
 const MIN_MEMORY: u64 = 4 << 20;
 
@@ -80,7 +86,8 @@ fn parse_amount(text: &str) -> Result<u64, String> {
         "Ti" => 1 << 40,
         _ => return Err(format!("{text:?} is not an amount of memory: {hint}")),
     };
-    scaled(number, unit).ok_or_else(|| format!("{text:?} is not an amount of memory: {hint}"))
+    let bytes = scaled(number, unit).ok_or_else(|| format!("{text:?} is not an amount of memory: {hint}"))?;
+    if bytes > MAX_BYTES { Err(format!("{text:?} is more than 1024Ti")) } else { Ok(bytes) }
 }
 
 fn parse_millis(text: &str) -> Result<u64, String> {
@@ -90,7 +97,11 @@ fn parse_millis(text: &str) -> Result<u64, String> {
         None => scaled(text, 1_000),
     }
     .ok_or_else(error)?;
-    if millis == 0 { Err(error()) } else { Ok(millis) }
+    match millis {
+        0 => Err(error()),
+        1..=MAX_MILLIS => Ok(millis),
+        _ => Err(format!("{text:?} is more than 10000 cores")),
+    }
 }
 
 /// `number * unit` with a decimal fraction, in whole units, without floating point.
@@ -111,6 +122,11 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
 /// Reads a duration as the watchdogs of this field do: a bare integer is seconds, else parts such
 /// as `1m30s`, with the units `ms`, `s`, `m`, `h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time > MAX_DURATION { Err(format!("{text:?} is more than ten years (87600h)")) } else { Ok(time) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
     let error = || format!("{text:?} is not a duration: write seconds (30) or parts such as 1m30s, 250ms");
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
@@ -154,6 +170,10 @@ mod tests {
             assert_eq!(memory.bytes(), bytes, "{text}");
             assert_eq!(memory.to_string(), text);
         }
+        // Of what fits into a number, not all is a limit that containers can be given.
+        for text in ["1025Ti", "9223372036854775808"] {
+            assert!(Memory::parse(text).expect_err(text).contains("more than"), "{text}");
+        }
         for text in ["", "Mi", "-5Mi", "5mi", "5 Mi", "1e3", "1Mi", "99999999999Gi", "..5Mi", "5Mib"] {
             assert!(Memory::parse(text).is_err(), "{text}");
         }
@@ -163,6 +183,9 @@ mod tests {
     fn cpu_is_thousandths_of_a_core() {
         for (text, millis) in [("1", 1_000), ("0.5", 500), ("250m", 250), ("1.25", 1_250)] {
             assert_eq!(Cpu::parse(text).expect(text).millis(), millis, "{text}");
+        }
+        for text in ["10001", "18446744073709551m"] {
+            assert!(Cpu::parse(text).expect_err(text).contains("more than"), "{text}");
         }
         for text in ["", "0", "m", "-1", "half", "0m"] {
             assert!(Cpu::parse(text).is_err(), "{text}");
@@ -174,6 +197,11 @@ mod tests {
         for (text, millis) in [("30", 30_000), ("1m30s", 90_000), ("250ms", 250), ("1.5s", 1_500), ("0", 0)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
+        for text in ["18446744073709551615", "87601h", "5000000h"] {
+            assert!(parse_duration(text).expect_err(text).contains("ten years"), "{text}");
+        }
+        let longest = parse_duration("87600h").expect("the longest");
+        assert!(std::time::Instant::now().checked_add(longest * 2).is_some(), "it can be waited for");
         for text in ["", "12moons", "s", "1m30", "-3s", "3 s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }

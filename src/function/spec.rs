@@ -16,6 +16,8 @@ use crate::wire;
 const DEFAULT_PORT: u16 = 8080;
 /// Replicas at most, unless `com.openfaas.scale.max` says otherwise.
 const DEFAULT_MAX_REPLICAS: u32 = 20;
+/// More than one machine runs.
+const MOST_REPLICAS: u32 = 1000;
 /// All labels, annotations and variables of a function together may have this many bytes: they are
 /// kept in memory and in one record of the store.
 const MAX_TEXT: usize = 64 << 10;
@@ -259,9 +261,13 @@ fn known_capability(name: &str) -> bool {
 }
 
 fn scale(settings: &Settings<'_>) -> Result<Scale, Invalid> {
-    let min = settings.parse("com.openfaas.scale.min", positive)?.unwrap_or(1);
+    let replicas = |text: &str| match positive(text)? {
+        1..=MOST_REPLICAS => positive(text),
+        _ => Err(format!("{text} are more replicas than one machine runs; at most {MOST_REPLICAS}")),
+    };
+    let min = settings.parse("com.openfaas.scale.min", replicas)?.unwrap_or(1);
     let max =
-        settings.parse("com.openfaas.scale.max", positive)?.unwrap_or_else(|| DEFAULT_MAX_REPLICAS.max(min));
+        settings.parse("com.openfaas.scale.max", replicas)?.unwrap_or_else(|| DEFAULT_MAX_REPLICAS.max(min));
     if max < min {
         return Err(Invalid::new(
             "com.openfaas.scale.max",
@@ -353,6 +359,15 @@ mod tests {
                 r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"0"}}"#,
                 "annotations.ingle.timeout",
             ),
+            (
+                r#"{"service":"a","image":"x","labels":{"com.openfaas.scale.min":"4000000000"}}"#,
+                "labels.com.openfaas.scale.min",
+            ),
+            (
+                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"18446744073709551615"}}"#,
+                "annotations.ingle.timeout",
+            ),
+            (r#"{"service":"a","image":"x","namespace":"b.c"}"#, "namespace"),
             (
                 r#"{"service":"a","image":"x","annotations":{"ingle.capabilities":"FLY"}}"#,
                 "annotations.ingle.capabilities",
