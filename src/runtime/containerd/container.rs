@@ -171,6 +171,7 @@ impl Containerd {
             namespace: &self.namespace,
             unified: self.hierarchies.unified(),
             limits_swap: self.hierarchies.limits_swap(),
+            masked: &self.masked,
             open_files: self.open_files,
         })?;
         serde_json::to_vec(&document).map_err(|error| {

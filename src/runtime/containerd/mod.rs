@@ -21,7 +21,7 @@ mod user;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub struct Containerd {
     /// Capabilities of every function, with their `CAP_` prefix.
     capabilities: Vec<String>,
     hierarchies: Hierarchies,
+    /// Paths that functions must not read, of those that not every machine has.
+    masked: Vec<String>,
     open_files: u64,
     events: Events,
     /// What the user of an image means, by the image's chain id and the user as text.
@@ -102,6 +104,7 @@ impl Containerd {
             oci_runtime: Some(config.containerd.oci_runtime.clone()).filter(|name| name != "runc"),
             capabilities,
             hierarchies,
+            masked: thermal_throttles(Path::new("/sys/devices/system/cpu")),
             open_files: open_files(),
             events,
             users: Mutex::default(),
@@ -212,6 +215,16 @@ fn capabilities(configured: &[String]) -> Result<Vec<String>, RuntimeError> {
     configured.iter().map(spelled).collect()
 }
 
+/// Where each processor counts how often it got too hot, which tells one function what others do.
+/// Docker hides them since it hides `/proc/interrupts`.
+fn thermal_throttles(processors: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(processors).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.is_dir());
+    let mut paths: Vec<String> = paths.filter_map(|path| path.to_str().map(str::to_owned)).collect();
+    paths.sort_unstable();
+    paths
+}
+
 /// How many files a function may open. Where resources are held short, as in a container, a runtime
 /// may not raise the limit that it was started with, which is likely ours too.
 fn open_files() -> u64 {
@@ -238,6 +251,18 @@ mod tests {
         for version in ["1.5.18", "v1.4.13~ds1", "0.9.1"] {
             assert!(check_version(version).expect_err(version).to_string().contains(version));
         }
+    }
+
+    #[test]
+    fn each_processor_that_has_counters_hides_them() {
+        let processors = tempfile::tempdir().expect("a directory");
+        for name in ["cpu0/thermal_throttle", "cpu1/thermal_throttle", "cpu2/topology", "cpufreq"] {
+            std::fs::create_dir_all(processors.path().join(name)).expect("a directory");
+        }
+        let found = thermal_throttles(processors.path());
+        let below = |name: &str| processors.path().join(name).display().to_string();
+        assert_eq!(found, [below("cpu0/thermal_throttle"), below("cpu1/thermal_throttle")]);
+        assert_eq!(thermal_throttles(&processors.path().join("none")), [""; 0]);
     }
 
     #[test]

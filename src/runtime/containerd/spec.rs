@@ -30,7 +30,7 @@ const MIN_CPU_SHARES: u64 = 2;
 const MAX_HOSTNAME: usize = 63;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What of the host's `/proc` and `/sys` is hidden.
+/// What of the host's `/proc` and `/sys` is hidden, besides [`Inputs::masked`].
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -63,6 +63,8 @@ pub(super) struct Inputs<'a> {
     pub(super) unified: bool,
     /// Whether swap can be limited.
     pub(super) limits_swap: bool,
+    /// What else of this machine's `/sys` is hidden.
+    pub(super) masked: &'a [String],
     /// How many files may be open.
     pub(super) open_files: u64,
 }
@@ -81,6 +83,7 @@ pub(super) fn command(request: &ContainerRequest) -> Result<Vec<&str>, RuntimeEr
 pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
     let Inputs { request, user, .. } = inputs;
     let spec = &request.spec;
+    let masked = inputs.masked.iter().map(String::as_str);
     let mut capabilities: Vec<String> =
         inputs.capabilities.iter().chain(&spec.capabilities).cloned().collect();
     capabilities.sort_unstable();
@@ -116,7 +119,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
             "resources": resources(spec, request.pids, inputs.limits_swap),
             // The network namespace is the replica's own: ports below 1024 are nobody else's in it.
             "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0" },
-            "maskedPaths": MASKED_PATHS,
+            "maskedPaths": MASKED_PATHS.iter().copied().chain(masked).collect::<Vec<_>>(),
             "readonlyPaths": READONLY_PATHS,
             "seccomp": seccomp::section(std::env::consts::ARCH, &capabilities, programs),
         },
@@ -281,6 +284,7 @@ mod tests {
             namespace: "ingle",
             unified,
             limits_swap: true,
+            masked: &["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
             open_files: OPEN_FILES,
         };
         document(&inputs).expect("a document")
