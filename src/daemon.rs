@@ -6,8 +6,8 @@
 //!
 //! Stopping goes the other way: no new connections, calls in flight finish, replicas on their way out
 //! are removed, counts are written, the store is closed; calls and removals each have
-//! `functions.stop_grace`, and removals a little more. Functions run on: the next daemon takes them up again, and removes what this
-//! one could not.
+//! `functions.stop_grace`, and removals a little more. Functions run on: the next daemon takes them up
+//! again, and removes what this one could not.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;

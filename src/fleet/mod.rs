@@ -213,6 +213,8 @@ impl Fleet {
         };
 
         let mut owners = self.owners.lock().await;
+        // It may have been deleted meanwhile.
+        self.namespaces.check(&key.namespace)?;
         if let Some(inbox) = owners.get(&key) {
             return ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
         }

@@ -307,7 +307,12 @@ impl Owner {
         }
     }
 
+    /// Writes the record, unless the function is gone: what was begun before its removal, or asked
+    /// in the same moment, must not bring it back.
     async fn keep(&mut self, record: FunctionRecord) -> Result<(), FleetError> {
+        if self.removing {
+            return Err(FleetError::NotFound(self.entry.key.clone()));
+        }
         self.parts.store.put_function(&record).await?;
         self.record = record;
         Ok(())
@@ -473,7 +478,8 @@ impl Owner {
             Done::Launched { id, result: Err(error) } => {
                 let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
                 self.forget(&id);
-                if !matches!(error, LaunchError::Cancelled) && revision == Some(self.wanted.number) {
+                let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
+                if matters && revision == Some(self.wanted.number) {
                     self.launch_failed(&error).await;
                 }
             }
@@ -501,12 +507,17 @@ impl Owner {
 
     async fn ready(&mut self, id: &ReplicaId, endpoint: Arc<Endpoint>) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        let called_off = slot.cancel.is_cancelled();
+        let (called_off, ended) = (slot.cancel.is_cancelled(), *slot.exit.borrow());
         slot.stage = Stage::Ready { endpoint: endpoint.clone(), since: Instant::now() };
         let revision = slot.revision.clone();
         if called_off {
             // It came up in the moment in which it was called off.
             self.drain(id);
+            return;
+        }
+        if let Some(code) = ended {
+            // It ended after its last probe, and that was told before this.
+            self.exited(id, code);
             return;
         }
         if let Some(probe) = &revision.spec.probes.health {

@@ -136,6 +136,65 @@ async fn a_panic_in_a_removal_leaves_the_rest_to_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_removed_function_is_not_brought_back_by_an_update_that_fails_late() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    // This step runs to its end, also when the start was called off.
+    world.runtime.delay_at(Step::Create, Duration::from_millis(300));
+    world.runtime.fail_at(Step::Create);
+    let before = world.runtime.calls(Step::Create);
+    world.deploy("you/echo:2").await;
+    eventually!(world.runtime.calls(Step::Create) > before, "the update does not start");
+    world.fleet.remove(&key()).await.expect("removed");
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+    let world = world.restart().await;
+    assert_eq!(world.phase(), None, "it was deleted");
+}
+
+#[tokio::test]
+async fn a_scale_in_the_moment_of_a_removal_does_not_bring_a_function_back() {
+    let world = World::new().await;
+    for _ in 0..20 {
+        world.deploy("you/echo:1").await;
+        let (key, mut asked) = (key(), tokio::task::JoinSet::new());
+        for n in 0..20 {
+            let (fleet, key) = (world.fleet.clone(), key.clone());
+            asked.spawn(async move { fleet.scale(&key, n % 3).await.is_ok() });
+        }
+        tokio::task::yield_now().await;
+        world.fleet.remove(&key).await.expect("removed");
+        asked.join_all().await;
+    }
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+    let world = world.restart().await;
+    assert_eq!(world.phase(), None, "it was deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_ends_in_the_moment_in_which_it_is_ready_is_not_taken_for_one_that_serves() {
+    let world = World::new().await;
+    for delay in (0..60).map(|n| n * 50) {
+        world.deploy(&format!("you/fleeting:{delay}")).await;
+        let found = || world.fleet.describe(&key()).expect("it is there");
+        // An owner that has something else to do finds both at once: that it is ready, and that it ended.
+        let busy = async {
+            loop {
+                world.fleet.scale(&key(), 1).await.expect("scaled");
+            }
+        };
+        let noticed = async {
+            eventually!(found().restarts > 0, "it ended {delay} us after its answer: {:?}", found());
+        };
+        tokio::select! {
+            () = noticed => {}
+            () = busy => {}
+        }
+        world.fleet.remove(&key()).await.expect("removed");
+    }
+}
+
+#[tokio::test]
 async fn what_drains_is_removed_before_the_daemon_ends() {
     let world = World::new().await;
     world.deploy("you/echo:1").await;

@@ -30,6 +30,8 @@ pub(crate) enum Manner {
     Unhealthy,
     /// `deaf`: serves, and ignores SIGTERM.
     Deaf,
+    /// `fleeting:N`: answers a request, and leaves with code 3 after N microseconds.
+    Fleeting(u32),
     /// `exits:N`: leaves at once with code N; 1 when the tag is no number.
     Exits(u32),
 }
@@ -37,12 +39,14 @@ pub(crate) enum Manner {
 impl Manner {
     pub(super) fn of(image: &ImageRef) -> Self {
         let reference = image.reference();
+        let number = reference.tag().and_then(|tag| tag.parse().ok());
         match reference.repository().rsplit('/').next().unwrap_or_default() {
             "slow" => Self::Slow,
             "never-ready" => Self::NeverReady,
             "unhealthy" => Self::Unhealthy,
             "deaf" => Self::Deaf,
-            "exits" => Self::Exits(reference.tag().and_then(|tag| tag.parse().ok()).unwrap_or(1)),
+            "fleeting" => Self::Fleeting(number.unwrap_or(0)),
+            "exits" => Self::Exits(number.unwrap_or(1)),
             _ => Self::Serves,
         }
     }
@@ -98,7 +102,7 @@ async fn behave(
             return End::code(0);
         }
         Manner::Slow => tokio::time::sleep(Duration::from_millis(300)).await,
-        Manner::Serves | Manner::Unhealthy | Manner::Deaf => {}
+        Manner::Serves | Manner::Unhealthy | Manner::Deaf | Manner::Fleeting(_) => {}
     }
     let Ok(listener) = TcpListener::bind(address).await else { return End::code(98) };
     let (end, mut ends) = mpsc::unbounded_channel();
@@ -159,6 +163,12 @@ async fn answer(
     let unhealthy = manner == Manner::Unhealthy && path.starts_with("/_/");
     if let Ok(sent) = request.into_body().collect().await {
         body.extend_from_slice(&sent.to_bytes());
+    }
+    if let Manner::Fleeting(micros) = manner {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_micros(micros.into())).await;
+            let _ = end.send(End::code(3));
+        });
     }
     let mut response = Response::new(Full::new(Bytes::from(body)));
     if unhealthy {
