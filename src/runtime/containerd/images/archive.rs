@@ -13,6 +13,9 @@ use tokio_util::io::ReaderStream;
 
 /// Members that an archive may have; one of the largest images has a few hundred.
 const MAX_MEMBERS: usize = 100_000;
+/// Bytes that are read to find them. A long name is a member of its own, with the name as its content,
+/// which the tar reader holds in memory however long it is.
+const MAX_HEADERS: u64 = 64 << 20;
 /// Links that lead from one name to a file.
 const MAX_LINKS: usize = 16;
 /// Bytes that are read at a time.
@@ -81,7 +84,7 @@ impl Archive {
         let mut members = HashMap::new();
         let malformed =
             |error: std::io::Error| ArchiveError::Malformed(format!("it is not a tar file: {error}"));
-        let mut archive = tar::Archive::new(&file);
+        let mut archive = tar::Archive::new(Headers { file: &file, left: MAX_HEADERS });
         for entry in archive.entries_with_seek().map_err(malformed)? {
             let entry = entry.map_err(malformed)?;
             let header = entry.header().entry_type();
@@ -157,6 +160,28 @@ impl Archive {
     }
 }
 
+/// The archive's file while it is searched: what lies between headers is passed over.
+struct Headers<'a> {
+    file: &'a File,
+    left: u64,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        self.left = self.left.checked_sub(length as u64).ok_or_else(|| {
+            std::io::Error::other(format!("its headers and names have more than {MAX_HEADERS} bytes"))
+        })?;
+        Ok(length)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
 /// A member's path as it is looked up: relative, without `.` and `..`.
 fn normal(path: &Path) -> String {
     let mut parts: Vec<String> = Vec::new();
@@ -195,13 +220,32 @@ mod tests {
         file
     }
 
+    #[tokio::test]
+    async fn a_name_without_an_end_is_not_held_in_memory() {
+        let long = "x".repeat(usize::try_from(MAX_HEADERS).unwrap() + 1);
+        let file = archive(|builder| {
+            add(builder, tar::EntryType::GNULongName, "././@LongLink", &long);
+            add(builder, tar::EntryType::Regular, "a", "content");
+        });
+        let Err(ArchiveError::Malformed(reason)) = Archive::open(file.path().to_owned()).await else {
+            panic!("it was read")
+        };
+        assert!(reason.contains("headers and names"), "{reason}");
+        // What is in its files does not count.
+        let file = archive(|builder| {
+            add(builder, tar::EntryType::Regular, "a", &long);
+            add(builder, tar::EntryType::Regular, "b", "content");
+        });
+        assert!(Archive::open(file.path().to_owned()).await.expect("an archive").find("b").is_some());
+    }
+
     fn add(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, content: &str) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(0o644);
         // Written as raw bytes: the builder refuses names that a hostile archive would have.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        if kind == tar::EntryType::Regular {
+        if matches!(kind, tar::EntryType::Regular | tar::EntryType::GNULongName) {
             header.set_size(content.len() as u64);
             header.set_cksum();
             builder.append(&header, content.as_bytes()).unwrap();
