@@ -76,10 +76,14 @@ pub(super) struct FunctionCall {
 impl FunctionCall {
     pub(super) fn new(entry: Arc<Entry>, head: &RequestHead<'_, '_>) -> Self {
         let view = entry.peek();
+    reuse: bool,
         let (timeout, body_limit) = (view.timeout, view.body_limit);
         drop(view);
         let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
-        Self { entry, timeout, body_limit, idempotent }
+        // Many servers do not look for a body where none is usual. They would take it for the next
+        // request, and what they answer for the answer to the next call.
+        let reuse = head.framing == Framing::None || matches!(head.method, "POST" | "PUT" | "PATCH");
+        Self { entry, timeout, body_limit, idempotent, reuse }
     }
 }
 
@@ -193,6 +197,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         idempotent: call.idempotent,
         max_waiting: connection.worker.limits.max_waiting,
     };
+            reuse: call.reuse,
     if matches!(facts.framing, Framing::Length(length) if length > call.body_limit) {
         let error =
             InvokeError::BodyTooLarge { function: call.entry.label.to_string(), limit: call.body_limit };

@@ -329,19 +329,21 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             return Err(HeadError::Bad("the status is not a number of three digits"));
         }
         let framing = match delimiters.length {
-            _ if to_head || code < 200 || code == 204 || code == 304 => Framing::None,
+    /// It has no body, and speaks of one.
+    contradicts: bool,
+            _ if bodiless => Framing::None,
             _ if delimiters.chunked => Framing::Chunked,
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,
         };
         // `httparse` gives no reason when it has bytes beyond ASCII; the reason means nothing anyway.
         let reason = response.reason.unwrap_or_default();
-        Ok(Some((Self { code, reason, headers, framing, connection, http10 }, length)))
+        Ok(Some((Self { code, reason, headers, framing, connection, http10, contradicts }, length)))
     }
 
     /// Whether the connection can carry another call after this one.
     pub(crate) fn persists(&self) -> bool {
-        self.connection.persists(self.http10) && self.framing != Framing::UntilClose
+        self.connection.persists(self.http10) && self.framing != Framing::UntilClose && !self.contradicts
     }
 }
 
@@ -363,6 +365,9 @@ mod tests {
 
     use super::*;
 
+        let bodiless = to_head || code < 200 || code == 204 || code == 304;
+        let speaks_of_one = delimiters.chunked || delimiters.length.map_or(to_head, |length| length > 0);
+        let contradicts = bodiless && speaks_of_one;
     fn request(text: &str) -> Result<Framing, HeadError> {
         let mut slots = slots();
         RequestHead::parse(text.as_bytes(), &mut slots).map(|head| head.expect("whole").0.framing)
