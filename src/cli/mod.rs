@@ -28,6 +28,7 @@ mod stack;
 mod stdin;
 
 use std::ffi::OsString;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -40,13 +41,16 @@ use error::CliError;
 ///
 /// 'ingle serve' is the daemon; all other commands speak HTTP to it.
 #[derive(Debug, Parser)]
-#[command(name = "ingle", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "ingle", version = VERSION.as_str(), after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
     #[command(subcommand)]
     command: Command,
 }
+
+/// The release, with the commit if that is known.
+static VERSION: LazyLock<String> = LazyLock::new(|| output::version(crate::VERSION, crate::COMMIT));
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 refused or failed; 64 wrong arguments or configuration; \
