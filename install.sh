@@ -670,6 +670,8 @@ remove_containers() {
         ours tasks delete --force "$task" >/dev/null 2>&1 || note "the task of $task did not go"
     done
     ours containers ls -q | each containers delete
+    # The control group above those of the containers, in each hierarchy.
+    rmdir "/sys/fs/cgroup/$namespace" /sys/fs/cgroup/*/"$namespace" 2>/dev/null || true
 }
 
 remove_images() {

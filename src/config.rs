@@ -48,6 +48,8 @@ pub struct Gateway {
     pub header_limit: usize,
     /// How long a client may take to send the head of a request, or stay silent between two.
     pub idle_timeout: Duration,
+    /// How long calls that are under way may go on when the daemon stops.
+    pub drain_timeout: Duration,
     /// Connections at the same time; more wait in the kernel's backlog.
     pub max_connections: usize,
 }
@@ -198,6 +200,7 @@ impl Config {
                 basic_auth: from.get("gateway.basic_auth", "true", boolean),
                 header_limit: from.get("gateway.header_limit", "64Ki", size),
                 idle_timeout: from.get("gateway.idle_timeout", "75s", duration),
+                drain_timeout: from.get("gateway.drain_timeout", "75s", duration),
                 max_connections: from.get("gateway.max_connections", "8192", count),
             },
             functions: Functions {

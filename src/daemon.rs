@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -24,6 +23,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::gateway::api::Api;
 use crate::gateway::auth::Credentials;
+use crate::gateway::listener;
 use crate::gateway::server::{self, Gateway, Limits};
 use crate::logs::Logs;
 use crate::network::Network;
@@ -70,7 +70,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let signals = stop_on_signal(stop.clone())?;
     // The port first: when it is taken, nothing else is begun.
     let listen = config.gateway.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
+    let listener = listener::listen(listen).with_context(|| {
         format!(
             "listening on {listen}: is something else there? (ss -ltnp); gateway.listen sets another address"
         )
@@ -106,6 +106,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let gateway = Gateway { directory: fleet.directory().clone(), api: api.router()? };
     fleet.start().await?;
     tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
+    listener::keep(&listener);
     // Where there is no systemd this says nothing to nobody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 

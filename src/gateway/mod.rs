@@ -11,4 +11,5 @@ mod connection;
 pub mod error;
 mod function;
 mod handover;
+pub mod listener;
 pub mod server;

@@ -26,6 +26,10 @@ use crate::invoke::own_share;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often connections to replicas are looked through for old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long a client that keeps a connection is given to send one more request when stopping: it is
+/// answered, and told that the connection ends. A connection that is closed while a request is on its
+/// way to it would lose that request.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// How often it is looked whether the last call has ended, when stopping.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -65,7 +69,7 @@ impl Limits {
             max_connections: config.gateway.max_connections,
             max_waiting: config.functions.max_waiting,
             threads: config.daemon.threads,
-            drain: config.functions.stop_grace,
+            drain: config.gateway.drain_timeout,
         }
     }
 }
@@ -192,14 +196,23 @@ async fn accept(listener: &TcpListener, threads: &[Thread], max_connections: usi
     }
 }
 
-/// Waits until no request is being served, or `limit` is over.
+/// Lets every connection end after the request that it is at, or the next one. Waits until all have
+/// ended, or those that are left send nothing; no longer than `limit`.
 async fn drain(threads: &[Thread], limit: Duration) {
-    let deadline = Instant::now() + limit;
+    let start = Instant::now();
     for thread in threads {
         thread.worker.closing.store(true, Ordering::Relaxed);
     }
-    let busy = || threads.iter().map(|thread| thread.worker.busy.load(Ordering::Relaxed)).sum::<usize>();
-    while busy() > 0 && Instant::now() < deadline {
+    let sum = |count: fn(&Worker) -> &AtomicUsize| {
+        threads.iter().map(|thread| count(&thread.worker).load(Ordering::Relaxed)).sum::<usize>()
+    };
+    let busy = || sum(|worker| &worker.busy);
+    let is_over = || match sum(|worker| &worker.connections) {
+        0 => true,
+        _ if start.elapsed() < LAST_REQUEST => false,
+        _ => busy() == 0,
+    };
+    while !is_over() && start.elapsed() < limit {
         sleep(DRAIN_PAUSE).await;
     }
     if busy() > 0 {

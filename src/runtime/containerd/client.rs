@@ -11,6 +11,9 @@ use crate::runtime::RuntimeError;
 
 /// How long a call may take that does no work in proportion to an image's size.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call may take that starts processes: a shim and an OCI runtime, on a machine that may
+/// be starting everything at once from a slow card.
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A handle to containerd. The channel connects when it is first used and again whenever the
 /// connection was lost, so a containerd that restarts is met again by the next call.
@@ -48,8 +51,17 @@ impl Client {
 
     /// A request with the namespace header and a limit in time.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        self.within(CALL_TIMEOUT, message)
+    }
+
+    /// The same for work that starts processes.
+    pub(super) fn process_request<T>(&self, message: T) -> Request<T> {
+        self.within(PROCESS_TIMEOUT, message)
+    }
+
+    fn within<T>(&self, limit: Duration, message: T) -> Request<T> {
         let mut request = self.unbounded(message);
-        request.set_timeout(CALL_TIMEOUT);
+        request.set_timeout(limit);
         request
     }
 

@@ -144,7 +144,7 @@ impl Containerd {
             stderr: request.stdio.stderr.display().to_string(),
             ..CreateTaskRequest::default()
         };
-        match TasksClient::new(self.client.channel()).create(self.client.request(create)).await {
+        match TasksClient::new(self.client.channel()).create(self.client.process_request(create)).await {
             Ok(_) => Ok(()),
             Err(status) => match unrunnable(status.message()) {
                 Some(reason) => Err(Failure::Error(RuntimeError::BadRequest(format!(

@@ -34,7 +34,7 @@ impl Containerd {
     /// See [`Runtime::start`](crate::runtime::Runtime::start).
     pub(super) async fn start_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
         let request = StartRequest { container_id: id.to_string(), exec_id: String::new() };
-        let answer = self.tasks().start(self.client.request(request)).await;
+        let answer = self.tasks().start(self.client.process_request(request)).await;
         let pid = answer.map_err(|status| self.error("start", id, status))?.into_inner().pid;
         lock(&self.pids).insert(id.clone(), pid);
         Ok(())
@@ -87,7 +87,7 @@ impl Containerd {
         loop {
             self.kill_all(id, limit).await?;
             let request = DeleteTaskRequest { container_id: id.to_string() };
-            let status = match self.tasks().delete(self.client.request(request)).await {
+            let status = match self.tasks().delete(self.client.process_request(request)).await {
                 Ok(_) => return Ok(()),
                 Err(status) if status.code() == Code::NotFound => return Ok(()),
                 Err(status) => status,

@@ -71,9 +71,9 @@ async fn stopping_lets_a_running_call_end() {
     client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na").await;
     // The request is under way once its thread has read it: threads serve what has come in order, and
     // new connections go to each in turn, so one of these is answered after it.
-    let mut idle = gate.connect().await;
+    let (mut idle, mut another) = (gate.connect().await, gate.connect().await);
     for _ in 0..8 {
-        idle = gate.connect().await;
+        another = std::mem::replace(&mut idle, gate.connect().await);
         idle.send("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
         idle.answer().await;
     }
@@ -83,6 +83,9 @@ async fn stopping_lets_a_running_call_end() {
         tokio::net::TcpStream::connect(gate.address).await.is_err(),
         "new connections are taken while stopping"
     );
+    another.send("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = another.answer().await;
+    assert_eq!((answer.code, answer.header("connection")), (200, Some("close")), "a kept connection");
     client.send("b").await;
     let answer = client.answer().await;
     assert_eq!((answer.body.as_str(), answer.header("connection")), ("ab", Some("close")));
