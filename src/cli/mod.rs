@@ -31,6 +31,7 @@ use std::ffi::OsString;
 use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use error::{Exit, report};
 
@@ -126,9 +127,11 @@ fn speak(globals: &Globals, command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupted = command.when_interrupted();
     let done = runtime.block_on(async {
+        // Listened for before anything is done: the password's prompt must not end with the echo off.
+        let mut interrupts = signal(SignalKind::interrupt())?;
         tokio::select! {
             done = command.run(globals) => done,
-            Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted(interrupted.to_owned()).into()),
+            Some(()) = interrupts.recv() => Err(CliError::Interrupted(interrupted.to_owned()).into()),
         }
     });
     // A thread may still wait for a terminal or a pipe to give it something to read.
