@@ -4,8 +4,10 @@
 //! store -> network -> containerd -> fleet -> gateway -> ready
 //! ```
 //!
-//! Stopping goes the other way: no new connections, calls in flight finish, counts are written, the
-//! store is closed. Functions run on: the next daemon takes them up again.
+//! Stopping goes the other way: no new connections, calls in flight finish, replicas on their way out
+//! are removed, counts are written, the store is closed; calls and removals each have
+//! `functions.stop_grace`, and removals a little more. Functions run on: the next daemon takes them up again, and removes what this
+//! one could not.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -53,7 +55,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("starting the control threads")?;
     let result = runtime.block_on(serve(config));
-    // What still waits in the background, such as a drain, is taken up by the next start.
+    // What could not be ended in time is taken up by the next start.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::function::{FunctionKey, FunctionSpec, NamespaceName, ReplicaId};
 use crate::invoke::Upstream;
@@ -158,6 +159,8 @@ pub struct View {
     pub image_digest: Option<String>,
     /// Starts of a replica after the first, since the last deploy.
     pub restarts: u32,
+    /// When the next start is tried, while [`Phase::BackingOff`].
+    pub retry_at: Option<Instant>,
     /// How long a call may take: the function's own value or the default.
     pub timeout: Duration,
     /// The largest body of a call in bytes: the function's own value or the default.

@@ -79,6 +79,7 @@ impl Fleet {
             logs.clone(),
             secrets.clone(),
             config.functions.clone(),
+            config.images.pull_policy,
         );
         let namespaces = Namespaces::load(&store)?;
         let parts = Parts {

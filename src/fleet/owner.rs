@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,8 @@ const INBOX: usize = 64;
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 /// What a call may take over its limit before its replica is stopped all the same.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// What a removal may take over `functions.stop_grace` when the daemon stops.
+const LEAVE_MARGIN: Duration = Duration::from_secs(5);
 
 /// What an owner needs of the rest.
 #[derive(Debug)]
@@ -96,6 +98,8 @@ struct Slot {
     exit: watch::Sender<Option<u32>>,
     cancel: CancellationToken,
     out_of_memory: bool,
+    /// What works on it now, or did last.
+    task: Option<task::Id>,
 }
 
 /// What a task of the owner reports.
@@ -184,8 +188,7 @@ impl Owner {
                 Some(command) = self.inbox.recv() => self.obey(command).await,
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.finish(done).await,
-                    // A panic in a launch: its replica is found by the reaper.
-                    Err(error) => tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "a task of the owner failed"),
+                    Err(error) => self.panicked(error).await,
                 },
                 Some(id) = self.starting.1.recv() => {
                     if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id && matches!(slot.stage, Stage::Pulling)) {
@@ -198,21 +201,16 @@ impl Owner {
         }
     }
 
-    /// Ends without touching what runs: only launches that are under way are taken back.
+    /// Ends without touching what serves. Launches that are under way are taken back, and what drains
+    /// is removed: its calls have ended with the gateway.
     async fn leave(&mut self) {
-        for slot in &self.slots {
-            if matches!(slot.stage, Stage::Pulling | Stage::Starting) {
-                slot.cancel.cancel();
-            } else {
-                continue;
-            }
+        for slot in self.slots.iter().filter(|slot| matches!(slot.stage, Stage::Pulling | Stage::Starting)) {
+            slot.cancel.cancel();
         }
-        let unfinished =
-            self.slots.iter().filter(|slot| matches!(slot.stage, Stage::Pulling | Stage::Starting)).count();
-        for _ in 0..unfinished {
-            if self.tasks.join_next().await.is_none() {
-                break;
-            }
+        let limit = self.parts.config.stop_grace + LEAVE_MARGIN;
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, ended).await.is_err() {
+            tracing::warn!(function = %self.entry.key, "replicas could not be removed in time; the next start will do it");
         }
         self.tasks.detach_all();
     }
@@ -353,6 +351,7 @@ impl Owner {
             exit,
             cancel: CancellationToken::new(),
             out_of_memory: false,
+            task: None,
         };
         self.parts.registry.insert(id.clone(), self.sender.clone());
         let launch = Launch {
@@ -371,7 +370,25 @@ impl Owner {
         let id = ReplicaId::new(&self.entry.key.name, revision::unique());
         let launch = self.slot(id.clone(), self.wanted.clone(), Stage::Pulling);
         let launcher = self.parts.launcher.clone();
-        self.tasks.spawn(async move { Done::Launched { id, result: launcher.launch(launch).await } });
+        let own = id.clone();
+        self.work(&own, async move { Done::Launched { id, result: launcher.launch(launch).await } });
+    }
+
+    /// Starts a task that works on a replica.
+    fn work(&mut self, id: &ReplicaId, work: impl Future<Output = Done> + Send + 'static) {
+        let task = self.tasks.spawn(work).id();
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) {
+            slot.task = Some(task);
+        }
+    }
+
+    /// Removes whatever there is of a replica.
+    fn clean(&mut self, id: &ReplicaId) {
+        let (launcher, gone) = (self.parts.launcher.clone(), id.clone());
+        self.work(id, async move {
+            launcher.clean(&gone).await;
+            Done::Gone { id: gone }
+        });
     }
 
     fn adopt(&mut self, survivor: Survivor) {
@@ -382,8 +399,8 @@ impl Owner {
             return;
         };
         let launch = self.slot(id.clone(), revision, Stage::Starting);
-        let launcher = self.parts.launcher.clone();
-        self.tasks.spawn(async move {
+        let (launcher, own) = (self.parts.launcher.clone(), id.clone());
+        self.work(&own, async move {
             match launcher.adopt(launch, address).await {
                 Some(endpoint) => Done::Launched { id, result: Ok(endpoint) },
                 None => {
@@ -407,19 +424,19 @@ impl Owner {
                 slot.cancel.cancel();
                 let timeout = slot.revision.spec.timeout.unwrap_or(self.parts.config.timeout);
                 let grace = self.parts.config.stop_grace;
-                let launcher = self.parts.launcher.clone();
-                let id = id.clone();
-                self.tasks.spawn(async move {
+                let (launcher, stop) = (self.parts.launcher.clone(), self.parts.stop.clone());
+                let gone = id.clone();
+                self.work(id, async move {
                     let end = Instant::now() + timeout + DRAIN_MARGIN;
                     // A call that chose this replica just before it was taken out is counted soon after.
                     loop {
                         tokio::time::sleep(DRAIN_CHECK).await;
-                        if endpoint.load() == 0 || Instant::now() >= end {
+                        if endpoint.load() == 0 || Instant::now() >= end || stop.is_cancelled() {
                             break;
                         }
                     }
-                    launcher.stop(&id, grace).await;
-                    Done::Gone { id }
+                    launcher.stop(&gone, grace).await;
+                    Done::Gone { id: gone }
                 });
             }
         }
@@ -446,12 +463,7 @@ impl Owner {
         self.restarts += 1;
         slot.stage = Stage::Draining;
         slot.cancel.cancel();
-        let launcher = self.parts.launcher.clone();
-        let id = id.clone();
-        self.tasks.spawn(async move {
-            launcher.clean(&id).await;
-            Done::Gone { id }
-        });
+        self.clean(id);
     }
 
     async fn finish(&mut self, done: Done) {
@@ -465,6 +477,25 @@ impl Owner {
                     self.launch_failed(&error).await;
                 }
             }
+        }
+    }
+
+    /// A task ended in a panic. A start counts as one that failed, and what it made is removed; a
+    /// removal is left to the reaper.
+    async fn panicked(&mut self, error: JoinError) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.task == Some(error.id())) else { return };
+        let (id, number) = (slot.id.clone(), slot.revision.number);
+        tracing::error!(function = %self.entry.key, replica = %id, %error, "an error of the daemon");
+        if matches!(slot.stage, Stage::Draining) {
+            self.forget(&id);
+            return;
+        }
+        slot.stage = Stage::Draining;
+        slot.cancel.cancel();
+        self.clean(&id);
+        if number == self.wanted.number {
+            let function = self.entry.key.clone();
+            self.launch_failed(&LaunchError::Panicked { function, source: error }).await;
         }
     }
 
@@ -544,6 +575,7 @@ impl Owner {
         let shown = self.serving.as_ref().unwrap_or(&self.wanted);
         let pulling = self.slots.iter().find(|slot| matches!(slot.stage, Stage::Pulling));
         let on_its_way = if pulling.is_some() { Phase::Pulling } else { Phase::Starting };
+        let retry_at = self.backoff.until(Instant::now());
         let phase = if self.removing {
             Phase::Removing
         } else if !endpoints.is_empty() {
@@ -552,7 +584,7 @@ impl Owner {
             Phase::Failed
         } else if self.record.desired == 0 {
             Phase::Stopped
-        } else if self.backoff.until(Instant::now()).is_some() {
+        } else if retry_at.is_some() {
             Phase::BackingOff
         } else {
             on_its_way
@@ -573,6 +605,7 @@ impl Owner {
             progress: pulling.map(|slot| slot.progress.clone()),
             endpoints,
             restarts: self.restarts,
+            retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
             ..base_view(&self.parts.config, shown, self.record.desired)
         });
     }
@@ -601,6 +634,7 @@ fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) ->
         created_at: shown.created_at,
         image_digest: Some(shown.image.digest.clone()),
         restarts: 0,
+        retry_at: None,
         timeout: shown.spec.timeout.unwrap_or(config.timeout),
         body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
     }

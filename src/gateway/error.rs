@@ -124,6 +124,7 @@ impl From<InvokeError> for ErrorAnswer {
         let (status, code) = match &error {
             InvokeError::NotFound { .. } => (StatusCode::NOT_FOUND, "function_not_found"),
             InvokeError::Failed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "function_failed"),
+            InvokeError::BackingOff { .. } => (StatusCode::SERVICE_UNAVAILABLE, "backing_off"),
             InvokeError::TooManyWaiting { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_waiting"),
             InvokeError::NoReplicaInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_replica_in_time"),
             InvokeError::NoAnswerInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_answer_in_time"),
@@ -136,8 +137,17 @@ impl From<InvokeError> for ErrorAnswer {
             InvokeError::CallerGone { .. } => (client_closed_request(), "caller_gone"),
         };
         let answer = Self::new(status, code, chain(&error));
-        if matches!(error, InvokeError::TooManyWaiting { .. }) { answer.retry_after(1) } else { answer }
+        match error {
+            InvokeError::TooManyWaiting { .. } => answer.retry_after(1),
+            InvokeError::BackingOff { wait, .. } => answer.retry_after(whole_seconds(wait)),
+            _ => answer,
+        }
     }
+}
+
+/// Rounded up: who comes back a moment too early has to come a third time.
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 fn client_closed_request() -> StatusCode {
@@ -180,7 +190,9 @@ impl From<RuntimeError> for ErrorAnswer {
             // An image that cannot be had is a fault of the request, and neither 404 nor 401, which
             // clients take for a missing function and for their own login.
             RuntimeError::ImageNotFound { .. } => (StatusCode::BAD_REQUEST, "image_not_found"),
-            RuntimeError::ImageNotLoaded { .. } => (StatusCode::BAD_REQUEST, "image_not_loaded"),
+            RuntimeError::ImageNotLoaded { .. } | RuntimeError::ImageGone { .. } => {
+                (StatusCode::BAD_REQUEST, "image_not_loaded")
+            }
             RuntimeError::Unauthorized { .. } => (StatusCode::BAD_REQUEST, "registry_unauthorized"),
             RuntimeError::RegistryUnreachable { .. } => (StatusCode::BAD_GATEWAY, "registry_unreachable"),
             RuntimeError::WrongPlatform { .. } => (StatusCode::BAD_REQUEST, "wrong_platform"),

@@ -20,6 +20,19 @@ pub enum InvokeError {
         /// Why, in words.
         reason: String,
     },
+    /// Its replicas end as soon as they start, and the next start comes after the call's time.
+    #[error(
+        "function {function} has no replica, and the next start is in {}s, later than this call may wait (ingle.timeout): {reason}",
+        .wait.as_millis().div_ceil(1000)
+    )]
+    BackingOff {
+        /// Its name.
+        function: String,
+        /// How long until the next start.
+        wait: Duration,
+        /// How the last one ended.
+        reason: String,
+    },
     /// As many calls as may wait for a replica do so already.
     #[error("function {function} has no replica ready and {waiting} calls wait for one already: try again")]
     TooManyWaiting {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use tokio::time::Instant;
+
 use super::exchange::{Caller, Failure, Lease};
 use super::{Call, InvokeError};
 use crate::fleet::{Endpoint, Entry, Phase};
@@ -20,6 +22,8 @@ enum Look {
     NotYet,
     Removed,
     Failed(String),
+    /// Not before this time.
+    NotBefore(Instant, String),
 }
 
 impl Call<'_> {
@@ -45,6 +49,12 @@ impl Call<'_> {
             Look::NotYet => return None,
             Look::Removed => Err(InvokeError::NotFound { function: function() }),
             Look::Failed(reason) => Err(InvokeError::Failed { function: function(), reason }),
+            Look::NotBefore(time, _) if time < self.expected.deadline => return None,
+            Look::NotBefore(time, reason) => Err(InvokeError::BackingOff {
+                function: function(),
+                wait: time.saturating_duration_since(Instant::now()),
+                reason,
+            }),
         })
     }
 
@@ -104,10 +114,10 @@ fn look(entry: &Entry, refused: &[Arc<Endpoint>]) -> Look {
     if !view.endpoints.is_empty() {
         return Look::AllRefused;
     }
-    match view.phase {
-        Phase::Failed => {
-            Look::Failed(view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned()))
-        }
+    let reason = || view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
+    match (view.phase, view.retry_at) {
+        (Phase::Failed, _) => Look::Failed(reason()),
+        (Phase::BackingOff, Some(time)) => Look::NotBefore(time, reason()),
         _ => Look::NotYet,
     }
 }

@@ -54,6 +54,15 @@ pub enum LaunchError {
         /// Its last lines.
         output: Vec<String>,
     },
+    /// An error of the daemon.
+    #[error("the start of a replica of function {function} broke off, which is an error of ingle")]
+    Panicked {
+        /// The function.
+        function: FunctionKey,
+        /// What the panic said.
+        #[source]
+        source: tokio::task::JoinError,
+    },
     /// The replica is not wanted any more.
     #[error("the start was called off")]
     Cancelled,
@@ -74,6 +83,8 @@ impl LaunchError {
                 | RuntimeError::ImageNotFound { .. }
                 | RuntimeError::Unauthorized { .. }
                 | RuntimeError::RegistryUnreachable { .. }
+                // It may be loaded again.
+                | RuntimeError::ImageGone { .. }
                 | RuntimeError::NotFound { .. }
                 | RuntimeError::Failed { .. } => false,
             },
@@ -82,6 +93,7 @@ impl LaunchError {
             | Self::Logs(_)
             | Self::Exited { .. }
             | Self::NotReady { .. }
+            | Self::Panicked { .. }
             | Self::Cancelled => false,
         }
     }

@@ -12,7 +12,7 @@ use super::LaunchError;
 use super::probe::{self, Probed};
 use crate::config;
 use crate::fleet::Endpoint;
-use crate::function::{FunctionSpec, ReplicaId};
+use crate::function::{FunctionSpec, PullPolicy, ReplicaId};
 use crate::logs::Logs;
 use crate::network::{Attachment, Network};
 use crate::runtime::{ContainerRequest, Progress, ResolvedImage, Runtime, Stdio};
@@ -65,6 +65,8 @@ pub struct Launcher {
     pub(super) logs: Arc<Logs>,
     secrets: Secrets,
     config: config::Functions,
+    /// That of functions which name none.
+    pull_policy: PullPolicy,
     /// Starting a container is bound by the processor: more at a time than cores makes all of them
     /// late.
     starts: Semaphore,
@@ -78,9 +80,10 @@ impl Launcher {
         logs: Arc<Logs>,
         secrets: Secrets,
         config: config::Functions,
+        pull_policy: PullPolicy,
     ) -> Self {
         let starts = Semaphore::new(config.parallel_starts);
-        Self { runtime, network, logs, secrets, config, starts }
+        Self { runtime, network, logs, secrets, config, pull_policy, starts }
     }
 
     /// Starts a replica and returns it when it answers. On an error nothing of it is left.
@@ -104,9 +107,10 @@ impl Launcher {
         let (id, revision) = (id.clone(), revision.clone());
         let spec = &revision.spec;
         let mut watch = Stopwatch::start();
+        let policy = spec.pull_policy.unwrap_or(self.pull_policy);
         // A pull may be cut off at any time: what has arrived is kept, and nothing else is made yet.
         let image = tokio::select! {
-            pulled = self.runtime.pull(&revision.image, progress) => pulled.map_err(LaunchError::Pull)?,
+            pulled = self.runtime.pull(&revision.image, policy, progress) => pulled.map_err(LaunchError::Pull)?,
             () = cancel.cancelled() => return Err(LaunchError::Cancelled),
         };
         let permit = tokio::select! {

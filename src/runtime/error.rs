@@ -33,6 +33,16 @@ pub enum RuntimeError {
         /// The image.
         image: String,
     },
+    /// The pull policy forbids asking, and what was deployed is not here any more.
+    #[error(
+        "image {image} was removed from this machine and its pull policy is Never: load it again with 'ingle image load', or deploy another ({digest} was deployed)"
+    )]
+    ImageGone {
+        /// The image.
+        image: String,
+        /// What its name meant when it was deployed.
+        digest: String,
+    },
     /// The registry wants other credentials, or some.
     #[error(
         "{registry} refused access to image {image}: check the name, or log in with 'docker login {registry}', or put the credentials into {config}"

@@ -40,9 +40,15 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// architecture. A wrong name, credential or platform fails here.
     async fn resolve(&self, image: &ImageRef, policy: PullPolicy) -> Result<ResolvedImage, RuntimeError>;
 
-    /// Fetches what is missing of a resolved image, unpacks it, and returns it ready to run.
+    /// Fetches what is missing of a resolved image, by its digest, unpacks it, and returns it ready to
+    /// run. Under [`PullPolicy::Never`] no registry is asked: what is missing is an error.
     /// Dropping the future stops the transfer; what has arrived is kept for the next attempt.
-    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError>;
+    async fn pull(
+        &self,
+        image: &ResolvedImage,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError>;
 
     /// Takes in an archive made by `docker save` or in the OCI layout; returns the images it held.
     async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError>;

@@ -53,6 +53,11 @@ impl World {
     /// Ends the daemon's part; containers and networks stay.
     async fn restart(self) -> Self {
         self.fleet.stop().await;
+        self.resume().await
+    }
+
+    /// The next daemon, after the fleet of this one was stopped.
+    async fn resume(self) -> Self {
         self.logs.shutdown().await;
         let Self { runtime, network, state, run, fleet, logs } = self;
         drop((fleet, logs));
@@ -91,12 +96,97 @@ async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
         world.deploy("you/echo:1").await;
         eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
         assert!(!world.reason().is_empty(), "{step:?}");
+        let view = || world.fleet.directory().get(&key()).expect("it is there").view();
+        eventually!(view().retry_at.is_some(), "{step:?}: callers are not told how long it takes");
         eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
         world.runtime.heal();
         eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
         world.fleet.remove(&key()).await.expect("removed");
         eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
     }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_launch_counts_as_a_failure_and_leaves_nothing() {
+    for step in [Step::Pull, Step::Create, Step::Start] {
+        let world = World::new().await;
+        world.runtime.panic_at(step);
+        world.deploy("you/echo:1").await;
+        eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
+        let reason = world.reason();
+        assert!(reason.contains("an error of ingle") && reason.contains("to panic"), "{reason}");
+        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+        world.runtime.heal();
+        eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
+        world.fleet.remove(&key()).await.expect("removed");
+        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_removal_leaves_the_rest_to_the_next_start() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    world.runtime.panic_at(Step::Stop);
+    world.fleet.remove(&key()).await.expect("removed");
+    eventually!(world.runtime.calls(Step::Stop) == 1, "it is not stopped");
+    let world = world.restart().await;
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+}
+
+#[tokio::test]
+async fn what_drains_is_removed_before_the_daemon_ends() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    world.runtime.delay_at(Step::Stop, Duration::from_millis(300));
+    world.fleet.remove(&key()).await.expect("removed");
+    world.fleet.stop().await;
+    assert_eq!(world.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_before_the_daemon_ends_is_removed_by_the_next() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    world.runtime.hang_at(Step::Stop);
+    world.fleet.remove(&key()).await.expect("removed");
+    eventually!(world.runtime.calls(Step::Stop) == 1, "it is not stopped");
+    // Its patience has an end, which comes at once on this clock.
+    tokio::time::pause();
+    world.fleet.stop().await;
+    tokio::time::resume();
+    assert_eq!(world.runtime.leftovers().len(), 1);
+    let world = world.resume().await;
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+}
+
+#[tokio::test]
+async fn a_start_keeps_to_the_pull_policy_of_the_deploy() {
+    let world = World::new().await;
+    world.deploy("you/echo:1").await;
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
+    let never = [("ingle.pull-policy".to_owned(), "Never".to_owned())];
+    let deployment = Deployment {
+        service: "f".into(),
+        image: "you/echo:1".into(),
+        annotations: Some(never.into()),
+        ..Deployment::default()
+    };
+    assert_eq!(world.fleet.deploy(deployment, true).await.expect("the image is here"), 2);
+    let found = || world.fleet.describe(&key()).expect("it is there");
+    eventually!(found().revision == 2 && world.runtime.leftovers().len() == 1, "{:?}", found());
+
+    world.runtime.forget_images();
+    world.runtime.kill(&world.runtime.leftovers()[0]);
+    eventually!(world.phase() == Some(Phase::BackingOff), "{:?}", world.phase());
+    assert!(world.reason().contains("'ingle image load'"), "{}", world.reason());
+    // Another function brings the image back.
+    let other = Deployment { service: "g".into(), image: "you/echo:1".into(), ..Deployment::default() };
+    world.fleet.deploy(other, false).await.expect("accepted");
+    eventually!(world.phase() == Some(Phase::Ready), "{}", world.reason());
 }
 
 #[tokio::test]

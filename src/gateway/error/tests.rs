@@ -51,6 +51,7 @@ fn errors_of_the_runtime() {
         (RuntimeError::Timeout { operation: text() }, 504, "containerd_timeout"),
         (RuntimeError::ImageNotFound { image: text(), registry: text() }, 400, "image_not_found"),
         (RuntimeError::ImageNotLoaded { image: text() }, 400, "image_not_loaded"),
+        (RuntimeError::ImageGone { image: text(), digest: text() }, 400, "image_not_loaded"),
         (
             RuntimeError::Unauthorized { image: text(), registry: text(), config: text() },
             400,
@@ -98,6 +99,11 @@ fn errors_of_calls() {
     for (error, status, code) in [
         (InvokeError::NotFound { function: function() }, 404, "function_not_found"),
         (InvokeError::Failed { function: function(), reason: "x".into() }, 503, "function_failed"),
+        (
+            InvokeError::BackingOff { function: function(), wait: limit, reason: "x".into() },
+            503,
+            "backing_off",
+        ),
         (InvokeError::TooManyWaiting { function: function(), waiting: 1 }, 503, "too_many_waiting"),
         (
             InvokeError::NoReplicaInTime { function: function(), limit, reason: "x".into() },

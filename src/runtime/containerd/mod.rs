@@ -14,6 +14,7 @@ mod images;
 mod list;
 mod rootfs;
 mod seccomp;
+mod shim;
 mod spec;
 mod task;
 mod user;
@@ -51,7 +52,8 @@ const MAX_USERS: usize = 256;
 /// Images and containers in one namespace of one containerd.
 pub struct Containerd {
     client: Client,
-    /// containerd's namespace.
+    /// containerd's socket, and the namespace in it.
+    socket: PathBuf,
     namespace: String,
     images: Images,
     /// The OCI runtime's binary; the shim's default if `None`.
@@ -94,6 +96,7 @@ impl Containerd {
         let events = Events::subscribe(client.clone(), &namespace).await?;
         Ok(Self {
             client,
+            socket: config.containerd.socket.clone(),
             namespace,
             images,
             oci_runtime: Some(config.containerd.oci_runtime.clone()).filter(|name| name != "runc"),
@@ -117,8 +120,13 @@ impl Runtime for Containerd {
         self.images.resolve(image, policy).await
     }
 
-    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError> {
-        self.images.pull(image, progress).await
+    async fn pull(
+        &self,
+        image: &ResolvedImage,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError> {
+        self.images.pull(image, policy, progress).await
     }
 
     async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use super::{Containerd, lock};
+use super::{Containerd, lock, shim};
 use crate::function::ReplicaId;
 use crate::runtime::{RuntimeError, Usage};
 
@@ -66,6 +66,10 @@ impl Containerd {
     pub(super) async fn remove_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
         self.remove_task(id).await?;
         lock(&self.pids).remove(id);
+        let socket = shim::socket_of(&self.socket, &self.namespace, id);
+        if let Err(error) = shim::remove_dead(&socket).await {
+            tracing::warn!(replica = %id, %error, "the socket of its shim stays: {}", socket.display());
+        }
         let container = DeleteContainerRequest { id: id.to_string() };
         let snapshot =
             RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };

@@ -112,6 +112,8 @@ async fn a_replica_whose_shim_was_killed_is_ended_and_removed() {
         let request = room.script(json!({}), POLITE);
         room.start(&request).await;
         let pid = running(&room, &request.id).await;
+        let socket = room.containerd.shim_socket(request.id.as_str());
+        assert!(fs::exists(&socket).expect("a directory"), "its shim listens somewhere else");
         for (shim, _) in room.containerd.shims() {
             kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL).expect("kill the shim");
         }
@@ -123,6 +125,7 @@ async fn a_replica_whose_shim_was_killed_is_ended_and_removed() {
             room.runtime.remove(&request.id).await.expect("removed");
         }
         eventually!(!fs::exists(format!("/proc/{pid}")).expect("proc"), "its process still runs");
+        assert!(!fs::exists(&socket).expect("a directory"), "its shim's socket is left");
         assert_eq!(room.leftovers().await, [""; 0]);
     }
 }

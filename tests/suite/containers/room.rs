@@ -55,7 +55,10 @@ impl Room {
         runtime.load(archive).await.expect("the archive is loaded");
         let name = IMAGE.parse().expect("an image name");
         let resolved = runtime.resolve(&name, PullPolicy::Never).await.expect("the image is here");
-        let image = runtime.pull(&resolved, &Progress::default()).await.expect("the image is unpacked");
+        let image = runtime
+            .pull(&resolved, PullPolicy::Always, &Progress::default())
+            .await
+            .expect("the image is unpacked");
         let netns = Netns::new(containerd.namespace());
         Self { runtime, containerd, image, netns, made: AtomicU64::new(0) }
     }

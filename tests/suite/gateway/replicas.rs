@@ -221,6 +221,38 @@ async fn a_timeout_says_which_limit_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_for_the_next_start_only_if_that_comes_in_time() {
+    let gate = |retry_at: Instant| {
+        Gate::with(&[], move |view, _| {
+            view.timeout = Duration::from_secs(5);
+            view.phase = Phase::BackingOff;
+            view.retry_at = Some(retry_at.into());
+            view.reason = Some("it ended with code 1".to_owned());
+        })
+    };
+    let begin = Instant::now();
+    let answer = gate(begin + Duration::from_millis(30_500)).await.call(GET).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "it waited {:?}", begin.elapsed());
+    assert_eq!((answer.code, answer.header("retry-after")), (503, Some("31")), "{answer:?}");
+    let text = "function env.openfaas-fn has no replica, and the next start is in 31s, later than this call \
+                may wait (ingle.timeout): it ended with code 1\n";
+    assert_eq!(answer.body, text);
+
+    // A start that comes in time is waited for, and told of when it is not to come after all.
+    let gate = gate(Instant::now() + Duration::from_secs(1)).await;
+    let call = gate.call(GET);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut view = (*gate.entry.view()).clone();
+        view.retry_at = Some((Instant::now() + Duration::from_secs(60)).into());
+        gate.entry.publish(view);
+    };
+    let (answer, ()) = tokio::join!(call, later);
+    assert_eq!((answer.code, answer.header("retry-after")), (503, Some("60")), "{answer:?}");
+    assert!(begin.elapsed() < Duration::from_secs(5), "it waited {:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_timeout_closes_the_connection_to_the_replica() {
     let (closed, was_closed) = tokio::sync::mpsc::unbounded_channel();
     let silent = replica(move |mut connection, _| {

@@ -42,7 +42,8 @@ async fn what_docker_save_writes_is_loaded_and_kept() {
     assert_eq!(resolved.config.entrypoint, ["/bin/app"]);
     assert_eq!(resolved.digest, loaded[0].digest);
     place.collect_garbage();
-    let pulled = place.runtime.pull(&resolved, &Progress::default()).await.expect("it is here");
+    let pulled =
+        place.runtime.pull(&resolved, PullPolicy::Always, &Progress::default()).await.expect("it is here");
     assert!(place.snapshots().contains(&pulled.chain_id));
     assert_eq!(place.blobs().len(), 4);
     assert_eq!((place.ingests(), place.leases()), (vec![], vec![]));

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ingle::function::PullPolicy;
 use ingle::runtime::{Progress, Runtime};
 
 use super::Place;
@@ -32,7 +33,11 @@ async fn nothing_of_a_pulled_image_is_collected() {
         place.containerd.ctr(&["images", "rm", "--sync", &format!("{}/me/fn:1", registry.address())]);
     assert!(removed.status.success(), "{removed:?}");
     place.assert_empty();
-    let again = place.runtime.pull(&pulled.resolved, &Progress::default()).await.expect("pulled again");
+    let again = place
+        .runtime
+        .pull(&pulled.resolved, PullPolicy::Always, &Progress::default())
+        .await
+        .expect("pulled again");
     assert_eq!(again, pulled);
     assert!(place.snapshots().contains(&pulled.chain_id));
 }
@@ -60,7 +65,7 @@ async fn a_tag_that_moves_on_leaves_the_image_that_may_still_run() {
     for _ in 0..2 {
         place.collect_garbage();
         for image in [&first, &second] {
-            let pulled = place.runtime.pull(&image.resolved, &Progress::default()).await;
+            let pulled = place.runtime.pull(&image.resolved, PullPolicy::Always, &Progress::default()).await;
             assert_eq!(&pulled.expect("it is here"), image);
         }
         let listed = place.runtime.images().await.expect("listed");
@@ -92,7 +97,11 @@ async fn starting_from_an_image_that_is_here_takes_next_to_no_time() {
     let mut times = Vec::new();
     for _ in 0..50 {
         let started = Instant::now();
-        place.runtime.pull(&pulled.resolved, &Progress::default()).await.expect("it is here");
+        place
+            .runtime
+            .pull(&pulled.resolved, PullPolicy::Always, &Progress::default())
+            .await
+            .expect("it is here");
         times.push(started.elapsed());
     }
     assert_eq!(registry.asked().len(), asked, "the registry is not asked");

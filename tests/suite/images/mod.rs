@@ -55,7 +55,7 @@ impl Place {
     /// Resolves and pulls.
     pub(crate) async fn pull(&self, name: &str) -> Result<Arc<Image>, RuntimeError> {
         let resolved = self.resolve(name).await?;
-        self.runtime.pull(&resolved, &Progress::default()).await
+        self.runtime.pull(&resolved, PullPolicy::Always, &Progress::default()).await
     }
 
     /// The digests in the content store.

@@ -27,7 +27,7 @@ async fn an_image_arrives_unpacked_and_then_needs_no_registry() {
     assert_eq!(place.blobs().len(), 2, "no layer is fetched to resolve");
 
     let progress = Progress::default();
-    let pulled = place.runtime.pull(&resolved, &progress).await.expect("pulled");
+    let pulled = place.runtime.pull(&resolved, PullPolicy::Always, &progress).await.expect("pulled");
     assert_eq!(pulled.resolved, resolved);
     let report = progress.report();
     assert_eq!((report.done, report.total), (resolved.size, resolved.size));
@@ -51,7 +51,11 @@ async fn an_image_arrives_unpacked_and_then_needs_no_registry() {
     registry.stop();
     for _ in 0..2 {
         let progress = Progress::default();
-        let again = place.runtime.pull(&resolved, &progress).await.expect("pulled without a registry");
+        let again = place
+            .runtime
+            .pull(&resolved, PullPolicy::Always, &progress)
+            .await
+            .expect("pulled without a registry");
         assert_eq!(again, pulled);
         assert_eq!(progress.report().done, resolved.size);
         for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
@@ -78,7 +82,7 @@ async fn the_part_of_an_index_for_this_machine_is_pulled() {
     let resolved = place.resolve(&format!("{}/me/index:1", registry.address())).await.expect("resolved");
     assert_eq!(resolved.digest, index.digest());
     assert_eq!(resolved.manifest_digest, ours.digest());
-    place.runtime.pull(&resolved, &Progress::default()).await.expect("pulled");
+    place.runtime.pull(&resolved, PullPolicy::Always, &Progress::default()).await.expect("pulled");
     place.collect_garbage();
     let blobs = place.blobs();
     for digest in [index.digest(), ours.digest(), &ours.layers[0]] {

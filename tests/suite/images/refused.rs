@@ -148,6 +148,49 @@ async fn documents_that_are_not_what_their_digest_says() {
 }
 
 #[tokio::test]
+async fn documents_without_an_end_are_not_read_whole() {
+    require_root!();
+    require!("containerd");
+    const ENDLESS: usize = 64 << 20;
+    let place = Place::start().await;
+    let good = TestImage::new("endless", &[500]);
+    let config =
+        serde_json::from_slice::<serde_json::Value>(&good.blobs[good.digest()]).unwrap()["config"]["digest"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+    // Told by its length, or not; as a manifest, a config, a tag without a digest, or a refusal.
+    for (spoilt, chunked, status) in [
+        (good.digest(), true, 200),
+        (good.digest(), false, 200),
+        (&config, true, 200),
+        ("/manifests/1", true, 200),
+        ("/manifests/1", true, 404),
+    ] {
+        let (image, part) = (good.clone(), spoilt.to_owned());
+        let registry = HandmadeRegistry::serve(move |asked| {
+            if !asked.path.contains(&part) {
+                return honest(&image, asked);
+            }
+            let reply = Reply::new(status, vec![b' '; ENDLESS]);
+            if chunked { reply.chunked() } else { reply }
+        })
+        .await;
+        let name = format!("{}/me/fn:1", registry.address());
+        let error = place.resolve(&name).await.expect_err("it has no end");
+        let case = format!("{spoilt} {chunked} {status}: {}", shown(&error));
+        match status {
+            200 => {
+                assert!(matches!(error, RuntimeError::BadImage { .. }), "{case}");
+                assert!(case.contains("more than"), "{case}");
+            }
+            _ => assert!(matches!(error, RuntimeError::ImageNotFound { .. }), "{case}"),
+        }
+        assert!(registry.sent() < ENDLESS / 2, "{} bytes were read of {case}", registry.sent());
+    }
+}
+
+#[tokio::test]
 async fn images_that_contradict_themselves() {
     require_root!();
     require!("containerd");
@@ -209,6 +252,45 @@ async fn images_that_contradict_themselves() {
 }
 
 #[tokio::test]
+async fn an_image_that_was_removed_after_its_deploy_is_fetched_again_only_if_that_is_allowed() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let made = TestImage::new("removed", &[500, 700]);
+    let registry = HandmadeRegistry::serve(move |asked| honest(&made, asked)).await;
+    let name = format!("{}/me/fn:1", registry.address());
+    let resolved = place.pull(&name).await.expect("pulled").resolved.clone();
+    for record in place.names() {
+        assert!(place.containerd.ctr(&["images", "rm", &record]).status.success());
+    }
+    place.assert_empty();
+
+    let before = registry.asked().len();
+    let error = place.runtime.pull(&resolved, PullPolicy::Never, &Progress::default()).await;
+    let error = error.expect_err("nothing of it is here");
+    let RuntimeError::ImageGone { image, digest } = &error else { panic!("{error:?}") };
+    assert_eq!((image, digest), (&name, &resolved.digest));
+    assert_eq!(registry.asked().len(), before, "the registry was asked");
+    place.assert_empty();
+
+    // With the documents here, but no layer.
+    place.resolve(&name).await.expect("resolved");
+    let before = registry.asked().len();
+    let error = place.runtime.pull(&resolved, PullPolicy::Never, &Progress::default()).await;
+    assert!(matches!(error, Err(RuntimeError::ImageGone { .. })), "{error:?}");
+    assert_eq!(registry.asked().len(), before, "the registry was asked");
+
+    let progress = Progress::default();
+    place.runtime.pull(&resolved, PullPolicy::IfNotPresent, &progress).await.expect("fetched again");
+    let asked = registry.asked().split_off(before);
+    assert!(
+        asked.iter().all(|asked| !asked.path.ends_with("/manifests/1")),
+        "the tag was looked up: {asked:?}"
+    );
+    place.runtime.pull(&resolved, PullPolicy::Never, &progress).await.expect("all of it is here");
+}
+
+#[tokio::test]
 async fn an_image_that_went_away_between_deploy_and_start() {
     require_root!();
     require!("containerd");
@@ -224,6 +306,7 @@ async fn an_image_that_went_away_between_deploy_and_start() {
     })
     .await;
     let resolved = place.resolve(&format!("{}/me/fn:1", registry.address())).await.expect("resolved");
-    let error = place.runtime.pull(&resolved, &Progress::default()).await.expect_err("no layer");
+    let error =
+        place.runtime.pull(&resolved, PullPolicy::Always, &Progress::default()).await.expect_err("no layer");
     assert!(matches!(error, RuntimeError::ImageNotFound { .. }), "{}", shown(&error));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ingle::function::PullPolicy;
 use ingle::runtime::{Progress, Runtime};
 
 use super::Place;
@@ -32,7 +33,7 @@ async fn a_broken_transfer_goes_on_where_it_ended() {
     .await;
     let progress = Progress::default();
     let resolved = place.resolve(&format!("{}/me/fn:1", registry.address())).await.expect("resolved");
-    place.runtime.pull(&resolved, &progress).await.expect("pulled");
+    place.runtime.pull(&resolved, PullPolicy::Always, &progress).await.expect("pulled");
     let asked: Vec<usize> = registry.asked_for(&layer).iter().map(|asked| asked.from.unwrap_or(0)).collect();
     assert_eq!(asked[0], 0);
     assert!(asked.len() >= 3, "{asked:?}");
@@ -66,7 +67,7 @@ async fn a_daemon_that_is_killed_goes_on_after_its_start() {
     let runtime = place.runtime.clone();
     let (wanted, progress) = (resolved.clone(), Progress::default());
     let counted = progress.clone();
-    let pull = tokio::spawn(async move { runtime.pull(&wanted, &counted).await });
+    let pull = tokio::spawn(async move { runtime.pull(&wanted, PullPolicy::Always, &counted).await });
     eventually!(registry.asked_for(&layer).len() >= 2, "the transfer never broke");
     pull.abort();
     assert!(pull.await.is_err_and(|error| error.is_cancelled()));
@@ -84,7 +85,7 @@ async fn a_daemon_that_is_killed_goes_on_after_its_start() {
     assert_eq!(place.ingests().len(), 1, "what has arrived is kept");
 
     open.store(1, Ordering::SeqCst);
-    place.runtime.pull(&resolved, &Progress::default()).await.expect("pulled");
+    place.runtime.pull(&resolved, PullPolicy::Always, &Progress::default()).await.expect("pulled");
     let last = registry.asked_for(&layer).pop().expect("asked");
     // How much of it arrived before the transfer broke is a matter of the moment.
     assert!(last.from.is_some_and(|from| from > 0), "{last:?}");
@@ -114,7 +115,7 @@ async fn a_registry_that_ignores_ranges_sends_all_of_it_again() {
     .await;
     let progress = Progress::default();
     let resolved = place.resolve(&format!("{}/me/fn:1", registry.address())).await.expect("resolved");
-    place.runtime.pull(&resolved, &progress).await.expect("pulled");
+    place.runtime.pull(&resolved, PullPolicy::Always, &progress).await.expect("pulled");
     let asked = registry.asked_for(&layer);
     assert_eq!(asked.len(), 2);
     assert!(asked[1].from.is_some_and(|from| from > 0), "{asked:?}");

@@ -1,16 +1,19 @@
 //! A containerd of the test's own: its root, state and socket are in a temporary directory, its
 //! containerd namespace has a name of its own, and nothing of it is left when it is dropped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ingle::config::Config;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::Digest as _;
 use tempfile::TempDir;
 
 /// A running containerd.
@@ -19,9 +22,9 @@ pub(crate) struct PrivateContainerd {
     directory: TempDir,
     namespace: String,
     process: Option<Child>,
-    /// Sockets of shims that were seen: one that is killed leaves its own behind, and containerd
-    /// removes the bundle that names it.
-    sockets: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
+    /// Containers that were seen: a shim that is killed leaves a socket behind that is named after
+    /// its container.
+    seen: Mutex<BTreeSet<String>>,
 }
 
 impl PrivateContainerd {
@@ -33,7 +36,7 @@ impl PrivateContainerd {
             directory,
             namespace: format!("ingle-test-{}", &unique[..12]),
             process: None,
-            sockets: std::sync::Mutex::default(),
+            seen: Mutex::default(),
         };
         let path = containerd.path();
         let settings = format!(
@@ -121,7 +124,7 @@ impl PrivateContainerd {
             let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
             let ours = words[0].contains("containerd-shim") && *after("-address")? == socket;
             let id = *after("-id").filter(|_| ours)?;
-            self.remember_socket(&self.bundles().join(id));
+            self.seen.lock().expect("no panic while it was locked").insert(id.to_owned());
             Some((pid, id.to_owned()))
         })
         .collect()
@@ -138,37 +141,42 @@ impl PrivateContainerd {
             .expect("run ctr")
     }
 
+    /// Where the shim of a container of this containerd listens.
+    pub(crate) fn shim_socket(&self, id: &str) -> PathBuf {
+        let name = format!("{}/{}/{id}", self.socket().display(), self.namespace);
+        Path::new("/run/containerd/s").join(hex::encode(sha2::Sha256::digest(name)))
+    }
+
     /// Ends the containers that a failed test left.
     fn remove_tasks(&self) {
-        let listed = self.ctr(&["tasks", "list", "--quiet"]);
-        for id in String::from_utf8_lossy(&listed.stdout).lines() {
-            self.ctr(&["tasks", "delete", "--force", id]);
+        for what in ["containers", "tasks"] {
+            let listed = self.ctr(&[what, "list", "--quiet"]);
+            for id in String::from_utf8_lossy(&listed.stdout).lines() {
+                self.seen.lock().expect("no panic while it was locked").insert(id.to_owned());
+                if what == "tasks" {
+                    self.ctr(&["tasks", "delete", "--force", id]);
+                }
+            }
         }
         for (pid, _) in self.shims() {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }
 
-    fn bundles(&self) -> PathBuf {
-        self.path().join("state/io.containerd.runtime.v2.task").join(&self.namespace)
-    }
-
-    fn remember_socket(&self, bundle: &Path) {
-        let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
-        if let Some(socket) = address.trim().strip_prefix("unix://") {
-            self.sockets.lock().expect("no panic while it was locked").insert(socket.into());
-        }
-    }
-
     /// Files that shims and runc keep outside of the directory.
     fn remove_files(&self) {
-        for bundle in fs::read_dir(self.bundles()).into_iter().flatten().flatten() {
-            self.remember_socket(&bundle.path());
+        for id in self.seen.lock().expect("no panic while it was locked").iter() {
+            let _ = fs::remove_file(self.shim_socket(id));
         }
-        for socket in self.sockets.lock().expect("no panic while it was locked").iter() {
-            let _ = fs::remove_file(socket);
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
+        // Outside of tests/isolated the directory is everybody's.
+        if std::env::var_os("INGLE_TESTS_ISOLATED").is_some() {
+            Self::remove_dead_sockets();
         }
-        // A shim whose start was broken off leaves a socket that nothing names: nobody listens on it.
+    }
+
+    /// A shim whose start was broken off leaves a socket of a container that was never seen.
+    fn remove_dead_sockets() {
         for entry in fs::read_dir("/run/containerd/s").into_iter().flatten().flatten() {
             let age = entry.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
             let refused = UnixStream::connect(entry.path())
@@ -177,7 +185,6 @@ impl PrivateContainerd {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 
     fn unmount(&self) {

@@ -58,6 +58,7 @@ struct State {
 enum Failing {
     Once,
     Always,
+    Panics,
 }
 
 #[derive(Debug)]
@@ -85,6 +86,16 @@ impl FakeRuntime {
         self.lock().failing.insert(step, Failing::Once);
     }
 
+    /// Makes every call of `step` panic until [`Self::heal`].
+    pub(crate) fn panic_at(&self, step: Step) {
+        self.lock().failing.insert(step, Failing::Panics);
+    }
+
+    /// Removes all images, as `ctr images rm` does.
+    pub(crate) fn forget_images(&self) {
+        self.lock().images.clear();
+    }
+
     /// Ends all failures and delays.
     pub(crate) fn heal(&self) {
         let mut state = self.lock();
@@ -95,6 +106,11 @@ impl FakeRuntime {
     /// Makes `step` take a while.
     pub(crate) fn delay_at(&self, step: Step, time: Duration) {
         self.lock().delays.insert(step, time);
+    }
+
+    /// Makes `step` never end.
+    pub(crate) fn hang_at(&self, step: Step) {
+        self.delay_at(step, Duration::MAX);
     }
 
     /// How often `step` was called.
@@ -139,11 +155,16 @@ impl FakeRuntime {
             }
             (state.delays.get(&step).copied(), failing)
         };
-        if let Some(delay) = delay {
-            tokio::time::sleep(delay).await;
+        match delay {
+            Some(Duration::MAX) => std::future::pending().await,
+            Some(delay) => tokio::time::sleep(delay).await,
+            None => {}
         }
         match failing {
-            Some(_) => Err(RuntimeError::failed(format!("{step:?}"), "the test wants it to fail")),
+            Some(Failing::Panics) => panic!("the test wants {step:?} to panic"),
+            Some(Failing::Once | Failing::Always) => {
+                Err(RuntimeError::failed(format!("{step:?}"), "the test wants it to fail"))
+            }
             None => Ok(()),
         }
     }
@@ -250,9 +271,18 @@ impl Runtime for FakeRuntime {
         resolved(image)
     }
 
-    async fn pull(&self, image: &ResolvedImage, progress: &Progress) -> Result<Arc<Image>, RuntimeError> {
+    async fn pull(
+        &self,
+        image: &ResolvedImage,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, RuntimeError> {
         progress.set_total(image.size);
         self.enter(Step::Pull).await?;
+        if policy == PullPolicy::Never && !self.lock().images.contains_key(&image.image.canonical()) {
+            let digest = image.digest.clone();
+            return Err(RuntimeError::ImageGone { image: image.image.to_string(), digest });
+        }
         progress.add(image.size);
         self.lock().images.insert(image.image.canonical(), record(image));
         Ok(Arc::new(Image { resolved: image.clone(), chain_id: image.digest.clone() }))
@@ -490,7 +520,10 @@ mod tests {
             runtime.fail_at(step);
         }
         runtime.resolve(&image, PullPolicy::Always).await.expect_err("told to");
-        runtime.pull(&request.image.resolved, &Progress::default()).await.expect_err("told to");
+        runtime
+            .pull(&request.image.resolved, PullPolicy::Always, &Progress::default())
+            .await
+            .expect_err("told to");
         runtime.create(&request).await.expect_err("told to");
         runtime.start(&request.id).await.expect_err("told to");
         runtime.stop(&request.id, Duration::ZERO).await.expect_err("told to");

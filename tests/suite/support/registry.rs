@@ -5,10 +5,11 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;
 use hyper::{Request, Response};
@@ -213,6 +214,8 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// The connection breaks after so many bytes.
     pub(crate) cut_at: Option<usize>,
+    /// Its length is not said before.
+    chunked: bool,
 }
 
 impl Reply {
@@ -222,6 +225,11 @@ impl Reply {
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn chunked(mut self) -> Self {
+        self.chunked = true;
         self
     }
 
@@ -261,6 +269,7 @@ pub(crate) fn honest(image: &TestImage, asked: &Asked) -> Reply {
 pub(crate) struct HandmadeRegistry {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    sent: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -270,17 +279,18 @@ impl HandmadeRegistry {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("an address");
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (answer, seen) = (Arc::new(answer), asked.clone());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (answer, seen, counted) = (Arc::new(answer), asked.clone(), sent.clone());
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (answer, seen) = (answer.clone(), seen.clone());
+                let (answer, seen, counted) = (answer.clone(), seen.clone(), counted.clone());
                 let service = hyper::service::service_fn(move |request| {
-                    let (answer, seen) = (answer.clone(), seen.clone());
+                    let (answer, seen, counted) = (answer.clone(), seen.clone(), counted.clone());
                     async move {
                         let asked = read(request).await;
                         seen.lock().expect("no panic while locked").push(asked.clone());
-                        Ok::<_, Infallible>(write(&asked, answer(&asked)))
+                        Ok::<_, Infallible>(write(&asked, answer(&asked), counted))
                     }
                 });
                 connections.spawn(async move {
@@ -289,7 +299,7 @@ impl HandmadeRegistry {
                 });
             }
         });
-        Self { address, asked, task }
+        Self { address, asked, sent, task }
     }
 
     /// Its name and port.
@@ -300,6 +310,11 @@ impl HandmadeRegistry {
     /// All requests until now.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no panic while locked").clone()
+    }
+
+    /// Bytes of bodies that were taken from it.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Requests for this blob.
@@ -325,8 +340,11 @@ async fn read(request: Request<hyper::body::Incoming>) -> Asked {
     Asked { method, path, from, authorization, body: String::from_utf8_lossy(&body).into_owned() }
 }
 
-fn write(asked: &Asked, reply: Reply) -> Response<BoxBody<Bytes, std::io::Error>> {
-    let mut response = Response::builder().status(reply.status).header("content-length", reply.body.len());
+fn write(asked: &Asked, reply: Reply, sent: Arc<AtomicUsize>) -> Response<BoxBody<Bytes, std::io::Error>> {
+    let mut response = Response::builder().status(reply.status);
+    if !reply.chunked {
+        response = response.header("content-length", reply.body.len());
+    }
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
@@ -340,7 +358,11 @@ fn write(asked: &Asked, reply: Reply) -> Response<BoxBody<Bytes, std::io::Error>
             parts.push(Err(std::io::Error::other("cut off")));
         }
     }
-    response.body(StreamBody::new(stream::iter(parts)).boxed()).expect("a response")
+    let counted = stream::iter(parts).inspect(move |part| {
+        let size = part.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        sent.fetch_add(size, Ordering::Relaxed);
+    });
+    response.body(BodyExt::boxed(StreamBody::new(counted))).expect("a response")
 }
 
 /// Writes Docker's credentials file.

@@ -80,7 +80,8 @@ impl From<OciDistributionError> for Fault {
 }
 
 impl Fault {
-    fn from_status(code: u16, message: &str) -> Self {
+    /// From an answer with a status that is not 200.
+    pub(super) fn from_status(code: u16, message: &str) -> Self {
         let start: String = message.trim_start().chars().take(200).collect();
         let is_page = start.to_ascii_lowercase().starts_with("<");
         match code {
@@ -94,7 +95,7 @@ impl Fault {
     }
 
     /// From a connection that did not come about, or a body that broke off.
-    fn from_request(error: &reqwest::Error) -> Self {
+    pub(super) fn from_request(error: &reqwest::Error) -> Self {
         let root = root_cause(error);
         if root.contains("No CA certificates") {
             return Self::Foreign("this machine has no CA certificates: install ca-certificates".into());

@@ -10,8 +10,9 @@
 //! Invariants
 //! - Everything is under one lease from its first byte until the record is written ([`lease`]), so a
 //!   daemon that is killed leaves only what a later attempt goes on with and what expires.
-//! - What a digest was resolved to is what is pulled: a tag is never looked up twice.
-//! - An image that is here is started from without any network.
+//! - What a name was resolved to is what is pulled: a tag is never looked up twice.
+//! - An image that is here is started from without any network. What is missing of one is fetched by
+//!   its digest, under [`PullPolicy::Never`] not even that.
 
 mod archive;
 mod content;
@@ -31,6 +32,7 @@ mod session;
 mod snapshotter;
 mod token;
 mod unpack;
+mod web;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -162,17 +164,25 @@ impl Images {
         image: &ImageRef,
         digest: &str,
     ) -> Result<Layout, RuntimeError> {
-        let documents = Through { content: &self.content, registry, lease };
+        let documents = Through { content: &self.content, registry: Some(registry), lease };
         Layout::read(image.as_str(), digest, &documents).await?.ok_or_else(|| RuntimeError::ImageNotFound {
             image: image.to_string(),
             registry: image.reference().registry().to_owned(),
         })
     }
 
+    /// Reads an image's documents, which must all be here.
+    async fn on_hand(&self, lease: &Lease, resolved: &ResolvedImage) -> Result<Layout, RuntimeError> {
+        let documents = Through { content: &self.content, registry: None, lease };
+        let layout = Layout::read(resolved.image.as_str(), &resolved.digest, &documents).await?;
+        layout.ok_or_else(|| gone(resolved))
+    }
+
     /// See [`crate::runtime::Runtime::pull`].
     pub(super) async fn pull(
         &self,
         resolved: &ResolvedImage,
+        policy: PullPolicy,
         progress: &Progress,
     ) -> Result<Arc<Image>, RuntimeError> {
         if let Some(image) = self.find_ready(resolved).await? {
@@ -184,7 +194,7 @@ impl Images {
             return Ok(finish(image, progress));
         }
         let lease = Lease::open(&self.client, &resolved.digest).await?;
-        match self.bring_in(resolved, &lease, progress).await {
+        match self.bring_in(resolved, policy, &lease, progress).await {
             Ok(layout) => {
                 lease.release().await?;
                 Ok(finish(self.remember(resolved, &layout), progress))
@@ -202,18 +212,32 @@ impl Images {
     async fn bring_in(
         &self,
         resolved: &ResolvedImage,
+        policy: PullPolicy,
         lease: &Lease,
         progress: &Progress,
     ) -> Result<Layout, RuntimeError> {
-        let registry = Registry::new(&self.settings, &resolved.image)?;
-        let layout = self.through(&registry, lease, &resolved.image, &resolved.digest).await?;
+        let registry = match policy {
+            PullPolicy::Never => None,
+            PullPolicy::Always | PullPolicy::IfNotPresent => {
+                Some(Registry::new(&self.settings, &resolved.image)?)
+            }
+        };
+        let layout = match &registry {
+            Some(registry) => self.through(registry, lease, &resolved.image, &resolved.digest).await?,
+            None => self.on_hand(lease, resolved).await?,
+        };
         // An attempt before this one may have counted what is counted anew.
         progress.subtract(progress.report().done);
         progress.set_total(layout.size());
         lease.hold_snapshot(self.snapshotter(), layout.chain_id()).await?;
         if !self.unpacker.has(layout.chain_id()).await? {
-            let fetches = unique(&layout.manifest.layers)
-                .map(|layer| self.fetcher.fetch(&registry, lease, layer, progress));
+            let fetches = unique(&layout.manifest.layers).map(async |layer| match &registry {
+                Some(registry) => self.fetcher.fetch(registry, lease, layer, progress).await,
+                None => {
+                    lease.hold_blob(&layer.digest).await?;
+                    if self.content.has(&layer.digest).await? { Ok(()) } else { Err(gone(resolved)) }
+                }
+            });
             try_join_all(fetches).await?;
             self.unpacker.unpack(lease, resolved.image.as_str(), &layout).await?;
         }
@@ -341,6 +365,10 @@ fn unique(layers: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
         .map(|(_, layer)| layer)
 }
 
+fn gone(resolved: &ResolvedImage) -> RuntimeError {
+    RuntimeError::ImageGone { image: resolved.image.to_string(), digest: resolved.digest.clone() }
+}
+
 /// Whether the next attempt may end in another way.
 fn is_passing(error: &RuntimeError) -> bool {
     matches!(
@@ -374,7 +402,8 @@ impl Documents for Content {
 /// Documents from the content store, else from the registry and then kept.
 struct Through<'a> {
     content: &'a Content,
-    registry: &'a Registry,
+    /// `None`: what is not in the content store is not there.
+    registry: Option<&'a Registry>,
     lease: &'a Lease,
 }
 
@@ -385,7 +414,8 @@ impl Documents for Through<'_> {
         if let Some(bytes) = self.content.read(wanted.digest, limit).await? {
             return Ok(Some(bytes));
         }
-        let bytes = self.registry.document(wanted, limit).await?;
+        let Some(registry) = self.registry else { return Ok(None) };
+        let bytes = registry.document(wanted, limit).await?;
         let descriptor = Descriptor { digest: wanted.digest.to_owned(), ..Descriptor::of("", &bytes) };
         match self.content.put(self.lease, &descriptor, bytes.clone()).await {
             Ok(()) => Ok(Some(bytes)),

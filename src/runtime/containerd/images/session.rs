@@ -4,19 +4,19 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use oci_client::Reference;
 use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 
 use super::credentials::{self, Credentials};
-use super::document::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, check_digest};
+use super::document::check_digest;
 use super::fault::Fault;
 use super::hosts::Host;
-use super::layout::{Kind, Wanted};
+use super::layout::Wanted;
 use super::token;
+use super::web::{self, Documents};
 use crate::function::ImageRef;
 use crate::runtime::RuntimeError;
 
@@ -29,12 +29,11 @@ const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who we say we are.
 pub(super) const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
 
-const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
-
 /// A host with credentials.
 pub(super) struct Session {
+    documents: Documents,
+    /// For layers.
     client: oci_client::Client,
-    auth: RegistryAuth,
     /// The image as this host knows it.
     reference: Reference,
 }
@@ -89,12 +88,13 @@ impl Session {
     pub(super) async fn open(image: &ImageRef, host: &Host, docker_config: &Path) -> Result<Self, Failure> {
         let reference = reference_at(image.reference(), host);
         let authorities = read_authorities(host).await.map_err(Failure::Ours)?;
+        let web = web::client(host, &authorities).map_err(Failure::Fault)?;
         let name = host.address.split('/').next().unwrap_or(&host.address);
         let auth = match credentials::find(docker_config, name).await.map_err(Failure::Ours)? {
             Credentials::Anonymous => RegistryAuth::Anonymous,
             Credentials::Password { user, password } => RegistryAuth::Basic(user, password),
             Credentials::IdentityToken(token) => {
-                let exchanged = token::exchange(host, &authorities, reference.repository(), &token);
+                let exchanged = token::exchange(&web, host, reference.repository(), &token);
                 RegistryAuth::Bearer(in_time(exchanged).await?)
             }
         };
@@ -111,7 +111,8 @@ impl Session {
         })?;
         // Not every request carries the credentials.
         client.store_auth_if_needed(reference.resolve_registry(), &auth).await;
-        Ok(Self { client, auth, reference })
+        let documents = Documents::new(web, client.clone(), auth, reference.clone(), host.plain);
+        Ok(Self { documents, client, reference })
     }
 
     /// Asks.
@@ -119,39 +120,17 @@ impl Session {
         match *question {
             Question::Digest => in_time(self.digest()).await.map(Answer::Digest),
             Question::Document { wanted, limit } => {
-                in_time(self.document(wanted, limit)).await.map(Answer::Document)
+                let read = async { self.documents.read(wanted, limit).await.map_err(Failure::Fault) };
+                Ok(Answer::Document(in_time(read).await?.into()))
             }
             Question::Layer { digest, offset } => self.layer(digest, offset).await.map(Answer::Layer),
         }
     }
 
     async fn digest(&self) -> Result<String, Failure> {
-        let digest = self.client.fetch_manifest_digest(&self.reference, &self.auth).await?;
+        let digest = self.documents.digest().await.map_err(Failure::Fault)?;
         check_digest(&digest).map_err(|reason| Failure::Fault(Fault::Foreign(reason)))?;
         Ok(digest)
-    }
-
-    async fn document(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Bytes, Failure> {
-        let digest = wanted.digest;
-        let too_large = || {
-            let reason = format!("{digest} has more than {limit} bytes, which no manifest or config has");
-            Failure::Fault(Fault::Mismatch(reason))
-        };
-        if wanted.kind == Kind::Manifest {
-            let reference = self.reference.clone_with_digest(digest.to_owned());
-            let (bytes, _) = self.client.pull_manifest_raw(&reference, &self.auth, &ACCEPTED).await?;
-            return if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) };
-        }
-        let mut stream = self.client.pull_blob_stream(&self.reference, digest).await?;
-        let mut bytes = BytesMut::new();
-        while let Some(part) = stream.next().await {
-            let part = part.map_err(|error| Failure::Fault(Fault::from_io(&error)))?;
-            if (bytes.len() + part.len()) as u64 > limit {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&part);
-        }
-        Ok(bytes.freeze())
     }
 
     async fn layer(&self, digest: &str, offset: u64) -> Result<BlobResponse, Failure> {

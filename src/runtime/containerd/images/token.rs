@@ -2,49 +2,30 @@
 //! password, for one that opens a repository. It is the part of the token protocol that oci-client
 //! does not have.
 
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use oci_client::client::Certificate;
+use http::header::CONTENT_TYPE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::fault::Fault;
 use super::hosts::Host;
-use super::session::{CONNECT_TIMEOUT, Failure, READ_TIMEOUT, USER_AGENT};
+use super::session::Failure;
+use super::web;
 
 /// The most that an answer may have.
-const MAX_ANSWER: usize = 1 << 20;
+const MAX_ANSWER: u64 = 1 << 20;
 
 /// A token for pulling from `repository`.
 pub(super) async fn exchange(
+    web: &reqwest::Client,
     host: &Host,
-    authorities: &[Certificate],
     repository: &str,
     identity_token: &str,
 ) -> Result<String, Failure> {
-    let web = web_client(host, authorities).map_err(Failure::Fault)?;
-    ask(&web, host, repository, identity_token).await.map_err(Failure::Fault)
-}
-
-/// An HTTP client that trusts what `host` is to be trusted with.
-fn web_client(host: &Host, authorities: &[Certificate]) -> Result<reqwest::Client, Fault> {
-    let mut certificates = Vec::new();
-    for authority in authorities {
-        let parsed = reqwest::Certificate::from_pem_bundle(&authority.data)
-            .map_err(|error| Fault::Foreign(format!("its CA file is not one: {error}")))?;
-        certificates.extend(parsed);
-    }
-    reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .danger_accept_invalid_certs(host.skip_verify)
-        .tls_certs_merge(certificates)
-        .build()
-        .map_err(|error| Fault::from(oci_client::errors::OciDistributionError::RequestError(error)))
+    ask(web, host, repository, identity_token).await.map_err(Failure::Fault)
 }
 
 async fn ask(
-    web: &reqwest::Client,
+    client: &reqwest::Client,
     host: &Host,
     repository: &str,
     identity_token: &str,
@@ -53,11 +34,10 @@ async fn ask(
     struct Answer {
         access_token: String,
     }
-    let failed = |error| Fault::from(oci_client::errors::OciDistributionError::RequestError(error));
+    let failed = |error| Fault::from_request(&error);
     let scheme = if host.plain { "http" } else { "https" };
-    let greeting = web.get(format!("{scheme}://{}/v2/", host.address)).send().await.map_err(failed)?;
-    let challenge = greeting.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-    let (realm, service) = challenge.and_then(bearer_challenge).ok_or_else(|| {
+    let greeting = client.get(format!("{scheme}://{}/v2/", host.address)).send().await.map_err(failed)?;
+    let (realm, service) = web::challenge(&greeting).and_then(bearer_challenge).ok_or_else(|| {
         Fault::Foreign(
             "its credentials are an identity token, and it does not say where to exchange it".into(),
         )
@@ -75,7 +55,7 @@ async fn ask(
     ]
     .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
     .join("&");
-    let mut answer = web
+    let mut answer = client
         .post(&realm)
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(form)
@@ -87,12 +67,9 @@ async fn ask(
         400 | 401 | 403 => return Err(Fault::Unauthorized),
         code => return Err(Fault::Busy(format!("{realm} answered {code}"))),
     }
-    let mut text = Vec::new();
-    while let Some(part) = answer.chunk().await.map_err(failed)? {
-        if text.len() + part.len() > MAX_ANSWER {
-            return Err(Fault::Foreign(format!("{realm} sent more than a token")));
-        }
-        text.extend_from_slice(&part);
+    let (text, is_whole) = web::read(&mut answer, MAX_ANSWER).await?;
+    if !is_whole {
+        return Err(Fault::Foreign(format!("{realm} sent more than a token")));
     }
     let answer: Answer =
         serde_json::from_slice(&text).map_err(|_| Fault::Foreign(format!("{realm} sent no token")))?;
