@@ -73,14 +73,16 @@ impl Archive {
         let length = file.read(&mut magic)?;
         if let Some((kind, command)) = compression(&magic[..length]) {
             return Err(ArchiveError::Malformed(format!(
-                "it is compressed with {kind}: unpack it with '{command} {}' first",
-                path.display()
+                "it is compressed with {kind}: unpack it on the way, as in '{command} --stdout FILE | ingle image load -'"
             )));
         }
         file.seek(SeekFrom::Start(0))?;
         let mut members = HashMap::new();
-        let malformed =
-            |error: std::io::Error| ArchiveError::Malformed(format!("it is not a tar file: {error}"));
+        let malformed = |error: std::io::Error| match error.raw_os_error() {
+            Some(_) => ArchiveError::Io(error),
+            // Its own text quotes what is in the file.
+            None => ArchiveError::Malformed("it is not a tar file, or is damaged".into()),
+        };
         let mut archive = tar::Archive::new(&file);
         for entry in archive.entries_with_seek().map_err(malformed)? {
             let entry = entry.map_err(malformed)?;
@@ -249,9 +251,12 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert!(reason(&[0x1f, 0x8b, 8, 0]).await.contains("gunzip"));
+        assert_eq!(
+            reason(&[0x1f, 0x8b, 8, 0]).await,
+            "it is compressed with gzip: unpack it on the way, as in 'gunzip --stdout FILE | ingle image load -'"
+        );
         assert!(reason(&[0x28, 0xb5, 0x2f, 0xfd, 0]).await.contains("unzstd"));
-        assert!(reason(&[b'x'; 2000]).await.contains("not a tar file"));
+        assert_eq!(reason(&[b'x'; 2000]).await, "it is not a tar file, or is damaged");
         let whole = archive(|tar| add(tar, tar::EntryType::Regular, "a", &"x".repeat(5000)));
         let bytes = std::fs::read(whole.path()).unwrap();
         assert!(reason(&bytes[..2048]).await.contains("cut off"));
