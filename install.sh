@@ -402,13 +402,22 @@ install_packages() {
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"; }
 
+# The commit of this checkout, for `ingle --version`; nothing if it is none.
+commit() {
+    [ -e "$here/.git" ] || return 0
+    # Whoever owns the checkout: root only looks, and leaves no files there.
+    git --no-optional-locks -c safe.directory="$here" -C "$here" \
+        describe --always --exclude='*' --abbrev=12 --dirty 2>/dev/null || true
+}
+
 build() {
     case $build in
         binary*)
             step "Building the release, which takes some minutes"
             # A static binary. With a target named, the flag does not reach build scripts, which it would break.
             flags=CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
-            as_builder env "$flags=-C target-feature=+crt-static" "$cargo" build --release --locked \
+            as_builder env "$flags=-C target-feature=+crt-static" INGLE_COMMIT="$(commit)" \
+                "$cargo" build --release --locked \
                 --manifest-path "$here/Cargo.toml" --target-dir "$here/target" --target "$host" ||
                 stop "the build failed" "see its message above"
             ;;

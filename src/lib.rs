@@ -43,5 +43,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Never empty: clients take that for a fault.
 pub const COMMIT: &str = match option_env!("INGLE_COMMIT") {
     Some(commit) if !commit.is_empty() => commit,
-    _ => "unknown",
+    _ => UNKNOWN_COMMIT,
 };
+
+/// What stands for the commit of a build that did not say it.
+const UNKNOWN_COMMIT: &str = "unknown";

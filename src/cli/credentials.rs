@@ -27,8 +27,18 @@ const MAX_FILE: u64 = 1 << 20;
 pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: String,
-    /// In words, for messages.
-    pub(crate) origin: String,
+    pub(crate) origin: Origin,
+}
+
+/// Where credentials were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `ingle login`, which is under way.
+    Login,
+    /// `INGLE_PASSWORD`
+    Environment,
+    /// A file of logins, or of the daemon.
+    File(PathBuf),
 }
 
 impl std::fmt::Debug for Credentials {
@@ -77,7 +87,7 @@ impl Places {
         // but cannot have this variable sent wherever it likes.
         if let Some(password) = self.password.clone().filter(|_| !gateway.from_stack) {
             let username = self.username.clone().unwrap_or_else(|| ADMIN.to_owned());
-            return Ok(Some(Credentials { username, password, origin: "INGLE_PASSWORD".into() }));
+            return Ok(Some(Credentials { username, password, origin: Origin::Environment }));
         }
         if let Some(path) = &self.store {
             let store = Store { path: path.clone() };
@@ -123,7 +133,7 @@ impl Store {
 
     fn get(&self, gateway: &Gateway) -> anyhow::Result<Option<Credentials>> {
         let Some(login) = self.read()?.gateways.remove(&gateway.to_string()) else { return Ok(None) };
-        let origin = self.path.display().to_string();
+        let origin = Origin::File(self.path.clone());
         Ok(Some(Credentials { username: login.username, password: login.password, origin }))
     }
 
@@ -184,8 +194,7 @@ fn daemon_credentials(dir: &Path) -> Option<Credentials> {
     let password = read_small(&path).ok()??;
     let username = read_small(&dir.join("basic-auth-user")).ok()?.unwrap_or_else(|| ADMIN.to_owned());
     let [username, password] = [username, password].map(|text| text.trim().to_owned());
-    Some(Credentials { username, password, origin: path.display().to_string() })
-        .filter(|c| !c.password.is_empty())
+    Some(Credentials { username, password, origin: Origin::File(path) }).filter(|c| !c.password.is_empty())
 }
 
 #[derive(Deserialize)]
@@ -219,7 +228,7 @@ fn faas_cli_credentials(path: &Path, gateway: &Gateway) -> anyhow::Result<Option
     Ok(decoded.as_deref().and_then(|text| text.split_once(':')).map(|(username, password)| Credentials {
         username: username.to_owned(),
         password: password.to_owned(),
-        origin: path.display().to_string(),
+        origin: Origin::File(path.to_owned()),
     }))
 }
 

@@ -59,7 +59,8 @@ impl Deploy {
             if let Some(namespace) = globals.namespace() {
                 deployment.namespace = Some(namespace.to_owned());
             }
-            deployment.service.parse::<FunctionName>().map_err(|error| CliError::Usage(error.to_string()))?;
+            let name = deployment.service.parse::<FunctionName>();
+            name.map_err(|error| CliError::Usage(format!("function name {}", error.reason)))?;
         }
         let client = Client::open(globals.gateway.as_deref(), gateway.as_deref())?;
 

@@ -58,7 +58,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Image", status.image.clone()),
         ("Digest", text(&status.image_digest)),
         ("Revision", number(status.revision)),
-        ("Created", text(&status.created_at)),
+        ("Created", status.created_at.as_deref().map(output::time).unwrap_or_default()),
         ("Usage", usage.unwrap_or_default()),
         ("Process", text(&status.env_process)),
         ("Limits", resources(status.limits.as_ref())),

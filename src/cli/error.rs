@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::network::NetworkError;
 
+use super::credentials::Origin;
+
 /// The exit codes; `docs/cli.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -137,7 +139,7 @@ pub(crate) enum CliError {
 pub(crate) struct Denial {
     pub(crate) gateway: String,
     /// Where the password came from that was refused; `None` if none was known.
-    pub(crate) tried: Option<String>,
+    pub(crate) tried: Option<Origin>,
 }
 
 impl fmt::Display for Denial {
@@ -148,9 +150,20 @@ impl fmt::Display for Denial {
                 f,
                 "not logged in at {gateway}: run 'ingle login --gateway {gateway}', or use sudo on the daemon's own machine"
             ),
-            Some(origin) => write!(
+            Some(Origin::Login) => write!(
                 f,
-                "{gateway} refused the user name or password from {origin}: run 'ingle login --gateway {gateway}'"
+                "{gateway} refused the user name or password: on the daemon's own machine, \
+                 'sudo cat /var/lib/ingle/secrets/basic-auth-password' shows it"
+            ),
+            Some(Origin::Environment) => write!(
+                f,
+                "{gateway} refused the user name or password from INGLE_PASSWORD: correct it, or unset it and \
+                 run 'ingle login --gateway {gateway}'"
+            ),
+            Some(Origin::File(path)) => write!(
+                f,
+                "{gateway} refused the user name or password from {}: run 'ingle login --gateway {gateway}'",
+                path.display()
             ),
         }
     }

@@ -148,7 +148,8 @@ fn judge_update(update: &UpdateStatus, serving: u64) -> Verdict {
 /// A phase with how far it is; the reason often says the phase again.
 fn under_way(phase: &str, reason: Option<&str>) -> String {
     match reason {
-        Some(reason) if reason.starts_with(phase) => reason.to_owned(),
+        // A step of a pull says itself what is done.
+        Some(reason) if phase == "pulling" || reason.starts_with(phase) => reason.to_owned(),
         Some(reason) => format!("{phase}: {reason}"),
         None => phase.to_owned(),
     }
@@ -198,7 +199,7 @@ mod tests {
         };
         let wait = |text: &str| Verdict::Wait(text.to_owned());
         assert_eq!(judged(3, "pulling", Some("pulling 1.0/2.0 MB")), wait("pulling 1.0/2.0 MB"));
-        assert_eq!(judged(3, "pulling", Some("unpacking the image")), wait("pulling: unpacking the image"));
+        assert_eq!(judged(3, "pulling", Some("unpacking the image")), wait("unpacking the image"));
         assert_eq!(judged(3, "starting", None), wait("starting"));
         let failed = "could not be updated, and revision 2 goes on serving: exit 1";
         assert_eq!(judged(3, "failed", Some("exit 1")), Verdict::Failed(failed.into()));

@@ -54,7 +54,7 @@ async fn list(globals: &Globals, json: bool) -> anyhow::Result<()> {
         .into_iter()
         .map(|image| {
             let digest = output::short_digest(&image.digest).to_owned();
-            [image.name, digest, image.platform, output::bytes(image.size), image.created_at]
+            [image.name, digest, image.platform, output::bytes(image.size), output::time(&image.created_at)]
         })
         .collect();
     Ok(output::table(["NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"], &rows)?)
@@ -68,7 +68,8 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
 
     let progress = Arc::new(Mutex::new(Progress::new()));
     let show = {
-        let (progress, file, mut sent) = (progress.clone(), file.to_owned(), 0u64);
+        let shown = if file == "-" { "stdin" } else { file };
+        let (progress, file, mut sent) = (progress.clone(), shown.to_owned(), 0u64);
         let whole = size.map(|size| format!("/{}", output::bytes(size))).unwrap_or_default();
         move |part: &std::io::Result<bytes::Bytes>| {
             sent += part.as_ref().map_or(0, |bytes| bytes.len() as u64);

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::Info as Answer;
+use crate::wire::{Info as Answer, Version};
 
 use super::{Globals, output};
 
@@ -22,15 +22,17 @@ impl Info {
             return Ok(output::json(&answer)?);
         }
         let info: Answer = answer.json()?;
-        let version = |release: &str, sha: &str| format!("{release} ({sha})");
+        let version = |version: &Version| output::version(&version.release, &version.sha);
+        let provider_version = Some(&info.provider.version).filter(|own| **own != info.version).map(version);
         Ok(output::fields(&[
             ("Gateway", client.gateway().to_string()),
-            ("Version", version(&info.version.release, &info.version.sha)),
+            ("Version", version(&info.version)),
             ("Provider", info.provider.provider),
-            ("Provider version", version(&info.provider.version.release, &info.provider.version.sha)),
+            // ingle's own is that of its gateway.
+            ("Provider version", provider_version.unwrap_or_default()),
             ("Orchestration", info.provider.orchestration),
             ("Architecture", info.arch),
-            ("Client", env!("CARGO_PKG_VERSION").to_owned()),
+            ("Client", output::version(crate::VERSION, crate::COMMIT)),
         ])?)
     }
 }

@@ -127,7 +127,8 @@ async fn print(mut response: Response, name: &str, include: bool) -> anyhow::Res
     if status.is_client_error() || status.is_server_error() {
         let text = error_text(&mut response).await;
         let text = if text.is_empty() { "without a word".to_owned() } else { text };
-        return Err(CliError::Failed(format!("function {name} answered {status}: {text}")).into());
+        // The function's own answer, or the gateway's about it: nothing tells them apart for certain.
+        return Err(CliError::Failed(format!("call of function {name}: {status}: {text}")).into());
     }
     while let Some(part) =
         response.chunk().await.with_context(|| format!("the answer of function {name} broke off"))?

@@ -9,7 +9,7 @@ use super::{Globals, output};
 /// List the functions of a namespace
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Show image, revision, restarts and age, too
+    /// Show image, digest, revision, restarts and when it was deployed, too
     #[arg(long, short = 'v')]
     verbose: bool,
     /// Print the API's JSON
@@ -63,7 +63,7 @@ fn verbose_row(function: &FunctionStatus) -> [String; 9] {
         digest.to_owned(),
         function.revision.to_string(),
         function.restarts.to_string(),
-        function.created_at.clone().unwrap_or_default(),
+        function.created_at.as_deref().map(output::time).unwrap_or_default(),
     ]
 }
 

@@ -7,7 +7,7 @@ use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use reqwest::Method;
 
 use super::client::Client;
-use super::credentials::{ADMIN, Credentials, Places};
+use super::credentials::{ADMIN, Credentials, Origin, Places};
 use super::environment;
 use super::error::CliError;
 use super::gateway::Gateway;
@@ -54,8 +54,7 @@ impl Login {
                 "note: the password travels to {gateway} in clear; anyone on the way can read it"
             ));
         }
-        let origin = "this login".to_owned();
-        let credentials = Credentials { username: self.username, password, origin };
+        let credentials = Credentials { username: self.username, password, origin: Origin::Login };
         let client = Client::with(gateway, Some(credentials.clone()))?;
         client.system(Method::GET, &["functions"], &[]).send().await?;
         let store = Places::of_this_user().store()?;
@@ -86,8 +85,6 @@ async fn prompt(question: &str) -> anyhow::Result<String> {
     });
     let line = line.await??;
     drop(hidden);
-    // The line break that was typed was hidden with the rest.
-    writeln!(io::stderr())?;
     Ok(line)
 }
 
@@ -110,5 +107,7 @@ impl Drop for HiddenInput {
     fn drop(&mut self) {
         // Nothing more can be done for a terminal that has gone.
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
+        // What ended the input was hidden with the rest, be it Enter or Ctrl-C.
+        let _ = writeln!(io::stderr());
     }
 }

@@ -28,8 +28,10 @@ mod stack;
 mod stdin;
 
 use std::ffi::OsString;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use error::{Exit, report};
 
@@ -40,13 +42,16 @@ use error::CliError;
 ///
 /// 'ingle serve' is the daemon; all other commands speak HTTP to it.
 #[derive(Debug, Parser)]
-#[command(name = "ingle", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "ingle", version = VERSION.as_str(), after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
     #[command(subcommand)]
     command: Command,
 }
+
+/// The release, with the commit if that is known.
+static VERSION: LazyLock<String> = LazyLock::new(|| output::version(crate::VERSION, crate::COMMIT));
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 refused or failed; 64 wrong arguments or configuration; \
@@ -122,9 +127,11 @@ fn speak(globals: &Globals, command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let interrupted = command.when_interrupted();
     let done = runtime.block_on(async {
+        // Listened for before anything is done: the password's prompt must not end with the echo off.
+        let mut interrupts = signal(SignalKind::interrupt())?;
         tokio::select! {
             done = command.run(globals) => done,
-            Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted(interrupted.to_owned()).into()),
+            Some(()) = interrupts.recv() => Err(CliError::Interrupted(interrupted.to_owned()).into()),
         }
     });
     // A thread may still wait for a terminal or a pipe to give it something to read.

@@ -37,7 +37,7 @@ pub(crate) enum Namespace {
         #[arg(long)]
         json: bool,
     },
-    /// Delete a namespace that has no functions
+    /// Delete a namespace that has neither functions nor secrets
     #[command(visible_alias = "remove")]
     Delete {
         /// Its name

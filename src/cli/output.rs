@@ -95,6 +95,19 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// A release, with the commit it was built from where that is known.
+pub(crate) fn version(release: &str, commit: &str) -> String {
+    if matches!(commit, "" | crate::UNKNOWN_COMMIT) {
+        return release.to_owned();
+    }
+    format!("{release} ({commit})")
+}
+
+/// A time for people: to the second. One that is no RFC 3339 stays as it is.
+pub(crate) fn time(text: &str) -> String {
+    text.parse::<jiff::Timestamp>().map_or_else(|_| text.to_owned(), |time| format!("{time:.0}"))
+}
+
 /// The start of a digest, as Docker shows it.
 pub(crate) fn short_digest(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
@@ -183,6 +196,20 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
+    }
+
+    #[test]
+    fn a_version_has_its_commit_where_that_is_known() {
+        assert_eq!(version("1.2.3", "0123456789ab"), "1.2.3 (0123456789ab)");
+        assert_eq!(version("1.2.3", crate::UNKNOWN_COMMIT), "1.2.3");
+        assert_eq!(version("1.2.3", ""), "1.2.3");
+    }
+
+    #[test]
+    fn times_are_shown_to_the_second() {
+        assert_eq!(time("2026-01-31T08:00:07.95704528Z"), "2026-01-31T08:00:07Z");
+        assert_eq!(time("2026-01-31T08:00:00Z"), "2026-01-31T08:00:00Z");
+        assert_eq!(time("some day"), "some day");
     }
 
     #[test]

@@ -20,7 +20,7 @@ const MAX_SECRET: usize = 1 << 20;
 pub(crate) enum Secret {
     /// Make a secret from a file, a text, or stdin
     Create(Value),
-    /// Change a secret's value; functions see it when they are deployed again
+    /// Change a secret's value; functions that run see it when they read it again
     Update(Value),
     /// List the secrets of a namespace
     List {

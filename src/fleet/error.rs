@@ -12,7 +12,7 @@ pub enum FleetError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// There is no such function.
-    #[error("function {0} was not found: see 'ingle list'")]
+    #[error("function {0} was not found: see 'ingle list{option}'", option = .0.namespace.option())]
     NotFound(FunctionKey),
     /// There is no such namespace.
     #[error("namespace {0} was not found: create it with 'ingle namespace create {0}'")]
@@ -30,7 +30,8 @@ pub enum FleetError {
     },
     /// A secret that the function asks for is not there.
     #[error(
-        "secret {secret} was not found in namespace {namespace}: create it with 'ingle secret create {secret}'"
+        "secret {secret} was not found in namespace {namespace}: create it with 'ingle secret create {secret}{}'",
+        namespace.option()
     )]
     SecretNotFound {
         /// Its name.

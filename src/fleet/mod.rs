@@ -190,6 +190,7 @@ impl Fleet {
     /// not there is an error.
     pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
         let spec = FunctionSpec::try_from(&deployment)?;
+        spec.check_settings()?;
         let key = spec.key.clone();
         self.namespaces.check(&key.namespace)?;
         if only_update && self.directory.get(&key).is_none() {

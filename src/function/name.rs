@@ -108,6 +108,11 @@ name_type!(
 impl NamespaceName {
     /// The namespace of a function that names none.
     pub const DEFAULT: &'static str = "openfaas-fn";
+
+    /// What a client command needs to mean this namespace: ` -n dev`, and nothing for the default one.
+    pub fn option(&self) -> String {
+        if *self.0 == *Self::DEFAULT { String::new() } else { format!(" -n {self}") }
+    }
 }
 
 impl Default for NamespaceName {

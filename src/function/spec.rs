@@ -22,6 +22,17 @@ const MOST_REPLICAS: u32 = 1000;
 /// kept in memory and in one record of the store.
 const MAX_TEXT: usize = 64 << 10;
 
+/// The settings that are ingle's own.
+const OWN_SETTINGS: [&str; 7] = [
+    "ingle.32bit",
+    "ingle.body-limit",
+    "ingle.capabilities",
+    "ingle.pids",
+    "ingle.port",
+    "ingle.pull-policy",
+    "ingle.timeout",
+];
+
 /// What one function is: every field checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionSpec {
@@ -146,6 +157,23 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             labels,
             annotations,
         })
+    }
+}
+
+impl FunctionSpec {
+    /// Refuses labels and annotations that look like a setting of ours and are none: a slip of the pen would
+    /// otherwise go unseen. For what is deployed now; what was stored by a later version still runs.
+    pub fn check_settings(&self) -> Result<(), Invalid> {
+        for (place, map) in [("annotations", &self.annotations), ("labels", &self.labels)] {
+            let unknown = |key: &&String| key.starts_with("ingle.") && !OWN_SETTINGS.contains(&key.as_str());
+            if let Some(key) = map.keys().find(unknown) {
+                return Err(Invalid::new(
+                    format!("{place}.{key}"),
+                    format!("is not a setting; there are {}", OWN_SETTINGS.join(", ")),
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -339,6 +367,21 @@ mod tests {
         let ready = spec.probes.ready.expect("a probe");
         assert_eq!((ready.path.as_str(), ready.period), ("/ok", Duration::from_secs(2)));
         assert_eq!(spec.limits.memory.expect("memory").bytes(), 64 << 20);
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_no_setting() {
+        let check = |json| FunctionSpec::try_from(&deployment(json)).expect("valid").check_settings();
+        let slip = r#"{"service":"a","image":"x","labels":{"ingle.tiemout":"9s"}}"#;
+        assert_eq!(check(slip).expect_err("refused").field, "labels.ingle.tiemout");
+        let others =
+            r#"{"service":"a","image":"x","labels":{"team":"ingle.x","com.openfaas.scale.zero":"true"}}"#;
+        assert_eq!(check(others), Ok(()));
+        for key in OWN_SETTINGS {
+            // Each is read: nothing takes this value.
+            let json = format!(r#"{{"service":"a","image":"x","annotations":{{"{key}":"-!"}}}}"#);
+            assert_eq!(refused(&json).field, format!("annotations.{key}"));
+        }
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl Caller for Client<'_> {
             }
             // Asked for only now: a replica is there to take the body, and the client has not begun
             // to send it unasked.
-            if std::mem::take(&mut self.must_continue) {
+            if std::mem::take(&mut self.must_continue) && self.code == 0 {
                 self.push(&[b"HTTP/1.1 100 Continue\r\n\r\n"]);
             }
             if self.code == 0 {
@@ -290,14 +290,16 @@ impl Caller for Client<'_> {
         ]);
         let chunks = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
         for header in head.headers {
-            match Header::of(header.name) {
+            let kind = Header::of(header.name);
+            match kind {
                 Header::Hop | Header::Connection | Header::TransferEncoding => continue,
                 Header::Ours | Header::CallId => continue,
                 Header::ContentLength if chunks || head.code < 200 || head.code == 204 => continue,
                 Header::Upgrade if head.code != 101 => continue,
                 _ => {}
             }
-            if !head.connection.names(head.headers, header.name) {
+            // Without its length the body would end elsewhere for the client than for us.
+            if kind == Header::ContentLength || !head.connection.names(head.headers, header.name) {
                 self.push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
             }
         }

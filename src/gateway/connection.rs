@@ -22,9 +22,12 @@ use super::server::Worker;
 use crate::http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
 use crate::invoke::Outgoing;
 
-/// How long a connection is read on after an answer that came before the end of the request: closed
-/// at once, the kernel would send a reset that takes the answer with it.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection is read on after an answer that came before the end of the request's body:
+/// closed at once, the kernel would send a reset that takes the answer with it, and many clients look
+/// for an answer only when they have sent everything.
+const LINGER: Duration = Duration::from_secs(30);
+/// The same after a head that was refused, and when the client sends nothing more.
+const LINGER_BRIEFLY: Duration = Duration::from_secs(2);
 /// Output that an idle connection may hold on to.
 const KEPT_OUTPUT: usize = 1 << 10;
 
@@ -179,7 +182,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Arc<Worke
         };
     }
     if after == After::Linger {
-        connection.linger().await;
+        connection.linger(LINGER).await;
     }
 }
 
@@ -213,7 +216,12 @@ impl Connection {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<More> {
-        if self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending() {
+        // A buffer is taken only when there is something to read.
+        let can_read = !self.input.is_empty() || self.stream.poll_read_ready(cx).is_ready();
+        if can_read && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
+            return Poll::Ready(if matches!(read, Ok(count) if count > 0) { More::Read } else { More::End });
+        }
+        if self.input.is_empty() {
             self.input.release();
             if self.out.capacity() > KEPT_OUTPUT {
                 self.out = Vec::new();
@@ -221,8 +229,6 @@ impl Connection {
             if self.outgoing.bytes.capacity() > KEPT_OUTPUT {
                 self.outgoing = Outgoing::default();
             }
-        } else if let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
-            return Poll::Ready(if matches!(read, Ok(count) if count > 0) { More::Read } else { More::End });
         }
         ready!(self.alarm.poll(cx, deadline));
         Poll::Ready(More::Late)
@@ -261,7 +267,7 @@ impl Connection {
         self.out.clear();
         push_error(&mut self.out, None, &answer, false);
         if self.flush().await {
-            self.linger().await;
+            self.linger(LINGER_BRIEFLY).await;
         }
         None
     }
@@ -295,16 +301,21 @@ impl Connection {
         .await
     }
 
-    /// Reads and forgets what the client still sends, for a while.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + LINGER;
+    /// Reads and forgets what the client still sends, for at most so long.
+    async fn linger(&mut self, limit: Duration) {
+        self.out = Vec::new();
+        self.outgoing = Outgoing::default();
+        let end = Instant::now() + limit;
+        let mut deadline = Instant::now() + LINGER_BRIEFLY;
         poll_fn(|cx| {
             // Says that nothing more comes; an error shows up when reading.
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
             loop {
                 self.input.consume(self.input.data().len());
                 match self.input.poll_fill(&mut self.stream, cx) {
-                    Poll::Ready(Ok(count)) if count > 0 && Instant::now() < deadline => {}
+                    Poll::Ready(Ok(count)) if count > 0 && Instant::now() < end => {
+                        deadline = (Instant::now() + LINGER_BRIEFLY).min(end);
+                    }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => return self.alarm.poll(cx, deadline),
                 }

@@ -40,6 +40,10 @@ pub(super) struct Path<'b> {
 /// Decides by the target as it was sent: nothing is decoded or resolved, so that no spelling of a
 /// path means one thing here and another elsewhere.
 pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Route<'b> {
+    // An answer to it would make a tunnel of the connection, for those who know the method.
+    if head.method == "CONNECT" {
+        return Route::NotAFunction;
+    }
     let path = origin_form(head.target);
     let (name, rest) = match path.strip_prefix("/function/") {
         Some(named) => named.split_at(named.find(['/', '?', '#']).unwrap_or(named.len())),
@@ -59,10 +63,11 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
 
 /// The path and query of a target that may have a scheme and an authority in front.
 fn origin_form(target: &str) -> &str {
-    let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+    let is_http = |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let Some((_, rest)) = target.split_once("://").filter(|(scheme, _)| is_http(scheme)) else {
         return target;
     };
-    rest.find('/').map_or("/", |at| &rest[at..])
+    rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..])
 }
 
 /// A call to a function, with the limits that hold for it.
@@ -71,6 +76,7 @@ pub(super) struct FunctionCall {
     timeout: Duration,
     body_limit: u64,
     idempotent: bool,
+    reuse: bool,
 }
 
 impl FunctionCall {
@@ -79,7 +85,10 @@ impl FunctionCall {
         let (timeout, body_limit) = (view.timeout, view.body_limit);
         drop(view);
         let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
-        Self { entry, timeout, body_limit, idempotent }
+        // Many servers do not look for a body where none is usual. They would take it for the next
+        // request, and what they answer for the answer to the next call.
+        let reuse = head.framing == Framing::None || matches!(head.method, "POST" | "PUT" | "PATCH");
+        Self { entry, timeout, body_limit, idempotent, reuse }
     }
 }
 
@@ -101,6 +110,10 @@ impl Forward<'_, '_, '_> {
         let (mut host, mut forwarded_host, mut proto) = (None, false, false);
         for header in head.headers {
             let kind = Header::of(header.name);
+            // Every request has a Host, whatever the client says of it.
+            if kind != Header::Host && head.connection.names(head.headers, header.name) {
+                continue;
+            }
             match kind {
                 Header::Hop | Header::Connection | Header::TransferEncoding | Header::Ours => continue,
                 // Sent again below, once and as we understood it.
@@ -111,9 +124,7 @@ impl Forward<'_, '_, '_> {
                 Header::ForwardedProto => proto = true,
                 Header::Upgrade | Header::Accept | Header::Function | Header::Other => {}
             }
-            if !head.connection.names(head.headers, header.name) {
-                push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
-            }
+            push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
         if host.is_none() {
             push(&[b"Host: ", call.entry.label.as_bytes(), b"\r\n"]);
@@ -186,6 +197,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         expected: Expected {
             to_head: facts.to_head,
             upgrade: facts.upgrade,
+            reuse: call.reuse,
             deadline: facts.started + call.timeout,
         },
         limit: call.timeout,
@@ -323,9 +335,18 @@ mod tests {
         ] {
             assert_eq!(path_of(target).map(|(name, _)| name).as_deref(), Some(name), "{target}");
         }
-        for target in
-            ["/function", "//function/env", "/%66unction/env", "/./function/env", "/x://y/function/env", "*"]
-        {
+        for target in [
+            "/function",
+            "//function/env",
+            "/%66unction/env",
+            "/./function/env",
+            "/x://y/function/env",
+            "*",
+            "x://y/function/env",
+            "a/b://y/function/env",
+            "http://host?/function/env",
+            "http://host#/function/env",
+        ] {
             assert_eq!(path_of(target), None, "{target}");
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::fleet::Endpoint;
 use crate::http1::{Alarm, Buffer, Decoder, Framing, HeadError, ResponseHead, slots};
 
-/// The largest head of an answer.
+/// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;
 /// Bytes that are gathered before they are sent.
 pub(crate) const PIECE: usize = 16 << 10;
@@ -142,6 +142,8 @@ pub(crate) struct Expected {
     pub(crate) to_head: bool,
     /// It asked to change to another protocol.
     pub(crate) upgrade: bool,
+    /// The connection may carry another call afterwards.
+    pub(crate) reuse: bool,
     /// When the head of the answer must be there.
     pub(crate) deadline: Instant,
 }
@@ -153,6 +155,8 @@ pub(crate) struct Exchange {
     lease: Lease,
     input: Buffer,
     decoder: Decoder,
+    /// Bytes of interim heads so far.
+    interim: usize,
     persists: bool,
     tunnel: bool,
     /// The replica does not read any more; it may still answer.
@@ -167,6 +171,7 @@ impl Exchange {
             lease,
             input: Buffer::default(),
             decoder: Decoder::Length(0),
+            interim: 0,
             persists: false,
             tunnel: false,
             send_error: None,
@@ -234,6 +239,13 @@ impl Exchange {
             if code == 101 && !expected.upgrade {
                 return Err(Failure::BadAnswer("it changes the protocol without being asked to"));
             }
+            if code < 200 {
+                // They wait in memory for a client that may not read.
+                self.interim += length;
+                if self.interim > MAX_HEAD {
+                    return Err(Failure::BadAnswer("its interim answers do not end"));
+                }
+            }
             // The gateway says "continue" itself, when it wants the body.
             if code != 100 {
                 caller.head(&head);
@@ -242,7 +254,7 @@ impl Exchange {
                 self.tunnel = true;
                 self.decoder = Decoder::UntilClose;
             } else if code >= 200 {
-                self.persists = head.persists();
+                self.persists = head.persists() && expected.reuse;
                 self.decoder = match head.framing {
                     Framing::None => Decoder::Length(0),
                     Framing::Length(length) => Decoder::Length(length),

@@ -72,7 +72,7 @@ impl Call<'_> {
         let mut broken = 0;
         loop {
             let lease = self.replica(&mut refused, caller, alarm).await?;
-            let kept = if reuse { lease.endpoint().upstream.take(!self.idempotent) } else { None };
+            let kept = if reuse { lease.endpoint().upstream.take() } else { None };
             let was_kept = kept.is_some();
             let stream = match kept {
                 Some(stream) => stream,

@@ -66,9 +66,8 @@ impl Upstream {
         }
     }
 
-    /// A connection that was kept. With `certain`, the kernel is asked whether it is still open:
-    /// for a call that cannot be sent twice.
-    pub(crate) fn take(&self, certain: bool) -> Option<TcpStream> {
+    /// A connection that was kept, and that is still as its last call left it.
+    pub(crate) fn take(&self) -> Option<TcpStream> {
         loop {
             let mut idle = self.share();
             let Idle { stream, since } = idle.pop()?;
@@ -78,7 +77,7 @@ impl Upstream {
                 return None;
             }
             drop(idle);
-            if is_open(&stream, certain) {
+            if is_open(&stream) {
                 return Some(stream);
             }
         }
@@ -112,13 +111,13 @@ impl Upstream {
 }
 
 /// Whether the other side has neither closed nor, out of turn, said something.
-fn is_open(stream: &TcpStream, certain: bool) -> bool {
-    // Free of system calls unless the runtime has seen the socket become readable.
-    if !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-        return false;
-    }
+///
+/// The kernel is asked each time: what the runtime knows of a socket is as old as its last look at all
+/// of them, and a connection is often used again before the next. Bytes that are overlooked here are
+/// taken for the answer to the next call, which is somebody else's.
+fn is_open(stream: &TcpStream) -> bool {
     let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    !certain || recv(stream.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN)
+    recv(stream.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN)
 }
 
 #[cfg(test)]
@@ -133,11 +132,24 @@ mod tests {
         let upstream = Upstream::new(listener.local_addr().expect("bound"));
         let (stream, accepted) = tokio::join!(upstream.connect(), listener.accept());
         upstream.put(stream.expect("connected"));
-        let stream = upstream.take(true).expect("kept");
+        let stream = upstream.take().expect("kept");
         upstream.put(stream);
         drop(accepted);
-        assert!(upstream.take(true).is_none(), "a closed connection was handed out");
-        assert!(upstream.take(false).is_none(), "it was kept all the same");
+        assert!(upstream.take().is_none(), "a closed connection was handed out");
+        assert!(upstream.take().is_none(), "it was kept all the same");
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_more_was_said_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let upstream = Upstream::new(listener.local_addr().expect("bound"));
+        let (stream, accepted) = tokio::join!(upstream.connect(), listener.accept());
+        let (accepted, _) = accepted.expect("accepted");
+        upstream.put(stream.expect("connected"));
+        // Without a turn of the runtime in between, which would let it see the byte.
+        let mut accepted = accepted.into_std().expect("a socket");
+        std::io::Write::write_all(&mut accepted, b"x").expect("written");
+        assert!(upstream.take().is_none(), "the byte would be the next call's answer");
     }
 
     #[tokio::test]
@@ -151,6 +163,6 @@ mod tests {
         upstream.sweep();
         assert_eq!(upstream.share().len(), MAX_IDLE, "fresh connections are kept");
         upstream.close_idle();
-        assert!(upstream.take(false).is_none());
+        assert!(upstream.take().is_none());
     }
 }

@@ -10,7 +10,8 @@ pub enum SecretError {
     Invalid(#[from] Invalid),
     /// There is no such secret.
     #[error(
-        "secret {secret} was not found in namespace {namespace}: create it with 'ingle secret create {secret}'"
+        "secret {secret} was not found in namespace {namespace}: see 'ingle secret list{0}', or create it with 'ingle secret create {secret}{0}'",
+        namespace.option()
     )]
     NotFound {
         /// Its name.
@@ -20,7 +21,8 @@ pub enum SecretError {
     },
     /// There is one of that name.
     #[error(
-        "secret {secret} exists already in namespace {namespace}: change it with 'ingle secret update {secret}'"
+        "secret {secret} exists already in namespace {namespace}: change it with 'ingle secret update {secret}{}'",
+        namespace.option()
     )]
     Exists {
         /// Its name.

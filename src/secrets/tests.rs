@@ -60,7 +60,7 @@ async fn a_secret_is_created_once_listed_mounted_and_deleted() {
     let error = f.secrets.mount(&default(), &names(&["b", "a"])).expect_err("a is gone");
     assert_eq!(
         error.to_string(),
-        "secret a was not found in namespace openfaas-fn: create it with 'ingle secret create a'"
+        "secret a was not found in namespace openfaas-fn: see 'ingle secret list', or create it with 'ingle secret create a'"
     );
     assert_eq!(f.files(), ["b"]);
 }

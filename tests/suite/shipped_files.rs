@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 fn shipped(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -31,6 +32,41 @@ fn the_installer_puts_files_where_the_daemon_looks() {
     assert_eq!(value("RESOLV"), config.network.resolv_conf);
     assert_eq!(value("STATE"), config.daemon.state_dir);
     assert_eq!(value("RUN"), config.daemon.run_dir);
+}
+
+#[test]
+fn the_installer_names_the_commit_of_a_checkout_and_of_nothing_else() {
+    require!("git");
+    let installer = shipped("install.sh");
+    let (_, rest) = installer.split_once("\ncommit() {\n").expect("the function");
+    let (body, _) = rest.split_once("\n}\n").expect("the end of it");
+    let outer = tempfile::tempdir().expect("a directory");
+    let here = outer.path().join("here");
+    fs::create_dir(&here).expect("a directory");
+    let run = |script: &str| {
+        let output = Command::new("sh")
+            .args(["-euc", &format!("{script}\n{body}")])
+            .env("here", &here)
+            .env("HOME", outer.path())
+            .current_dir(&here)
+            .output()
+            .expect("run sh");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let commit = "git init -q && git add . && \
+                  git -c user.name=x -c user.email=x@example.org commit -q --allow-empty -m x";
+    // The files may lie in a checkout of something else.
+    run(&format!("(cd .. && {commit})"));
+    assert_eq!(run(":"), "");
+    fs::write(here.join("file"), "one").expect("a file");
+    let clean = run(commit);
+    assert!(
+        clean.trim_end().len() == 12 && clean.trim_end().chars().all(|c| c.is_ascii_hexdigit()),
+        "{clean}"
+    );
+    fs::write(here.join("file"), "two").expect("a file");
+    assert_eq!(run("git tag v1"), format!("{}-dirty\n", clean.trim_end()));
 }
 
 #[test]

@@ -97,7 +97,12 @@ async fn read(file: &str) -> anyhow::Result<(String, Place)> {
 async fn fetch(url: &str) -> anyhow::Result<String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build()?;
-    let mut response = client.get(url).send().await?.error_for_status()?;
+    // Its message would have the URL, which the caller names already.
+    let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(CliError::Usage(format!("the server answered {status}")).into());
+    }
     let mut text = Vec::new();
     while let Some(part) = response.chunk().await? {
         text.extend_from_slice(&part);

@@ -92,7 +92,11 @@ async fn no_ui() -> ErrorAnswer {
 
 async fn no_such_route(request: Request) -> ErrorAnswer {
     let path = request.uri().path();
-    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", format!("there is nothing at {path}"))
+    let mut text = format!("there is nothing at {path}");
+    if path.starts_with("/async-function/") {
+        text.push_str(": calls cannot be queued yet; /function/NAME calls at once");
+    }
+    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", text)
 }
 
 async fn wrong_method(request: Request) -> ErrorAnswer {

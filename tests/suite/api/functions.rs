@@ -146,6 +146,12 @@ async fn a_wrong_deploy_is_refused_at_once_and_leaves_nothing() {
             "labels.ingle.port: is \"1\", but the annotation of that name is \"2\"; keep one of them",
         ),
         (
+            r#"{"service":"a","image":"x","annotations":{"ingle.tiemout":"9s"}}"#,
+            400,
+            "annotations.ingle.tiemout: is not a setting; there are ingle.32bit, ingle.body-limit, \
+             ingle.capabilities, ingle.pids, ingle.port, ingle.pull-policy, ingle.timeout",
+        ),
+        (
             r#"{"service":"a","image":"x","secrets":["key"]}"#,
             400,
             "secret key was not found in namespace openfaas-fn: create it with 'ingle secret create key'",

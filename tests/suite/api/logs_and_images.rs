@@ -85,7 +85,7 @@ async fn a_wrong_query_is_refused() {
     }
     let gone = "function nope.openfaas-fn was not found: see 'ingle list'";
     world.refused("GET", "/system/logs?name=nope", "", 404, gone).await;
-    let gone = "function env.dev was not found: see 'ingle list'";
+    let gone = "function env.dev was not found: see 'ingle list -n dev'";
     world.refused("GET", "/system/logs?name=env&namespace=dev", "", 404, gone).await;
 }
 

@@ -18,7 +18,8 @@ async fn a_secret_goes_in_and_never_comes_out() {
     assert_eq!(std::fs::read(&file).expect("a value"), [0, 1, 0xff]);
 
     world.change("DELETE", path, r#"{"name":"key"}"#, 202).await;
-    let gone = "secret key was not found in namespace openfaas-fn: create it with 'ingle secret create key'";
+    let gone = "secret key was not found in namespace openfaas-fn: see 'ingle secret list', or create it with \
+                'ingle secret create key'";
     world.refused("DELETE", path, r#"{"name":"key"}"#, 404, gone).await;
     world.refused("PUT", path, r#"{"name":"key","value":"x"}"#, 404, gone).await;
     assert_eq!(world.get(path).await.body, "[]");

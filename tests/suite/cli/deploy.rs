@@ -3,7 +3,7 @@
 use super::*;
 
 /// Plays a daemon: `describe` answers with these, one after the other, the last one for ever.
-fn daemon(before: (u16, &str), accepts: Vec<(u16, &str)>, then: Vec<&str>) -> Gateway {
+pub(super) fn daemon(before: (u16, &str), accepts: Vec<(u16, &str)>, then: Vec<&str>) -> Gateway {
     let before = (before.0, before.1.to_owned());
     let mut accepts = accepts.into_iter().map(|(s, b)| (s, b.to_owned())).collect::<Vec<_>>().into_iter();
     let then: Vec<_> = then.into_iter().map(str::to_owned).collect();
@@ -23,7 +23,7 @@ fn daemon(before: (u16, &str), accepts: Vec<(u16, &str)>, then: Vec<&str>) -> Ga
     })
 }
 
-const READY: &str = r#"{"name":"env","image":"a:1","phase":"ready","revision":7,"replicas":1,"availableReplicas":1,
+pub(super) const READY: &str = r#"{"name":"env","image":"a:1","phase":"ready","revision":7,"replicas":1,"availableReplicas":1,
     "imageDigest":"sha256:0123456789abcdef"}"#;
 const OLD: &str =
     r#"{"name":"env","image":"a:0","phase":"ready","revision":6,"replicas":1,"availableReplicas":1}"#;
@@ -200,7 +200,9 @@ fn a_stack_comes_from_stdin_or_a_url_and_may_be_filtered() {
     assert_eq!(files.seen()[0].header("authorization"), None);
 
     let missing = Gateway::script(vec![(404, "")]);
-    User::of(&gateway).run(&["deploy", "-f", &format!("{}/x", missing.url)]).fails(1, &["404", "stack file"]);
+    User::of(&gateway)
+        .run(&["deploy", "-f", &format!("{}/x", missing.url)])
+        .fails(64, &["stack file", "the server answered 404"]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn data_may_be_a_file() {
 fn an_error_of_the_function_is_told_on_stderr() {
     for status in [401, 404, 500, 504] {
         let gateway = Gateway::script(vec![(status, "what went wrong\n")]);
-        let part = format!("ingle: function env answered {status}");
+        let part = format!("ingle: call of function env: {status}");
         User::of(&gateway).run(&["invoke", "env"]).fails(1, &[&part, "what went wrong\n"]);
     }
 }

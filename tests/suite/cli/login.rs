@@ -7,7 +7,7 @@ use base64::Engine as _;
 use super::*;
 
 /// A gateway that lets in whoever has this password.
-fn guarded(password: &'static str) -> Gateway {
+pub(super) fn guarded(password: &'static str) -> Gateway {
     let expected = base64::engine::general_purpose::STANDARD.encode(format!("admin:{password}"));
     Gateway::start(move |request| {
         if request.header("authorization") == Some(&format!("Basic {expected}")) {
@@ -24,7 +24,8 @@ fn a_login_is_checked_kept_used_and_forgotten() {
     let user = User::stranger().set("OPENFAAS_URL", &gateway.url);
     user.run(&["list"]).fails(77, &["not logged in at", "ingle login --gateway"]);
 
-    user.pipe(&["login", "--password-stdin"], b"wrong\n").fails(77, &["refused the user name or password"]);
+    user.pipe(&["login", "--password-stdin"], b"wrong\n")
+        .fails(77, &["refused the user name or password", "basic-auth-password"]);
     let kept = user.home().join(".config/ingle/credentials.toml");
     assert!(!kept.exists());
 
@@ -43,7 +44,15 @@ fn a_login_is_checked_kept_used_and_forgotten() {
 fn a_password_that_is_no_longer_right_says_where_it_came_from() {
     let gateway = guarded("new");
     let user = User::stranger().set("INGLE_GATEWAY", &gateway.url).set("INGLE_PASSWORD", "old");
-    user.run(&["list"]).fails(77, &["refused the user name or password from INGLE_PASSWORD"]);
+    let parts = ["refused the user name or password from INGLE_PASSWORD", "correct it, or unset it"];
+    user.run(&["list"]).fails(77, &parts);
+    let user = User::stranger().set("INGLE_GATEWAY", &gateway.url);
+    user.pipe(&["login", "--password-stdin"], b"new").ok();
+    user.write(
+        ".config/ingle/credentials.toml",
+        &format!("[gateways.{:?}]\nusername = \"admin\"\npassword = \"old\"\n", gateway.url),
+    );
+    user.run(&["list"]).fails(77, &["credentials.toml: run 'ingle login --gateway"]);
 }
 
 #[test]

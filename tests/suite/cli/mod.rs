@@ -5,6 +5,7 @@ mod gateway;
 mod invoke;
 mod login;
 mod resources;
+mod terminal;
 mod usage;
 
 use std::io::Write as _;

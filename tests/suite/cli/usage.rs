@@ -33,7 +33,11 @@ fn help_names_every_command_and_the_exit_codes() {
         let out = user.run(&[command, "--help"]).ok();
         assert!(out.contains(&format!("ingle {command}")), "{out}");
     }
-    assert_eq!(user.run(&["--version"]).ok(), format!("ingle {}\n", env!("CARGO_PKG_VERSION")));
+    let version = match ingle::COMMIT {
+        "unknown" => format!("ingle {}\n", ingle::VERSION),
+        commit => format!("ingle {} ({commit})\n", ingle::VERSION),
+    };
+    assert_eq!(user.run(&["--version"]).ok(), version);
 }
 
 #[test]

@@ -96,6 +96,21 @@ async fn a_body_over_the_limit_is_refused_before_anything_is_sent() {
     assert!(answer.body.contains("10 bytes") && answer.body.contains("ingle.body-limit"), "{}", answer.body);
 }
 
+/// Many clients look for an answer only when they have sent everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_on_sending_gets_its_refusal() {
+    let gate = Gate::with(&[super::nowhere().await], |view, _| view.body_limit = 10).await;
+    let mut client = gate.connect().await;
+    client.send("POST /function/env HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n").await;
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(100));
+    for _ in 0..40 {
+        tick.tick().await;
+        client.send([b'x'; 100]).await;
+    }
+    let answer = client.answer().await;
+    assert_eq!((answer.code, answer.header("connection")), (413, Some("close")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_over_the_limit_are_cut_and_refused() {
     let (cut, was_cut) = tokio::sync::oneshot::channel();

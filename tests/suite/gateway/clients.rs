@@ -150,6 +150,8 @@ async fn nonsense_is_refused() {
         ("GET /function/env HTTP/1.1\r\nHost: a\r\nB: \0\r\n\r\n", 400),
         ("GET /function/env HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("GET /function/env HTTP/1.1\nHost: a\n\n", 400),
+        ("CONNECT /function/env HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         ("CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 405),
     ] {
         assert_eq!(gate.call(text).await.code, code, "{text:?}");

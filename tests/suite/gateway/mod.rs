@@ -5,6 +5,8 @@
 //! calls      what a function gets, what a client gets
 //! bodies     streaming, limits, lengths and chunks
 //! replicas   closed and refused connections, waiting, timeouts
+//! smuggling  damaged streams of requests, and what the function sees of them
+//! strangers  replicas that say more than they were asked
 //! clients    clients that are slow, malformed, impatient, or gone
 //! api        what is not a function goes to the router
 //! ```
@@ -14,6 +16,8 @@ mod bodies;
 mod calls;
 mod clients;
 mod replicas;
+mod smuggling;
+mod strangers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

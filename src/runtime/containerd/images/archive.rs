@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -52,7 +52,7 @@ pub(super) enum ArchiveError {
 impl From<std::io::Error> for ArchiveError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Self::Malformed("it is cut off".into()),
+            ErrorKind::UnexpectedEof => Self::Malformed("it is cut off".into()),
             _ => Self::Io(error),
         }
     }
@@ -76,14 +76,20 @@ impl Archive {
         let length = file.read(&mut magic)?;
         if let Some((kind, command)) = compression(&magic[..length]) {
             return Err(ArchiveError::Malformed(format!(
-                "it is compressed with {kind}: unpack it with '{command} {}' first",
-                path.display()
+                "it is compressed with {kind}: unpack it on the way, as in '{command} --stdout FILE | ingle image load -'"
             )));
         }
         file.seek(SeekFrom::Start(0))?;
         let mut members = HashMap::new();
-        let malformed =
-            |error: std::io::Error| ArchiveError::Malformed(format!("it is not a tar file: {error}"));
+        let malformed = |error: std::io::Error| match (error.raw_os_error(), error.kind()) {
+            (Some(_), _) => ArchiveError::Io(error),
+            (None, ErrorKind::FileTooLarge) => {
+                let reason = format!("its headers and names have more than {MAX_HEADERS} bytes");
+                ArchiveError::Malformed(reason)
+            }
+            // Its own text quotes what is in the file.
+            (None, _) => ArchiveError::Malformed("it is not a tar file, or is damaged".into()),
+        };
         let mut archive = tar::Archive::new(Headers { file: &file, left: MAX_HEADERS });
         for entry in archive.entries_with_seek().map_err(malformed)? {
             let entry = entry.map_err(malformed)?;
@@ -169,9 +175,7 @@ struct Headers<'a> {
 impl Read for Headers<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let length = self.file.read(buffer)?;
-        self.left = self.left.checked_sub(length as u64).ok_or_else(|| {
-            std::io::Error::other(format!("its headers and names have more than {MAX_HEADERS} bytes"))
-        })?;
+        self.left = self.left.checked_sub(length as u64).ok_or(ErrorKind::FileTooLarge)?;
         Ok(length)
     }
 }
@@ -293,9 +297,12 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert!(reason(&[0x1f, 0x8b, 8, 0]).await.contains("gunzip"));
+        assert_eq!(
+            reason(&[0x1f, 0x8b, 8, 0]).await,
+            "it is compressed with gzip: unpack it on the way, as in 'gunzip --stdout FILE | ingle image load -'"
+        );
         assert!(reason(&[0x28, 0xb5, 0x2f, 0xfd, 0]).await.contains("unzstd"));
-        assert!(reason(&[b'x'; 2000]).await.contains("not a tar file"));
+        assert_eq!(reason(&[b'x'; 2000]).await, "it is not a tar file, or is damaged");
         let whole = archive(|tar| add(tar, tar::EntryType::Regular, "a", &"x".repeat(5000)));
         let bytes = std::fs::read(whole.path()).unwrap();
         assert!(reason(&bytes[..2048]).await.contains("cut off"));
