@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 
 use crate::function::FunctionName;
-use crate::wire::{FunctionStatus, Resources, UpdateStatus};
+use crate::wire::{FunctionStatus, KeptRevision, Resources, UpdateStatus};
 
 use super::client::Client;
 use super::{Globals, list, output};
@@ -59,6 +59,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Digest", text(&status.image_digest)),
         ("Revision", number(status.revision)),
         ("Created", status.created_at.as_deref().map(output::time).unwrap_or_default()),
+        ("Revisions", status.revisions.iter().map(revision).collect::<Vec<_>>().join("\n")),
         ("Usage", usage.unwrap_or_default()),
         ("Process", text(&status.env_process)),
         ("Limits", resources(status.limits.as_ref())),
@@ -75,6 +76,12 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
 fn update(update: &UpdateStatus) -> String {
     let reason = update.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("revision {} {}{reason}", update.revision, update.phase)
+}
+
+/// A revision that one can go back to.
+fn revision(kept: &KeptRevision) -> String {
+    let KeptRevision { revision, image, image_digest, created_at } = kept;
+    format!("{revision}: {image}, {}, {}", output::short_digest(image_digest), output::time(created_at))
 }
 
 fn resources(resources: Option<&Resources>) -> String {

@@ -157,6 +157,8 @@ pub struct View {
     pub created_at: jiff::Timestamp,
     /// The digest that the image was resolved to.
     pub image_digest: Option<String>,
+    /// The revisions that served and are kept, oldest first.
+    pub revisions: Arc<[KeptRevision]>,
     /// Starts of a replica after the first, since the last deploy.
     pub restarts: u32,
     /// When the next start is tried, while [`Phase::BackingOff`].
@@ -165,6 +167,19 @@ pub struct View {
     pub timeout: Duration,
     /// The largest body of a call in bytes: the function's own value or the default.
     pub body_limit: u64,
+}
+
+/// A revision that served, and that one can go back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRevision {
+    /// Its number.
+    pub number: u64,
+    /// Its image, as it was sent.
+    pub image: String,
+    /// What that was resolved to.
+    pub digest: String,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
 }
 
 /// A revision that does not serve yet, or did not come up, while an older one serves.

@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use directory::{Directory, Endpoint, Entry, Phase, Update, View};
+pub use directory::{Directory, Endpoint, Entry, KeptRevision, Phase, Update, View};
 pub use error::FleetError;
 
 use crate::config::Config;
@@ -36,12 +36,12 @@ use crate::metrics::{CallStats, StatsSnapshot};
 use crate::network::Network;
 use crate::replica::{Launcher, Revision};
 use crate::runtime::{ContainerRecord, ContainerState, Runtime, label};
-use crate::secrets::{SecretError, Secrets};
+use crate::secrets::Secrets;
 use crate::store::{FunctionRecord, Store};
 use crate::wire;
 use events::Watcher;
 use namespaces::Namespaces;
-use owner::{Command, Owner, Parts, Survivor};
+use owner::{Command, Known, Owner, Parts, Survivor};
 use registry::Registry;
 
 /// How often counts of calls are written to the store.
@@ -54,7 +54,6 @@ pub struct Fleet {
     parts: Arc<Parts>,
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
-    secrets: Secrets,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
     /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
@@ -86,6 +85,7 @@ impl Fleet {
             launcher: Arc::new(launcher),
             store,
             logs,
+            secrets,
             registry: Registry::default(),
             config: config.functions.clone(),
             stop: CancellationToken::new(),
@@ -95,7 +95,6 @@ impl Fleet {
             parts: Arc::new(parts),
             runtime,
             network,
-            secrets,
             pull_policy: config.images.pull_policy,
             namespaces,
             owners: Mutex::default(),
@@ -131,8 +130,8 @@ impl Fleet {
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             let key = record.key.clone();
-            let (wanted, serving) = match revisions(&record) {
-                Ok(revisions) => revisions,
+            let known = match Known::read(&self.parts.store, record) {
+                Ok(known) => known,
                 Err(error) => {
                     // Stored by a version with other rules. Kept: a version that knows it can run it.
                     tracing::error!(function = %key, error = &error as &dyn std::error::Error, "the stored function is not valid; not started");
@@ -142,7 +141,7 @@ impl Fleet {
             let counts = self.parts.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
             let stats = CallStats::restored(&counts);
             let survivors = survivors.remove(&key).unwrap_or_default();
-            entries.push(self.add(&mut owners, record, wanted, serving, survivors, stats));
+            entries.push(self.add(&mut owners, known, survivors, stats));
         }
         self.directory.insert(entries);
         drop(owners);
@@ -163,14 +162,12 @@ impl Fleet {
     fn add(
         &self,
         owners: &mut HashMap<FunctionKey, mpsc::Sender<Command>>,
-        record: FunctionRecord,
-        wanted: Revision,
-        serving: Option<Revision>,
+        known: Known,
         survivors: Vec<Survivor>,
         stats: CallStats,
     ) -> Arc<Entry> {
-        let key = record.key.clone();
-        let (entry, inbox, run) = Owner::spawn(self.parts.clone(), record, wanted, serving, survivors, stats);
+        let key = known.record.key.clone();
+        let (entry, inbox, run) = Owner::spawn(self.parts.clone(), known, survivors, stats);
         owners.insert(key.clone(), inbox);
         let (directory, logs) = (self.directory.clone(), self.parts.logs.clone());
         let stop = self.parts.stop.clone();
@@ -196,12 +193,7 @@ impl Fleet {
         if only_update && self.directory.get(&key).is_none() {
             return Err(FleetError::NotFound(key));
         }
-        self.secrets.mount(&key.namespace, &spec.secrets).map_err(|error| match error {
-            SecretError::NotFound { secret, namespace } => {
-                FleetError::SecretNotFound { secret: secret.to_string(), namespace }
-            }
-            other => FleetError::Secrets(other),
-        })?;
+        revision::check_secrets(&self.parts.secrets, &spec)?;
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
         revision::check_command(&image)?;
@@ -233,9 +225,22 @@ impl Fleet {
         };
         self.parts.store.put_function(&record).await?;
         tracing::info!(function = %key, revision = 1, image = %revision.spec.image, "deployed");
-        let entry = self.add(&mut owners, record, revision, None, Vec::new(), CallStats::default());
+        let entry = self.add(&mut owners, Known::new(record, revision), Vec::new(), CallStats::default());
         self.directory.insert([entry]);
         Ok(1)
+    }
+
+    /// Goes back to an old revision that served: `to`, or else the newest before the one that is wanted
+    /// now. Returns the number of the new revision that this makes, when it is on disk; starting goes on.
+    pub async fn rollback(&self, key: &FunctionKey, to: Option<u64>) -> Result<u64, FleetError> {
+        let inbox = self.inbox(key).await?;
+        ask(&inbox, |done| Command::Rollback { to, done }).await?
+    }
+
+    /// Where a function's owner is told things.
+    async fn inbox(&self, key: &FunctionKey) -> Result<mpsc::Sender<Command>, FleetError> {
+        let owners = self.owners.lock().await;
+        owners.get(key).cloned().ok_or_else(|| FleetError::NotFound(key.clone()))
     }
 
     /// Removes a function: calls get 404 from now on, its replicas drain and go.
@@ -252,9 +257,7 @@ impl Fleet {
     /// Sets how many replicas there should be, up to the function's own limit; 0 stops it until it
     /// is called.
     pub async fn scale(&self, key: &FunctionKey, replicas: u32) -> Result<(), FleetError> {
-        let owners = self.owners.lock().await;
-        let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?.clone();
-        drop(owners);
+        let inbox = self.inbox(key).await?;
         ask(&inbox, |done| Command::Scale { replicas, done }).await?
     }
 
@@ -272,7 +275,7 @@ impl Fleet {
     /// How a function is.
     pub fn describe(&self, key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
         let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        Ok(status::of(&entry))
+        Ok(status::with_history(&entry))
     }
 
     /// What a function uses, measured over a short while.
@@ -318,12 +321,6 @@ async fn ask<T>(
     let (done, answer) = oneshot::channel();
     inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
     answer.await.map_err(|_| FleetError::ShuttingDown)
-}
-
-fn revisions(record: &FunctionRecord) -> Result<(Revision, Option<Revision>), FleetError> {
-    let wanted = revision::from_record(&record.wanted)?;
-    let serving = record.serving.as_ref().map(revision::from_record).transpose()?;
-    Ok((wanted, serving))
 }
 
 /// Containers that run and say whose they are, by function.

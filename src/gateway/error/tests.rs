@@ -32,6 +32,11 @@ fn errors_of_the_fleet() {
     let namespace = NamespaceName::default;
     assert_answer(FleetError::Invalid(Invalid::new("service", "is empty")), 400, "invalid_request");
     assert_answer(FleetError::NotFound(FunctionKey::parse("env").expect("a key")), 404, "function_not_found");
+    let function = || FunctionKey::parse("env").expect("a key");
+    assert_answer(FleetError::NothingBefore { function: function(), revision: 1 }, 409, "nothing_before");
+    assert_answer(FleetError::RevisionWanted { function: function(), revision: 1 }, 409, "revision_wanted");
+    let missing = FleetError::RevisionNotFound { function: function(), revision: 9, kept: vec![1, 2] };
+    assert_answer(missing, 404, "revision_not_found");
     assert_answer(FleetError::NamespaceNotFound(namespace()), 404, "namespace_not_found");
     assert_answer(FleetError::NamespaceExists(namespace()), 409, "namespace_exists");
     let in_use = FleetError::NamespaceInUse { namespace: namespace(), reason: "it has functions".into() };

@@ -10,6 +10,9 @@
 //!             \___________\__________\________^   (called off, exited, unhealthy)
 //! ```
 
+mod history;
+mod view;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::decide::{self, decide};
-use super::directory::{Endpoint, Entry, Phase, Update, View};
+use super::directory::{Endpoint, Entry, KeptRevision};
 use super::registry::Registry;
 use super::{FleetError, health, revision};
 use crate::config;
@@ -30,6 +33,7 @@ use crate::function::ReplicaId;
 use crate::logs::Logs;
 use crate::replica::{Launch, LaunchError, Launcher, Revision};
 use crate::runtime::Progress;
+use crate::secrets::Secrets;
 use crate::store::{FunctionRecord, Store, UpdateFailure};
 
 /// Commands that may wait for an owner.
@@ -47,6 +51,7 @@ pub(super) struct Parts {
     pub(super) launcher: Arc<Launcher>,
     pub(super) store: Arc<Store>,
     pub(super) logs: Arc<Logs>,
+    pub(super) secrets: Secrets,
     pub(super) registry: Registry,
     pub(super) config: config::Functions,
     /// Set when the daemon stops: owners end and leave their replicas running.
@@ -58,6 +63,8 @@ pub(super) struct Parts {
 pub(super) enum Command {
     /// A new revision is wanted; answered with its number when it is on disk.
     Deploy { revision: Box<Revision>, done: oneshot::Sender<Result<u64, FleetError>> },
+    /// An old revision is wanted again, as a new one; answered with its number when it is on disk.
+    Rollback { to: Option<u64>, done: oneshot::Sender<Result<u64, FleetError>> },
     /// Another number of replicas is wanted; answered when it is on disk.
     Scale { replicas: u32, done: oneshot::Sender<Result<(), FleetError>> },
     /// The function is not wanted any more; answered when that is on disk.
@@ -70,6 +77,36 @@ pub(super) enum Command {
     Unhealthy { id: ReplicaId, reason: String },
     /// Events may have been lost: these replicas run now.
     Running(Arc<Vec<ReplicaId>>),
+}
+
+/// What is stored of a function, parsed.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) record: FunctionRecord,
+    pub(super) wanted: Arc<Revision>,
+    /// What serves, as far as is known.
+    pub(super) serving: Option<Arc<Revision>>,
+    /// The revisions that served and are kept, oldest first.
+    pub(super) history: Arc<[KeptRevision]>,
+}
+
+impl Known {
+    /// A function that was deployed just now.
+    pub(super) fn new(record: FunctionRecord, wanted: Revision) -> Self {
+        Self { record, wanted: Arc::new(wanted), serving: None, history: Arc::default() }
+    }
+
+    /// A function that was deployed before, with what else is stored of it.
+    pub(super) fn read(store: &Store, record: FunctionRecord) -> Result<Self, FleetError> {
+        let wanted = Arc::new(revision::from_record(&record.wanted)?);
+        let history: Arc<[KeptRevision]> = store.revisions(&record.key)?.iter().map(revision::kept).collect();
+        let served = history.iter().any(|kept| kept.number == wanted.number);
+        let serving = match &record.serving {
+            Some(serving) => Some(Arc::new(revision::from_record(serving)?)),
+            None => served.then(|| wanted.clone()),
+        };
+        Ok(Self { record, wanted, serving, history })
+    }
 }
 
 /// A replica that may have outlived the daemon.
@@ -123,6 +160,7 @@ pub(super) struct Owner {
     record: FunctionRecord,
     wanted: Arc<Revision>,
     serving: Option<Arc<Revision>>,
+    history: Arc<[KeptRevision]>,
     slots: Vec<Slot>,
     backoff: Backoff,
     /// Trying again cannot help before the next deploy.
@@ -136,17 +174,13 @@ impl Owner {
     /// Starts the task of a function that is on disk, and publishes its first view.
     pub(super) fn spawn(
         parts: Arc<Parts>,
-        record: FunctionRecord,
-        wanted: Revision,
-        serving: Option<Revision>,
+        known: Known,
         survivors: Vec<Survivor>,
         stats: crate::metrics::CallStats,
     ) -> (Arc<Entry>, mpsc::Sender<Command>, impl Future<Output = ()> + Send + use<>) {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let wanted = Arc::new(wanted);
-        // A revision that was adopted served before, even if the record is older than that.
-        let serving = serving.map(Arc::new);
-        let view = first_view(&parts.config, &wanted, serving.as_ref(), record.desired);
+        let view = view::first(&parts.config, &known);
+        let Known { record, wanted, serving, history } = known;
         let entry = Entry::new(record.key.clone(), stats, view);
         let mut owner = Self {
             parts,
@@ -158,6 +192,7 @@ impl Owner {
             record,
             wanted,
             serving,
+            history,
             slots: Vec::new(),
             backoff: Backoff::default(),
             hopeless: false,
@@ -222,13 +257,18 @@ impl Owner {
                 // The client may have gone away; the deploy stands.
                 let _ = done.send(result);
             }
+            Command::Rollback { to, done } => {
+                let result = self.roll_back(to).await;
+                let _ = done.send(result);
+            }
             Command::Scale { replicas, done } => {
                 let result = self.scale(replicas).await;
                 let _ = done.send(result);
             }
             Command::Remove { done } => {
-                let result =
-                    self.parts.store.delete_function(&self.entry.key).await.map_err(FleetError::from);
+                let revisions: Vec<u64> = self.history.iter().map(|kept| kept.number).collect();
+                let deleted = self.parts.store.delete_function(&self.entry.key, &revisions).await;
+                let result = deleted.map_err(FleetError::from);
                 if result.is_ok() {
                     self.removing = true;
                     self.parts.logs.remove(&self.entry.key).await;
@@ -525,20 +565,8 @@ impl Owner {
             tokio::spawn(watched);
         }
         self.reason = None;
-        if revision.number == self.wanted.number
-            && self.serving.as_ref().is_none_or(|s| s.number != revision.number)
-        {
-            tracing::info!(function = %self.entry.key, revision = revision.number, replica = %id, "serving");
-            self.serving = Some(revision);
-            if self.record.serving.is_none() {
-                return;
-            }
-            let mut record = self.record.clone();
-            record.serving = None;
-            // If this is lost, the next start adopts the replica and finds out again.
-            if let Err(error) = self.keep(record).await {
-                tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "not kept");
-            }
+        if revision.number == self.wanted.number {
+            self.serves(revision).await;
         }
     }
 
@@ -572,81 +600,5 @@ impl Owner {
     fn forget(&mut self, id: &ReplicaId) {
         self.slots.retain(|slot| slot.id != *id);
         self.parts.registry.remove(id);
-    }
-
-    fn publish(&self) {
-        let endpoints: Vec<Arc<Endpoint>> = self
-            .slots
-            .iter()
-            .filter_map(|slot| match &slot.stage {
-                Stage::Ready { endpoint, .. } => Some(endpoint.clone()),
-                Stage::Pulling | Stage::Starting | Stage::Draining => None,
-            })
-            .collect();
-        let shown = self.serving.as_ref().unwrap_or(&self.wanted);
-        let pulling = self.slots.iter().find(|slot| matches!(slot.stage, Stage::Pulling));
-        let on_its_way = if pulling.is_some() { Phase::Pulling } else { Phase::Starting };
-        let retry_at = self.backoff.until(Instant::now());
-        let phase = if self.removing {
-            Phase::Removing
-        } else if !endpoints.is_empty() {
-            Phase::Ready
-        } else if self.hopeless {
-            Phase::Failed
-        } else if self.record.desired == 0 {
-            Phase::Stopped
-        } else if retry_at.is_some() {
-            Phase::BackingOff
-        } else {
-            on_its_way
-        };
-        let update = if shown.number == self.wanted.number {
-            self.record.failure.as_ref().map(|failure| Update {
-                revision: failure.revision,
-                phase: Phase::Failed,
-                reason: Some(failure.reason.clone()),
-            })
-        } else {
-            Some(Update { revision: self.wanted.number, phase: on_its_way, reason: None })
-        };
-        self.entry.publish(View {
-            phase,
-            reason: self.reason.clone(),
-            update,
-            progress: pulling.map(|slot| slot.progress.clone()),
-            endpoints,
-            restarts: self.restarts,
-            retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
-            ..base_view(&self.parts.config, shown, self.record.desired)
-        });
-    }
-}
-
-fn first_view(
-    config: &config::Functions,
-    wanted: &Arc<Revision>,
-    serving: Option<&Arc<Revision>>,
-    desired: u32,
-) -> View {
-    base_view(config, serving.unwrap_or(wanted), desired)
-}
-
-fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) -> View {
-    View {
-        deployment: shown.deployment.clone(),
-        spec: shown.spec.clone(),
-        revision: shown.number,
-        phase: Phase::Starting,
-        reason: None,
-        update: None,
-        progress: None,
-        endpoints: Vec::new(),
-        desired,
-        created_at: shown.created_at,
-        image_digest: Some(shown.image.digest.clone()),
-        restarts: 0,
-        retry_at: None,
-        timeout: shown.spec.timeout.unwrap_or(config.timeout),
-        body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
     }
 }
