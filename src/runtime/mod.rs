@@ -56,7 +56,11 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// The images that are on this machine.
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError>;
 
-    /// Makes a replica's snapshot, container and task, not yet started.
+    /// Makes a replica's writable layer, for which its network need not be there yet. A layer that is
+    /// there is success.
+    async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError>;
+
+    /// Makes a replica's container and task, not yet started; its layer too, if it was not prepared.
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError>;
 
     /// Starts a created task.
@@ -173,13 +177,44 @@ pub mod label {
 }
 
 impl ContainerRequest {
+    /// The part of it that is known first.
+    pub fn layer(&self) -> LayerRequest {
+        LayerRequest {
+            id: self.id.clone(),
+            spec: self.spec.clone(),
+            revision: self.revision,
+            image: self.image.clone(),
+        }
+    }
+
     /// What the container is labelled with, so that it can be adopted.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.layer().labels();
+        labels.insert(label::ADDRESS.into(), self.address.to_string());
+        labels
+    }
+}
+
+/// What is known of a replica before it has an address.
+#[derive(Debug, Clone)]
+pub struct LayerRequest {
+    /// The replica.
+    pub id: ReplicaId,
+    /// What it is to be.
+    pub spec: Arc<FunctionSpec>,
+    /// The number of its revision.
+    pub revision: u64,
+    /// What it runs.
+    pub image: Arc<Image>,
+}
+
+impl LayerRequest {
+    /// What the layer is labelled with, so that its owner is known.
     pub fn labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (label::FUNCTION.into(), self.spec.key.name.to_string()),
             (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
             (label::REVISION.into(), self.revision.to_string()),
-            (label::ADDRESS.into(), self.address.to_string()),
             (label::PORT.into(), self.spec.port.to_string()),
         ])
     }

@@ -38,8 +38,8 @@ use self::events::Events;
 use self::images::Images;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Image, ImageRecord, Progress, ResolvedImage, Runtime, RuntimeError,
-    RuntimeEvent, Usage,
+    ContainerRecord, ContainerRequest, Image, ImageRecord, LayerRequest, Progress, ResolvedImage, Runtime,
+    RuntimeError, RuntimeEvent, Usage,
 };
 use crate::config::Config;
 use crate::function::{ImageRef, PullPolicy, ReplicaId};
@@ -138,6 +138,10 @@ impl Runtime for Containerd {
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         self.images.list().await
+    }
+
+    async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
+        self.prepare_layer(request).await
     }
 
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {
