@@ -1,7 +1,7 @@
 //! Owns one function: turns requests and events into launches and drains.
 //!
 //! Invariants
-//! - This task is the only writer of the function's [`View`] and of its record in the store.
+//! - This task is the only writer of the function's [`View`](super::View) and of its record in the store.
 //! - A replica is in `slots` from before its launch until all of it is gone.
 //! - A revision that does not come up leaves the one that serves alone.
 //!

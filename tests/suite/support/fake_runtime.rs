@@ -560,6 +560,7 @@ mod tests {
             .pull(&request.image.resolved, PullPolicy::Always, &Progress::default())
             .await
             .expect_err("told to");
+        runtime.prepare(&request.layer()).await.expect_err("told to");
         runtime.create(&request).await.expect_err("told to");
         runtime.start(&request.id).await.expect_err("told to");
         runtime.stop(&request.id, Duration::ZERO).await.expect_err("told to");

@@ -82,6 +82,8 @@ fn a_rollback_serves_what_served_before_also_after_a_restart_and_without_the_reg
         };
         daemon.ready("hello", version("one")).await;
         daemon.ready("hello", version("two")).await;
+        // The first one is ready as well, until the second takes its place.
+        eventually!(within 30, daemon.describe("hello").await["revision"] == 2, "{}", daemon.log());
         assert!(daemon.call("hello/env").await.1.contains("version=two"));
 
         registry.stop();
