@@ -20,7 +20,7 @@ async fn an_owner_that_panics_is_begun_anew_and_takes_over_what_serves() {
     assert!(began.elapsed() >= Duration::from_millis(200), "it goes on without a pause");
     let view = entry.view();
     assert!(std::sync::Arc::ptr_eq(&view.endpoints[0], &serving), "it serves all the time");
-    assert_eq!(world.runtime.leftovers(), [serving.id.clone()]);
+    assert_eq!(world.runtime.leftovers(), std::slice::from_ref(&serving.id));
     // It is told things in between.
     world.fleet.scale(&key(), 2).await.expect("scaled");
     world.runtime.heal();
