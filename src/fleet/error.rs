@@ -76,6 +76,9 @@ pub enum FleetError {
     /// The change could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What looks after the function panicked over this, and has begun anew.
+    #[error("the daemon failed while it worked on this; its log says more")]
+    BrokeOff,
     /// The daemon is stopping.
     #[error("the daemon is shutting down; try again")]
     ShuttingDown,

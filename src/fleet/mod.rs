@@ -4,6 +4,7 @@
 //! - A function's owner is the only writer of its [`View`]; everyone else reads it through the
 //!   [`Directory`], without a lock and without waiting.
 //! - What the API has accepted is on disk before it is answered.
+//! - An owner that panics is begun anew from what is stored, and takes over the replicas that serve.
 
 mod backoff;
 mod decide;
@@ -16,6 +17,7 @@ mod owner;
 mod registry;
 mod revision;
 mod status;
+mod supervisor;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use directory::{Directory, Endpoint, Entry, KeptRevision, Phase, Update, View};
+pub use directory::{Directory, Endpoint, Entry, KeptRevision, LastExit, Phase, Update, View};
 pub use error::FleetError;
 
 use crate::config::Config;
@@ -58,7 +60,7 @@ pub struct Fleet {
     namespaces: Namespaces,
     /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
     /// one name follow each other.
-    owners: Mutex<HashMap<FunctionKey, mpsc::Sender<Command>>>,
+    owners: Arc<Mutex<HashMap<FunctionKey, mpsc::Sender<Command>>>>,
     tasks: TaskTracker,
 }
 
@@ -97,7 +99,7 @@ impl Fleet {
             network,
             pull_policy: config.images.pull_policy,
             namespaces,
-            owners: Mutex::default(),
+            owners: Arc::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -167,16 +169,27 @@ impl Fleet {
         stats: CallStats,
     ) -> Arc<Entry> {
         let key = known.record.key.clone();
-        let (entry, inbox, run) = Owner::spawn(self.parts.clone(), known, survivors, stats);
-        owners.insert(key.clone(), inbox);
-        let (directory, logs) = (self.directory.clone(), self.parts.logs.clone());
-        let stop = self.parts.stop.clone();
+        let owner = Owner::new(self.parts.clone(), known, survivors, stats);
+        let (entry, inbox) = (owner.entry().clone(), owner.sender().clone());
+        owners.insert(key.clone(), inbox.clone());
+        let (directory, parts) = (self.directory.clone(), self.parts.clone());
+        let (owners, runtime) = (self.owners.clone(), self.runtime.clone());
         self.tasks.spawn(async move {
-            run.await;
+            supervisor::run(owner, &*runtime).await;
+            if parts.stop.is_cancelled() {
+                return;
+            }
+            // Whoever removed it has done this, unless the answer was lost when the owner panicked.
+            let mut owners = owners.lock().await;
+            if owners.get(&key).is_some_and(|owner| owner.same_channel(&inbox)) {
+                owners.remove(&key);
+                directory.remove(&key);
+            }
+            drop(owners);
             // Its last replica may have written after the function's files were removed. A function
             // of the same name that was deployed meanwhile keeps them.
-            if !stop.is_cancelled() && directory.get(&key).is_none() {
-                logs.remove(&key).await;
+            if directory.get(&key).is_none() {
+                parts.logs.remove(&key).await;
             }
         });
         entry
@@ -209,7 +222,7 @@ impl Fleet {
         // It may have been deleted meanwhile.
         self.namespaces.check(&key.namespace)?;
         if let Some(inbox) = owners.get(&key) {
-            return ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
+            return self.ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
         }
         if only_update {
             return Err(FleetError::NotFound(key));
@@ -234,7 +247,20 @@ impl Fleet {
     /// now. Returns the number of the new revision that this makes, when it is on disk; starting goes on.
     pub async fn rollback(&self, key: &FunctionKey, to: Option<u64>) -> Result<u64, FleetError> {
         let inbox = self.inbox(key).await?;
-        ask(&inbox, |done| Command::Rollback { to, done }).await?
+        self.ask(&inbox, |done| Command::Rollback { to, done }).await?
+    }
+
+    /// Sends a command and waits for its answer.
+    async fn ask<T>(
+        &self,
+        inbox: &mpsc::Sender<Command>,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, FleetError> {
+        let (done, answer) = oneshot::channel();
+        inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
+        answer.await.map_err(|_| {
+            if self.parts.stop.is_cancelled() { FleetError::ShuttingDown } else { FleetError::BrokeOff }
+        })
     }
 
     /// Where a function's owner is told things.
@@ -247,7 +273,7 @@ impl Fleet {
     pub async fn remove(&self, key: &FunctionKey) -> Result<(), FleetError> {
         let mut owners = self.owners.lock().await;
         let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        ask(inbox, |done| Command::Remove { done }).await??;
+        self.ask(inbox, |done| Command::Remove { done }).await??;
         owners.remove(key);
         self.directory.remove(key);
         tracing::info!(function = %key, "removed");
@@ -258,7 +284,7 @@ impl Fleet {
     /// is called.
     pub async fn scale(&self, key: &FunctionKey, replicas: u32) -> Result<(), FleetError> {
         let inbox = self.inbox(key).await?;
-        ask(&inbox, |done| Command::Scale { replicas, done }).await?
+        self.ask(&inbox, |done| Command::Scale { replicas, done }).await?
     }
 
     /// How the functions of a namespace are.
@@ -311,16 +337,6 @@ impl Fleet {
         }
         self.namespaces.delete(&self.parts.store, name).await
     }
-}
-
-/// Sends a command and waits for its answer.
-async fn ask<T>(
-    inbox: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<T>) -> Command,
-) -> Result<T, FleetError> {
-    let (done, answer) = oneshot::channel();
-    inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
-    answer.await.map_err(|_| FleetError::ShuttingDown)
 }
 
 /// Containers that run and say whose they are, by function.

@@ -163,9 +163,32 @@ pub struct FunctionStatus {
     /// Ours: the update that is under way, or the last one if it did not come up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateStatus>,
+    /// Ours: how the last replica ended that was not told to, since the daemon started; only in describe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<LastExit>,
     /// Ours: the revisions that served and that one can go back to, newest first; only in describe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<KeptRevision>,
+}
+
+/// How a replica ended that was not told to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    /// The replica.
+    pub replica: String,
+    /// The revision that it ran.
+    pub revision: u64,
+    /// The exit code of its first process.
+    pub code: u32,
+    /// Whether the kernel killed it for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Its last lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
 }
 
 /// A revision that served.

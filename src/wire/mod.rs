@@ -10,8 +10,8 @@ mod secret;
 mod system;
 
 pub use function::{
-    Deletion, Deployment, FunctionStatus, KeptRevision, Resources, Rollback, ScaleRequest, UpdateStatus,
-    Usage,
+    Deletion, Deployment, FunctionStatus, KeptRevision, LastExit, Resources, Rollback, ScaleRequest,
+    UpdateStatus, Usage,
 };
 pub use log::LogLine;
 pub use namespace::Namespace;

@@ -1,7 +1,9 @@
 //! The fleet over a fake runtime and network: what fails at each step of a launch is taken back, the
 //! function says why, and comes up when the fault is gone.
 
+mod exits;
 mod rollback;
+mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;

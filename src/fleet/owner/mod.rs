@@ -10,6 +10,8 @@
 //!             \___________\__________\________^   (called off, exited, unhealthy)
 //! ```
 
+mod again;
+mod exits;
 mod history;
 mod view;
 
@@ -25,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::decide::{self, decide};
-use super::directory::{Endpoint, Entry, KeptRevision};
+use super::directory::{Endpoint, Entry, KeptRevision, LastExit};
 use super::registry::Registry;
 use super::{FleetError, health, revision};
 use crate::config;
@@ -142,9 +144,25 @@ struct Slot {
 /// What a task of the owner reports.
 #[derive(Debug)]
 enum Done {
-    Launched { id: ReplicaId, result: Result<Arc<Endpoint>, LaunchError> },
-    NotAdopted { id: ReplicaId },
-    Gone { id: ReplicaId },
+    Launched {
+        id: ReplicaId,
+        result: Result<Arc<Endpoint>, LaunchError>,
+    },
+    NotAdopted {
+        id: ReplicaId,
+    },
+    Gone {
+        id: ReplicaId,
+    },
+    /// As `Gone`, of one whose process had ended, with what it wrote last.
+    Ended {
+        id: ReplicaId,
+        output: Vec<String>,
+    },
+    /// What an owner that panicked has left.
+    Cleared {
+        ids: Vec<ReplicaId>,
+    },
 }
 
 /// The state of one function's task.
@@ -168,25 +186,28 @@ pub(super) struct Owner {
     removing: bool,
     reason: Option<String>,
     restarts: u32,
+    last_exit: Option<Arc<LastExit>>,
+    /// What it is to do first.
+    first: Option<Command>,
 }
 
 impl Owner {
-    /// Starts the task of a function that is on disk, and publishes its first view.
-    pub(super) fn spawn(
+    /// The owner of a function that is on disk, with its first view.
+    pub(super) fn new(
         parts: Arc<Parts>,
         known: Known,
         survivors: Vec<Survivor>,
         stats: crate::metrics::CallStats,
-    ) -> (Arc<Entry>, mpsc::Sender<Command>, impl Future<Output = ()> + Send + use<>) {
+    ) -> Self {
         let (sender, inbox) = mpsc::channel(INBOX);
         let view = view::first(&parts.config, &known);
         let Known { record, wanted, serving, history } = known;
         let entry = Entry::new(record.key.clone(), stats, view);
         let mut owner = Self {
             parts,
-            entry: entry.clone(),
+            entry,
             inbox,
-            sender: sender.clone(),
+            sender,
             starting: mpsc::unbounded_channel(),
             tasks: JoinSet::new(),
             record,
@@ -199,15 +220,31 @@ impl Owner {
             removing: false,
             reason: None,
             restarts: 0,
+            last_exit: None,
+            first: None,
         };
         for survivor in survivors {
             owner.adopt(survivor);
         }
-        (entry, sender, owner.run())
+        owner
     }
 
-    async fn run(mut self) {
+    /// What it publishes to.
+    pub(super) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Where it is told things.
+    pub(super) fn sender(&self) -> &mpsc::Sender<Command> {
+        &self.sender
+    }
+
+    /// Looks after the function until it is removed or the daemon stops.
+    pub(super) async fn run(&mut self) {
         let stop = self.parts.stop.clone();
+        if let Some(command) = self.first.take() {
+            self.obey(command).await;
+        }
         loop {
             self.reconcile();
             self.publish();
@@ -276,11 +313,7 @@ impl Owner {
                 let _ = done.send(result);
             }
             Command::Exited { id, code } => self.exited(&id, code),
-            Command::OutOfMemory { id } => {
-                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) {
-                    slot.out_of_memory = true;
-                }
-            }
+            Command::OutOfMemory { id } => self.out_of_memory(&id),
             Command::Unhealthy { id, reason } => self.replace(&id, &reason),
             Command::Running(running) => {
                 let lost: Vec<ReplicaId> = self
@@ -487,17 +520,6 @@ impl Owner {
         }
     }
 
-    fn exited(&mut self, id: &ReplicaId, code: u32) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        slot.exit.send_replace(Some(code));
-        let reason = if slot.out_of_memory {
-            format!("was killed for want of memory (exit code {code}); raise limits.memory")
-        } else {
-            format!("exited with code {code}")
-        };
-        self.replace(id, &reason);
-    }
-
     /// Takes a replica that cannot serve any more out at once.
     fn replace(&mut self, id: &ReplicaId, reason: &str) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
@@ -508,19 +530,32 @@ impl Owner {
         self.restarts += 1;
         slot.stage = Stage::Draining;
         slot.cancel.cancel();
-        self.clean(id);
+        if slot.exit.borrow().is_some() {
+            self.clean_ended(id);
+        } else {
+            self.clean(id);
+        }
     }
 
     async fn finish(&mut self, done: Done) {
         match done {
             Done::Gone { id } | Done::NotAdopted { id } => self.forget(&id),
+            Done::Ended { id, output } => {
+                self.said(&id, output);
+                self.forget(&id);
+            }
+            Done::Cleared { ids } => ids.iter().for_each(|id| self.forget(id)),
             Done::Launched { id, result: Ok(endpoint) } => self.ready(&id, endpoint).await,
             Done::Launched { id, result: Err(error) } => {
                 let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
+                if let LaunchError::Exited { output, .. } = &error {
+                    self.said(&id, output.clone());
+                }
                 self.forget(&id);
                 let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
                 if matters && revision == Some(self.wanted.number) {
-                    self.launch_failed(&error).await;
+                    let reason = crate::chain(&error) + self.memory_note(&id);
+                    self.launch_failed(reason, error.is_permanent()).await;
                 }
             }
         }
@@ -533,7 +568,11 @@ impl Owner {
         let (id, number) = (slot.id.clone(), slot.revision.number);
         tracing::error!(function = %self.entry.key, replica = %id, %error, "an error of the daemon");
         if matches!(slot.stage, Stage::Draining) {
-            self.forget(&id);
+            let task = slot.task;
+            let gone = self.slots.iter().filter(|slot| slot.task == task);
+            for id in gone.map(|slot| slot.id.clone()).collect::<Vec<_>>() {
+                self.forget(&id);
+            }
             return;
         }
         slot.stage = Stage::Draining;
@@ -541,14 +580,15 @@ impl Owner {
         self.clean(&id);
         if number == self.wanted.number {
             let function = self.entry.key.clone();
-            self.launch_failed(&LaunchError::Panicked { function, source: error }).await;
+            let error = LaunchError::Panicked { function, source: error };
+            self.launch_failed(crate::chain(&error), error.is_permanent()).await;
         }
     }
 
     async fn ready(&mut self, id: &ReplicaId, endpoint: Arc<Endpoint>) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
         let (called_off, ended) = (slot.cancel.is_cancelled(), *slot.exit.borrow());
-        slot.stage = Stage::Ready { endpoint: endpoint.clone(), since: Instant::now() };
+        slot.stage = Stage::Ready { endpoint, since: Instant::now() };
         let revision = slot.revision.clone();
         if called_off {
             // It came up in the moment in which it was called off.
@@ -560,18 +600,24 @@ impl Owner {
             self.exited(id, code);
             return;
         }
-        if let Some(probe) = &revision.spec.probes.health {
-            let watched = health::watch(endpoint, probe.clone(), self.sender.clone(), slot.cancel.clone());
-            tokio::spawn(watched);
-        }
+        self.watch_health(id);
         self.reason = None;
         if revision.number == self.wanted.number {
             self.serves(revision).await;
         }
     }
 
-    async fn launch_failed(&mut self, error: &LaunchError) {
-        let reason = crate::chain(error);
+    /// Probes a replica that serves from time to time, if its function says how.
+    fn watch_health(&self, id: &ReplicaId) {
+        let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
+        if let (Some(probe), Stage::Ready { endpoint, .. }) = (&slot.revision.spec.probes.health, &slot.stage)
+        {
+            let (endpoint, cancel) = (endpoint.clone(), slot.cancel.clone());
+            tokio::spawn(health::watch(endpoint, probe.clone(), self.sender.clone(), cancel));
+        }
+    }
+
+    async fn launch_failed(&mut self, reason: String, permanent: bool) {
         match self.serving.clone() {
             Some(serving) if serving.number != self.wanted.number => {
                 tracing::warn!(
@@ -589,7 +635,7 @@ impl Owner {
                 }
             }
             _ => {
-                self.hopeless = error.is_permanent();
+                self.hopeless = permanent;
                 self.backoff.failed(Duration::ZERO, Instant::now());
                 self.restarts += 1;
                 self.reason = Some(reason);

@@ -55,6 +55,7 @@ impl Owner {
             restarts: self.restarts,
             retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
             revisions: self.history.clone(),
+            last_exit: self.last_exit.clone(),
             ..base_view(&self.parts.config, shown, self.record.desired)
         });
     }
@@ -80,6 +81,7 @@ fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) ->
         created_at: shown.created_at,
         image_digest: Some(shown.image.digest.clone()),
         restarts: 0,
+        last_exit: None,
         revisions: Arc::default(),
         retry_at: None,
         timeout: shown.spec.timeout.unwrap_or(config.timeout),

@@ -44,6 +44,7 @@ fn errors_of_the_fleet() {
     let missing = FleetError::SecretNotFound { secret: "key".into(), namespace: namespace() };
     assert_answer(missing, 400, "secret_not_found");
     assert_answer(FleetError::Store(StoreError::Closed), 503, "store_failed");
+    assert_answer(FleetError::BrokeOff, 500, "internal");
     assert_answer(FleetError::ShuttingDown, 503, "shutting_down");
     assert_eq!(ErrorAnswer::from(FleetError::ShuttingDown).retry_after, Some(5));
 }

@@ -62,6 +62,19 @@ enum Failing {
     Once,
     Always,
     Panics,
+    /// With an error that panics when it is put into words, which its receiver does.
+    Unspeakable,
+}
+
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::error::Error for Unspeakable {}
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("the test wants this error to be unspeakable")
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +105,12 @@ impl FakeRuntime {
     /// Makes every call of `step` panic until [`Self::heal`].
     pub(crate) fn panic_at(&self, step: Step) {
         self.lock().failing.insert(step, Failing::Panics);
+    }
+
+    /// Makes every call of `step` fail, until [`Self::heal`], with an error that makes whoever puts it into
+    /// words panic.
+    pub(crate) fn unspeakable_at(&self, step: Step) {
+        self.lock().failing.insert(step, Failing::Unspeakable);
     }
 
     /// Removes all images, as `ctr images rm` does.
@@ -168,6 +187,7 @@ impl FakeRuntime {
             Some(Failing::Once | Failing::Always) => {
                 Err(RuntimeError::failed(format!("{step:?}"), "the test wants it to fail"))
             }
+            Some(Failing::Unspeakable) => Err(RuntimeError::failed(format!("{step:?}"), Unspeakable)),
             None => Ok(()),
         }
     }
