@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
+//! restarts     the daemon restarted under load
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
@@ -12,4 +13,5 @@ mod inside;
 mod lifecycle;
 mod refusals;
 mod registry;
+mod restarts;
 mod survival;
