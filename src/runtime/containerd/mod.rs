@@ -9,6 +9,7 @@
 mod cgroup;
 mod client;
 mod container;
+mod diagnosis;
 mod events;
 mod images;
 mod list;
@@ -18,6 +19,8 @@ mod shim;
 mod spec;
 mod task;
 mod user;
+
+pub use diagnosis::diagnose;
 
 use std::collections::HashMap;
 use std::fmt;
