@@ -1,19 +1,17 @@
-//! Brings what happens to containers to their owners, and removes what no owner has.
+//! Brings what happens to containers to their owners.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
-use super::owner::{Command, Parts};
+use super::owner::{Command, Listing, Parts};
 use crate::function::ReplicaId;
 use crate::network::Network;
 use crate::runtime::{ContainerRecord, ContainerState, Runtime, RuntimeEvent};
 
-/// How often left-overs are looked for.
-const REAP_EVERY: Duration = Duration::from_secs(300);
 /// How often it is made sure that bridge and rules are there: others may take them away.
 const ENSURE_NETWORK_EVERY: Duration = Duration::from_secs(60);
 /// Pause before a listing that failed is tried again.
@@ -52,7 +50,6 @@ impl Watcher {
     pub(super) async fn run(self, mut events: broadcast::Receiver<RuntimeEvent>) {
         let stop = self.parts.stop.clone();
         let work = async {
-            let mut reap = tokio::time::interval(REAP_EVERY);
             let mut ensure = tokio::time::interval(ENSURE_NETWORK_EVERY);
             loop {
                 tokio::select! {
@@ -67,7 +64,6 @@ impl Watcher {
                         Ok(RuntimeEvent::Resync) | Err(RecvError::Lagged(_)) => self.resync().await,
                         Err(RecvError::Closed) => return,
                     },
-                    _ = reap.tick() => self.reap().await,
                     _ = ensure.tick() => self.ensure_network().await,
                 }
             }
@@ -86,49 +82,27 @@ impl Watcher {
     }
 
     async fn resync(&self) {
-        let running: Arc<Vec<ReplicaId>> = Arc::new(
-            self.list()
-                .await
-                .into_iter()
-                .filter(|container| {
-                    matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused)
-                })
-                .map(|container| container.id)
-                .collect(),
-        );
-        self.ensure_network().await;
-        for owner in self.parts.registry.owners() {
-            let _ = owner.send(Command::Running(running.clone())).await;
+        let at = Instant::now();
+        let (mut running, mut stopped) = (Vec::new(), Vec::new());
+        for container in self.list().await {
+            match container.state {
+                ContainerState::Running { .. } | ContainerState::Paused => running.push(container.id),
+                ContainerState::Stopped => stopped.push(container.id),
+                ContainerState::NoTask | ContainerState::Created => {}
+            }
         }
+        let listing = Arc::new(Listing { at, running, stopped });
+        for owner in self.parts.registry.owners() {
+            let _ = owner.send(Command::Listed(listing.clone())).await;
+        }
+        // What was left because containerd was away can be removed now.
+        self.parts.launcher.leave();
+        self.ensure_network().await;
     }
 
     async fn ensure_network(&self) {
         if let Err(error) = self.network.ensure().await {
             tracing::error!(error = &error as &dyn std::error::Error, "the network could not be repaired");
-        }
-    }
-
-    /// Removes whatever carries a replica's id that no owner knows.
-    async fn reap(&self) {
-        // Listed before the owners are asked: an id is registered before anything of it is made.
-        let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
-        match self.runtime.containers().await {
-            Ok(containers) => found.extend(containers.into_iter().map(|container| container.id)),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "containers cannot be listed")
-            }
-        }
-        match self.network.attached().await {
-            Ok(attached) => found.extend(attached),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed")
-            }
-        }
-        for id in found {
-            if !self.parts.registry.contains(&id) {
-                tracing::info!(replica = %id, "removing what is left of a replica");
-                self.parts.launcher.clean(&id).await;
-            }
         }
     }
 }

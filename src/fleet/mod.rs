@@ -14,6 +14,7 @@ mod events;
 mod health;
 mod namespaces;
 mod owner;
+mod reaper;
 mod registry;
 mod revision;
 mod status;
@@ -44,6 +45,7 @@ use crate::wire;
 use events::Watcher;
 use namespaces::Namespaces;
 use owner::{Command, Known, Owner, Parts, Survivor};
+use reaper::Reaper;
 use registry::Registry;
 
 /// How often counts of calls are written to the store.
@@ -147,7 +149,13 @@ impl Fleet {
         }
         self.directory.insert(entries);
         drop(owners);
+        let reaper = Reaper {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+        };
         self.tasks.spawn(watcher.run(events));
+        self.tasks.spawn(reaper.run());
         self.tasks.spawn(keep_counts(self.directory.clone(), self.parts.clone()));
         Ok(())
     }
