@@ -3,6 +3,7 @@
 
 mod engine;
 mod exits;
+mod model;
 mod rollback;
 mod supervisor;
 
