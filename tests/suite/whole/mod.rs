@@ -9,9 +9,11 @@
 //! doctor       what is wrong is found
 //! inside       what a function sees and reaches
 //! failures     every step of a launch fails on a real containerd; nothing is left
+//! chaos        rounds in which something is killed while something is asked, under load
 //! updates      updates in a row under load, without one failed call
 //! ```
 
+mod chaos;
 mod doctor;
 mod failures;
 mod inside;
