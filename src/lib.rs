@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod fleet;
 pub mod function;
 pub mod gateway;

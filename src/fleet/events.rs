@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::owner::{Command, Parts};
+use crate::disk::Disk;
 use crate::function::ReplicaId;
 use crate::network::Network;
 use crate::runtime::{ContainerRecord, ContainerState, Runtime, RuntimeEvent};
@@ -25,6 +26,7 @@ pub(super) struct Watcher {
     pub(super) parts: Arc<Parts>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) network: Arc<dyn Network>,
+    pub(super) disk: Arc<Disk>,
 }
 
 impl Watcher {
@@ -75,6 +77,8 @@ impl Watcher {
         tokio::select! {
             () = stop.cancelled() => {}
             () = work => {}
+            // Beside the rest: a large image takes a while to go, and no event may wait for it.
+            () = self.collect() => {}
         }
     }
 
@@ -108,8 +112,19 @@ impl Watcher {
         }
     }
 
+    /// Removes images that nobody uses, where there are too many.
+    async fn collect(&self) {
+        let mut collect = tokio::time::interval(REAP_EVERY);
+        loop {
+            collect.tick().await;
+            if let Err(error) = self.disk.collect().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "images could not be collected");
+            }
+        }
+    }
+
     /// Removes whatever carries a replica's id that no owner knows.
-    async fn reap(&self) {
+    pub(super) async fn reap(&self) {
         // Listed before the owners are asked: an id is registered before anything of it is made.
         let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
         match self.runtime.containers().await {

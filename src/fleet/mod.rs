@@ -30,6 +30,7 @@ pub use directory::{Directory, Endpoint, Entry, Phase, Update, View};
 pub use error::FleetError;
 
 use crate::config::Config;
+use crate::disk::{Disk, DiskError};
 use crate::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
 use crate::logs::Logs;
 use crate::metrics::{CallStats, StatsSnapshot};
@@ -55,6 +56,7 @@ pub struct Fleet {
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
     secrets: Secrets,
+    disk: Arc<Disk>,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
     /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
@@ -82,6 +84,7 @@ impl Fleet {
             config.images.pull_policy,
         );
         let namespaces = Namespaces::load(&store)?;
+        let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone());
         let parts = Parts {
             launcher: Arc::new(launcher),
             store,
@@ -96,6 +99,7 @@ impl Fleet {
             runtime,
             network,
             secrets,
+            disk: Arc::new(disk),
             pull_policy: config.images.pull_policy,
             namespaces,
             owners: Mutex::default(),
@@ -108,17 +112,33 @@ impl Fleet {
         &self.directory
     }
 
+    /// What is on the disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
+    pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
+        self.watcher().reap().await;
+        self.disk.prune().await
+    }
+
+    fn watcher(&self) -> Watcher {
+        Watcher {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+            disk: self.disk.clone(),
+        }
+    }
+
     /// Brings back every function that was deployed: takes up the replicas that outlived the last
     /// daemon, starts the others, and removes what belongs to none. Returns when all functions can
     /// be found; their replicas may still be starting.
     pub async fn start(&self) -> Result<(), FleetError> {
         // Listening begins before looking, so that nothing that happens in between is missed.
         let events = self.runtime.events();
-        let watcher = Watcher {
-            parts: self.parts.clone(),
-            runtime: self.runtime.clone(),
-            network: self.network.clone(),
-        };
+        let watcher = self.watcher();
         let records = self.parts.store.functions()?;
         // A kill may have come between taking a function's record and its files.
         for key in self.parts.logs.kept() {
@@ -202,9 +222,12 @@ impl Fleet {
             }
             other => FleetError::Secrets(other),
         })?;
+        // Until it is on disk that the function uses it.
+        let _pin = self.disk.pin(&spec.image).await;
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
         revision::check_command(&image)?;
+        self.disk.check_room(&image).await?;
         let revision = Revision {
             number: 1,
             deployment: Arc::new(deployment),

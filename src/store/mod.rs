@@ -88,6 +88,12 @@ impl Store {
         self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
     }
 
+    /// Bytes that the store takes of the disk.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        let small = self.db.size_on_disk();
+        Ok(small.map_err(|error| StoreError::failed("measuring the store", error))? + self.large.size())
+    }
+
     /// Keeps a function; returns when it is on disk.
     pub async fn put_function(&self, record: &FunctionRecord) -> Result<(), StoreError> {
         self.writer.write(vec![put(&function_key(&record.key), record)?]).await

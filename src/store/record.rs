@@ -29,6 +29,13 @@ pub struct FunctionRecord {
     pub node: Option<String>,
 }
 
+impl FunctionRecord {
+    /// The digests of the images that the function may be started from: they must not be removed.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.wanted).chain(&self.serving).map(|revision| revision.digest.as_str())
+    }
+}
+
 /// One version of a function's spec, with the image that its name meant when it was deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevisionRecord {

@@ -19,7 +19,7 @@ mod spec;
 mod task;
 mod user;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,8 +38,8 @@ use self::events::Events;
 use self::images::Images;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Image, ImageRecord, Progress, ResolvedImage, Runtime, RuntimeError,
-    RuntimeEvent, Usage,
+    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, Progress, ResolvedImage, Runtime,
+    RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use crate::config::Config;
 use crate::function::{ImageRef, PullPolicy, ReplicaId};
@@ -138,6 +138,38 @@ impl Runtime for Containerd {
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         self.images.list().await
+    }
+
+    async fn mark_image(
+        &self,
+        name: &str,
+        unused_since: Option<jiff::Timestamp>,
+    ) -> Result<(), RuntimeError> {
+        self.images.mark(name, unused_since).await
+    }
+
+    async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError> {
+        self.images.remove(name, digest).await
+    }
+
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        self.images.discard_broken_pulls(used).await
+    }
+
+    async fn sweep(&self) -> Result<(), RuntimeError> {
+        self.images.sweep().await
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, RuntimeError> {
+        self.images.disk().await
+    }
+
+    async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError> {
+        self.images.room_for(image).await
+    }
+
+    async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
+        self.images.stored(used).await
     }
 
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {
