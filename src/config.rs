@@ -446,8 +446,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let variable = |name: &str| (name == "INGLE_FUNCTIONS_TIMEOUT").then(|| "12moons".to_owned());
-        let text =
-            "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n\
+        let text = "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n\
              [images]\ndisk_watermark = 0.85\ndisk_target = \"101%\"\n";
         let error = Config::parse(text, variable).expect_err("four mistakes");
         let shown = error.to_string();

@@ -26,6 +26,7 @@ mod secret;
 mod serve;
 mod stack;
 mod stdin;
+mod system;
 
 use std::ffi::OsString;
 use std::sync::LazyLock;
@@ -97,6 +98,8 @@ enum Command {
     Namespace(namespace::Namespace),
     #[command(subcommand)]
     Image(image::Image),
+    #[command(subcommand)]
+    System(system::System),
     Info(info::Info),
     Login(login::Login),
     Logout(login::Logout),
@@ -152,6 +155,7 @@ impl Command {
             Self::Secret(command) => command.run(globals).await,
             Self::Namespace(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
+            Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,
             Self::Login(command) => command.run(globals).await,
             Self::Logout(command) => command.run(globals),

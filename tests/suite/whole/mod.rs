@@ -1,6 +1,7 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
+//! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
@@ -8,6 +9,7 @@
 //! inside       what a function sees and reaches
 //! ```
 
+mod disk;
 mod inside;
 mod lifecycle;
 mod refusals;
