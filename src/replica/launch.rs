@@ -15,7 +15,7 @@ use crate::fleet::Endpoint;
 use crate::function::{FunctionSpec, PullPolicy, ReplicaId};
 use crate::logs::Logs;
 use crate::network::{Attachment, Network};
-use crate::runtime::{ContainerRequest, Progress, ResolvedImage, Runtime, Stdio};
+use crate::runtime::{ContainerRequest, LayerRequest, Progress, ResolvedImage, Runtime, Stdio};
 use crate::secrets::Secrets;
 use crate::wire;
 
@@ -125,11 +125,19 @@ impl Launcher {
         undo.push(Step::Logs);
         let stdio: Stdio = self.logs.open(&spec.key, &id)?;
         undo.push(Step::Network);
-        let attachment: Attachment = self
-            .network
-            .attach(&id)
-            .await
-            .map_err(|source| LaunchError::Network { function: spec.key.clone(), source })?;
+        undo.push(Step::Container);
+        let layer = LayerRequest {
+            id: id.clone(),
+            spec: spec.clone(),
+            revision: revision.number,
+            image: image.clone(),
+        };
+        // Each takes some milliseconds, most of them waiting: for the kernel here, for the disk there.
+        // Both to their end, also when one fails, so that the undo finds all of it.
+        let (attached, prepared) = tokio::join!(self.network.attach(&id), self.runtime.prepare(&layer));
+        let attachment: Attachment =
+            attached.map_err(|source| LaunchError::Network { function: spec.key.clone(), source })?;
+        prepared.map_err(LaunchError::Container)?;
         let network = watch.lap();
         mounts.extend(attachment.files);
         let request = ContainerRequest {
@@ -144,7 +152,6 @@ impl Launcher {
             env: self.derived_env(spec),
             pids: spec.pids.unwrap_or(self.config.pids),
         };
-        undo.push(Step::Container);
         self.runtime.create(&request).await.map_err(LaunchError::Container)?;
         let create = watch.lap();
         if launch.cancel.is_cancelled() {

@@ -73,8 +73,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Removes the bytes that nothing refers to; returns when the disk has them back.
     async fn sweep(&self) -> Result<(), RuntimeError>;
 
-    /// The file system that images are on; if there are two, the one with less room. `None` if the engine does
-    /// not say, or is on another machine.
+    /// The file system that images are on; if there are two, the one with less room. `None` if the
+    /// engine does not say, or is on another machine.
     async fn disk(&self) -> Result<Option<Disk>, RuntimeError>;
 
     /// How many bytes a pull of this image will take, roughly; 0 if all of it is here.
@@ -83,7 +83,11 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// What is stored; that of images with a digest in `used` counts as used.
     async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError>;
 
-    /// Makes a replica's snapshot, container and task, not yet started.
+    /// Makes a replica's writable layer, for which its network need not be there yet. A layer that is
+    /// there is success.
+    async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError>;
+
+    /// Makes a replica's container and task, not yet started; its layer too, if it was not prepared.
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError>;
 
     /// Starts a created task.
@@ -206,13 +210,44 @@ pub mod label {
 }
 
 impl ContainerRequest {
+    /// The part of it that is known first.
+    pub fn layer(&self) -> LayerRequest {
+        LayerRequest {
+            id: self.id.clone(),
+            spec: self.spec.clone(),
+            revision: self.revision,
+            image: self.image.clone(),
+        }
+    }
+
     /// What the container is labelled with, so that it can be adopted.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.layer().labels();
+        labels.insert(label::ADDRESS.into(), self.address.to_string());
+        labels
+    }
+}
+
+/// What is known of a replica before it has an address.
+#[derive(Debug, Clone)]
+pub struct LayerRequest {
+    /// The replica.
+    pub id: ReplicaId,
+    /// What it is to be.
+    pub spec: Arc<FunctionSpec>,
+    /// The number of its revision.
+    pub revision: u64,
+    /// What it runs.
+    pub image: Arc<Image>,
+}
+
+impl LayerRequest {
+    /// What the layer is labelled with, so that its owner is known.
     pub fn labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (label::FUNCTION.into(), self.spec.key.name.to_string()),
             (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
             (label::REVISION.into(), self.revision.to_string()),
-            (label::ADDRESS.into(), self.address.to_string()),
             (label::PORT.into(), self.spec.port.to_string()),
             (label::IMAGE.into(), self.image.resolved.digest.clone()),
         ])

@@ -90,7 +90,7 @@ fn key() -> FunctionKey {
 
 #[tokio::test]
 async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
-    for step in [Step::Pull, Step::Create, Step::Start] {
+    for step in [Step::Pull, Step::Prepare, Step::Create, Step::Start] {
         let world = World::new().await;
         world.runtime.fail_at(step);
         world.deploy("you/echo:1").await;
@@ -108,7 +108,7 @@ async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
 
 #[tokio::test]
 async fn a_panic_in_a_launch_counts_as_a_failure_and_leaves_nothing() {
-    for step in [Step::Pull, Step::Create, Step::Start] {
+    for step in [Step::Pull, Step::Prepare, Step::Create, Step::Start] {
         let world = World::new().await;
         world.runtime.panic_at(step);
         world.deploy("you/echo:1").await;

@@ -5,20 +5,22 @@
 
 use containerd_client::services::v1::container::Runtime as ShimRuntime;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
 use containerd_client::types::Mount;
 use prost::Message;
 use prost_types::Any;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::client::already_exists;
 use super::spec::{self, Inputs};
 use super::user::User;
 use super::{Containerd, MAX_USERS, lock, rootfs};
-use crate::runtime::{ContainerRequest, RuntimeError};
+use crate::function::ReplicaId;
+use crate::runtime::{ContainerRequest, LayerRequest, RuntimeError};
 
 const SHIM: &str = "io.containerd.runc.v2";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -79,12 +81,12 @@ impl Containerd {
                 // Both to their end, also when one fails: what is cut off may still be made, after it
                 // was taken back.
                 let (mounts, created) =
-                    tokio::join!(self.prepare(request), self.create_container(request, document));
+                    tokio::join!(self.layer(request), self.create_container(request, document));
                 created?;
                 mounts?
             }
             None => {
-                let mounts = self.prepare(request).await?;
+                let mounts = self.layer(request).await?;
                 let user = self.look_up_user(request, &mounts).await?;
                 self.create_container(request, self.document(request, &user)?).await?;
                 mounts
@@ -93,9 +95,22 @@ impl Containerd {
         self.create_task(request, mounts).await
     }
 
+    /// The layer that was prepared, or a new one.
+    async fn layer(&self, request: &ContainerRequest) -> Result<Vec<Mount>, RuntimeError> {
+        match self.mounts(&request.id).await? {
+            Some(mounts) => Ok(mounts),
+            None => self.make_layer(&request.layer()).await,
+        }
+    }
+
+    /// See [`Runtime::prepare`](crate::runtime::Runtime::prepare).
+    pub(super) async fn prepare_layer(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
+        self.make_layer(request).await.map(|_| ())
+    }
+
     /// A writable layer on top of the image. Also under a read-only root: the runtime makes the
     /// mount points in it that the image lacks, before it makes it read-only.
-    async fn prepare(&self, request: &ContainerRequest) -> Result<Vec<Mount>, Failure> {
+    async fn make_layer(&self, request: &LayerRequest) -> Result<Vec<Mount>, RuntimeError> {
         let mut labels: std::collections::HashMap<_, _> = request.labels().into_iter().collect();
         labels.insert(GC_ROOT.into(), jiff::Timestamp::now().to_string());
         let prepare = PrepareSnapshotRequest {
@@ -104,14 +119,33 @@ impl Containerd {
             parent: request.image.chain_id.clone(),
             labels,
         };
-        let answer = SnapshotsClient::new(self.client.channel()).prepare(self.client.request(prepare)).await;
+        let answer = self.snapshots().prepare(self.client.request(prepare)).await;
         match answer {
             Ok(answer) => Ok(answer.into_inner().mounts),
-            Err(status) if status.code() == Code::NotFound => Err(Failure::Error(RuntimeError::NotFound {
+            Err(status) if status.code() == Code::NotFound => Err(RuntimeError::NotFound {
                 what: format!("unpacked image {} ({})", request.spec.image, request.image.chain_id),
-            })),
-            Err(status) => Err(self.failure(request, "the snapshot", status)),
+            }),
+            Err(status) if already_exists(&status) => Ok(self.mounts(&request.id).await?.unwrap_or_default()),
+            Err(status) => {
+                Err(self.client.error(format!("making the snapshot of replica {}", request.id), status))
+            }
         }
+    }
+
+    /// How a replica's layer is mounted, if it is there.
+    async fn mounts(&self, id: &ReplicaId) -> Result<Option<Vec<Mount>>, RuntimeError> {
+        let look = MountsRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
+        match self.snapshots().mounts(self.client.request(look)).await {
+            Ok(answer) => Ok(Some(answer.into_inner().mounts)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => {
+                Err(self.client.error(format!("looking for the snapshot of replica {id}"), status))
+            }
+        }
+    }
+
+    fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.client.channel())
     }
 
     async fn create_container(&self, request: &ContainerRequest, document: Vec<u8>) -> Result<(), Failure> {

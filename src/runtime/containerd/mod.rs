@@ -38,8 +38,8 @@ use self::events::Events;
 use self::images::Images;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, Progress, ResolvedImage, Runtime,
-    RuntimeError, RuntimeEvent, Stored, Usage,
+    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
+    Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use crate::config::Config;
 use crate::function::{ImageRef, PullPolicy, ReplicaId};
@@ -170,6 +170,10 @@ impl Runtime for Containerd {
 
     async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
         self.images.stored(used).await
+    }
+
+    async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
+        self.prepare_layer(request).await
     }
 
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {

@@ -81,7 +81,7 @@ impl Keeper {
 /// A registry with one image, which can be replaced, or be away.
 async fn registry(image: &Arc<Mutex<Option<TestImage>>>) -> HandmadeRegistry {
     let served = image.clone();
-    HandmadeRegistry::serve(move |asked| match &*served.lock().unwrap() {
+    HandmadeRegistry::serve(move |asked| match &*served.lock().expect("no panic while locked") {
         Some(image) => honest(image, asked),
         None => Reply::new(503, "away"),
     })
@@ -99,7 +99,8 @@ async fn an_image_that_another_function_of_the_tag_uses_stays_however_far_the_ta
     let keeper = place.keeper("");
     let mut pulled = Vec::new();
     for version in 0..7 {
-        *current.lock().unwrap() = Some(TestImage::new(&format!("moving{version}"), &[1000]));
+        *current.lock().expect("no panic while locked") =
+            Some(TestImage::new(&format!("moving{version}"), &[1000]));
         pulled.push(place.pull(&name).await.expect("pulled"));
         match version {
             0 => drop(keeper.function("first", &pulled[0], None).await),
@@ -109,7 +110,7 @@ async fn an_image_that_another_function_of_the_tag_uses_stays_however_far_the_ta
         }
         keeper.collect().await.expect("collected");
     }
-    *current.lock().unwrap() = None;
+    *current.lock().expect("no panic while locked") = None;
     place.collect_garbage();
     // 6 is the tag's, 4 and 5 are the two before it that nobody uses.
     for (version, image) in pulled.iter().enumerate() {
@@ -132,7 +133,7 @@ async fn over_the_watermark_all_bytes_of_what_nobody_uses_go() {
     let registry = registry(&current).await;
     let mut pulled = Vec::new();
     for name in ["used", "unused"] {
-        *current.lock().unwrap() = Some(TestImage::new(name, &[100_000, 2000]));
+        *current.lock().expect("no panic while locked") = Some(TestImage::new(name, &[100_000, 2000]));
         pulled.push(place.pull(&format!("{}/me/{name}:1", registry.address())).await.expect("pulled"));
     }
     let key = keeper.function("env", &pulled[0], None).await;
@@ -242,7 +243,7 @@ async fn an_image_that_is_larger_than_the_disk_is_refused_with_the_numbers() {
     assert_eq!(*need, 4 << 50);
     assert!(*free < *need && path.starts_with(place.containerd.path()), "{refused:?}");
 
-    *current.lock().unwrap() = Some(small);
+    *current.lock().expect("no panic while locked") = Some(small);
     let name = format!("{}/me/small:1", registry.address());
     keeper.check_room(&place.resolve(&name).await.expect("resolved")).await.expect("it fits");
     let pulled = place.pull(&name).await.expect("pulled");

@@ -70,6 +70,9 @@ async fn a_replica_lives_and_goes(
     ready: &impl AsyncFn(&ReplicaId),
 ) {
     let id = &request.id;
+    runtime.prepare(&request.layer()).await.expect("prepared");
+    runtime.prepare(&request.layer()).await.expect("it is there");
+    assert_eq!(state(runtime, id).await, Some(ContainerState::NoTask));
     runtime.create(&request).await.expect("created");
     let listed = runtime.containers().await.expect("a list");
     assert_eq!(listed.len(), 1);
@@ -125,6 +128,8 @@ async fn the_deaf_are_killed(
 }
 
 async fn removal_works_in_every_state(runtime: &dyn Runtime, request: impl Fn() -> ContainerRequest) {
+    let prepared = request();
+    runtime.prepare(&prepared.layer()).await.expect("prepared");
     let created = request();
     runtime.create(&created).await.expect("created");
     let stopped_before_its_start = request();
@@ -133,7 +138,7 @@ async fn removal_works_in_every_state(runtime: &dyn Runtime, request: impl Fn() 
     let running = request();
     runtime.create(&running).await.expect("created");
     runtime.start(&running.id).await.expect("started");
-    for request in [created, stopped_before_its_start, running] {
+    for request in [prepared, created, stopped_before_its_start, running] {
         runtime.remove(&request.id).await.expect("removed");
         assert_eq!(state(runtime, &request.id).await, None);
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ingle::function::{ImageRef, PullPolicy, ReplicaId};
 use ingle::runtime::{
-    ContainerRecord, ContainerRequest, ContainerState, Disk, Image, ImageConfig, ImageRecord, Progress,
-    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Share, Stored, Usage,
+    ContainerRecord, ContainerRequest, ContainerState, Disk, Image, ImageConfig, ImageRecord, LayerRequest,
+    Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Share, Stored, Usage,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -22,6 +22,7 @@ use super::fake_container::{End, Manner, Signal, live};
 pub(crate) enum Step {
     Resolve,
     Pull,
+    Prepare,
     Create,
     Start,
     Stop,
@@ -30,8 +31,8 @@ pub(crate) enum Step {
 
 impl Step {
     /// All of them, in the order in which a replica's life calls them.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Resolve, Self::Pull, Self::Create, Self::Start, Self::Stop, Self::Remove];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Resolve, Self::Pull, Self::Prepare, Self::Create, Self::Start, Self::Stop, Self::Remove];
 }
 
 /// The fake. Cloning gives another handle to the same one.
@@ -47,6 +48,8 @@ struct State {
     /// Bytes of the disk, of which images take some; one without bounds if `None`.
     disk: Option<u64>,
     containers: BTreeMap<ReplicaId, Container>,
+    /// Layers without a container.
+    layers: BTreeMap<ReplicaId, LayerRequest>,
     failing: HashMap<Step, Failing>,
     delays: HashMap<Step, Duration>,
     calls: HashMap<Step, usize>,
@@ -218,7 +221,9 @@ impl FakeRuntime {
         if let Some(running) = self.signal(id, Signal::Kill) {
             stopped(running).await;
         }
-        self.lock().containers.remove(id);
+        let mut state = self.lock();
+        state.containers.remove(id);
+        state.layers.remove(id);
     }
 }
 
@@ -366,6 +371,12 @@ impl Runtime for FakeRuntime {
         Ok(Stored { images, ..Stored::default() })
     }
 
+    async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
+        self.enter(Step::Prepare).await?;
+        self.lock().layers.insert(request.id.clone(), request.clone());
+        Ok(())
+    }
+
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {
         self.enter(Step::Create).await?;
         let config = &request.image.resolved.config;
@@ -436,7 +447,12 @@ impl Runtime for FakeRuntime {
             labels: container.request.labels(),
             state: *container.state.borrow(),
         };
-        Ok(state.containers.iter().map(record).collect())
+        let layer = |(id, layer): (&ReplicaId, &LayerRequest)| ContainerRecord {
+            id: id.clone(),
+            labels: layer.labels(),
+            state: ContainerState::NoTask,
+        };
+        Ok(state.containers.iter().map(record).chain(state.layers.iter().map(layer)).collect())
     }
 
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
