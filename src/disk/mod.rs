@@ -223,19 +223,22 @@ impl Disk {
     /// output of functions that are gone.
     pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
         let _one = self.collecting.lock().await;
-        let before = self.usage().await?.size();
         let in_use = self.in_use().await?;
+        let before = self.runtime.stored(&in_use.digests()).await?.size();
         let images = self.runtime.images().await?.into_iter();
         let unused: Vec<ImageRecord> = images.filter(|image| in_use.user(image).is_none()).collect();
         self.runtime.discard_broken_pulls(&in_use.digests()).await?;
         let removed = self.remove_all(&unused).await?;
         let kept = self.logs.kept();
         let functions = self.store.functions()?;
+        let mut logs = 0u64;
         for key in kept.iter().filter(|key| !functions.iter().any(|record| record.key == **key)) {
+            logs = logs.saturating_add(self.logs.size_of(key));
             self.logs.remove(key).await;
         }
         self.runtime.sweep().await?;
-        let freed = before.saturating_sub(self.usage().await?.size());
+        let after = self.runtime.stored(&in_use.digests()).await?.size();
+        let freed = before.saturating_sub(after).saturating_add(logs);
         Ok(wire::Pruned { images: removed, freed })
     }
 }

@@ -34,6 +34,13 @@ pub struct Stored {
     pub replicas: Share,
 }
 
+impl Stored {
+    /// All bytes together.
+    pub fn size(&self) -> u64 {
+        [self.images, self.layers, self.replicas].iter().fold(0, |sum, share| sum.saturating_add(share.size))
+    }
+}
+
 /// One kind of what is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Share {

@@ -74,14 +74,6 @@ pub struct DiskUsage {
     pub store: Share,
 }
 
-impl DiskUsage {
-    /// All bytes together.
-    pub fn size(&self) -> u64 {
-        let shares = [self.images, self.layers, self.replicas, self.logs, self.store];
-        shares.iter().fold(0, |sum, share| sum.saturating_add(share.size))
-    }
-}
-
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {

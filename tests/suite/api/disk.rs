@@ -97,7 +97,6 @@ async fn an_image_is_removed_by_name_unless_a_function_uses_it() {
     let world = World::new().await;
     world.deploy("env").await;
     world.runtime.add_image(image("you/other:1", 0));
-    world.runtime.add_image(image("registry.example:5000/a/b/c@sha256:x", 0));
     let in_use =
         "image docker.io/you/env:1 is used by function env.openfaas-fn, and cannot be removed before that is";
     for name in ["you/env:1", "docker.io/you/env:1", "you%2Fenv:1"] {
@@ -141,7 +140,7 @@ async fn what_is_there_is_measured_and_what_nobody_uses_is_pruned() {
     let answer = world.send("POST", "/system/prune", "").await;
     let pruned: Value = serde_json::from_str(&answer.body).expect("json");
     assert_eq!(pruned["images"], json!(["docker.io/you/a:1", "docker.io/you/b:1"]));
-    assert!(pruned["freed"].as_u64() >= Some(2 * SIZE), "{pruned:#}");
+    assert!(pruned["freed"].as_u64() >= Some(2 * SIZE + 500), "{pruned:#}");
     assert_eq!(world.images().await, ["env:1"]);
     assert!(!left.exists());
     assert_eq!(df().await["images"]["unused"], 0);
