@@ -239,12 +239,18 @@ check_port() {
     inode=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
         awk -v port=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == port { print $10; exit }')
     [ -n "$inode" ] || return 0
-    owner=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | head -n 1 | cut -d/ -f3)
-    name=$(cat "/proc/${owner:-none}/comm" 2>/dev/null || echo "another process")
-    if [ "$name" != ingle ]; then
-        fault "port $port is in use by $name${owner:+ (process $owner)}" \
-            "stop it, or choose another port: $0 --port 8081"
+    owners=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | cut -d/ -f3 | sort -nu)
+    # systemd has the daemon's socket too, and alone while the daemon restarts.
+    for owner in $owners; do
+        [ "$(cat "/proc/$owner/comm" 2>/dev/null)" != ingle ] || return 0
+    done
+    if [ "${owner:-}" = 1 ] && by_systemd &&
+        [ "$(systemctl show --property NFileDescriptorStore --value ingle.service)" -gt 0 ]; then
+        return 0
     fi
+    name=$(cat "/proc/${owner:-none}/comm" 2>/dev/null || echo "another process")
+    fault "port $port is in use by $name${owner:+ (process $owner)}" \
+        "stop it, or choose another port: $0 --port 8081"
 }
 
 check_subnet() {

@@ -207,12 +207,17 @@ async fn drain(threads: &[Thread], limit: Duration) {
         threads.iter().map(|thread| count(&thread.worker).load(Ordering::Relaxed)).sum::<usize>()
     };
     let busy = || sum(|worker| &worker.busy);
-    let is_over = || match sum(|worker| &worker.connections) {
-        0 => true,
-        _ if start.elapsed() < LAST_REQUEST => false,
-        _ => busy() == 0,
-    };
-    while !is_over() && start.elapsed() < limit {
+    let (mut open, mut changed) = (0, start);
+    loop {
+        let now = sum(|worker| &worker.connections);
+        if now != open {
+            (open, changed) = (now, Instant::now());
+        }
+        // While others end, those that are left are only slow.
+        let is_quiet = changed.elapsed() >= LAST_REQUEST && busy() == 0;
+        if open == 0 || is_quiet || start.elapsed() >= limit {
+            break;
+        }
         sleep(DRAIN_PAUSE).await;
     }
     if busy() > 0 {
