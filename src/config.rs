@@ -71,6 +71,8 @@ pub struct Functions {
     pub stop_grace: Duration,
     /// Replicas that may be starting at the same time.
     pub parallel_starts: usize,
+    /// Revisions of a function that are kept because they served, the one that serves included.
+    pub revisions: usize,
     /// Capabilities that every function gets.
     pub capabilities: Vec<String>,
 }
@@ -226,6 +228,7 @@ impl Config {
                 max_waiting: from.get("functions.max_waiting", "256", count),
                 stop_grace: from.get("functions.stop_grace", "10s", duration),
                 parallel_starts: from.get("functions.parallel_starts", &cores.to_string(), count),
+                revisions: from.get("functions.revisions", "5", count),
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
             },
             containerd: Containerd {

@@ -9,7 +9,7 @@ use crate::function::{FunctionName, parse_duration};
 use crate::wire::{Deployment, FunctionStatus};
 
 use super::Globals;
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::error::{CliError, Exit};
 use super::follow::{self, Submitted};
 use super::options::Options;
@@ -89,7 +89,8 @@ impl Deploy {
     }
 }
 
-fn in_words(status: &FunctionStatus) -> String {
+/// How a function is that was waited for.
+pub(super) fn in_words(status: &FunctionStatus) -> String {
     let phase = if status.phase.is_empty() { "ready" } else { &status.phase };
     match &status.image_digest {
         Some(digest) => {
@@ -110,12 +111,16 @@ async fn submit(client: &Client, deployment: &Deployment, no_wait: bool) -> anyh
         other => other,
     };
     let answer = answer.map_err(|error| anyhow::Error::from(error).context(format!("function {name}")))?;
-    let revision = answer.headers.get("x-revision").and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(Submitted {
         name: name.to_owned(),
         namespace: deployment.namespace.clone(),
-        revision: revision.unwrap_or_else(|| before.map_or(0, |status| status.revision) + 1),
+        revision: revision(&answer).unwrap_or_else(|| before.map_or(0, |status| status.revision) + 1),
     })
+}
+
+/// The revision that an answer names.
+pub(super) fn revision(answer: &Answer) -> Option<u64> {
+    answer.headers.get("x-revision")?.to_str().ok()?.parse().ok()
 }
 
 /// Collects what went wrong with some of several functions.

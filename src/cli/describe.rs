@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 
 use crate::function::FunctionName;
-use crate::wire::{FunctionStatus, Resources, UpdateStatus};
+use crate::wire::{FunctionStatus, KeptRevision, LastExit, Resources, UpdateStatus};
 
 use super::client::Client;
 use super::{Globals, list, output};
@@ -53,12 +53,14 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Update", status.update.as_ref().map(update).unwrap_or_default()),
         ("Replicas", format!("{} of {} can serve", status.available_replicas, status.replicas)),
         ("Restarts", status.restarts.to_string()),
+        ("Last exit", status.last_exit.as_ref().map(last_exit).unwrap_or_default()),
         ("Calls", status.invocation_count.to_string()),
         ("URL", client.gateway().function(&status.name, status.namespace.as_deref()).to_string()),
         ("Image", status.image.clone()),
         ("Digest", text(&status.image_digest)),
         ("Revision", number(status.revision)),
         ("Created", status.created_at.as_deref().map(output::time).unwrap_or_default()),
+        ("Revisions", status.revisions.iter().map(revision).collect::<Vec<_>>().join("\n")),
         ("Usage", usage.unwrap_or_default()),
         ("Process", text(&status.env_process)),
         ("Limits", resources(status.limits.as_ref())),
@@ -75,6 +77,19 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
 fn update(update: &UpdateStatus) -> String {
     let reason = update.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("revision {} {}{reason}", update.revision, update.phase)
+}
+
+fn last_exit(exit: &LastExit) -> String {
+    let why = if exit.out_of_memory { ", killed for want of memory" } else { "" };
+    let LastExit { replica, revision, code, at, .. } = exit;
+    let first = format!("code {code}{why}, {}, replica {replica} of revision {revision}", output::time(at));
+    std::iter::once(&first).chain(&exit.output).cloned().collect::<Vec<_>>().join("\n")
+}
+
+/// A revision that one can go back to.
+fn revision(kept: &KeptRevision) -> String {
+    let KeptRevision { revision, image, image_digest, created_at } = kept;
+    format!("{revision}: {image}, {}, {}", output::short_digest(image_digest), output::time(created_at))
 }
 
 fn resources(resources: Option<&Resources>) -> String {

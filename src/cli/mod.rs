@@ -21,6 +21,7 @@ mod namespace;
 mod options;
 mod output;
 mod remove;
+mod rollback;
 mod scale;
 mod secret;
 mod serve;
@@ -90,6 +91,7 @@ enum Command {
     Invoke(invoke::Invoke),
     Logs(logs::Logs),
     Scale(scale::Scale),
+    Rollback(rollback::Rollback),
     #[command(visible_alias = "rm", alias = "delete")]
     Remove(remove::Remove),
     #[command(subcommand)]
@@ -151,6 +153,7 @@ impl Command {
             Self::Invoke(command) => command.run(globals).await,
             Self::Logs(command) => command.run(globals).await,
             Self::Scale(command) => command.run(globals).await,
+            Self::Rollback(command) => command.run(globals).await,
             Self::Remove(command) => command.run(globals).await,
             Self::Secret(command) => command.run(globals).await,
             Self::Namespace(command) => command.run(globals).await,
@@ -166,7 +169,9 @@ impl Command {
     /// What Ctrl-C has left undone, in words.
     fn when_interrupted(&self) -> &'static str {
         match self {
-            Self::Deploy(_) => "interrupted: what the daemon has accepted goes on; see 'ingle describe'",
+            Self::Deploy(_) | Self::Rollback(_) => {
+                "interrupted: what the daemon has accepted goes on; see 'ingle describe'"
+            }
             // The usual way to end it.
             Self::Logs(_) => "",
             _ => "interrupted",

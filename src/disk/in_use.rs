@@ -4,80 +4,157 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::DiskError;
-use crate::function::ImageRef;
+use crate::function::{FunctionKey, ImageRef};
 use crate::runtime::{ImageRecord, Runtime, label};
 use crate::store::Store;
+
+/// Who uses an image, in words.
+pub(super) type Users = Vec<String>;
 
 /// The images that must stay.
 ///
 /// The store is asked, not the fleet: a revision is there from the moment in which it was accepted,
 /// and also when this version cannot run its function.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct InUse {
-    /// By digest: the function.
-    functions: BTreeMap<String, String>,
+    /// By digest.
+    digests: BTreeMap<String, UsersOfDigest>,
     /// Images that are being deployed.
-    pinned: Vec<ImageRef>,
+    pinned: Vec<Pinned>,
+}
+
+/// Who uses one digest.
+#[derive(Debug, Default)]
+struct UsersOfDigest {
+    /// Functions that are started from it.
+    functions: BTreeSet<FunctionKey>,
+    /// Functions that keep it to go back to, with the revisions.
+    old: BTreeMap<FunctionKey, BTreeSet<u64>>,
+    /// Containers.
+    replicas: BTreeSet<String>,
 }
 
 impl InUse {
     pub(super) async fn find(runtime: &dyn Runtime, store: &Store, pins: &Pins) -> Result<Self, DiskError> {
         // In this order: a deploy lets go of its pin after its record is written, and a function that
         // is removed has replicas for a while after its record is gone.
-        let pinned = pins.all();
-        let mut functions = BTreeMap::new();
-        for record in store.functions()? {
-            for digest in record.digests() {
-                functions.insert(digest.to_owned(), format!("function {}", record.key));
+        let mut found = Self { pinned: pins.all(), ..Self::default() };
+        for used in store.images_in_use()? {
+            let users = found.digests.entry(used.digest).or_default();
+            if used.is_old {
+                users.old.entry(used.function).or_default().insert(used.revision);
+            } else {
+                users.functions.insert(used.function);
             }
         }
         for container in runtime.containers().await? {
             if let Some(digest) = container.labels.get(label::IMAGE) {
-                let replica = format!("replica {}, which is being removed", container.id);
-                functions.entry(digest.clone()).or_insert(replica);
+                let users = found.digests.entry(digest.clone()).or_default();
+                users.replicas.insert(container.id.to_string());
             }
         }
-        Ok(Self { functions, pinned })
+        Ok(found)
     }
 
-    /// Who uses an image.
-    pub(super) fn user(&self, image: &ImageRecord) -> Option<String> {
-        let is_pinned = |pinned: &ImageRef| {
-            pinned.canonical() == image.name || pinned.reference().digest() == Some(&image.digest)
-        };
-        if self.pinned.iter().any(is_pinned) {
-            return Some("a deploy that is under way".to_owned());
+    /// Who uses an image; empty if nobody does.
+    pub(super) fn users(&self, image: &ImageRecord) -> Users {
+        let mut users = self.digests.get(&image.digest).map(UsersOfDigest::in_words).unwrap_or_default();
+        if self.pinned.iter().any(|pinned| pinned.is(image)) {
+            users.push("a deploy that is under way".to_owned());
         }
-        self.functions.get(&image.digest).cloned()
+        users
     }
 
+    pub(super) fn is_used(&self, image: &ImageRecord) -> bool {
+        self.digests.contains_key(&image.digest) || self.pinned.iter().any(|pinned| pinned.is(image))
+    }
+
+    /// Their digests, as far as they are known.
     pub(super) fn digests(&self) -> BTreeSet<String> {
-        self.functions.keys().cloned().collect()
+        let pinned = self.pinned.iter().filter_map(|pinned| pinned.digest().map(str::to_owned));
+        self.digests.keys().cloned().chain(pinned).collect()
+    }
+}
+
+impl UsersOfDigest {
+    fn in_words(&self) -> Users {
+        let mut users: Users = self.functions.iter().map(|function| format!("function {function}")).collect();
+        for (function, revisions) in
+            self.old.iter().filter(|(function, _)| !self.functions.contains(*function))
+        {
+            let numbers: Vec<String> = revisions.iter().map(u64::to_string).collect();
+            users.push(format!(
+                "function {function}, which keeps revision {} to go back to",
+                numbers.join(" and ")
+            ));
+        }
+        // Those of a function that is there are no news.
+        if users.is_empty() {
+            users.extend(self.replicas.iter().map(|id| format!("replica {id}, which is being removed")));
+        }
+        users
     }
 }
 
 /// Images that are being deployed: they are in use before any record says so.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pins(Arc<Mutex<Vec<ImageRef>>>);
+pub(super) struct Pins(Arc<Mutex<Vec<Pinned>>>);
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pinned {
+    image: ImageRef,
+    /// What its name was resolved to.
+    resolved: Option<String>,
+}
+
+impl Pinned {
+    /// Whether a record may be that of the image: by its digest; by its name, which may be about to be
+    /// looked up; and by the name that it had, which may have moved on since it was looked up.
+    fn is(&self, record: &ImageRecord) -> bool {
+        let name = self.image.canonical();
+        name == record.name
+            || record.superseded.as_ref() == Some(&name)
+            || self.digest() == Some(record.digest.as_str())
+    }
+
+    fn digest(&self) -> Option<&str> {
+        self.resolved.as_deref().or_else(|| self.image.reference().digest())
+    }
+}
 
 /// Keeps an image from being removed for as long as it lives.
 #[derive(Debug)]
 pub struct Pin {
     pins: Pins,
-    image: ImageRef,
+    pinned: Pinned,
+}
+
+impl Pin {
+    /// Keeps what the name was resolved to as well, under whatever name it is here.
+    pub fn resolved(&mut self, digest: &str) {
+        let resolved = Pinned { resolved: Some(digest.to_owned()), ..self.pinned.clone() };
+        self.pins.lock(|pins| {
+            if let Some(pinned) = pins.iter_mut().find(|pinned| **pinned == self.pinned) {
+                pinned.clone_from(&resolved);
+            }
+        });
+        self.pinned = resolved;
+    }
 }
 
 impl Pins {
     pub(super) fn add(&self, image: &ImageRef) -> Pin {
-        self.lock(|pins| pins.push(image.clone()));
-        Pin { pins: self.clone(), image: image.clone() }
+        let pinned = Pinned { image: image.clone(), resolved: None };
+        self.lock(|pins| pins.push(pinned.clone()));
+        Pin { pins: self.clone(), pinned }
     }
 
-    fn all(&self) -> Vec<ImageRef> {
+    fn all(&self) -> Vec<Pinned> {
         self.lock(|pins| pins.clone())
     }
 
-    fn lock<T>(&self, work: impl FnOnce(&mut Vec<ImageRef>) -> T) -> T {
+    fn lock<T>(&self, work: impl FnOnce(&mut Vec<Pinned>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -85,7 +162,7 @@ impl Pins {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.pins.lock(|pins| {
-            if let Some(place) = pins.iter().position(|pinned| *pinned == self.image) {
+            if let Some(place) = pins.iter().position(|pinned| *pinned == self.pinned) {
                 pins.swap_remove(place);
             }
         });

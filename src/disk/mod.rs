@@ -2,10 +2,11 @@
 //! is of everything.
 //!
 //! ```text
-//! every five minutes   earlier images of a name beyond the last two
-//!                      above images.disk_watermark: unused ones, until below images.disk_target
-//! a deploy             unused ones, if its image does not fit otherwise
-//! on request           one image; or all that are unused (prune)
+//! every five minutes   earlier images of a name beyond the last two; output of functions that are gone
+//!                      above images.disk_watermark: what pulls that broke off have left, then unused
+//!                      images, until below images.disk_target
+//! a deploy             the same, if its image does not fit otherwise
+//! on request           one image; or all that is unused (prune)
 //! ```
 //!
 //! Invariants
@@ -16,6 +17,7 @@ mod decide;
 mod error;
 mod in_use;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -49,6 +51,8 @@ pub struct Disk {
     gate: Mutex<()>,
     /// One collection at a time.
     collecting: Mutex<()>,
+    /// Images that were found to fit and may not be here yet. Held while another one is weighed.
+    accepted: Mutex<Vec<ResolvedImage>>,
 }
 
 impl Disk {
@@ -59,8 +63,16 @@ impl Disk {
         store: Arc<Store>,
         logs: Arc<Logs>,
     ) -> Self {
-        let (pins, gate, collecting) = (Pins::default(), Mutex::default(), Mutex::default());
-        Self { runtime, store, logs, config: config.clone(), pins, gate, collecting }
+        Self {
+            runtime,
+            store,
+            logs,
+            config: config.clone(),
+            pins: Pins::default(),
+            gate: Mutex::default(),
+            collecting: Mutex::default(),
+            accepted: Mutex::default(),
+        }
     }
 
     /// Keeps an image that is about to be deployed. To be taken before its name is resolved, and held
@@ -79,7 +91,11 @@ impl Disk {
         let _one = self.collecting.lock().await;
         let plan = self.plan().await?;
         for (name, unused_since) in &plan.notes {
-            self.runtime.mark_image(name, *unused_since).await?;
+            if let Err(error) = self.runtime.mark_image(name, *unused_since).await {
+                // On a full disk a note may fail, and what was noted before may go all the same.
+                tracing::warn!(error = &error as &dyn std::error::Error, "not noted, and tried again later");
+                break;
+            }
         }
         self.remove_all(&plan.surplus).await?;
         let Some(disk) = self.runtime.disk().await? else { return Ok(()) };
@@ -87,7 +103,7 @@ impl Disk {
             return Ok(());
         }
         let target = self.config.disk_target;
-        let disk = self.remove_until(disk, plan.expendable, |disk| disk.used_percent() <= target).await?;
+        let disk = self.make_room(disk, plan.expendable, |disk| disk.used_percent() <= target).await?;
         if disk.used_percent() > self.config.disk_watermark {
             tracing::warn!(
                 path = %disk.path.display(), used_percent = disk.used_percent(), free = disk.free,
@@ -100,34 +116,57 @@ impl Disk {
     async fn plan(&self) -> Result<Plan, DiskError> {
         let images = self.runtime.images().await?;
         let in_use = self.in_use().await?;
-        let is_used = |image: &ImageRecord| in_use.user(image).is_some();
-        Ok(decide(&images, is_used, Timestamp::now(), self.config.keep_unused))
+        Ok(decide(&images, |image| in_use.is_used(image), Timestamp::now(), self.config.keep_unused))
     }
 
-    /// Removes images in this order, as long as there is not enough room; the disk as it is then.
-    async fn remove_until(
+    /// Removes what pulls that broke off have left, and then images in this order, as long as there is
+    /// not enough room; the disk as it is then.
+    async fn make_room(
         &self,
         mut disk: FileSystem,
         images: Vec<ImageRecord>,
         is_enough: impl Fn(&FileSystem) -> bool,
     ) -> Result<FileSystem, DiskError> {
+        if self.discard_broken_pulls().await? > 0 {
+            self.runtime.sweep().await?;
+            disk = self.runtime.disk().await?.unwrap_or(disk);
+        }
         for image in images {
             if is_enough(&disk) {
                 break;
             }
             // Images share layers: what it frees is known when it is gone.
             self.remove_all(&[image]).await?;
-            match self.runtime.disk().await? {
-                Some(now) => disk = now,
-                None => break,
-            }
+            disk = self.runtime.disk().await?.unwrap_or(disk);
         }
         Ok(disk)
     }
 
-    /// Removes those of these images that nobody uses; their names.
-    async fn remove_all(&self, images: &[ImageRecord]) -> Result<Vec<String>, DiskError> {
+    /// Gives up what pulls that broke off have left for the next attempt, where there will be none; of
+    /// how many.
+    async fn discard_broken_pulls(&self) -> Result<usize, DiskError> {
+        // What is resolved meanwhile, and then kept for its pull, would be taken for such a rest.
+        let _gate = self.gate.lock().await;
+        let in_use = self.in_use().await?;
+        Ok(self.runtime.discard_broken_pulls(&in_use.digests()).await?)
+    }
+
+    /// Removes those of these images that nobody uses, and their bytes.
+    async fn remove_all(&self, images: &[ImageRecord]) -> Result<(), DiskError> {
         let mut removed = Vec::new();
+        let result = self.remove_records(images, &mut removed).await;
+        if !removed.is_empty() {
+            self.runtime.sweep().await?;
+        }
+        result
+    }
+
+    /// Removes the records of those of these images that nobody uses, and adds their names to `removed`.
+    async fn remove_records(
+        &self,
+        images: &[ImageRecord],
+        removed: &mut Vec<String>,
+    ) -> Result<(), DiskError> {
         for image in images {
             match self.remove_record(image).await {
                 Ok(()) => {
@@ -139,18 +178,16 @@ impl Disk {
                 Err(error) => return Err(error),
             }
         }
-        if !removed.is_empty() {
-            self.runtime.sweep().await?;
-        }
-        Ok(removed)
+        Ok(())
     }
 
     /// Removes an image's record, if nobody uses the image.
     async fn remove_record(&self, image: &ImageRecord) -> Result<(), DiskError> {
         let _gate = self.gate.lock().await;
         let name = || image.name.clone();
-        if let Some(user) = self.in_use().await?.user(image) {
-            return Err(DiskError::ImageInUse { image: name(), user });
+        let users = self.in_use().await?.users(image);
+        if !users.is_empty() {
+            return Err(DiskError::ImageInUse { image: name(), users });
         }
         if self.runtime.remove_image(&image.name, &image.digest).await? {
             Ok(())
@@ -171,40 +208,63 @@ impl Disk {
         Ok(self.runtime.sweep().await?)
     }
 
-    /// Refuses an image for which there is no room, after what nobody uses has made way.
+    /// Refuses an image for which there is no room, after what nobody uses has made way. The room for
+    /// images that were accepted before, and are not here yet, is not given away again.
     pub async fn check_room(&self, image: &ResolvedImage) -> Result<(), DiskError> {
         let need = self.runtime.room_for(image).await?;
-        let fits = |disk: &FileSystem| disk.free >= need.saturating_add(RESERVE);
         if need == 0 {
             return Ok(());
         }
+        let mut accepted = self.accepted.lock().await;
+        let coming = self.still_to_come(&mut accepted, &image.digest).await?;
         let Some(mut disk) = self.runtime.disk().await? else { return Ok(()) };
+        let wanted = need.saturating_add(coming).saturating_add(RESERVE);
+        let fits = |disk: &FileSystem| disk.free >= wanted;
         if !fits(&disk) {
             let _one = self.collecting.lock().await;
             let plan = self.plan().await?;
             let images = plan.surplus.into_iter().chain(plan.expendable).collect();
-            disk = self.remove_until(disk, images, fits).await?;
+            disk = self.make_room(disk, images, fits).await?;
         }
         if fits(&disk) {
+            accepted.push(image.clone());
             return Ok(());
         }
         let (image, path) = (image.image.to_string(), disk.path);
-        Err(DiskError::NoRoom { image, need, free: disk.free, reserve: RESERVE, path })
+        Err(DiskError::NoRoom { image, need, free: disk.free, reserve: RESERVE, coming, path })
+    }
+
+    /// Bytes that images which were accepted have yet to take, but for the one with this digest. Those
+    /// that are here, or that no function wants any more, are forgotten.
+    async fn still_to_come(&self, accepted: &mut Vec<ResolvedImage>, digest: &str) -> Result<u64, DiskError> {
+        accepted.retain(|image| image.digest != digest);
+        if accepted.is_empty() {
+            return Ok(0);
+        }
+        let in_use = self.in_use().await?.digests();
+        let mut sum = 0u64;
+        let mut missing = Vec::new();
+        for image in accepted.iter().filter(|image| in_use.contains(&image.digest)) {
+            let need = self.runtime.room_for(image).await?;
+            if need > 0 {
+                sum = sum.saturating_add(need);
+                missing.push(image.clone());
+            }
+        }
+        *accepted = missing;
+        Ok(sum)
     }
 
     /// How much there is of everything.
     pub async fn usage(&self) -> Result<wire::DiskUsage, DiskError> {
         let stored = self.runtime.stored(&self.in_use().await?.digests()).await?;
         let disk = self.runtime.disk().await?;
-        // Asked first: a function is stored before it writes anything.
-        let kept = self.logs.kept();
-        let functions = self.store.functions()?;
+        let functions = self.store.functions_count()?;
         let mut logs = crate::runtime::Share::default();
-        for key in &kept {
-            logs.add(self.logs.size_of(key), functions.iter().any(|record| record.key == *key));
+        for key in self.logs.kept() {
+            logs.add(self.logs.size_of(&key), self.store.has_function(&key)?);
         }
-        let store =
-            wire::Share { count: functions.len() as u64, size: self.store.size_on_disk()?, unused: 0 };
+        let store = wire::Share { count: functions, size: self.store.size_on_disk()?, unused: 0 };
         Ok(wire::DiskUsage {
             disk: disk.map(|disk| wire::FileSystem {
                 path: disk.path.display().to_string(),
@@ -223,23 +283,29 @@ impl Disk {
     /// output of functions that are gone.
     pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
         let _one = self.collecting.lock().await;
-        let in_use = self.in_use().await?;
-        let before = self.runtime.stored(&in_use.digests()).await?.size();
-        let images = self.runtime.images().await?.into_iter();
-        let unused: Vec<ImageRecord> = images.filter(|image| in_use.user(image).is_none()).collect();
-        self.runtime.discard_broken_pulls(&in_use.digests()).await?;
-        let removed = self.remove_all(&unused).await?;
-        let kept = self.logs.kept();
-        let functions = self.store.functions()?;
-        let mut logs = 0u64;
-        for key in kept.iter().filter(|key| !functions.iter().any(|record| record.key == **key)) {
-            logs = logs.saturating_add(self.logs.size_of(key));
-            self.logs.remove(key).await;
-        }
+        let before = self.runtime.stored(&BTreeSet::new()).await?.size();
+        self.discard_broken_pulls().await?;
+        let images = self.runtime.images().await?;
+        let mut removed = Vec::new();
+        let result = self.remove_records(&images, &mut removed).await;
         self.runtime.sweep().await?;
-        let after = self.runtime.stored(&in_use.digests()).await?.size();
-        let freed = before.saturating_sub(after).saturating_add(logs);
+        result?;
+        let after = self.runtime.stored(&BTreeSet::new()).await?.size();
+        let freed = before.saturating_sub(after).saturating_add(self.discard_output().await?);
         Ok(wire::Pruned { images: removed, freed })
+    }
+
+    /// Removes the output of functions that are gone; its bytes.
+    pub async fn discard_output(&self) -> Result<u64, DiskError> {
+        let mut freed = 0u64;
+        // Listed before the store is asked: a function is stored before it writes anything.
+        for key in self.logs.kept() {
+            if !self.store.has_function(&key)? {
+                freed = freed.saturating_add(self.logs.size_of(&key));
+                self.logs.remove(&key).await;
+            }
+        }
+        Ok(freed)
     }
 }
 

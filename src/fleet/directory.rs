@@ -157,14 +157,48 @@ pub struct View {
     pub created_at: jiff::Timestamp,
     /// The digest that the image was resolved to.
     pub image_digest: Option<String>,
+    /// The revisions that served and are kept, oldest first.
+    pub revisions: Arc<[KeptRevision]>,
     /// Starts of a replica after the first, since the last deploy.
     pub restarts: u32,
+    /// How the last replica ended that was not told to, since the daemon started.
+    pub last_exit: Option<Arc<LastExit>>,
     /// When the next start is tried, while [`Phase::BackingOff`].
     pub retry_at: Option<Instant>,
     /// How long a call may take: the function's own value or the default.
     pub timeout: Duration,
     /// The largest body of a call in bytes: the function's own value or the default.
     pub body_limit: u64,
+}
+
+/// How a replica ended that was not told to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastExit {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The revision that it ran.
+    pub revision: u64,
+    /// The exit code of its first process.
+    pub code: u32,
+    /// Whether the kernel killed it for want of memory.
+    pub out_of_memory: bool,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// Its last lines, once they have been read.
+    pub output: Vec<String>,
+}
+
+/// A revision that served, and that one can go back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRevision {
+    /// Its number.
+    pub number: u64,
+    /// Its image, as it was sent.
+    pub image: String,
+    /// What that was resolved to.
+    pub digest: String,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
 }
 
 /// A revision that does not serve yet, or did not come up, while an older one serves.

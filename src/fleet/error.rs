@@ -6,7 +6,7 @@ use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
 
-/// An error of deploy, update, scale or remove.
+/// An error of deploy, update, rollback, scale or remove.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// The request itself is wrong.
@@ -15,6 +15,34 @@ pub enum FleetError {
     /// There is no such function.
     #[error("function {0} was not found: see 'ingle list{option}'", option = .0.namespace.option())]
     NotFound(FunctionKey),
+    /// No revision served before.
+    #[error(
+        "function {function} is at revision {revision}, and none that served before it is kept: there is nothing to go back to"
+    )]
+    NothingBefore {
+        /// The function.
+        function: FunctionKey,
+        /// The revision that is wanted now.
+        revision: u64,
+    },
+    /// It is at that revision.
+    #[error("function {function} is at revision {revision} already")]
+    RevisionWanted {
+        /// The function.
+        function: FunctionKey,
+        /// The revision.
+        revision: u64,
+    },
+    /// That revision never served, or is not kept any more.
+    #[error("function {function} has no revision {revision} to go back to: it never served, or is not kept any more; {}", list(.kept))]
+    RevisionNotFound {
+        /// The function.
+        function: FunctionKey,
+        /// The revision.
+        revision: u64,
+        /// Those that are kept.
+        kept: Vec<u64>,
+    },
     /// There is no such namespace.
     #[error("namespace {0} was not found: create it with 'ingle namespace create {0}'")]
     NamespaceNotFound(NamespaceName),
@@ -52,7 +80,15 @@ pub enum FleetError {
     /// Its image does not fit on the disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// What looks after the function panicked over this, and has begun anew.
+    #[error("the daemon failed while it worked on this; its log says more")]
+    BrokeOff,
     /// The daemon is stopping.
     #[error("the daemon is shutting down; try again")]
     ShuttingDown,
+}
+
+fn list(numbers: &[u64]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    if numbers.is_empty() { "none is kept yet".into() } else { format!("kept are {}", numbers.join(", ")) }
 }

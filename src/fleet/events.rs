@@ -123,7 +123,7 @@ impl Watcher {
         }
     }
 
-    /// Removes whatever carries a replica's id that no owner knows.
+    /// Removes whatever carries a replica's id that no owner knows, and what no function is left for.
     pub(super) async fn reap(&self) {
         // Listed before the owners are asked: an id is registered before anything of it is made.
         let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
@@ -144,6 +144,12 @@ impl Watcher {
                 tracing::info!(replica = %id, "removing what is left of a replica");
                 self.parts.launcher.clean(&id).await;
             }
+        }
+        if let Err(error) = self.disk.discard_output().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "output of functions that are gone stays"
+            );
         }
     }
 }

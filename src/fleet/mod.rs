@@ -4,6 +4,7 @@
 //! - A function's owner is the only writer of its [`View`]; everyone else reads it through the
 //!   [`Directory`], without a lock and without waiting.
 //! - What the API has accepted is on disk before it is answered.
+//! - An owner that panics is begun anew from what is stored, and takes over the replicas that serve.
 
 mod backoff;
 mod decide;
@@ -16,6 +17,7 @@ mod owner;
 mod registry;
 mod revision;
 mod status;
+mod supervisor;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use directory::{Directory, Endpoint, Entry, Phase, Update, View};
+pub use directory::{Directory, Endpoint, Entry, KeptRevision, LastExit, Phase, Update, View};
 pub use error::FleetError;
 
 use crate::config::Config;
@@ -37,12 +39,12 @@ use crate::metrics::{CallStats, StatsSnapshot};
 use crate::network::Network;
 use crate::replica::{Launcher, Revision};
 use crate::runtime::{ContainerRecord, ContainerState, Runtime, label};
-use crate::secrets::{SecretError, Secrets};
+use crate::secrets::Secrets;
 use crate::store::{FunctionRecord, Store};
 use crate::wire;
 use events::Watcher;
 use namespaces::Namespaces;
-use owner::{Command, Owner, Parts, Survivor};
+use owner::{Command, Known, Owner, Parts, Survivor};
 use registry::Registry;
 
 /// How often counts of calls are written to the store.
@@ -55,13 +57,12 @@ pub struct Fleet {
     parts: Arc<Parts>,
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
-    secrets: Secrets,
     disk: Arc<Disk>,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
     /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
     /// one name follow each other.
-    owners: Mutex<HashMap<FunctionKey, mpsc::Sender<Command>>>,
+    owners: Arc<Mutex<HashMap<FunctionKey, mpsc::Sender<Command>>>>,
     tasks: TaskTracker,
 }
 
@@ -89,6 +90,7 @@ impl Fleet {
             launcher: Arc::new(launcher),
             store,
             logs,
+            secrets,
             registry: Registry::default(),
             config: config.functions.clone(),
             stop: CancellationToken::new(),
@@ -98,11 +100,10 @@ impl Fleet {
             parts: Arc::new(parts),
             runtime,
             network,
-            secrets,
             disk: Arc::new(disk),
             pull_policy: config.images.pull_policy,
             namespaces,
-            owners: Mutex::default(),
+            owners: Arc::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -141,18 +142,14 @@ impl Fleet {
         let watcher = self.watcher();
         let records = self.parts.store.functions()?;
         // A kill may have come between taking a function's record and its files.
-        for key in self.parts.logs.kept() {
-            if !records.iter().any(|record| record.key == key) {
-                self.parts.logs.remove(&key).await;
-            }
-        }
+        self.disk.discard_output().await?;
         let mut survivors = survivors(watcher.list().await);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             let key = record.key.clone();
-            let (wanted, serving) = match revisions(&record) {
-                Ok(revisions) => revisions,
+            let known = match Known::read(&self.parts.store, record) {
+                Ok(known) => known,
                 Err(error) => {
                     // Stored by a version with other rules. Kept: a version that knows it can run it.
                     tracing::error!(function = %key, error = &error as &dyn std::error::Error, "the stored function is not valid; not started");
@@ -162,7 +159,7 @@ impl Fleet {
             let counts = self.parts.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
             let stats = CallStats::restored(&counts);
             let survivors = survivors.remove(&key).unwrap_or_default();
-            entries.push(self.add(&mut owners, record, wanted, serving, survivors, stats));
+            entries.push(self.add(&mut owners, known, survivors, stats));
         }
         self.directory.insert(entries);
         drop(owners);
@@ -183,23 +180,32 @@ impl Fleet {
     fn add(
         &self,
         owners: &mut HashMap<FunctionKey, mpsc::Sender<Command>>,
-        record: FunctionRecord,
-        wanted: Revision,
-        serving: Option<Revision>,
+        known: Known,
         survivors: Vec<Survivor>,
         stats: CallStats,
     ) -> Arc<Entry> {
-        let key = record.key.clone();
-        let (entry, inbox, run) = Owner::spawn(self.parts.clone(), record, wanted, serving, survivors, stats);
-        owners.insert(key.clone(), inbox);
-        let (directory, logs) = (self.directory.clone(), self.parts.logs.clone());
-        let stop = self.parts.stop.clone();
+        let key = known.record.key.clone();
+        let owner = Owner::new(self.parts.clone(), known, survivors, stats);
+        let (entry, inbox) = (owner.entry().clone(), owner.sender().clone());
+        owners.insert(key.clone(), inbox.clone());
+        let (directory, parts) = (self.directory.clone(), self.parts.clone());
+        let (owners, runtime) = (self.owners.clone(), self.runtime.clone());
         self.tasks.spawn(async move {
-            run.await;
+            supervisor::run(owner, &*runtime).await;
+            if parts.stop.is_cancelled() {
+                return;
+            }
+            // Whoever removed it has done this, unless the answer was lost when the owner panicked.
+            let mut owners = owners.lock().await;
+            if owners.get(&key).is_some_and(|owner| owner.same_channel(&inbox)) {
+                owners.remove(&key);
+                directory.remove(&key);
+            }
+            drop(owners);
             // Its last replica may have written after the function's files were removed. A function
             // of the same name that was deployed meanwhile keeps them.
-            if !stop.is_cancelled() && directory.get(&key).is_none() {
-                logs.remove(&key).await;
+            if directory.get(&key).is_none() {
+                parts.logs.remove(&key).await;
             }
         });
         entry
@@ -216,16 +222,12 @@ impl Fleet {
         if only_update && self.directory.get(&key).is_none() {
             return Err(FleetError::NotFound(key));
         }
-        self.secrets.mount(&key.namespace, &spec.secrets).map_err(|error| match error {
-            SecretError::NotFound { secret, namespace } => {
-                FleetError::SecretNotFound { secret: secret.to_string(), namespace }
-            }
-            other => FleetError::Secrets(other),
-        })?;
+        revision::check_secrets(&self.parts.secrets, &spec)?;
         // Until it is on disk that the function uses it.
-        let _pin = self.disk.pin(&spec.image).await;
+        let mut pin = self.disk.pin(&spec.image).await;
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
+        pin.resolved(&image.digest);
         revision::check_command(&image)?;
         self.disk.check_room(&image).await?;
         let revision = Revision {
@@ -240,7 +242,7 @@ impl Fleet {
         // It may have been deleted meanwhile.
         self.namespaces.check(&key.namespace)?;
         if let Some(inbox) = owners.get(&key) {
-            return ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
+            return self.ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
         }
         if only_update {
             return Err(FleetError::NotFound(key));
@@ -256,16 +258,42 @@ impl Fleet {
         };
         self.parts.store.put_function(&record).await?;
         tracing::info!(function = %key, revision = 1, image = %revision.spec.image, "deployed");
-        let entry = self.add(&mut owners, record, revision, None, Vec::new(), CallStats::default());
+        let entry = self.add(&mut owners, Known::new(record, revision), Vec::new(), CallStats::default());
         self.directory.insert([entry]);
         Ok(1)
+    }
+
+    /// Goes back to an old revision that served: `to`, or else the newest before the one that is wanted
+    /// now. Returns the number of the new revision that this makes, when it is on disk; starting goes on.
+    pub async fn rollback(&self, key: &FunctionKey, to: Option<u64>) -> Result<u64, FleetError> {
+        let inbox = self.inbox(key).await?;
+        self.ask(&inbox, |done| Command::Rollback { to, done }).await?
+    }
+
+    /// Sends a command and waits for its answer.
+    async fn ask<T>(
+        &self,
+        inbox: &mpsc::Sender<Command>,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, FleetError> {
+        let (done, answer) = oneshot::channel();
+        inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
+        answer.await.map_err(|_| {
+            if self.parts.stop.is_cancelled() { FleetError::ShuttingDown } else { FleetError::BrokeOff }
+        })
+    }
+
+    /// Where a function's owner is told things.
+    async fn inbox(&self, key: &FunctionKey) -> Result<mpsc::Sender<Command>, FleetError> {
+        let owners = self.owners.lock().await;
+        owners.get(key).cloned().ok_or_else(|| FleetError::NotFound(key.clone()))
     }
 
     /// Removes a function: calls get 404 from now on, its replicas drain and go.
     pub async fn remove(&self, key: &FunctionKey) -> Result<(), FleetError> {
         let mut owners = self.owners.lock().await;
         let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        ask(inbox, |done| Command::Remove { done }).await??;
+        self.ask(inbox, |done| Command::Remove { done }).await??;
         owners.remove(key);
         self.directory.remove(key);
         tracing::info!(function = %key, "removed");
@@ -275,10 +303,8 @@ impl Fleet {
     /// Sets how many replicas there should be, up to the function's own limit; 0 stops it until it
     /// is called.
     pub async fn scale(&self, key: &FunctionKey, replicas: u32) -> Result<(), FleetError> {
-        let owners = self.owners.lock().await;
-        let inbox = owners.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?.clone();
-        drop(owners);
-        ask(&inbox, |done| Command::Scale { replicas, done }).await?
+        let inbox = self.inbox(key).await?;
+        self.ask(&inbox, |done| Command::Scale { replicas, done }).await?
     }
 
     /// How the functions of a namespace are.
@@ -295,7 +321,7 @@ impl Fleet {
     /// How a function is.
     pub fn describe(&self, key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
         let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        Ok(status::of(&entry))
+        Ok(status::with_history(&entry))
     }
 
     /// What a function uses, measured over a short while.
@@ -331,22 +357,6 @@ impl Fleet {
         }
         self.namespaces.delete(&self.parts.store, name).await
     }
-}
-
-/// Sends a command and waits for its answer.
-async fn ask<T>(
-    inbox: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<T>) -> Command,
-) -> Result<T, FleetError> {
-    let (done, answer) = oneshot::channel();
-    inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
-    answer.await.map_err(|_| FleetError::ShuttingDown)
-}
-
-fn revisions(record: &FunctionRecord) -> Result<(Revision, Option<Revision>), FleetError> {
-    let wanted = revision::from_record(&record.wanted)?;
-    let serving = record.serving.as_ref().map(revision::from_record).transpose()?;
-    Ok((wanted, serving))
 }
 
 /// Containers that run and say whose they are, by function.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::FleetError;
+use super::directory::KeptRevision;
 use crate::function::{FunctionSpec, Invalid};
 use crate::replica::Revision;
 use crate::runtime::ResolvedImage;
+use crate::secrets::{SecretError, Secrets};
 use crate::store::RevisionRecord;
 
 /// What is stored of a revision.
@@ -36,6 +38,27 @@ pub(super) fn from_record(record: &RevisionRecord) -> Result<Revision, Invalid> 
         deployment: Arc::new(record.deployment.clone()),
         spec: Arc::new(spec),
         created_at: record.created_at,
+    })
+}
+
+/// What is shown of a revision that is kept.
+pub(super) fn kept(record: &RevisionRecord) -> KeptRevision {
+    KeptRevision {
+        number: record.number,
+        image: record.deployment.image.clone(),
+        digest: record.digest.clone(),
+        created_at: record.created_at,
+    }
+}
+
+/// Refuses a function that asks for a secret which is not there.
+pub(super) fn check_secrets(secrets: &Secrets, spec: &FunctionSpec) -> Result<(), FleetError> {
+    let mounted = secrets.mount(&spec.key.namespace, &spec.secrets);
+    mounted.map(drop).map_err(|error| match error {
+        SecretError::NotFound { secret, namespace } => {
+            FleetError::SecretNotFound { secret: secret.to_string(), namespace }
+        }
+        other => FleetError::Secrets(other),
     })
 }
 

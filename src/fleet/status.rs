@@ -44,12 +44,35 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         image_digest: view.image_digest.clone(),
         revision: view.revision,
         restarts: view.restarts,
+        last_exit: None,
+        revisions: Vec::new(),
         update: view.update.as_ref().map(|update| wire::UpdateStatus {
             revision: update.revision,
             phase: update.phase.as_str().into(),
             reason: update.reason.clone().or_else(|| pulled.filter(|_| update.phase == Phase::Pulling)),
         }),
     }
+}
+
+/// The same, with all that is known of its past.
+pub(super) fn with_history(entry: &Entry) -> wire::FunctionStatus {
+    let view = entry.view();
+    let kept = view.revisions.clone();
+    let revisions = kept.iter().rev().map(|kept| wire::KeptRevision {
+        revision: kept.number,
+        image: kept.image.clone(),
+        image_digest: kept.digest.clone(),
+        created_at: kept.created_at.to_string(),
+    });
+    let last_exit = view.last_exit.as_ref().map(|exit| wire::LastExit {
+        replica: exit.replica.to_string(),
+        revision: exit.revision,
+        code: exit.code,
+        out_of_memory: exit.out_of_memory,
+        at: exit.at.to_string(),
+        output: exit.output.clone(),
+    });
+    wire::FunctionStatus { revisions: revisions.collect(), last_exit, ..of(entry) }
 }
 
 /// How far a pull has come, in words.

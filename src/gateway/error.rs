@@ -170,11 +170,15 @@ impl From<FleetError> for ErrorAnswer {
             FleetError::Store(error) => return error.into(),
             FleetError::Disk(error) => return error.into(),
             FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
+            FleetError::NothingBefore { .. } => (StatusCode::CONFLICT, "nothing_before"),
+            FleetError::RevisionWanted { .. } => (StatusCode::CONFLICT, "revision_wanted"),
+            FleetError::RevisionNotFound { .. } => (StatusCode::NOT_FOUND, "revision_not_found"),
             FleetError::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, "namespace_not_found"),
             FleetError::NamespaceExists(_) => (StatusCode::CONFLICT, "namespace_exists"),
             FleetError::NamespaceInUse { .. } => (StatusCode::CONFLICT, "namespace_in_use"),
             // Not 404, which clients take for "the function is not there" and deploy it anew.
             FleetError::SecretNotFound { .. } => (StatusCode::BAD_REQUEST, "secret_not_found"),
+            FleetError::BrokeOff => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             FleetError::ShuttingDown => {
                 let text = error.to_string();
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", text).retry_after(5);

@@ -67,8 +67,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError>;
 
     /// Gives up what pulls that were broken off have left for the next attempt, but for images with a
-    /// digest in `used`.
-    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<(), RuntimeError>;
+    /// digest in `used`; of how many.
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<usize, RuntimeError>;
 
     /// Removes the bytes that nothing refers to; returns when the disk has them back.
     async fn sweep(&self) -> Result<(), RuntimeError>;

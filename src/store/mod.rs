@@ -24,11 +24,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
-pub use record::{FunctionRecord, RevisionRecord, UpdateFailure};
+pub use record::{FunctionRecord, ImageUse, RevisionRecord, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};
 use crate::wire;
 use large::LargeValues;
+use record::{FunctionDigests, RevisionDigest};
 use writer::{Operation, Writer};
 
 /// The format of what is stored; a store of a later version is refused.
@@ -68,6 +69,7 @@ impl Store {
         .map_err(|error| StoreError::open(&dir, error))?;
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
         check_schema(&db, &large)?;
+        drop_orphans(&db)?;
         let store = Self { writer: Writer::start(db.clone(), &dir, large.clone())?, db, large };
         store.drop_unused_files()?;
         Ok(store)
@@ -88,10 +90,43 @@ impl Store {
         self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
     }
 
+    /// The images that functions may be started from: of revisions that are wanted or serve, and of those
+    /// that are kept to go back to.
+    pub fn images_in_use(&self) -> Result<Vec<ImageUse>, StoreError> {
+        let mut uses = Vec::new();
+        // Functions first: a rollback takes a revision that is kept into the function's record, and one
+        // that is then forgotten has left its image to a later row.
+        for (_, FunctionDigests { key, wanted, serving }) in self.scan("function/")? {
+            for RevisionDigest { number, digest } in std::iter::once(wanted).chain(serving) {
+                uses.push(ImageUse { function: key.clone(), revision: number, is_old: false, digest });
+            }
+        }
+        for (row, RevisionDigest { number, digest }) in self.scan("revision/")? {
+            let function = function_of(&row).ok_or_else(|| {
+                StoreError::failed("reading the store", format!("revision/{row} belongs to no function"))
+            })?;
+            uses.push(ImageUse { function, revision: number, is_old: true, digest });
+        }
+        Ok(uses)
+    }
+
     /// Bytes that the store takes of the disk.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
         let small = self.db.size_on_disk();
         Ok(small.map_err(|error| StoreError::failed("measuring the store", error))? + self.large.size())
+    }
+
+    /// How many functions there are.
+    pub fn functions_count(&self) -> Result<u64, StoreError> {
+        let rows = self.db.scan_prefix("function/").keys();
+        let count = rows.map(|row| row.map(|_| 1)).sum::<sled::Result<u64>>();
+        count.map_err(|error| StoreError::failed("reading the store", error))
+    }
+
+    /// Whether there is such a function.
+    pub fn has_function(&self, key: &FunctionKey) -> Result<bool, StoreError> {
+        let found = self.db.contains_key(function_key(key));
+        found.map_err(|error| StoreError::failed("reading the store", error))
     }
 
     /// Keeps a function; returns when it is on disk.
@@ -99,9 +134,42 @@ impl Store {
         self.writer.write(vec![put(&function_key(&record.key), record)?]).await
     }
 
-    /// Forgets a function and its counts; returns when that is on disk.
-    pub async fn delete_function(&self, key: &FunctionKey) -> Result<(), StoreError> {
-        self.writer.write(vec![delete(&function_key(key)), delete(&counts_key(key))]).await
+    /// Keeps a function with a revision that has begun to serve, and forgets those of its revisions that
+    /// are named in `dropped`; returns when all of it is on disk.
+    pub async fn put_served(
+        &self,
+        record: &FunctionRecord,
+        served: &RevisionRecord,
+        dropped: &[u64],
+    ) -> Result<(), StoreError> {
+        let key = &record.key;
+        let mut operations =
+            vec![put(&function_key(key), record)?, put(&revision_key(key, served.number), served)?];
+        operations.extend(dropped.iter().map(|number| delete(&revision_key(key, *number))));
+        self.writer.write(operations).await
+    }
+
+    /// A function, if it is there.
+    pub fn function(&self, key: &FunctionKey) -> Result<Option<FunctionRecord>, StoreError> {
+        self.get(&function_key(key))
+    }
+
+    /// The revisions of a function that are kept because they served, oldest first.
+    pub fn revisions(&self, key: &FunctionKey) -> Result<Vec<RevisionRecord>, StoreError> {
+        let rows = self.scan(&format!("revision/{}/{}/", key.namespace, key.name))?;
+        Ok(rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// One of those revisions.
+    pub fn revision(&self, key: &FunctionKey, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        self.get(&revision_key(key, number))
+    }
+
+    /// Forgets a function, its counts and these revisions of it; returns when that is on disk.
+    pub async fn delete_function(&self, key: &FunctionKey, revisions: &[u64]) -> Result<(), StoreError> {
+        let mut operations = vec![delete(&function_key(key)), delete(&counts_key(key))];
+        operations.extend(revisions.iter().map(|number| delete(&revision_key(key, *number))));
+        self.writer.write(operations).await
     }
 
     /// Every namespace that was made.
@@ -128,12 +196,16 @@ impl Store {
         self.get(&counts_key(key))
     }
 
-    /// Keeps counts soon: they reach the disk with the next flush, and nobody waits for it.
+    /// Keeps counts soon: they reach the disk with the next flush, and nobody waits for it. Those of a
+    /// function that is deleted by then are dropped.
     pub fn put_counts<T: Serialize>(&self, counts: &[(FunctionKey, T)]) -> Result<(), StoreError> {
         let operations = counts
             .iter()
-            .map(|(key, counts)| put(&counts_key(key), counts))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|(key, counts)| {
+                let (owner, key) = (function_key(key), counts_key(key));
+                Ok(Operation::PutBeside { owner, value: encode(&key, counts)?, key })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
         self.writer.write_soon(operations);
         Ok(())
     }
@@ -213,10 +285,31 @@ fn counts_key(key: &FunctionKey) -> String {
     format!("counts/{}/{}", key.namespace, key.name)
 }
 
+/// Sorts as the numbers do.
+fn revision_key(key: &FunctionKey, number: u64) -> String {
+    format!("revision/{}/{}/{number:020}", key.namespace, key.name)
+}
+
+/// The key of the function that a row belongs to, if it belongs to one.
+fn owner_of(key: &str) -> Option<String> {
+    let rest = key.strip_prefix("counts/").or_else(|| key.strip_prefix("revision/"))?;
+    let mut parts = rest.split('/');
+    Some(format!("function/{}/{}", parts.next()?, parts.next()?))
+}
+
+/// The function in `<namespace>/<name>/…`.
+fn function_of(row: &str) -> Option<FunctionKey> {
+    let mut parts = row.split('/');
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    Some(FunctionKey::new(name.parse().ok()?, namespace.parse().ok()?))
+}
+
+fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::failed(format!("writing {key}"), error))
+}
+
 fn put<T: Serialize>(key: &str, value: &T) -> Result<Operation, StoreError> {
-    let bytes =
-        serde_json::to_vec(value).map_err(|error| StoreError::failed(format!("writing {key}"), error))?;
-    Ok(Operation::Put { key: key.to_owned(), value: bytes })
+    Ok(Operation::Put { key: key.to_owned(), value: encode(key, value)? })
 }
 
 fn delete(key: &str) -> Operation {
@@ -262,6 +355,20 @@ fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
             if found > SCHEMA {
                 return Err(StoreError::Newer { found, known: SCHEMA });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what belongs to functions that are gone. Runs before there is a writer.
+fn drop_orphans(db: &sled::Db) -> Result<(), StoreError> {
+    let failed = |error: sled::Error| StoreError::failed("reading the store", error);
+    for row in db.scan_prefix("counts/").chain(db.scan_prefix("revision/")) {
+        let (key, _) = row.map_err(failed)?;
+        if let Some(owner) = owner_of(&String::from_utf8_lossy(&key))
+            && !db.contains_key(owner).map_err(failed)?
+        {
+            db.remove(key).map_err(failed)?;
         }
     }
     Ok(())
@@ -323,7 +430,7 @@ mod tests {
             store.put_function(&record("small", "cat")).await.expect("written");
             store.put_function(&record("big", &big)).await.expect("written");
             store.put_function(&record("gone", "cat")).await.expect("written");
-            store.delete_function(&key("gone")).await.expect("deleted");
+            store.delete_function(&key("gone"), &[]).await.expect("deleted");
             store.put_counts(&[(key("small"), 42u64)]).expect("encodes");
             store.put_lease([10, 62, 0, 2].into(), &ReplicaId::from_existing("small-1"));
             store.close().await;
@@ -351,6 +458,70 @@ mod tests {
         let store = Store::open(dir.path()).expect("opens again");
         assert_eq!(files(), 1);
         assert_eq!(store.functions().expect("readable").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn counts_of_a_function_that_is_deleted_meanwhile_are_dropped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let counts = |name: &str| store.counts::<u64>(&key(name)).expect("readable");
+        store.put_function(&record("gone", "cat")).await.expect("written");
+        store.delete_function(&key("gone"), &[]).await.expect("deleted");
+        store.put_counts(&[(key("gone"), 1u64)]).expect("encodes");
+        // Written in one batch, most of the time: what comes before counts there as well.
+        for _ in 0..20 {
+            let (put, record) = (key("both"), record("both", "cat"));
+            let (deleted, kept) = tokio::join!(store.delete_function(&put, &[]), async {
+                store.put_counts(&[(put.clone(), 2u64)]).expect("encodes");
+                store.put_function(&record).await
+            });
+            deleted.and(kept).expect("written");
+            assert_eq!(counts("both"), None, "there was no such function at that time");
+            store.put_counts(&[(put.clone(), 3u64)]).expect("encodes");
+            store.put_function(&record).await.expect("written");
+            assert_eq!(counts("both"), Some(3));
+        }
+        assert_eq!(counts("gone"), None);
+    }
+
+    #[tokio::test]
+    async fn revisions_that_served_are_kept_until_they_or_their_function_are_dropped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let served = |store: &Store, name: &str| {
+            let kept = store.revisions(&key(name)).expect("readable");
+            kept.into_iter().map(|revision| revision.number).collect::<Vec<_>>()
+        };
+        for (number, dropped) in [(1, &[][..]), (9, &[]), (10, &[1])] {
+            for name in ["a", "a.b"] {
+                let function = record(name, "cat");
+                let revision = RevisionRecord { number, ..function.wanted.clone() };
+                store.put_served(&function, &revision, dropped).await.expect("written");
+            }
+        }
+        assert_eq!(served(&store, "a"), [9, 10]);
+        let in_use: Vec<_> = store
+            .images_in_use()
+            .expect("readable")
+            .into_iter()
+            .map(|used| (used.function.to_string(), used.revision, used.is_old))
+            .collect();
+        let uses = |name: &str| [(1, false), (9, true), (10, true)].map(|(n, old)| (name.to_owned(), n, old));
+        let [a, ab] = [uses("a.openfaas-fn"), uses("a.b")];
+        for used in a.iter().chain(&ab) {
+            assert!(in_use.contains(used), "{used:?} is not in {in_use:?}");
+        }
+        assert_eq!(in_use.len(), 6);
+        assert_eq!(store.revision(&key("a"), 9).expect("readable").expect("kept").number, 9);
+        assert_eq!(store.revision(&key("a"), 1).expect("readable"), None);
+        // One that its owner does not know of goes when the store opens.
+        store.delete_function(&key("a"), &[10]).await.expect("deleted");
+        assert_eq!(served(&store, "a"), [9]);
+        store.close().await;
+        drop(store);
+        let store = Store::open(dir.path()).expect("opens again");
+        assert_eq!(served(&store, "a"), [0; 0]);
+        assert_eq!(served(&store, "a.b"), [9, 10], "another function");
     }
 
     #[tokio::test]

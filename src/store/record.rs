@@ -29,13 +29,6 @@ pub struct FunctionRecord {
     pub node: Option<String>,
 }
 
-impl FunctionRecord {
-    /// The digests of the images that the function may be started from: they must not be removed.
-    pub fn digests(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.wanted).chain(&self.serving).map(|revision| revision.digest.as_str())
-    }
-}
-
 /// One version of a function's spec, with the image that its name meant when it was deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevisionRecord {
@@ -53,6 +46,35 @@ pub struct RevisionRecord {
     pub size: u64,
     /// The image's configuration.
     pub config: ImageConfig,
+}
+
+/// An image that a function may be started from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUse {
+    /// The function.
+    pub function: FunctionKey,
+    /// The revision that has the image.
+    pub revision: u64,
+    /// Whether that is only kept to go back to.
+    pub is_old: bool,
+    /// The image.
+    pub digest: String,
+}
+
+/// As much of a [`FunctionRecord`] as says what is in use.
+#[derive(Debug, Deserialize)]
+pub(super) struct FunctionDigests {
+    pub(super) key: FunctionKey,
+    pub(super) wanted: RevisionDigest,
+    #[serde(default)]
+    pub(super) serving: Option<RevisionDigest>,
+}
+
+/// As much of a [`RevisionRecord`].
+#[derive(Debug, Deserialize)]
+pub(super) struct RevisionDigest {
+    pub(super) number: u64,
+    pub(super) digest: String,
 }
 
 /// An update that did not come up.

@@ -1,6 +1,7 @@
 //! The one thread that writes: takes what is waiting, applies it as one batch, flushes, syncs, and
 //! only then tells those who wait. Writers that come together share one flush.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -21,8 +22,40 @@ const LAZY_FLUSH: Duration = Duration::from_millis(200);
 /// One change.
 #[derive(Debug)]
 pub(super) enum Operation {
-    Put { key: String, value: Vec<u8> },
-    Delete { key: String },
+    Put {
+        key: String,
+        value: Vec<u8>,
+    },
+    /// Only if there is a value under `owner` by then: what belongs to it may have been deleted with it
+    /// meanwhile.
+    PutBeside {
+        owner: String,
+        key: String,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: String,
+    },
+}
+
+/// What is to be applied at once.
+#[derive(Default)]
+struct Pending {
+    batch: sled::Batch,
+    /// Whether the keys that it touches have a value after it.
+    there: HashMap<String, bool>,
+}
+
+impl Pending {
+    fn put(&mut self, key: String, stored: Vec<u8>) {
+        self.batch.insert(key.as_bytes(), stored);
+        self.there.insert(key, true);
+    }
+
+    fn delete(&mut self, key: String) {
+        self.batch.remove(key.as_bytes());
+        self.there.insert(key, false);
+    }
 }
 
 type Ack = oneshot::Sender<Result<(), Arc<StoreError>>>;
@@ -137,14 +170,14 @@ impl Thread {
                     return;
                 }
             };
-            let mut batch = sled::Batch::default();
+            let mut pending = Pending::default();
             let mut acks = Vec::new();
             let mut closing = None;
             let mut failure = None;
             for message in std::iter::once(first).chain(receiver.try_iter().take(MAX_BATCH)) {
                 match message {
                     Message::Write { operations, ack } => {
-                        if let Err(error) = self.add(&mut batch, operations) {
+                        if let Err(error) = self.add(&mut pending, operations) {
                             failure = Some(error);
                         }
                         acks.extend(ack);
@@ -154,7 +187,7 @@ impl Thread {
             }
             let result = failure
                 .map_or(Ok(()), Err)
-                .and_then(|()| self.apply(batch))
+                .and_then(|()| self.apply(pending.batch))
                 .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
             let result = result.map_err(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store could not be written");
@@ -172,11 +205,23 @@ impl Thread {
         }
     }
 
-    fn add(&self, batch: &mut sled::Batch, operations: Vec<Operation>) -> Result<(), StoreError> {
+    fn add(&self, pending: &mut Pending, operations: Vec<Operation>) -> Result<(), StoreError> {
         for operation in operations {
             match operation {
-                Operation::Put { key, value } => batch.insert(key.as_bytes(), self.large.store(&value)?),
-                Operation::Delete { key } => batch.remove(key.as_bytes()),
+                Operation::Put { key, value } => pending.put(key, self.large.store(&value)?),
+                Operation::PutBeside { owner, key, value } => {
+                    let there = match pending.there.get(&owner) {
+                        Some(there) => *there,
+                        None => self
+                            .db
+                            .contains_key(&owner)
+                            .map_err(|error| StoreError::failed(format!("reading {owner}"), error))?,
+                    };
+                    if there {
+                        pending.put(key, self.large.store(&value)?);
+                    }
+                }
+                Operation::Delete { key } => pending.delete(key),
             }
         }
         Ok(())

@@ -67,6 +67,17 @@ pub struct Deletion {
     pub namespace: Option<String>,
 }
 
+/// `POST /system/function/{name}/rollback`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The revision to go back to; the newest that served before this one if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
 /// `POST /system/scale-function/{name}`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -152,6 +163,46 @@ pub struct FunctionStatus {
     /// Ours: the update that is under way, or the last one if it did not come up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateStatus>,
+    /// Ours: how the last replica ended that was not told to, since the daemon started; only in describe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<LastExit>,
+    /// Ours: the revisions that served and that one can go back to, newest first; only in describe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<KeptRevision>,
+}
+
+/// How a replica ended that was not told to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    /// The replica.
+    pub replica: String,
+    /// The revision that it ran.
+    pub revision: u64,
+    /// The exit code of its first process.
+    pub code: u32,
+    /// Whether the kernel killed it for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Its last lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// A revision that served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptRevision {
+    /// Its number.
+    pub revision: u64,
+    /// The image, as it was sent.
+    pub image: String,
+    /// What that was resolved to.
+    pub image_digest: String,
+    /// When it was deployed, RFC 3339.
+    pub created_at: String,
 }
 
 /// A revision that does not serve yet, or did not come up, while an older one serves.

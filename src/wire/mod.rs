@@ -9,7 +9,10 @@ mod namespace;
 mod secret;
 mod system;
 
-pub use function::{Deletion, Deployment, FunctionStatus, Resources, ScaleRequest, UpdateStatus, Usage};
+pub use function::{
+    Deletion, Deployment, FunctionStatus, KeptRevision, LastExit, Resources, Rollback, ScaleRequest,
+    UpdateStatus, Usage,
+};
 pub use log::LogLine;
 pub use namespace::Namespace;
 pub use secret::Secret;

@@ -1,6 +1,10 @@
 //! The fleet over a fake runtime and network: what fails at each step of a launch is taken back, the
 //! function says why, and comes up when the fault is gone.
 
+mod exits;
+mod rollback;
+mod supervisor;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +15,7 @@ use ingle::logs::Logs;
 use ingle::network::Network;
 use ingle::secrets::Secrets;
 use ingle::store::Store;
-use ingle::wire::Deployment;
+use ingle::wire::{Deployment, FunctionStatus};
 
 use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};
@@ -32,13 +36,31 @@ impl World {
         Self::over(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run).await
     }
 
+    /// One that keeps this many revisions.
+    async fn keeping(revisions: usize) -> Self {
+        let (state, run) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        Self::with(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run, revisions).await
+    }
+
     async fn over(
         runtime: FakeRuntime,
         network: Arc<FakeNetwork>,
         state: tempfile::TempDir,
         run: tempfile::TempDir,
     ) -> Self {
+        Self::with(runtime, network, state, run, 5).await
+    }
+
+    async fn with(
+        runtime: FakeRuntime,
+        network: Arc<FakeNetwork>,
+        state: tempfile::TempDir,
+        run: tempfile::TempDir,
+        revisions: usize,
+    ) -> Self {
         let mut config = Config::parse("[functions]\nstart_timeout = \"2s\"\n", |_| None).expect("settings");
+        config.functions.revisions = revisions;
         config.logs.journal = false;
         let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
         let secrets = Secrets::open(state.path()).expect("secrets");
@@ -67,6 +89,28 @@ impl World {
     async fn deploy(&self, image: &str) -> u64 {
         let deployment = Deployment { service: "f".into(), image: image.into(), ..Deployment::default() };
         self.fleet.deploy(deployment, false).await.expect("accepted")
+    }
+
+    /// Deploys an image, and waits until it serves and is kept.
+    async fn serve(&self, image: &str) -> u64 {
+        let number = self.deploy(image).await;
+        self.served(number).await;
+        number
+    }
+
+    async fn served(&self, number: u64) {
+        let kept = || self.kept().first().is_some_and(|(newest, _)| *newest == number);
+        eventually!(self.status().revision == number && kept(), "{:?}", self.status());
+    }
+
+    fn status(&self) -> FunctionStatus {
+        self.fleet.describe(&key()).expect("it is there")
+    }
+
+    /// Revisions that are kept, with their images, newest first.
+    fn kept(&self) -> Vec<(u64, String)> {
+        let kept = self.status().revisions.into_iter();
+        kept.map(|revision| (revision.revision, revision.image)).collect()
     }
 
     fn phase(&self) -> Option<Phase> {

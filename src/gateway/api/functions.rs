@@ -1,4 +1,5 @@
-//! `/system/functions`, `/system/function/{name}`, `/system/scale-function/{name}`.
+//! `/system/functions`, `/system/function/{name}`, `/system/function/{name}/rollback`,
+//! `/system/scale-function/{name}`.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::body::Json;
+use super::body::{Json, MaybeJson};
 use super::params::{self, Params, PathName};
 use super::to_the_end;
 use crate::fleet::Fleet;
@@ -18,6 +19,7 @@ pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
     Router::new()
         .route("/system/functions", get(list).post(deploy).put(update).delete(remove))
         .route("/system/function/{name}", get(describe))
+        .route("/system/function/{name}/rollback", post(rollback))
         .route("/system/scale-function/{name}", post(scale))
         .with_state(fleet)
 }
@@ -79,6 +81,21 @@ async fn put(
     body.namespace = params.namespace(body.namespace.as_deref())?.map(String::from);
     to_the_end(async move {
         let revision = fleet.deploy(body, only_update).await?;
+        Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
+    })
+    .await
+}
+
+async fn rollback(
+    State(fleet): State<Arc<Fleet>>,
+    PathName(name): PathName,
+    params: Params,
+    MaybeJson(body): MaybeJson<wire::Rollback>,
+) -> Result<Deployed, ErrorAnswer> {
+    let body = body.unwrap_or_default();
+    let key = params::function(&fleet, &name, params.namespace(body.namespace.as_deref())?)?;
+    to_the_end(async move {
+        let revision = fleet.rollback(&key, body.revision).await?;
         Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
     })
     .await

@@ -32,6 +32,11 @@ fn errors_of_the_fleet() {
     let namespace = NamespaceName::default;
     assert_answer(FleetError::Invalid(Invalid::new("service", "is empty")), 400, "invalid_request");
     assert_answer(FleetError::NotFound(FunctionKey::parse("env").expect("a key")), 404, "function_not_found");
+    let function = || FunctionKey::parse("env").expect("a key");
+    assert_answer(FleetError::NothingBefore { function: function(), revision: 1 }, 409, "nothing_before");
+    assert_answer(FleetError::RevisionWanted { function: function(), revision: 1 }, 409, "revision_wanted");
+    let missing = FleetError::RevisionNotFound { function: function(), revision: 9, kept: vec![1, 2] };
+    assert_answer(missing, 404, "revision_not_found");
     assert_answer(FleetError::NamespaceNotFound(namespace()), 404, "namespace_not_found");
     assert_answer(FleetError::NamespaceExists(namespace()), 409, "namespace_exists");
     let in_use = FleetError::NamespaceInUse { namespace: namespace(), reason: "it has functions".into() };
@@ -39,6 +44,7 @@ fn errors_of_the_fleet() {
     let missing = FleetError::SecretNotFound { secret: "key".into(), namespace: namespace() };
     assert_answer(missing, 400, "secret_not_found");
     assert_answer(FleetError::Store(StoreError::Closed), 503, "store_failed");
+    assert_answer(FleetError::BrokeOff, 500, "internal");
     assert_answer(FleetError::ShuttingDown, 503, "shutting_down");
     assert_eq!(ErrorAnswer::from(FleetError::ShuttingDown).retry_after, Some(5));
 }
@@ -79,19 +85,27 @@ fn errors_of_the_runtime() {
 fn errors_of_the_disk() {
     let image = || "a:1".to_owned();
     assert_answer(DiskError::ImageNotFound(image()), 404, "image_not_found");
-    assert_answer(DiskError::ImageInUse { image: image(), user: "function env".into() }, 409, "image_in_use");
+    assert_answer(
+        DiskError::ImageInUse { image: image(), users: vec!["function env".into()] },
+        409,
+        "image_in_use",
+    );
     let reserve = 268_435_456;
     let no_room = |need| DiskError::NoRoom {
         image: "a:1".into(),
         need,
         free: 1_234_567_890,
         reserve,
+        coming: 0,
         path: "/var/lib/containerd".into(),
     };
     assert_answer(FleetError::Disk(no_room(5_000_000)), 507, "disk_full");
     let text = ErrorAnswer::from(no_room(3_000_000_000)).text;
-    for part in ["a:1 needs about 3.0 GB", "1.2 GB that are free at /var/lib/containerd", "268.4 MB are kept"]
-    {
+    for part in [
+        "a:1 needs about 3.0 GB",
+        "1.2 GB that are free at /var/lib/containerd",
+        "268.4 MB are kept for logs and data:",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert_answer(DiskError::Store(StoreError::Closed), 503, "store_failed");

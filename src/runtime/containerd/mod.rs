@@ -152,7 +152,7 @@ impl Runtime for Containerd {
         self.images.remove(name, digest).await
     }
 
-    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<(), RuntimeError> {
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<usize, RuntimeError> {
         self.images.discard_broken_pulls(used).await
     }
 

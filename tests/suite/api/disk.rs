@@ -97,8 +97,7 @@ async fn an_image_is_removed_by_name_unless_a_function_uses_it() {
     let world = World::new().await;
     world.deploy("env").await;
     world.runtime.add_image(image("you/other:1", 0));
-    let in_use =
-        "image docker.io/you/env:1 is used by function env.openfaas-fn, and cannot be removed before that is";
+    let in_use = "image docker.io/you/env:1 cannot be removed while it is used by function env.openfaas-fn";
     for name in ["you/env:1", "docker.io/you/env:1", "you%2Fenv:1"] {
         world.refused("DELETE", &format!("/system/images/{name}"), "", 409, in_use).await;
     }
@@ -113,7 +112,7 @@ async fn an_image_that_is_being_deployed_is_in_use() {
     let world = World::new().await;
     world.runtime.add_image(image("you/env:1", 99));
     let pin = world.fleet.disk().pin(&"you/env:1".parse().expect("a name")).await;
-    let in_use = "image docker.io/you/env:1 is used by a deploy that is under way, and cannot be removed before that is";
+    let in_use = "image docker.io/you/env:1 cannot be removed while it is used by a deploy that is under way";
     world.refused("DELETE", "/system/images/you/env:1", "", 409, in_use).await;
     drop(pin);
     world.change("DELETE", "/system/images/you/env:1", "", 202).await;

@@ -14,6 +14,7 @@ async fn a_function_is_deployed_described_and_removed() {
     assert_eq!((answer.status, answer.body.as_str()), (202, ""));
     assert_eq!(answer.headers["x-revision"], "1");
     world.ready("env").await;
+    eventually!(world.describe("env").await.get("revisions").is_some(), "it is not kept");
 
     let one = world.get("/system/function/env").await;
     assert_eq!(one.headers["content-type"], "application/json");
@@ -24,13 +25,19 @@ async fn a_function_is_deployed_described_and_removed() {
         text("createdAt"),
         text("imageDigest"),
     );
-    assert_eq!(one.body, expected);
+    let described = format!(
+        r#"{},"revisions":[{{"revision":1,"image":"you/env:1","imageDigest":"{}","createdAt":"{}"}}]}}"#,
+        expected.trim_end_matches('}'),
+        text("imageDigest"),
+        text("createdAt"),
+    );
+    assert_eq!(one.body, described);
     assert!(text("createdAt").parse::<jiff::Timestamp>().is_ok());
     assert_eq!(world.get("/system/functions").await.body, format!("[{expected}]"));
     assert_eq!(world.get("/system/functions?namespace=openfaas-fn").await.body, format!("[{expected}]"));
     // The name as in the URL of a call.
-    assert_eq!(world.get("/system/function/env.openfaas-fn").await.body, expected);
-    assert_eq!(world.get("/system/function/env?namespace=openfaas-fn&usage=0").await.body, expected);
+    assert_eq!(world.get("/system/function/env.openfaas-fn").await.body, described);
+    assert_eq!(world.get("/system/function/env?namespace=openfaas-fn&usage=0").await.body, described);
 
     world.change("DELETE", "/system/functions", r#"{"functionName":"env"}"#, 202).await;
     let gone = "function env.openfaas-fn was not found: see 'ingle list'";
@@ -64,6 +71,48 @@ async fn an_update_needs_a_function_that_is_there() {
     assert_eq!((answer.status, answer.body.as_str()), (202, ""));
     assert_eq!(answer.headers["x-revision"], "2");
     eventually!(world.describe("env").await["image"] == "you/env:2", "the update never served");
+}
+
+#[tokio::test]
+async fn a_function_goes_back_to_an_earlier_revision() {
+    let world = World::new().await;
+    let path = "/system/function/env/rollback";
+    let gone = "function env.openfaas-fn was not found: see 'ingle list'";
+    world.refused("POST", path, "", 404, gone).await;
+    world.deploy("env").await;
+    let none = "function env.openfaas-fn is at revision 1, and none that served before it is kept: \
+        there is nothing to go back to";
+    world.refused("POST", path, "", 409, none).await;
+    world.change("PUT", "/system/functions", &DEPLOY.replace("env:1", "env:2"), 202).await;
+    let kept = async || world.describe("env").await["revisions"].as_array().map_or(0, Vec::len);
+    eventually!(kept().await == 2, "the update never served");
+    let at = "function env.openfaas-fn is at revision 2 already";
+    world.refused("POST", path, r#"{"revision":2}"#, 409, at).await;
+    let unknown = "function env.openfaas-fn has no revision 7 to go back to: it never served, or is not kept \
+        any more; kept are 1, 2";
+    world.refused("POST", path, r#"{"revision":7}"#, 404, unknown).await;
+    let text = "the body is not the JSON that is expected here: invalid value: integer `-1`, expected u64 at \
+        line 1 column 14";
+    world.refused("POST", path, r#"{"revision":-1}"#, 400, text).await;
+    for (body, number, image) in [("", "3", "you/env:1"), (r#"{"revision":2}"#, "4", "you/env:2")] {
+        let answer = world.send("POST", &format!("{path}?namespace=openfaas-fn"), body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (202, ""));
+        assert_eq!(answer.headers["x-revision"], number);
+        let found = async || world.describe("env").await["revision"].to_string();
+        eventually!(found().await == number, "it never served");
+        assert_eq!(world.describe("env").await["image"], image);
+    }
+    // What it asks for may be gone by now.
+    world.change("POST", "/system/secrets", r#"{"name":"key","value":"x"}"#, 201).await;
+    let secret = DEPLOY.replace(r#""secrets":[]"#, r#""secrets":["key"]"#);
+    world.change("PUT", "/system/functions", &secret, 202).await;
+    eventually!(world.describe("env").await["revision"] == 5, "it never served");
+    eventually!(kept().await == 5, "it is not kept");
+    world.change("PUT", "/system/functions", DEPLOY, 202).await;
+    eventually!(world.describe("env").await["revision"] == 6, "it never served");
+    world.change("DELETE", "/system/secrets", r#"{"name":"key"}"#, 202).await;
+    let text = "secret key was not found in namespace openfaas-fn: create it with 'ingle secret create key'";
+    world.refused("POST", path, r#"{"revision":5}"#, 400, text).await;
 }
 
 #[tokio::test]

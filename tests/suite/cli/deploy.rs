@@ -145,6 +145,26 @@ fn a_gateway_without_phases_is_followed_by_its_replicas() {
     assert_eq!(out, format!("env is ready: {}/function/env\n", gateway.url));
 }
 
+#[test]
+fn a_rollback_is_followed_until_it_answers() {
+    let gateway = daemon((200, OLD), vec![(202, "")], vec![OLD, READY]);
+    let out = User::of(&gateway).run(&["rollback", "env", "--to", "1", "-n", "dev"]).ok();
+    let url = format!("{}/function/env.dev", gateway.url);
+    assert_eq!(out, format!("env is ready (revision 7, image 0123456789ab): {url}\n"));
+    assert_eq!(gateway.lines()[0], "POST /system/function/env/rollback?namespace=dev");
+    assert_eq!(gateway.seen()[0].json(), serde_json::json!({"revision": 1}));
+    assert_eq!(gateway.lines().len(), 3);
+
+    let gateway = daemon((200, OLD), vec![(202, "")], vec![OLD]);
+    let out = User::of(&gateway).run(&["rollback", "env", "--no-wait"]).ok();
+    assert_eq!(out, format!("env was accepted as revision 7: {}/function/env\n", gateway.url));
+    assert_eq!(gateway.seen()[0].json(), serde_json::json!({}));
+
+    let gateway = Gateway::script(vec![(409, "nothing to go back to")]);
+    let done = User::of(&gateway).run(&["rollback", "env"]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(1), "ingle: nothing to go back to\n"), "{done:#?}");
+}
+
 const STACK: &str = "
 version: 1.0
 provider: {name: openfaas}

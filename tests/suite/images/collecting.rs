@@ -161,7 +161,7 @@ async fn over_the_watermark_all_bytes_of_what_nobody_uses_go() {
     let after = keeper.usage().await.expect("measured");
     assert_eq!((after.images.unused, after.layers.unused), (0, 0), "{after:?}");
 
-    keeper.store.delete_function(&key).await.expect("deleted");
+    keeper.store.delete_function(&key, &[]).await.expect("deleted");
     keeper.collect().await.expect("noted");
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     keeper.collect().await.expect("collected");
@@ -179,9 +179,9 @@ async fn an_image_is_removed_by_name_and_can_be_pulled_again() {
     let pulled = place.pull(&name).await.expect("pulled");
     let key = keeper.function("env", &pulled, None).await;
     let refused = keeper.remove(&name).await;
-    let Err(DiskError::ImageInUse { user, .. }) = refused else { panic!("{refused:?}") };
-    assert_eq!(user, "function env.openfaas-fn");
-    keeper.store.delete_function(&key).await.expect("deleted");
+    let Err(DiskError::ImageInUse { users, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(users, ["function env.openfaas-fn"]);
+    keeper.store.delete_function(&key, &[]).await.expect("deleted");
     keeper.remove(&name).await.expect("removed");
     place.assert_empty();
     assert!(matches!(keeper.remove(&name).await, Err(DiskError::ImageNotFound(_))));
@@ -218,7 +218,7 @@ async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_fun
     let key = keeper.function("env", &image, None).await;
     keeper.prune().await.expect("pruned");
     assert!(place.blobs().contains(&made.layers[0]), "the next attempt goes on with it");
-    keeper.store.delete_function(&key).await.expect("deleted");
+    keeper.store.delete_function(&key, &[]).await.expect("deleted");
     let pruned = keeper.prune().await.expect("pruned");
     assert!(pruned.images.is_empty() && pruned.freed > 1 << 20, "{pruned:?}");
     place.assert_empty();

@@ -64,6 +64,19 @@ enum Failing {
     Once,
     Always,
     Panics,
+    /// With an error that panics when it is put into words, which its receiver does.
+    Unspeakable,
+}
+
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::error::Error for Unspeakable {}
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("the test wants this error to be unspeakable")
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +107,12 @@ impl FakeRuntime {
     /// Makes every call of `step` panic until [`Self::heal`].
     pub(crate) fn panic_at(&self, step: Step) {
         self.lock().failing.insert(step, Failing::Panics);
+    }
+
+    /// Makes every call of `step` fail, until [`Self::heal`], with an error that makes whoever puts it into
+    /// words panic.
+    pub(crate) fn unspeakable_at(&self, step: Step) {
+        self.lock().failing.insert(step, Failing::Unspeakable);
     }
 
     /// Removes all images, as `ctr images rm` does.
@@ -180,6 +199,7 @@ impl FakeRuntime {
             Some(Failing::Once | Failing::Always) => {
                 Err(RuntimeError::failed(format!("{step:?}"), "the test wants it to fail"))
             }
+            Some(Failing::Unspeakable) => Err(RuntimeError::failed(format!("{step:?}"), Unspeakable)),
             None => Ok(()),
         }
     }
@@ -344,8 +364,8 @@ impl Runtime for FakeRuntime {
         Ok(found && state.images.remove(name).is_some())
     }
 
-    async fn discard_broken_pulls(&self, _: &BTreeSet<String>) -> Result<(), RuntimeError> {
-        Ok(())
+    async fn discard_broken_pulls(&self, _: &BTreeSet<String>) -> Result<usize, RuntimeError> {
+        Ok(0)
     }
 
     async fn sweep(&self) -> Result<(), RuntimeError> {
@@ -598,6 +618,7 @@ mod tests {
             .pull(&request.image.resolved, PullPolicy::Always, &Progress::default())
             .await
             .expect_err("told to");
+        runtime.prepare(&request.layer()).await.expect_err("told to");
         runtime.create(&request).await.expect_err("told to");
         runtime.start(&request.id).await.expect_err("told to");
         runtime.stop(&request.id, Duration::ZERO).await.expect_err("told to");

@@ -94,7 +94,8 @@ fn a_crashed_replica_is_started_again() {
             "{:?}",
             daemon.containers()
         );
-        assert_eq!(daemon.describe("hello").await["restarts"], 1);
+        let found = daemon.describe("hello").await;
+        assert_eq!((&found["restarts"], &found["lastExit"]["code"]), (&json!(1), &json!(7)), "{found:#}");
         daemon.remove("hello").await;
         daemon.nothing_left().await;
     });

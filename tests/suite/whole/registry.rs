@@ -68,6 +68,53 @@ fn a_function_is_pulled_run_called_and_started_again_without_the_registry() {
 }
 
 #[test]
+fn a_rollback_serves_what_served_before_also_after_a_restart_and_without_the_registry() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "docker-registry", "skopeo");
+    in_own_network(async {
+        let mut registry = DockerRegistry::start(Setup::default()).await;
+        push_sample(&registry, &[]);
+        let mut daemon = Daemon::bare("").await;
+        daemon.resume().await;
+        let version = |version: &str| {
+            json!({ "image": format!("{}/fn/hello:1", registry.address()), "envVars": { "version": version },
+                "annotations": { "ingle.pull-policy": "Always" } })
+        };
+        daemon.ready("hello", version("one")).await;
+        daemon.ready("hello", version("two")).await;
+        // The first one is ready as well, until the second takes its place.
+        eventually!(within 30, daemon.describe("hello").await["revision"] == 2, "{}", daemon.log());
+        assert!(daemon.call("hello/env").await.1.contains("version=two"));
+
+        registry.stop();
+        for (number, text) in [(3, "one"), (4, "two")] {
+            let answer =
+                daemon.api(Method::POST, "/system/function/hello/rollback").send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+            assert_eq!(answer.headers()["x-revision"], number.to_string().as_str());
+            eventually!(
+                within 30,
+                daemon.describe("hello").await["revision"] == number,
+                "{:#}\n{}",
+                daemon.describe("hello").await,
+                daemon.log()
+            );
+            for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+                assert!(daemon.call("hello/env").await.1.contains(&format!("version={text}")));
+                daemon.end(signal);
+                daemon.resume().await;
+            }
+            assert!(daemon.call("hello/env").await.1.contains(&format!("version={text}")));
+        }
+        let found = daemon.describe("hello").await;
+        let kept = found["revisions"].as_array().expect("revisions").iter();
+        assert!(kept.map(|kept| &kept["revision"]).eq([4, 3, 2, 1].iter()), "{found:#}");
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
+
+#[test]
 fn credentials_are_those_of_docker() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "docker-registry", "skopeo", "htpasswd");

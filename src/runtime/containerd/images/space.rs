@@ -43,16 +43,18 @@ impl Images {
     pub(in crate::runtime::containerd) async fn discard_broken_pulls(
         &self,
         used: &BTreeSet<String>,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<usize, RuntimeError> {
+        let mut discarded = 0;
         for (lease, digest) in Lease::all(&self.client).await? {
             // Whoever pulls has the lock from before there is a lease.
             if !used.contains(&digest)
                 && let Some(_alone) = self.locks.try_lock(&digest)
             {
                 lease.release().await?;
+                discarded += 1;
             }
         }
-        Ok(())
+        Ok(discarded)
     }
 
     /// See [`crate::runtime::Runtime::sweep`].

@@ -1,7 +1,7 @@
 //! Owns one function: turns requests and events into launches and drains.
 //!
 //! Invariants
-//! - This task is the only writer of the function's [`View`] and of its record in the store.
+//! - This task is the only writer of the function's [`View`](super::View) and of its record in the store.
 //! - A replica is in `slots` from before its launch until all of it is gone.
 //! - A revision that does not come up leaves the one that serves alone.
 //!
@@ -9,6 +9,11 @@
 //! a slot:  Pulling -> Starting -> Ready -> Draining -> gone
 //!             \___________\__________\________^   (called off, exited, unhealthy)
 //! ```
+
+mod again;
+mod exits;
+mod history;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::decide::{self, decide};
-use super::directory::{Endpoint, Entry, Phase, Update, View};
+use super::directory::{Endpoint, Entry, KeptRevision, LastExit};
 use super::registry::Registry;
 use super::{FleetError, health, revision};
 use crate::config;
@@ -30,6 +35,7 @@ use crate::function::ReplicaId;
 use crate::logs::Logs;
 use crate::replica::{Launch, LaunchError, Launcher, Revision};
 use crate::runtime::Progress;
+use crate::secrets::Secrets;
 use crate::store::{FunctionRecord, Store, UpdateFailure};
 
 /// Commands that may wait for an owner.
@@ -47,6 +53,7 @@ pub(super) struct Parts {
     pub(super) launcher: Arc<Launcher>,
     pub(super) store: Arc<Store>,
     pub(super) logs: Arc<Logs>,
+    pub(super) secrets: Secrets,
     pub(super) registry: Registry,
     pub(super) config: config::Functions,
     /// Set when the daemon stops: owners end and leave their replicas running.
@@ -58,6 +65,8 @@ pub(super) struct Parts {
 pub(super) enum Command {
     /// A new revision is wanted; answered with its number when it is on disk.
     Deploy { revision: Box<Revision>, done: oneshot::Sender<Result<u64, FleetError>> },
+    /// An old revision is wanted again, as a new one; answered with its number when it is on disk.
+    Rollback { to: Option<u64>, done: oneshot::Sender<Result<u64, FleetError>> },
     /// Another number of replicas is wanted; answered when it is on disk.
     Scale { replicas: u32, done: oneshot::Sender<Result<(), FleetError>> },
     /// The function is not wanted any more; answered when that is on disk.
@@ -70,6 +79,36 @@ pub(super) enum Command {
     Unhealthy { id: ReplicaId, reason: String },
     /// Events may have been lost: these replicas run now.
     Running(Arc<Vec<ReplicaId>>),
+}
+
+/// What is stored of a function, parsed.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) record: FunctionRecord,
+    pub(super) wanted: Arc<Revision>,
+    /// What serves, as far as is known.
+    pub(super) serving: Option<Arc<Revision>>,
+    /// The revisions that served and are kept, oldest first.
+    pub(super) history: Arc<[KeptRevision]>,
+}
+
+impl Known {
+    /// A function that was deployed just now.
+    pub(super) fn new(record: FunctionRecord, wanted: Revision) -> Self {
+        Self { record, wanted: Arc::new(wanted), serving: None, history: Arc::default() }
+    }
+
+    /// A function that was deployed before, with what else is stored of it.
+    pub(super) fn read(store: &Store, record: FunctionRecord) -> Result<Self, FleetError> {
+        let wanted = Arc::new(revision::from_record(&record.wanted)?);
+        let history: Arc<[KeptRevision]> = store.revisions(&record.key)?.iter().map(revision::kept).collect();
+        let served = history.iter().any(|kept| kept.number == wanted.number);
+        let serving = match &record.serving {
+            Some(serving) => Some(Arc::new(revision::from_record(serving)?)),
+            None => served.then(|| wanted.clone()),
+        };
+        Ok(Self { record, wanted, serving, history })
+    }
 }
 
 /// A replica that may have outlived the daemon.
@@ -105,9 +144,25 @@ struct Slot {
 /// What a task of the owner reports.
 #[derive(Debug)]
 enum Done {
-    Launched { id: ReplicaId, result: Result<Arc<Endpoint>, LaunchError> },
-    NotAdopted { id: ReplicaId },
-    Gone { id: ReplicaId },
+    Launched {
+        id: ReplicaId,
+        result: Result<Arc<Endpoint>, LaunchError>,
+    },
+    NotAdopted {
+        id: ReplicaId,
+    },
+    Gone {
+        id: ReplicaId,
+    },
+    /// As `Gone`, of one whose process had ended, with what it wrote last.
+    Ended {
+        id: ReplicaId,
+        output: Vec<String>,
+    },
+    /// What an owner that panicked has left.
+    Cleared {
+        ids: Vec<ReplicaId>,
+    },
 }
 
 /// The state of one function's task.
@@ -123,6 +178,7 @@ pub(super) struct Owner {
     record: FunctionRecord,
     wanted: Arc<Revision>,
     serving: Option<Arc<Revision>>,
+    history: Arc<[KeptRevision]>,
     slots: Vec<Slot>,
     backoff: Backoff,
     /// Trying again cannot help before the next deploy.
@@ -130,49 +186,65 @@ pub(super) struct Owner {
     removing: bool,
     reason: Option<String>,
     restarts: u32,
+    last_exit: Option<Arc<LastExit>>,
+    /// What it is to do first.
+    first: Option<Command>,
 }
 
 impl Owner {
-    /// Starts the task of a function that is on disk, and publishes its first view.
-    pub(super) fn spawn(
+    /// The owner of a function that is on disk, with its first view.
+    pub(super) fn new(
         parts: Arc<Parts>,
-        record: FunctionRecord,
-        wanted: Revision,
-        serving: Option<Revision>,
+        known: Known,
         survivors: Vec<Survivor>,
         stats: crate::metrics::CallStats,
-    ) -> (Arc<Entry>, mpsc::Sender<Command>, impl Future<Output = ()> + Send + use<>) {
+    ) -> Self {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let wanted = Arc::new(wanted);
-        // A revision that was adopted served before, even if the record is older than that.
-        let serving = serving.map(Arc::new);
-        let view = first_view(&parts.config, &wanted, serving.as_ref(), record.desired);
+        let view = view::first(&parts.config, &known);
+        let Known { record, wanted, serving, history } = known;
         let entry = Entry::new(record.key.clone(), stats, view);
         let mut owner = Self {
             parts,
-            entry: entry.clone(),
+            entry,
             inbox,
-            sender: sender.clone(),
+            sender,
             starting: mpsc::unbounded_channel(),
             tasks: JoinSet::new(),
             record,
             wanted,
             serving,
+            history,
             slots: Vec::new(),
             backoff: Backoff::default(),
             hopeless: false,
             removing: false,
             reason: None,
             restarts: 0,
+            last_exit: None,
+            first: None,
         };
         for survivor in survivors {
             owner.adopt(survivor);
         }
-        (entry, sender, owner.run())
+        owner
     }
 
-    async fn run(mut self) {
+    /// What it publishes to.
+    pub(super) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Where it is told things.
+    pub(super) fn sender(&self) -> &mpsc::Sender<Command> {
+        &self.sender
+    }
+
+    /// Looks after the function until it is removed or the daemon stops.
+    pub(super) async fn run(&mut self) {
         let stop = self.parts.stop.clone();
+        if let Some(command) = self.first.take() {
+            self.obey(command).await;
+        }
         loop {
             self.reconcile();
             self.publish();
@@ -222,13 +294,18 @@ impl Owner {
                 // The client may have gone away; the deploy stands.
                 let _ = done.send(result);
             }
+            Command::Rollback { to, done } => {
+                let result = self.roll_back(to).await;
+                let _ = done.send(result);
+            }
             Command::Scale { replicas, done } => {
                 let result = self.scale(replicas).await;
                 let _ = done.send(result);
             }
             Command::Remove { done } => {
-                let result =
-                    self.parts.store.delete_function(&self.entry.key).await.map_err(FleetError::from);
+                let revisions: Vec<u64> = self.history.iter().map(|kept| kept.number).collect();
+                let deleted = self.parts.store.delete_function(&self.entry.key, &revisions).await;
+                let result = deleted.map_err(FleetError::from);
                 if result.is_ok() {
                     self.removing = true;
                     self.parts.logs.remove(&self.entry.key).await;
@@ -236,11 +313,7 @@ impl Owner {
                 let _ = done.send(result);
             }
             Command::Exited { id, code } => self.exited(&id, code),
-            Command::OutOfMemory { id } => {
-                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) {
-                    slot.out_of_memory = true;
-                }
-            }
+            Command::OutOfMemory { id } => self.out_of_memory(&id),
             Command::Unhealthy { id, reason } => self.replace(&id, &reason),
             Command::Running(running) => {
                 let lost: Vec<ReplicaId> = self
@@ -447,17 +520,6 @@ impl Owner {
         }
     }
 
-    fn exited(&mut self, id: &ReplicaId, code: u32) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        slot.exit.send_replace(Some(code));
-        let reason = if slot.out_of_memory {
-            format!("was killed for want of memory (exit code {code}); raise limits.memory")
-        } else {
-            format!("exited with code {code}")
-        };
-        self.replace(id, &reason);
-    }
-
     /// Takes a replica that cannot serve any more out at once.
     fn replace(&mut self, id: &ReplicaId, reason: &str) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
@@ -468,19 +530,32 @@ impl Owner {
         self.restarts += 1;
         slot.stage = Stage::Draining;
         slot.cancel.cancel();
-        self.clean(id);
+        if slot.exit.borrow().is_some() {
+            self.clean_ended(id);
+        } else {
+            self.clean(id);
+        }
     }
 
     async fn finish(&mut self, done: Done) {
         match done {
             Done::Gone { id } | Done::NotAdopted { id } => self.forget(&id),
+            Done::Ended { id, output } => {
+                self.said(&id, output);
+                self.forget(&id);
+            }
+            Done::Cleared { ids } => ids.iter().for_each(|id| self.forget(id)),
             Done::Launched { id, result: Ok(endpoint) } => self.ready(&id, endpoint).await,
             Done::Launched { id, result: Err(error) } => {
                 let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
+                if let LaunchError::Exited { output, .. } = &error {
+                    self.said(&id, output.clone());
+                }
                 self.forget(&id);
                 let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
                 if matters && revision == Some(self.wanted.number) {
-                    self.launch_failed(&error).await;
+                    let reason = crate::chain(&error) + self.memory_note(&id);
+                    self.launch_failed(reason, error.is_permanent()).await;
                 }
             }
         }
@@ -493,7 +568,11 @@ impl Owner {
         let (id, number) = (slot.id.clone(), slot.revision.number);
         tracing::error!(function = %self.entry.key, replica = %id, %error, "an error of the daemon");
         if matches!(slot.stage, Stage::Draining) {
-            self.forget(&id);
+            let task = slot.task;
+            let gone = self.slots.iter().filter(|slot| slot.task == task);
+            for id in gone.map(|slot| slot.id.clone()).collect::<Vec<_>>() {
+                self.forget(&id);
+            }
             return;
         }
         slot.stage = Stage::Draining;
@@ -501,14 +580,15 @@ impl Owner {
         self.clean(&id);
         if number == self.wanted.number {
             let function = self.entry.key.clone();
-            self.launch_failed(&LaunchError::Panicked { function, source: error }).await;
+            let error = LaunchError::Panicked { function, source: error };
+            self.launch_failed(crate::chain(&error), error.is_permanent()).await;
         }
     }
 
     async fn ready(&mut self, id: &ReplicaId, endpoint: Arc<Endpoint>) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
         let (called_off, ended) = (slot.cancel.is_cancelled(), *slot.exit.borrow());
-        slot.stage = Stage::Ready { endpoint: endpoint.clone(), since: Instant::now() };
+        slot.stage = Stage::Ready { endpoint, since: Instant::now() };
         let revision = slot.revision.clone();
         if called_off {
             // It came up in the moment in which it was called off.
@@ -520,30 +600,24 @@ impl Owner {
             self.exited(id, code);
             return;
         }
-        if let Some(probe) = &revision.spec.probes.health {
-            let watched = health::watch(endpoint, probe.clone(), self.sender.clone(), slot.cancel.clone());
-            tokio::spawn(watched);
-        }
+        self.watch_health(id);
         self.reason = None;
-        if revision.number == self.wanted.number
-            && self.serving.as_ref().is_none_or(|s| s.number != revision.number)
-        {
-            tracing::info!(function = %self.entry.key, revision = revision.number, replica = %id, "serving");
-            self.serving = Some(revision);
-            if self.record.serving.is_none() {
-                return;
-            }
-            let mut record = self.record.clone();
-            record.serving = None;
-            // If this is lost, the next start adopts the replica and finds out again.
-            if let Err(error) = self.keep(record).await {
-                tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "not kept");
-            }
+        if revision.number == self.wanted.number {
+            self.serves(revision).await;
         }
     }
 
-    async fn launch_failed(&mut self, error: &LaunchError) {
-        let reason = crate::chain(error);
+    /// Probes a replica that serves from time to time, if its function says how.
+    fn watch_health(&self, id: &ReplicaId) {
+        let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
+        if let (Some(probe), Stage::Ready { endpoint, .. }) = (&slot.revision.spec.probes.health, &slot.stage)
+        {
+            let (endpoint, cancel) = (endpoint.clone(), slot.cancel.clone());
+            tokio::spawn(health::watch(endpoint, probe.clone(), self.sender.clone(), cancel));
+        }
+    }
+
+    async fn launch_failed(&mut self, reason: String, permanent: bool) {
         match self.serving.clone() {
             Some(serving) if serving.number != self.wanted.number => {
                 tracing::warn!(
@@ -561,7 +635,7 @@ impl Owner {
                 }
             }
             _ => {
-                self.hopeless = error.is_permanent();
+                self.hopeless = permanent;
                 self.backoff.failed(Duration::ZERO, Instant::now());
                 self.restarts += 1;
                 self.reason = Some(reason);
@@ -572,81 +646,5 @@ impl Owner {
     fn forget(&mut self, id: &ReplicaId) {
         self.slots.retain(|slot| slot.id != *id);
         self.parts.registry.remove(id);
-    }
-
-    fn publish(&self) {
-        let endpoints: Vec<Arc<Endpoint>> = self
-            .slots
-            .iter()
-            .filter_map(|slot| match &slot.stage {
-                Stage::Ready { endpoint, .. } => Some(endpoint.clone()),
-                Stage::Pulling | Stage::Starting | Stage::Draining => None,
-            })
-            .collect();
-        let shown = self.serving.as_ref().unwrap_or(&self.wanted);
-        let pulling = self.slots.iter().find(|slot| matches!(slot.stage, Stage::Pulling));
-        let on_its_way = if pulling.is_some() { Phase::Pulling } else { Phase::Starting };
-        let retry_at = self.backoff.until(Instant::now());
-        let phase = if self.removing {
-            Phase::Removing
-        } else if !endpoints.is_empty() {
-            Phase::Ready
-        } else if self.hopeless {
-            Phase::Failed
-        } else if self.record.desired == 0 {
-            Phase::Stopped
-        } else if retry_at.is_some() {
-            Phase::BackingOff
-        } else {
-            on_its_way
-        };
-        let update = if shown.number == self.wanted.number {
-            self.record.failure.as_ref().map(|failure| Update {
-                revision: failure.revision,
-                phase: Phase::Failed,
-                reason: Some(failure.reason.clone()),
-            })
-        } else {
-            Some(Update { revision: self.wanted.number, phase: on_its_way, reason: None })
-        };
-        self.entry.publish(View {
-            phase,
-            reason: self.reason.clone(),
-            update,
-            progress: pulling.map(|slot| slot.progress.clone()),
-            endpoints,
-            restarts: self.restarts,
-            retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
-            ..base_view(&self.parts.config, shown, self.record.desired)
-        });
-    }
-}
-
-fn first_view(
-    config: &config::Functions,
-    wanted: &Arc<Revision>,
-    serving: Option<&Arc<Revision>>,
-    desired: u32,
-) -> View {
-    base_view(config, serving.unwrap_or(wanted), desired)
-}
-
-fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) -> View {
-    View {
-        deployment: shown.deployment.clone(),
-        spec: shown.spec.clone(),
-        revision: shown.number,
-        phase: Phase::Starting,
-        reason: None,
-        update: None,
-        progress: None,
-        endpoints: Vec::new(),
-        desired,
-        created_at: shown.created_at,
-        image_digest: Some(shown.image.digest.clone()),
-        restarts: 0,
-        retry_at: None,
-        timeout: shown.spec.timeout.unwrap_or(config.timeout),
-        body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
     }
 }
