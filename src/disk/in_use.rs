@@ -168,3 +168,60 @@ impl Drop for Pin {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, digest: &str, superseded: Option<&str>) -> ImageRecord {
+        ImageRecord {
+            name: name.into(),
+            digest: digest.into(),
+            platform: "linux/amd64".into(),
+            size: 1,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            superseded: superseded.map(str::to_owned),
+            unused_since: None,
+        }
+    }
+
+    #[test]
+    fn a_deploy_keeps_what_its_name_means_and_meant() {
+        let pins = Pins::default();
+        let is_used = |record: &ImageRecord| InUse { pinned: pins.all(), ..InUse::default() }.is_used(record);
+        let name = "docker.io/you/env:1";
+        let here = record(name, "sha256:1", None);
+        // Another deploy of the name may have moved it on between this one's look-up and its record.
+        let moved = record("docker.io/you/env@sha256:0", "sha256:0", Some(name));
+        let elsewhere = record("docker.io/you/other:1", "sha256:2", None);
+        let mut pin = pins.add(&"you/env:1".parse().expect("a name"));
+        let second = pins.add(&"you/env:1".parse().expect("a name"));
+        assert!(is_used(&here) && is_used(&moved) && !is_used(&elsewhere));
+        pin.resolved("sha256:2");
+        assert!(is_used(&here) && is_used(&moved) && is_used(&elsewhere));
+        drop(second);
+        assert!(is_used(&elsewhere), "each has a pin of its own");
+        drop(pin);
+        assert!(!is_used(&here) && !is_used(&moved) && !is_used(&elsewhere));
+        assert_eq!(pins.all(), []);
+    }
+
+    #[test]
+    fn users_are_named_by_what_they_do_with_the_image() {
+        let key = |name: &str| FunctionKey::parse(name).expect("a name");
+        let mut users = UsersOfDigest::default();
+        users.replicas.insert("old-0000000001".into());
+        assert_eq!(users.in_words(), ["replica old-0000000001, which is being removed"]);
+        users.functions.extend([key("b"), key("a")]);
+        users.old.insert(key("a"), [1].into());
+        users.old.insert(key("c"), [3, 7].into());
+        assert_eq!(
+            users.in_words(),
+            [
+                "function a.openfaas-fn",
+                "function b.openfaas-fn",
+                "function c.openfaas-fn, which keeps revision 3 and 7 to go back to"
+            ]
+        );
+    }
+}

@@ -69,7 +69,10 @@ impl Watcher {
                         Ok(RuntimeEvent::Resync) | Err(RecvError::Lagged(_)) => self.resync().await,
                         Err(RecvError::Closed) => return,
                     },
-                    _ = reap.tick() => self.reap().await,
+                    _ = reap.tick() => {
+                        self.reap().await;
+                        self.discard_output().await;
+                    }
                     _ = ensure.tick() => self.ensure_network().await,
                 }
             }
@@ -123,7 +126,16 @@ impl Watcher {
         }
     }
 
-    /// Removes whatever carries a replica's id that no owner knows, and what no function is left for.
+    async fn discard_output(&self) {
+        if let Err(error) = self.disk.discard_output().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "output of functions that are gone could not be removed"
+            );
+        }
+    }
+
+    /// Removes whatever carries a replica's id that no owner knows.
     pub(super) async fn reap(&self) {
         // Listed before the owners are asked: an id is registered before anything of it is made.
         let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
@@ -144,12 +156,6 @@ impl Watcher {
                 tracing::info!(replica = %id, "removing what is left of a replica");
                 self.parts.launcher.clean(&id).await;
             }
-        }
-        if let Err(error) = self.disk.discard_output().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "output of functions that are gone stays"
-            );
         }
     }
 }

@@ -2,6 +2,7 @@
 //! function says why, and comes up when the fault is gone.
 
 mod exits;
+mod reaper;
 mod rollback;
 mod supervisor;
 

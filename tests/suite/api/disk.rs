@@ -5,6 +5,7 @@ use ingle::runtime::{ImageRecord, Runtime};
 use serde_json::{Value, json};
 
 use super::world::World;
+use crate::support::fake_runtime::Step;
 
 /// What an image takes of the fake's disk.
 const SIZE: u64 = 1000;
@@ -168,4 +169,64 @@ async fn a_deploy_that_does_not_fit_is_refused_after_unused_images_made_way() {
     // What is here already needs no room.
     let same = r#"{"service":"env","image":"you/env:1"}"#;
     world.change("PUT", "/system/functions", same, 202).await;
+}
+
+#[tokio::test]
+async fn deploys_at_the_same_time_do_not_get_the_same_room() {
+    let world = World::new().await;
+    world.runtime.limit_disk(RESERVE + 3 * SIZE / 2);
+    world.runtime.hang_at(Step::Pull);
+    world.change("POST", "/system/functions", r#"{"service":"first","image":"you/first:1"}"#, 202).await;
+    let second = r#"{"service":"second","image":"you/second:1"}"#;
+    let answer = world.send("POST", "/system/functions", second).await;
+    assert_eq!(answer.status, 507, "{}", answer.body);
+    let part = "268.4 MB are kept for logs and data and 1.0 kB for images that are being fetched:";
+    assert!(answer.body.contains(part), "{}", answer.body);
+    // The same image needs no room of its own.
+    world.change("POST", "/system/functions", r#"{"service":"third","image":"you/first:1"}"#, 202).await;
+    for name in ["first", "third"] {
+        world.change("DELETE", "/system/functions", &format!(r#"{{"functionName":"{name}"}}"#), 202).await;
+    }
+    world.runtime.heal();
+    world.change("POST", "/system/functions", second, 202).await;
+    world.ready("second").await;
+}
+
+#[tokio::test]
+async fn the_image_of_a_revision_that_is_kept_is_in_use() {
+    let eager = "keep_unused = \"1ms\"\ndisk_watermark = \"0%\"\ndisk_target = \"0%\"\n";
+    let world = World::with(&format!("[functions]\nrevisions = 2\n[images]\n{eager}")).await;
+    world.runtime.limit_disk(100 * SIZE);
+    let update = async |version: u64| {
+        let body = format!(r#"{{"service":"env","image":"you/env:{version}"}}"#);
+        world.change("POST", "/system/functions", &body, 202).await;
+        let kept = async || world.describe("env").await["revisions"][0]["revision"] == version;
+        eventually!(kept().await, "revision {version} is not kept");
+    };
+    update(1).await;
+    update(2).await;
+    eventually!(world.runtime.leftovers().len() == 1, "{:?}", world.runtime.leftovers());
+    let in_use = "image docker.io/you/env:1 cannot be removed while it is used by function env.openfaas-fn, \
+        which keeps revision 1 to go back to";
+    world.refused("DELETE", "/system/images/you/env:1", "", 409, in_use).await;
+    assert_eq!(world.send("POST", "/system/prune", "").await.status, 200);
+    assert_eq!(world.images().await, ["env:1", "env:2"]);
+    update(3).await;
+    eventually!(world.runtime.leftovers().len() == 1, "{:?}", world.runtime.leftovers());
+    world.collect().await;
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    world.collect().await;
+    assert_eq!(world.images().await, ["env:2", "env:3"], "the first revision is not kept any more");
+}
+
+#[tokio::test]
+async fn a_disk_too_full_for_notes_is_collected_all_the_same() {
+    let world = World::with("[images]\nkeep_unused = \"2h\"\n").await;
+    let unnoted = ImageRecord { unused_since: None, ..image("you/a:1", 0) };
+    world.runtime.add_image(unnoted);
+    world.runtime.add_image(image("you/b:1", 9));
+    world.runtime.limit_disk(2 * SIZE);
+    world.runtime.refuse_notes();
+    world.collect().await;
+    assert_eq!(world.images().await, ["a:1"]);
 }

@@ -45,6 +45,8 @@ pub(crate) struct FakeRuntime {
 #[derive(Debug, Default)]
 struct State {
     images: BTreeMap<String, ImageRecord>,
+    /// Whether notes on images can be made.
+    no_notes: bool,
     /// Bytes of the disk, of which images take some; one without bounds if `None`.
     disk: Option<u64>,
     containers: BTreeMap<ReplicaId, Container>,
@@ -123,6 +125,11 @@ impl FakeRuntime {
     /// Puts an image there, as if it had been pulled.
     pub(crate) fn add_image(&self, image: ImageRecord) {
         self.lock().images.insert(image.name.clone(), image);
+    }
+
+    /// Makes every note on an image fail, as on a disk that is full.
+    pub(crate) fn refuse_notes(&self) {
+        self.lock().no_notes = true;
     }
 
     /// Makes the disk this large.
@@ -352,7 +359,11 @@ impl Runtime for FakeRuntime {
         name: &str,
         unused_since: Option<jiff::Timestamp>,
     ) -> Result<(), RuntimeError> {
-        if let Some(image) = self.lock().images.get_mut(name) {
+        let mut state = self.lock();
+        if state.no_notes {
+            return Err(RuntimeError::failed("noting", "no space left on device"));
+        }
+        if let Some(image) = state.images.get_mut(name) {
             image.unused_since = unused_since;
         }
         Ok(())
