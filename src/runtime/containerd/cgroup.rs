@@ -1,7 +1,7 @@
 //! Control groups, read and thawed directly: which hierarchies this machine has, where a process is
 //! in them, and what its group uses. Both layouts, and the mixture of the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub(super) struct Hierarchies {
     v1: BTreeMap<&'static str, PathBuf>,
     /// Version 2.
     v2: Option<PathBuf>,
+    /// All of them, of whatever controllers.
+    points: BTreeSet<PathBuf>,
 }
 
 impl Hierarchies {
@@ -33,6 +35,9 @@ impl Hierarchies {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
             let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
             let mut filesystem = filesystem.split(' ');
+            if filesystem.clone().next().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2") {
+                found.points.insert(point.clone());
+            }
             match (filesystem.next(), filesystem.nth(1)) {
                 (Some("cgroup2"), _) => found.v2 = found.v2.or(Some(point)),
                 (Some("cgroup"), Some(options)) => {
@@ -46,6 +51,11 @@ impl Hierarchies {
             }
         }
         found
+    }
+
+    /// Where each of them is mounted.
+    pub(super) fn points(&self) -> impl Iterator<Item = &Path> {
+        self.points.iter().map(PathBuf::as_path)
     }
 
     /// Whether version 2 does everything: containers then get a control group namespace.

@@ -16,6 +16,7 @@ mod rootfs;
 mod seccomp;
 mod shim;
 mod spec;
+mod strays;
 mod task;
 mod user;
 
@@ -36,6 +37,7 @@ use self::cgroup::Hierarchies;
 use self::client::{Client, already_exists};
 use self::events::Events;
 use self::images::Images;
+use self::strays::Strays;
 use self::user::User;
 use super::{
     ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
@@ -61,6 +63,7 @@ pub struct Containerd {
     /// Capabilities of every function, with their `CAP_` prefix.
     capabilities: Vec<String>,
     hierarchies: Hierarchies,
+    strays: Arc<Strays>,
     /// Paths that functions must not read, of those that not every machine has.
     masked: Vec<String>,
     open_files: u64,
@@ -99,10 +102,11 @@ impl Containerd {
         Ok(Self {
             client,
             socket: config.containerd.socket.clone(),
-            namespace,
             images,
             oci_runtime: Some(config.containerd.oci_runtime.clone()).filter(|name| name != "runc"),
             capabilities,
+            strays: Arc::new(Strays::new(&hierarchies, &namespace)),
+            namespace,
             hierarchies,
             masked: thermal_throttles(Path::new("/sys/devices/system/cpu")),
             open_files: open_files(),

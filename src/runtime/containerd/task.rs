@@ -70,6 +70,11 @@ impl Containerd {
         if let Err(error) = shim::remove_dead(&socket).await {
             tracing::warn!(replica = %id, %error, "the socket of its shim stays: {}", socket.display());
         }
+        let (strays, replica) = (self.strays.clone(), id.clone());
+        let groups = tokio::task::spawn_blocking(move || strays.remove(&replica)).await;
+        if let Err(error) = groups.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::warn!(replica = %id, %error, "its control groups could not be removed");
+        }
         let container = DeleteContainerRequest { id: id.to_string() };
         let snapshot =
             RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
