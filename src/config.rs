@@ -451,7 +451,7 @@ mod tests {
         let variable = |name: &str| (name == "INGLE_FUNCTIONS_TIMEOUT").then(|| "12moons".to_owned());
         let text = "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n\
              [images]\ndisk_watermark = 0.85\ndisk_target = \"101%\"\n";
-        let error = Config::parse(text, variable).expect_err("four mistakes");
+        let error = Config::parse(text, variable).expect_err("seven mistakes");
         let shown = error.to_string();
         for part in [
             "gateway.listen = \"here\": is not an address",
@@ -459,7 +459,7 @@ mod tests {
             "functions.pids = 0: is not a whole number",
             "logs.line_limit: a float does not fit",
             "gateway.port: there is no such key",
-            "images.disk_watermark = 0.85: a float does not fit",
+            "images.disk_watermark: a float does not fit",
             "images.disk_target = \"101%\": is not a share",
         ] {
             assert!(shown.contains(part), "{part:?} is not in {shown}");

@@ -196,7 +196,7 @@ async fn deploys_at_the_same_time_do_not_get_the_same_room() {
 async fn the_image_of_a_revision_that_is_kept_is_in_use() {
     let eager = "keep_unused = \"1ms\"\ndisk_watermark = \"0%\"\ndisk_target = \"0%\"\n";
     let world = World::with(&format!("[functions]\nrevisions = 2\n[images]\n{eager}")).await;
-    world.runtime.limit_disk(100 * SIZE);
+    world.runtime.limit_disk(RESERVE + 100 * SIZE);
     let update = async |version: u64| {
         let body = format!(r#"{{"service":"env","image":"you/env:{version}"}}"#);
         world.change("POST", "/system/functions", &body, 202).await;
