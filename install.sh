@@ -654,7 +654,10 @@ uninstall() {
     rm -rf "$RUN"
     ! by_systemd || systemctl daemon-reload
     if [ "$purge" = yes ]; then
-        rm -rf "$STATE" /etc/ingle "$CONFLIST" "$LOG_FILE" "$LOG_FILE.1" "$CONTAINERD_LOG"
+        rm -rf /etc/ingle "$CONFLIST" "$LOG_FILE" "$LOG_FILE.1" "$CONTAINERD_LOG"
+        # It may be the root of a file system of its own, which only who mounted it takes away.
+        [ ! -d "$STATE" ] || find "$STATE" -xdev -mindepth 1 -delete
+        rmdir "$STATE" 2>/dev/null || [ ! -d "$STATE" ] || note "$STATE is a mount point: emptied, and left"
         note "nothing of ingle is left; packages that it needed stay (containerd, runc, nftables)"
     else
         note "kept: $STATE, /etc/ingle, $CONFLIST and the images; ./install.sh brings all of it back,"

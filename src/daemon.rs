@@ -4,10 +4,10 @@
 //! store -> network -> containerd -> fleet -> gateway -> ready
 //! ```
 //!
-//! Stopping goes the other way: no new connections, calls in flight finish, replicas on their way out
-//! are removed, counts are written, the store is closed; calls and removals each have
-//! `functions.stop_grace`, and removals a little more. Functions run on: the next daemon takes them up
-//! again, and removes what this one could not.
+//! Stopping goes the other way: no new connections, those who follow logs are let go, calls in flight
+//! finish within `gateway.drain_timeout`, replicas on their way out are removed within
+//! `functions.stop_grace` and a little more, counts are written, the store is closed. Functions run on:
+//! the next daemon takes them up again, and removes what this one could not.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -112,7 +112,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Where there is no systemd this says nothing to nobody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let served = server::serve(listener, gateway, Limits::of(&config), stop.clone().cancelled_owned()).await;
+    let shutdown = async {
+        stop.cancelled().await;
+        // They have no end that could be waited for.
+        logs.end_following();
+    };
+    let served = server::serve(listener, gateway, Limits::of(&config), shutdown).await;
     tracing::info!("stopping; functions run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();

@@ -13,7 +13,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::connection::Facts;
-use super::server::Worker;
+use super::server::{Unawaited, Worker};
 use crate::http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 use crate::invoke::{BodyError, Caller};
 
@@ -111,16 +111,20 @@ impl<'a> Client<'a> {
         self.code == 0
     }
 
-    /// Whether the connection can carry another request, after a whole answer.
+    /// Whether the connection can carry another request, after a whole answer. What the answer's head
+    /// said of it holds, also when the gateway has begun to stop since: the client may have sent its
+    /// next request already.
     pub(super) fn persists(&self) -> bool {
-        self.may_persist() && self.code != 101
+        self.persists && self.body.is_done() && self.code != 101
     }
 
-    /// From now on both sides send what they like until one of them closes.
-    pub(super) fn become_tunnel(&mut self) {
+    /// From now on both sides send what they like until one of them closes. The gateway does not wait
+    /// for that when it stops.
+    pub(super) fn become_tunnel(&mut self) -> Unawaited<'a> {
         self.body = Decoder::UntilClose;
         self.chunked = false;
         self.allowance = u64::MAX;
+        self.worker.stop_awaiting()
     }
 
     /// The request's body is taken as data, without chunks.

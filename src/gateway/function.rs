@@ -254,10 +254,10 @@ async fn answer(
     limit: Duration,
 ) -> Result<(), Failure> {
     let tunnel = exchange.is_tunnel();
-    if tunnel {
-        client.become_tunnel();
+    let _unawaited = tunnel.then(|| {
         outgoing.reopen();
-    }
+        client.become_tunnel()
+    });
     let mut running = Some(exchange);
     let mut seen = u64::MAX;
     let mut deadline = Instant::now();

@@ -83,6 +83,7 @@ pub(super) struct Worker {
     pub(super) runtime: Handle,
     closing: AtomicBool,
     connections: AtomicUsize,
+    /// Requests whose end a stop waits for.
     busy: AtomicUsize,
 }
 
@@ -97,10 +98,25 @@ impl Worker {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(&self.busy)
     }
+
+    /// Takes the request that is being served out of the count until this is dropped.
+    pub(super) fn stop_awaiting(&self) -> Unawaited<'_> {
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+        Unawaited(&self.busy)
+    }
 }
 
 /// A request that is being served.
 pub(super) struct Busy<'a>(&'a AtomicUsize);
+
+/// A request that is being served, and may be cut off when the gateway stops.
+pub(super) struct Unawaited<'a>(&'a AtomicUsize);
+
+impl Drop for Unawaited<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
@@ -197,7 +213,7 @@ async fn accept(listener: &TcpListener, threads: &[Thread], max_connections: usi
 }
 
 /// Lets every connection end after the request that it is at, or the next one. Waits until all have
-/// ended, or those that are left send nothing; no longer than `limit`.
+/// ended, or those that are left are tunnels or send nothing; no longer than `limit`.
 async fn drain(threads: &[Thread], limit: Duration) {
     let start = Instant::now();
     for thread in threads {

@@ -93,11 +93,11 @@ impl Header {
     /// from `X-Forwarded-For`: names that mean something with dashes are not passed on with
     /// underscores.
     fn in_disguise(name: &str) -> Self {
-        let mut dashed = [0; LONGEST_NAME];
-        let Some(dashed) = dashed.get_mut(..name.len()) else { return Self::Other };
         if !name.contains('_') {
             return Self::Other;
         }
+        let mut dashed = [0; LONGEST_NAME];
+        let Some(dashed) = dashed.get_mut(..name.len()) else { return Self::Other };
         for (to, from) in dashed.iter_mut().zip(name.bytes()) {
             *to = if from == b'_' { b'-' } else { from };
         }

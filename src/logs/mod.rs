@@ -251,6 +251,11 @@ impl Logs {
         output.end_followers();
     }
 
+    /// Streams of those who follow end, now and from now on, with what is there.
+    pub fn end_following(&self) {
+        self.common.leaving.cancel();
+    }
+
     /// Stops reading and writes out what was read. The FIFOs stay, for the next daemon; so does
     /// what is in them. Streams of those who follow end.
     pub async fn shutdown(&self) {
@@ -259,9 +264,7 @@ impl Logs {
         if tokio::time::timeout(SHUTDOWN_WITHIN, self.common.tasks.wait()).await.is_err() {
             tracing::warn!("output of functions was not written in time: the disk is too slow");
         }
-        for output in self.lock().outputs.values() {
-            output.end_followers();
-        }
+        self.end_following();
     }
 
     /// How many lines were lost: those that could not be written, and those that were not sent to

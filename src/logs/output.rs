@@ -43,6 +43,8 @@ pub(super) struct Common {
     pub(super) tasks: TaskTracker,
     /// Rung when the daemon stops: write at once.
     pub(super) halt: CancellationToken,
+    /// Rung when those who follow are to be let go.
+    pub(super) leaving: CancellationToken,
     /// Lines that could not be written.
     pub(super) unwritten: Complaint,
     /// Lines that could not be sent to journald.
@@ -192,6 +194,11 @@ impl Output {
         let follower = Arc::new(Follower::default());
         state.followers.push(Arc::downgrade(&follower));
         (last, Some(follower))
+    }
+
+    /// Rung when all who follow any function are to be let go.
+    pub(super) fn leaving(&self) -> &CancellationToken {
+        &self.common.leaving
     }
 
     /// Ends the streams of all who follow.

@@ -107,7 +107,12 @@ impl Answer {
         }
         let follower = self.follower.clone()?;
         loop {
-            match follower.next().await? {
+            let followed = tokio::select! {
+                biased;
+                followed = follower.next() => followed?,
+                () = self.output.leaving().cancelled() => return None,
+            };
+            match followed {
                 Followed::Skipped(lines) => {
                     return Some(
                         self.remark(format!("[lines skipped here: {lines}; this client is too slow]")),

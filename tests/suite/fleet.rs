@@ -133,21 +133,26 @@ fn key() -> FunctionKey {
     FunctionKey::parse("f").expect("a name")
 }
 
+/// Waits until a launch that was made to fail has left nothing, and another was made to succeed.
+async fn taken_back_and_tried_again(world: &World, step: Step) {
+    eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
+    eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+    world.runtime.heal();
+    eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
+    world.fleet.remove(&key()).await.expect("removed");
+    eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+}
+
 #[tokio::test]
 async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
     for step in [Step::Pull, Step::Prepare, Step::Create, Step::Start] {
         let world = World::new().await;
         world.runtime.fail_at(step);
         world.deploy("you/echo:1").await;
-        eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
-        assert!(!world.reason().is_empty(), "{step:?}");
         let view = || world.fleet.directory().get(&key()).expect("it is there").view();
         eventually!(view().retry_at.is_some(), "{step:?}: callers are not told how long it takes");
-        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
-        world.runtime.heal();
-        eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
-        world.fleet.remove(&key()).await.expect("removed");
-        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+        assert!(!world.reason().is_empty(), "{step:?}");
+        taken_back_and_tried_again(&world, step).await;
     }
 }
 
@@ -157,14 +162,9 @@ async fn a_panic_in_a_launch_counts_as_a_failure_and_leaves_nothing() {
         let world = World::new().await;
         world.runtime.panic_at(step);
         world.deploy("you/echo:1").await;
-        eventually!(world.phase() == Some(Phase::BackingOff), "{step:?}: {:?}", world.phase());
-        let reason = world.reason();
-        assert!(reason.contains("an error of ingle") && reason.contains("to panic"), "{reason}");
-        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
-        world.runtime.heal();
-        eventually!(world.phase() == Some(Phase::Ready), "{step:?}: {}", world.reason());
-        world.fleet.remove(&key()).await.expect("removed");
-        eventually!(world.leftovers().await.is_empty(), "{step:?}: {:?}", world.leftovers().await);
+        eventually!(world.reason().contains("an error of ingle"), "{step:?}: {}", world.reason());
+        assert!(world.reason().contains("to panic"), "{}", world.reason());
+        taken_back_and_tried_again(&world, step).await;
     }
 }
 

@@ -1,13 +1,11 @@
 //! An owner begun anew after a panic: from what is stored, and from what runs.
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Command, Done, Known, Owner, Slot, Stage};
 use crate::fleet::FleetError;
-use crate::fleet::backoff::Backoff;
 use crate::function::ReplicaId;
 
 impl Owner {
@@ -34,27 +32,8 @@ impl Owner {
                 }
             }
         }
-        let Known { record, wanted, serving, history } = known;
-        let mut owner = Self {
-            parts,
-            entry,
-            inbox,
-            sender,
-            starting: mpsc::unbounded_channel(),
-            tasks: JoinSet::new(),
-            record,
-            wanted,
-            serving,
-            history,
-            slots: Vec::new(),
-            backoff: Backoff::default(),
-            hopeless: false,
-            removing,
-            reason: None,
-            restarts,
-            last_exit,
-            first,
-        };
+        let mut owner =
+            Self { removing, restarts, last_exit, first, ..Self::idle(parts, entry, (sender, inbox), known) };
         let mut left = Vec::new();
         for slot in slots {
             // Ends its health probe; a start takes back what it has made.

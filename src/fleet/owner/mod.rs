@@ -13,37 +13,38 @@
 mod again;
 mod exits;
 mod history;
+mod known;
+mod outcome;
+mod replicas;
 mod view;
 
-use std::net::SocketAddr;
+pub(super) use known::{Known, Survivor};
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{self, JoinError, JoinSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::decide::{self, decide};
-use super::directory::{Endpoint, Entry, KeptRevision, LastExit};
+use super::directory::{Entry, KeptRevision, LastExit};
 use super::registry::Registry;
-use super::{FleetError, health, revision};
+use super::{FleetError, revision};
 use crate::config;
 use crate::function::ReplicaId;
 use crate::logs::Logs;
-use crate::replica::{Launch, LaunchError, Launcher, Revision};
-use crate::runtime::Progress;
+use crate::replica::{Launcher, Revision};
 use crate::secrets::Secrets;
-use crate::store::{FunctionRecord, Store, UpdateFailure};
+use crate::store::{FunctionRecord, Store};
+use outcome::Done;
+use replicas::{Slot, Stage};
 
 /// Commands that may wait for an owner.
 const INBOX: usize = 64;
-/// Drained replicas are asked this often whether their calls have ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-/// What a call may take over its limit before its replica is stopped all the same.
-const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// What a removal may take over `functions.stop_grace` when the daemon stops.
 const LEAVE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -81,90 +82,6 @@ pub(super) enum Command {
     Running(Arc<Vec<ReplicaId>>),
 }
 
-/// What is stored of a function, parsed.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) record: FunctionRecord,
-    pub(super) wanted: Arc<Revision>,
-    /// What serves, as far as is known.
-    pub(super) serving: Option<Arc<Revision>>,
-    /// The revisions that served and are kept, oldest first.
-    pub(super) history: Arc<[KeptRevision]>,
-}
-
-impl Known {
-    /// A function that was deployed just now.
-    pub(super) fn new(record: FunctionRecord, wanted: Revision) -> Self {
-        Self { record, wanted: Arc::new(wanted), serving: None, history: Arc::default() }
-    }
-
-    /// A function that was deployed before, with what else is stored of it.
-    pub(super) fn read(store: &Store, record: FunctionRecord) -> Result<Self, FleetError> {
-        let wanted = Arc::new(revision::from_record(&record.wanted)?);
-        let history: Arc<[KeptRevision]> = store.revisions(&record.key)?.iter().map(revision::kept).collect();
-        let served = history.iter().any(|kept| kept.number == wanted.number);
-        let serving = match &record.serving {
-            Some(serving) => Some(Arc::new(revision::from_record(serving)?)),
-            None => served.then(|| wanted.clone()),
-        };
-        Ok(Self { record, wanted, serving, history })
-    }
-}
-
-/// A replica that may have outlived the daemon.
-#[derive(Debug)]
-pub(super) struct Survivor {
-    pub(super) id: ReplicaId,
-    pub(super) revision: u64,
-    pub(super) address: SocketAddr,
-}
-
-/// How far a replica is.
-#[derive(Debug)]
-enum Stage {
-    Pulling,
-    Starting,
-    Ready { endpoint: Arc<Endpoint>, since: Instant },
-    Draining,
-}
-
-#[derive(Debug)]
-struct Slot {
-    id: ReplicaId,
-    revision: Arc<Revision>,
-    stage: Stage,
-    progress: Progress,
-    exit: watch::Sender<Option<u32>>,
-    cancel: CancellationToken,
-    out_of_memory: bool,
-    /// What works on it now, or did last.
-    task: Option<task::Id>,
-}
-
-/// What a task of the owner reports.
-#[derive(Debug)]
-enum Done {
-    Launched {
-        id: ReplicaId,
-        result: Result<Arc<Endpoint>, LaunchError>,
-    },
-    NotAdopted {
-        id: ReplicaId,
-    },
-    Gone {
-        id: ReplicaId,
-    },
-    /// As `Gone`, of one whose process had ended, with what it wrote last.
-    Ended {
-        id: ReplicaId,
-        output: Vec<String>,
-    },
-    /// What an owner that panicked has left.
-    Cleared {
-        ids: Vec<ReplicaId>,
-    },
-}
-
 /// The state of one function's task.
 #[derive(Debug)]
 pub(super) struct Owner {
@@ -199,11 +116,24 @@ impl Owner {
         survivors: Vec<Survivor>,
         stats: crate::metrics::CallStats,
     ) -> Self {
-        let (sender, inbox) = mpsc::channel(INBOX);
         let view = view::first(&parts.config, &known);
+        let entry = Entry::new(known.record.key.clone(), stats, view);
+        let mut owner = Self::idle(parts, entry, mpsc::channel(INBOX), known);
+        for survivor in survivors {
+            owner.adopt(survivor);
+        }
+        owner
+    }
+
+    /// An owner that has done nothing yet.
+    fn idle(
+        parts: Arc<Parts>,
+        entry: Arc<Entry>,
+        (sender, inbox): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        known: Known,
+    ) -> Self {
         let Known { record, wanted, serving, history } = known;
-        let entry = Entry::new(record.key.clone(), stats, view);
-        let mut owner = Self {
+        Self {
             parts,
             entry,
             inbox,
@@ -222,11 +152,7 @@ impl Owner {
             restarts: 0,
             last_exit: None,
             first: None,
-        };
-        for survivor in survivors {
-            owner.adopt(survivor);
         }
-        owner
     }
 
     /// What it publishes to.
@@ -416,235 +342,5 @@ impl Owner {
                 self.launch();
             }
         }
-    }
-
-    /// Makes a slot, registered before anything of it exists.
-    fn slot(&mut self, id: ReplicaId, revision: Arc<Revision>, stage: Stage) -> Launch {
-        let (exit, exited) = watch::channel(None);
-        let slot = Slot {
-            id: id.clone(),
-            revision: revision.clone(),
-            stage,
-            progress: Progress::default(),
-            exit,
-            cancel: CancellationToken::new(),
-            out_of_memory: false,
-            task: None,
-        };
-        self.parts.registry.insert(id.clone(), self.sender.clone());
-        let launch = Launch {
-            id,
-            revision,
-            progress: slot.progress.clone(),
-            exit: exited,
-            cancel: slot.cancel.clone(),
-            starting: self.starting.0.clone(),
-        };
-        self.slots.push(slot);
-        launch
-    }
-
-    fn launch(&mut self) {
-        let id = ReplicaId::new(&self.entry.key.name, revision::unique());
-        let launch = self.slot(id.clone(), self.wanted.clone(), Stage::Pulling);
-        let launcher = self.parts.launcher.clone();
-        let own = id.clone();
-        self.work(&own, async move { Done::Launched { id, result: launcher.launch(launch).await } });
-    }
-
-    /// Starts a task that works on a replica.
-    fn work(&mut self, id: &ReplicaId, work: impl Future<Output = Done> + Send + 'static) {
-        let task = self.tasks.spawn(work).id();
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) {
-            slot.task = Some(task);
-        }
-    }
-
-    /// Removes whatever there is of a replica.
-    fn clean(&mut self, id: &ReplicaId) {
-        let (launcher, gone) = (self.parts.launcher.clone(), id.clone());
-        self.work(id, async move {
-            launcher.clean(&gone).await;
-            Done::Gone { id: gone }
-        });
-    }
-
-    fn adopt(&mut self, survivor: Survivor) {
-        let Survivor { id, revision, address } = survivor;
-        let known = [Some(&self.wanted), self.serving.as_ref()];
-        let Some(revision) = known.into_iter().flatten().find(|known| known.number == revision).cloned()
-        else {
-            return;
-        };
-        let launch = self.slot(id.clone(), revision, Stage::Starting);
-        let (launcher, own) = (self.parts.launcher.clone(), id.clone());
-        self.work(&own, async move {
-            match launcher.adopt(launch, address).await {
-                Some(endpoint) => Done::Launched { id, result: Ok(endpoint) },
-                None => {
-                    launcher.clean(&id).await;
-                    Done::NotAdopted { id }
-                }
-            }
-        });
-    }
-
-    /// Takes a replica out: no new calls, those in flight finish, then it goes.
-    fn drain(&mut self, id: &ReplicaId) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        match &slot.stage {
-            // The launch takes back what it made and then reports.
-            Stage::Pulling | Stage::Starting => slot.cancel.cancel(),
-            Stage::Draining => {}
-            Stage::Ready { endpoint, .. } => {
-                let endpoint = endpoint.clone();
-                slot.stage = Stage::Draining;
-                slot.cancel.cancel();
-                let timeout = slot.revision.spec.timeout.unwrap_or(self.parts.config.timeout);
-                let grace = self.parts.config.stop_grace;
-                let (launcher, stop) = (self.parts.launcher.clone(), self.parts.stop.clone());
-                let gone = id.clone();
-                self.work(id, async move {
-                    let end = Instant::now() + timeout + DRAIN_MARGIN;
-                    // A call that chose this replica just before it was taken out is counted soon after.
-                    loop {
-                        tokio::time::sleep(DRAIN_CHECK).await;
-                        if endpoint.load() == 0 || Instant::now() >= end || stop.is_cancelled() {
-                            break;
-                        }
-                    }
-                    launcher.stop(&gone, grace).await;
-                    Done::Gone { id: gone }
-                });
-            }
-        }
-    }
-
-    /// Takes a replica that cannot serve any more out at once.
-    fn replace(&mut self, id: &ReplicaId, reason: &str) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        let Stage::Ready { since, .. } = &slot.stage else { return };
-        tracing::warn!(function = %self.entry.key, replica = %id, "replica {reason}");
-        self.backoff.failed(since.elapsed().max(Duration::from_nanos(1)), Instant::now());
-        self.reason = Some(format!("replica {id} {reason}"));
-        self.restarts += 1;
-        slot.stage = Stage::Draining;
-        slot.cancel.cancel();
-        if slot.exit.borrow().is_some() {
-            self.clean_ended(id);
-        } else {
-            self.clean(id);
-        }
-    }
-
-    async fn finish(&mut self, done: Done) {
-        match done {
-            Done::Gone { id } | Done::NotAdopted { id } => self.forget(&id),
-            Done::Ended { id, output } => {
-                self.said(&id, output);
-                self.forget(&id);
-            }
-            Done::Cleared { ids } => ids.iter().for_each(|id| self.forget(id)),
-            Done::Launched { id, result: Ok(endpoint) } => self.ready(&id, endpoint).await,
-            Done::Launched { id, result: Err(error) } => {
-                let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
-                if let LaunchError::Exited { output, .. } = &error {
-                    self.said(&id, output.clone());
-                }
-                self.forget(&id);
-                let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
-                if matters && revision == Some(self.wanted.number) {
-                    let reason = crate::chain(&error) + self.memory_note(&id);
-                    self.launch_failed(reason, error.is_permanent()).await;
-                }
-            }
-        }
-    }
-
-    /// A task ended in a panic. A start counts as one that failed, and what it made is removed; a
-    /// removal is left to the reaper.
-    async fn panicked(&mut self, error: JoinError) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.task == Some(error.id())) else { return };
-        let (id, number) = (slot.id.clone(), slot.revision.number);
-        tracing::error!(function = %self.entry.key, replica = %id, %error, "an error of the daemon");
-        if matches!(slot.stage, Stage::Draining) {
-            let task = slot.task;
-            let gone = self.slots.iter().filter(|slot| slot.task == task);
-            for id in gone.map(|slot| slot.id.clone()).collect::<Vec<_>>() {
-                self.forget(&id);
-            }
-            return;
-        }
-        slot.stage = Stage::Draining;
-        slot.cancel.cancel();
-        self.clean(&id);
-        if number == self.wanted.number {
-            let function = self.entry.key.clone();
-            let error = LaunchError::Panicked { function, source: error };
-            self.launch_failed(crate::chain(&error), error.is_permanent()).await;
-        }
-    }
-
-    async fn ready(&mut self, id: &ReplicaId, endpoint: Arc<Endpoint>) {
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
-        let (called_off, ended) = (slot.cancel.is_cancelled(), *slot.exit.borrow());
-        slot.stage = Stage::Ready { endpoint, since: Instant::now() };
-        let revision = slot.revision.clone();
-        if called_off {
-            // It came up in the moment in which it was called off.
-            self.drain(id);
-            return;
-        }
-        if let Some(code) = ended {
-            // It ended after its last probe, and that was told before this.
-            self.exited(id, code);
-            return;
-        }
-        self.watch_health(id);
-        self.reason = None;
-        if revision.number == self.wanted.number {
-            self.serves(revision).await;
-        }
-    }
-
-    /// Probes a replica that serves from time to time, if its function says how.
-    fn watch_health(&self, id: &ReplicaId) {
-        let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
-        if let (Some(probe), Stage::Ready { endpoint, .. }) = (&slot.revision.spec.probes.health, &slot.stage)
-        {
-            let (endpoint, cancel) = (endpoint.clone(), slot.cancel.clone());
-            tokio::spawn(health::watch(endpoint, probe.clone(), self.sender.clone(), cancel));
-        }
-    }
-
-    async fn launch_failed(&mut self, reason: String, permanent: bool) {
-        match self.serving.clone() {
-            Some(serving) if serving.number != self.wanted.number => {
-                tracing::warn!(
-                    function = %self.entry.key, revision = self.wanted.number, serving = serving.number,
-                    "the update did not come up; the revision that serves stays"
-                );
-                let mut record = self.record.clone();
-                record.failure = Some(UpdateFailure { revision: self.wanted.number, reason });
-                record.wanted = revision::to_record(&serving);
-                record.serving = None;
-                self.wanted = serving;
-                if let Err(error) = self.keep(record.clone()).await {
-                    tracing::error!(function = %self.entry.key, error = &error as &dyn std::error::Error, "not kept");
-                    self.record = record;
-                }
-            }
-            _ => {
-                self.hopeless = permanent;
-                self.backoff.failed(Duration::ZERO, Instant::now());
-                self.restarts += 1;
-                self.reason = Some(reason);
-            }
-        }
-    }
-
-    fn forget(&mut self, id: &ReplicaId) {
-        self.slots.retain(|slot| slot.id != *id);
-        self.parts.registry.remove(id);
     }
 }

@@ -125,7 +125,12 @@ impl Containerd {
             Err(status) if status.code() == Code::NotFound => Err(RuntimeError::NotFound {
                 what: format!("unpacked image {} ({})", request.spec.image, request.image.chain_id),
             }),
-            Err(status) if already_exists(&status) => Ok(self.mounts(&request.id).await?.unwrap_or_default()),
+            Err(status) if already_exists(&status) => self.mounts(&request.id).await?.ok_or_else(|| {
+                RuntimeError::failed(
+                    format!("making the snapshot of replica {}", request.id),
+                    "one of that name was there, and was removed in the same moment",
+                )
+            }),
             Err(status) => {
                 Err(self.client.error(format!("making the snapshot of replica {}", request.id), status))
             }

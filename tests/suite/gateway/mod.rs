@@ -9,6 +9,7 @@
 //! strangers  replicas that say more than they were asked
 //! clients    clients that are slow, malformed, impatient, or gone
 //! api        what is not a function goes to the router
+//! stopping   what a stop waits for
 //! ```
 
 mod api;
@@ -17,6 +18,7 @@ mod calls;
 mod clients;
 mod replicas;
 mod smuggling;
+mod stopping;
 mod strangers;
 
 use std::net::SocketAddr;
@@ -75,6 +77,21 @@ impl Gate {
             stream: TcpStream::connect(self.address).await.expect("the gateway listens"),
             left: Vec::new(),
         }
+    }
+
+    /// Begins to stop; returns when no new connection is taken.
+    async fn begin_to_stop(&mut self) {
+        self.stop.take().expect("not stopped yet").send(()).expect("it runs");
+        eventually!(
+            TcpStream::connect(self.address).await.is_err(),
+            "new connections are taken while stopping"
+        );
+    }
+
+    /// Waits until it has stopped.
+    async fn stopped(self) {
+        let served = tokio::time::timeout(PATIENCE, self.served).await.expect("it stops");
+        served.expect("no panic").expect("no error");
     }
 
     /// Sends one request on a connection of its own and reads the answer.

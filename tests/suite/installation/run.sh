@@ -110,4 +110,12 @@ left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr na
 # Mounts of the machine's own are listed too, hidden under ours.
 left=$(comm -13 <(echo "$mounts") <(mounts) | grep -E '/ingle|/run/netns/' || true)
 [ -z "$left" ] || die "left behind: mounts at $left"
+
+say "a state directory with a file system of its own"
+mkdir -p /var/lib/ingle
+mount -t tmpfs tmpfs /var/lib/ingle
+mkdir /var/lib/ingle/secrets
+touch /var/lib/ingle/secrets/one
+./install.sh --uninstall --purge || die "purge of a mounted state directory"
+[ -z "$(ls -A /var/lib/ingle)" ] || die "the mounted state directory is not empty"
 say "done"

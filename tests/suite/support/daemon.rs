@@ -2,7 +2,8 @@
 //! test's own, with the directories and names that belong to it alone.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub(crate) struct Daemon {
     pub(crate) client: reqwest::Client,
     process: Option<Child>,
     settings: String,
+    /// The gateway's socket, kept between two processes.
+    socket: Option<TcpListener>,
 }
 
 impl Daemon {
@@ -97,7 +100,7 @@ impl Daemon {
             .timeout(Duration::from_secs(60))
             .build()
             .expect("a client");
-        Self { containerd, client, process: None, settings }
+        Self { containerd, client, process: None, settings, socket: None }
     }
 
     /// Starts the process; returns when it serves.
@@ -109,10 +112,25 @@ impl Daemon {
             .append(true)
             .open(dir.join("ingle.log"))
             .expect("open the log");
-        let process = Command::new(env!("CARGO_BIN_EXE_ingle"))
+        let mut command = match &self.socket {
+            None => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_ingle"));
+                command.stdin(Stdio::null());
+                command
+            }
+            // Handed over as systemd does it: as file 3, meant for the process that reads this.
+            Some(socket) => {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
+                    .arg(env!("CARGO_BIN_EXE_ingle"))
+                    .stdin(OwnedFd::from(socket.try_clone().expect("a copy of the socket")));
+                command
+            }
+        };
+        let process = command
             .args(["serve", "--config"])
             .arg(dir.join("config.toml"))
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -132,6 +150,23 @@ impl Daemon {
             let _ = kill(Pid::from_raw(process.id().cast_signed()), signal);
             process.wait().expect("wait for the daemon");
         }
+    }
+
+    /// The same with SIGTERM, while other tasks of the test go on.
+    pub(crate) async fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+        eventually!(
+            within 60,
+            process.try_wait().expect("wait for the daemon").is_some(),
+            "the daemon does not end: {}",
+            self.log()
+        );
+    }
+
+    /// Plays systemd's file descriptor store: each process gets the same socket to listen on.
+    pub(crate) fn keep_socket(&mut self) {
+        self.socket = Some(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a free port"));
     }
 
     /// What the daemon wrote.

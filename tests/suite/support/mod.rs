@@ -48,6 +48,7 @@ mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
 pub(crate) mod image;
+pub(crate) mod load;
 pub(crate) mod oci;
 pub(crate) mod registry;
 mod sample;

@@ -3,6 +3,7 @@
 //! ```text
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
+//! restarts     the daemon restarted under load
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
@@ -14,4 +15,5 @@ mod inside;
 mod lifecycle;
 mod refusals;
 mod registry;
+mod restarts;
 mod survival;
