@@ -212,7 +212,7 @@ impl PrivateContainerd {
     }
 
     /// The namespace's directory in each hierarchy where there is one.
-    fn cgroups(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
         let all = roots.chain([PathBuf::from("/sys/fs/cgroup")]).map(|root| root.join(&self.namespace));
         all.filter(|directory| directory.exists()).collect()
