@@ -6,7 +6,7 @@ use ingle::config::Config;
 use ingle::disk::{Disk, DiskError};
 use ingle::function::{FunctionKey, PullPolicy};
 use ingle::logs::Logs;
-use ingle::runtime::{Image, Progress, Runtime, RuntimeError};
+use ingle::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
 use ingle::store::{FunctionRecord, RevisionRecord, Store};
 use ingle::wire::Deployment;
 use serde_json::json;
@@ -254,4 +254,69 @@ async fn an_image_that_is_larger_than_the_disk_is_refused_with_the_numbers() {
     keeper.check_room(&place.resolve(&name).await.expect("resolved")).await.expect("it fits");
     let pulled = place.pull(&name).await.expect("pulled");
     assert_eq!(place.runtime.room_for(&pulled.resolved).await.expect("measured"), 0, "it is here");
+}
+
+#[tokio::test]
+async fn what_is_deployed_while_all_else_is_pruned_stays_whole() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let keeper = place.keeper(EAGER);
+    // They have a layer in common, which none may lose with another.
+    let base = TestImage::new("base", &[300_000]).layer(0).to_vec();
+    let images: Vec<TestImage> = (0..3)
+        .map(|n: u8| {
+            let layers = vec![base.clone(), oci::layer(&format!("top{n}"), &[n; 100_000])];
+            let ids: Vec<String> = layers.iter().map(|layer| oci::digest(layer)).collect();
+            TestImage::of(oci::architecture(), layers, &ids, "application/vnd.oci.image.layer.v1.tar")
+        })
+        .collect();
+    let registry = HandmadeRegistry::serve(move |asked| {
+        let wanted = (0..3).find(|n| asked.path.contains(&format!("/me/fn{n}/")));
+        wanted.map_or_else(|| Reply::new(404, ""), |n| honest(&images[n], asked))
+    })
+    .await;
+    let start = async |resolved: &ResolvedImage, policy| {
+        place.runtime.pull(resolved, policy, &Progress::default()).await.expect("it can be started")
+    };
+    let done = std::cell::Cell::new(false);
+    let mut prunes = 0;
+    let pruning = async {
+        while !done.get() {
+            keeper.prune().await.expect("pruned");
+            keeper.collect().await.expect("collected");
+            prunes += 1;
+        }
+    };
+    let deploying = async {
+        let mut kept = Vec::new();
+        for round in 0..4 {
+            for n in 0..3 {
+                let name = format!("{}/me/fn{n}:1", registry.address());
+                let mut pin = keeper.pin(&name.parse().expect("a name")).await;
+                let resolved = place.resolve(&name).await.expect("resolved");
+                pin.resolved(&resolved.digest);
+                let image = Image { resolved, chain_id: String::new() };
+                let key = keeper.function(&format!("fn{n}"), &image, None).await;
+                drop(pin);
+                let pulled = start(&image.resolved, PullPolicy::Always).await;
+                // And a second replica, with nothing of the registry.
+                assert_eq!(start(&image.resolved, PullPolicy::Never).await, pulled);
+                if round < 3 {
+                    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+                } else {
+                    kept.push(pulled);
+                }
+            }
+        }
+        done.set(true);
+        kept
+    };
+    let (kept, ()) = tokio::join!(deploying, pruning);
+    assert!(prunes > 3, "only {prunes} prunes came in between");
+    place.collect_garbage();
+    for image in kept {
+        assert_eq!(start(&image.resolved, PullPolicy::Never).await, image);
+    }
+    assert_eq!((place.names().len(), place.leases()), (3, vec![]));
 }
