@@ -4,9 +4,12 @@
 //! hold. The binary in `main.rs` only turns arguments into a call of [`cli::run`].
 
 pub mod cli;
+mod command;
 pub mod config;
 pub mod daemon;
 pub mod disk;
+pub mod doctor;
+pub mod finding;
 pub mod fleet;
 pub mod function;
 pub mod gateway;

@@ -1,12 +1,14 @@
 //! The command line: `ingle serve` is the daemon, everything else speaks HTTP to it.
 //!
 //! Invariant: a client command reads no file of the daemon but its password, and talks to nothing but
-//! the gateway. Whatever a command can do, `curl` can do too.
+//! the gateway. Whatever a command can do, `curl` can do too. `doctor` looks at the machine as well,
+//! for when there is no daemon to ask.
 
 mod client;
 mod credentials;
 mod deploy;
 mod describe;
+mod doctor;
 mod environment;
 mod error;
 mod follow;
@@ -103,6 +105,7 @@ enum Command {
     #[command(subcommand)]
     System(system::System),
     Info(info::Info),
+    Doctor(doctor::Doctor),
     Login(login::Login),
     Logout(login::Logout),
     /// Print a completion script for a shell
@@ -160,6 +163,7 @@ impl Command {
             Self::Image(command) => command.run(globals).await,
             Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,
+            Self::Doctor(command) => command.run(globals).await,
             Self::Login(command) => command.run(globals).await,
             Self::Logout(command) => command.run(globals),
             Self::Serve(_) | Self::Completions { .. } => unreachable!("run() takes care of these"),

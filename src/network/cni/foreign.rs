@@ -9,12 +9,8 @@
 //! - Every other firewall belongs to the operator: it is left alone, and a warning names the command.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::command;
-
-/// How long one command may take.
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::command;
 
 /// Something in the way of replicas' traffic, and the command that removes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,21 +19,28 @@ pub(super) struct Obstacle {
     pub(super) remedy: String,
 }
 
-/// Lets Docker pass our traffic, and reports what else is in the way.
+/// Lets Docker pass our traffic, and reports what is still in the way.
 pub(super) async fn clear(bridge: &str, port: u16) -> Vec<Obstacle> {
+    if let Some(rules) = run("iptables", &["-w", "-S"]).await
+        && has_chain(&rules, "DOCKER-USER")
+    {
+        for missing in missing_docker_rules(&rules, bridge) {
+            // One that cannot be put there is reported below.
+            let _ = run("iptables", &docker_rule(&missing)).await;
+        }
+    }
+    look(bridge, port).await
+}
+
+/// Reports what is in the way, and changes nothing.
+pub(super) async fn look(bridge: &str, port: u16) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if let Some(rules) = run("iptables", &["-w", "-S"]).await {
         if has_chain(&rules, "DOCKER-USER") {
-            for missing in missing_docker_rules(&rules, bridge) {
-                let mut arguments = vec!["-w", "-I", "DOCKER-USER"];
-                arguments.extend(missing.split(' '));
-                if run("iptables", &arguments).await.is_none() {
-                    found.push(Obstacle {
-                        problem: "Docker's firewall stops functions from reaching the internet".into(),
-                        remedy: format!("iptables {}", arguments.join(" ")),
-                    });
-                }
-            }
+            found.extend(missing_docker_rules(&rules, bridge).iter().map(|missing| Obstacle {
+                problem: "Docker's firewall stops functions from reaching the internet".into(),
+                remedy: format!("iptables {}", docker_rule(missing).join(" ")),
+            }));
         }
         found.extend(in_iptables(&rules, bridge, port));
     }
@@ -63,8 +66,7 @@ pub(super) async fn clear(bridge: &str, port: u16) -> Vec<Obstacle> {
 
 /// What a command prints, if it is there and succeeds.
 async fn run(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = command::run(Path::new(program), arguments, &[], b"", LIMIT).await.ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    command::said(Path::new(program), arguments).await.ok()
 }
 
 async fn in_trusted_zone(bridge: &str) -> bool {
@@ -85,6 +87,11 @@ fn missing_docker_rules(rules: &str, bridge: &str) -> Vec<String> {
     .into_iter()
     .filter(|rule| !rules.lines().any(|line| line == format!("-A DOCKER-USER {rule}")))
     .collect()
+}
+
+/// The arguments that put a rule into DOCKER-USER.
+fn docker_rule(rule: &str) -> Vec<&str> {
+    ["-w", "-I", "DOCKER-USER"].into_iter().chain(rule.split(' ')).collect()
 }
 
 /// Reads the output of `iptables -S`.

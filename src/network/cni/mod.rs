@@ -22,9 +22,9 @@ mod addresses;
 mod attach;
 mod bridge;
 mod clash;
-mod command;
 mod conflist;
 mod detach;
+mod diagnosis;
 mod files;
 mod foreign;
 mod keys;
@@ -32,6 +32,8 @@ mod netlink;
 mod netns;
 mod plugin;
 mod rules;
+
+pub use diagnosis::diagnose;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde_json::{Map, Value, json};
 
-use super::command;
+use crate::command;
 use crate::function::ReplicaId;
 use crate::network::NetworkError;
 

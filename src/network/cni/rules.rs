@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::command;
 use super::conflist::Range;
+use crate::command;
 use crate::network::NetworkError;
 
 /// Networks that are not public, so closed unless they are allowed.

@@ -10,7 +10,7 @@ use crate::function::ReplicaId;
 use crate::runtime::Usage;
 
 /// The controllers that are asked for.
-const CONTROLLERS: [&str; 3] = ["cpuacct", "memory", "freezer"];
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "freezer", "pids"];
 
 /// Where the control group file systems are mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +61,14 @@ impl Hierarchies {
     /// Whether version 2 does everything: containers then get a control group namespace.
     pub(super) fn unified(&self) -> bool {
         self.v1.is_empty()
+    }
+
+    /// The names of all controllers, wherever they are.
+    pub(super) fn controllers(&self) -> Vec<String> {
+        // An old kernel has no such file, and no such controllers.
+        let v2 = self.v2.as_deref().map(|point| std::fs::read_to_string(point.join("cgroup.controllers")));
+        let v2 = v2.and_then(Result::ok).unwrap_or_default();
+        v2.split_whitespace().chain(self.v1.keys().copied()).map(str::to_owned).collect()
     }
 
     /// Whether swap can be limited. Without swap accounting version 1 lacks the file, and a runtime

@@ -81,12 +81,15 @@ impl Client {
             // A timeout that was set on the request comes back as Cancelled.
             Code::DeadlineExceeded => RuntimeError::Timeout { operation },
             Code::Cancelled if status.message().contains("Timeout") => RuntimeError::Timeout { operation },
-            Code::Unavailable => RuntimeError::Down { socket: self.socket.clone(), source: status.into() },
-            _ if std::error::Error::source(&status).is_some() => {
-                RuntimeError::Down { socket: self.socket.clone(), source: status.into() }
-            }
+            // Its message alone: the rest of a status are the parts of the library that passed it on.
+            Code::Unavailable => self.down(status.message()),
+            _ if std::error::Error::source(&status).is_some() => self.down(status.message()),
             _ => RuntimeError::failed(operation, status.message().to_owned()),
         }
+    }
+
+    fn down(&self, cause: &str) -> RuntimeError {
+        RuntimeError::Down { socket: self.socket.clone(), source: cause.into() }
     }
 }
 

@@ -9,6 +9,7 @@
 mod cgroup;
 mod client;
 mod container;
+mod diagnosis;
 mod events;
 mod images;
 mod list;
@@ -19,6 +20,8 @@ mod spec;
 mod strays;
 mod task;
 mod user;
+
+pub use diagnosis::diagnose;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

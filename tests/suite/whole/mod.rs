@@ -7,10 +7,12 @@
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
+//! doctor       what is wrong is found
 //! inside       what a function sees and reaches
 //! ```
 
 mod disk;
+mod doctor;
 mod inside;
 mod lifecycle;
 mod refusals;

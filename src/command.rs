@@ -1,4 +1,4 @@
-//! Runs the few programs that this room needs, each with a time limit and its complaint kept.
+//! Runs the few programs of the host that are needed, each with a time limit and its complaint kept.
 
 use std::io;
 use std::path::Path;
@@ -10,10 +10,12 @@ use tokio::process::Command;
 
 /// Where programs look for programs: plugins run `iptables` themselves.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long a program that only looks may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs `program` with nothing but `environment`, gives it `input`, and waits for its end.
 /// It is killed after `limit`, and when the future is dropped.
-pub(super) async fn run(
+pub(crate) async fn run(
     program: &Path,
     arguments: &[&str],
     environment: &[(&str, &str)],
@@ -52,8 +54,22 @@ fn found(program: &Path) -> std::path::PathBuf {
         .unwrap_or_else(|| program.to_owned())
 }
 
+/// The first line of what `program --version` prints, or why it does not.
+pub(crate) async fn version(program: &Path) -> Result<String, String> {
+    said(program, &["--version"]).await.map(|text| text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// What a program that only looks prints, or why it fails.
+pub(crate) async fn said(program: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = run(program, arguments, &[], b"", LOOK_WITHIN).await.map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(complaint(&output));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// What a program said, for the message about its failure.
-pub(super) fn complaint(output: &Output) -> String {
+pub(crate) fn complaint(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let said = [text(&output.stderr), text(&output.stdout)].into_iter().find(|text| !text.is_empty());
     match said {

@@ -1,0 +1,175 @@
+//! `ingle doctor`
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use reqwest::Method;
+
+use crate::config::{Config, DEFAULT_PATH};
+use crate::finding::{Finding, Verdict};
+use crate::wire;
+
+use super::client::Client;
+use super::error::CliError;
+use super::{Globals, output};
+
+const GATEWAY: &str = "gateway";
+const FUNCTIONS: &str = "functions";
+
+/// Look for what is wrong on this machine, and say what to do about it
+///
+/// Looks at the kernel, containerd, the network, the disk, the service, and at each function. Changes
+/// nothing, and works without the daemon, too. Ends with 1 when something does not work.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// The daemon's configuration file
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let (config, finding) = crate::doctor::configuration(&self.config);
+        let mut found = vec![finding];
+        if let Some(config) = config {
+            found.extend(crate::doctor::examine(&config).await);
+            found.extend(daemon(globals, &config).await);
+        }
+        if self.json {
+            output::line(serde_json::to_string_pretty(&found)?)?;
+        } else {
+            print(&found)?;
+        }
+        let count = |verdict: Verdict| found.iter().filter(|finding| finding.verdict == verdict).count();
+        match (count(Verdict::Fault), count(Verdict::Warning)) {
+            (0, 0) if self.json => Ok(()),
+            (0, 0) => Ok(output::line("all is well")?),
+            (0, _) => Ok(()),
+            (1, _) => Err(CliError::Failed("one fault was found".into()).into()),
+            (faults, _) => Err(CliError::Failed(format!("{faults} faults were found")).into()),
+        }
+    }
+}
+
+/// What the daemon says of itself and of its functions.
+async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
+    // Of this machine, whatever the environment says.
+    let own = format!("http://{}", reachable(config.gateway.listen));
+    let client = match Client::open(Some(globals.gateway.as_deref().unwrap_or(&own)), None) {
+        Ok(client) => client,
+        Err(error) => return vec![unwell(&error)],
+    };
+    let mut found = Vec::new();
+    match info(&client).await {
+        Ok(finding) => found.push(finding),
+        Err(error) => return vec![unwell(&error)],
+    }
+    match functions(&client).await {
+        Ok(findings) => found.extend(findings),
+        Err(error) => {
+            found.push(Finding::fault(FUNCTIONS, format!("{error:#}"), "journalctl -u ingle -n 50"))
+        }
+    }
+    found
+}
+
+/// Where this machine reaches what listens there.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        let loopback =
+            if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        listen.set_ip(loopback);
+    }
+    listen
+}
+
+fn unwell(error: &anyhow::Error) -> Finding {
+    let remedy = match error.downcast_ref() {
+        Some(CliError::Denied(_)) => "sudo ingle doctor",
+        _ => "systemctl restart ingle; journalctl -u ingle -n 50",
+    };
+    Finding::fault(GATEWAY, format!("{error:#}"), remedy)
+}
+
+async fn info(client: &Client) -> anyhow::Result<Finding> {
+    let info: wire::Info = client.system(Method::GET, &["info"], &[]).send().await?.json()?;
+    let (runs, installed) = ((info.version.release, info.version.sha), (crate::VERSION, crate::COMMIT));
+    let shown = |(release, commit): (&str, &str)| output::version(release, commit);
+    let runs = (runs.0.as_str(), runs.1.as_str());
+    if runs != installed {
+        let text = format!("{} runs, {} is installed", shown(runs), shown(installed));
+        return Ok(Finding::warning(GATEWAY, text, "systemctl restart ingle"));
+    }
+    Ok(Finding::ok(GATEWAY, format!("{} answers at {}", shown(runs), client.gateway())))
+}
+
+/// The functions that do not serve as they should.
+async fn functions(client: &Client) -> anyhow::Result<Vec<Finding>> {
+    let namespaces: Vec<String> = client.system(Method::GET, &["namespaces"], &[]).send().await?.json()?;
+    let (mut found, mut count) = (Vec::new(), 0);
+    for namespace in &namespaces {
+        let query = [("namespace", Some(namespace.as_str()))];
+        let functions: Vec<wire::FunctionStatus> =
+            client.system(Method::GET, &["functions"], &query).send().await?.json()?;
+        count += functions.len();
+        found.extend(functions.iter().filter_map(function));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(FUNCTIONS, format!("{count}, none in trouble")));
+    }
+    Ok(found)
+}
+
+fn function(function: &wire::FunctionStatus) -> Option<Finding> {
+    let wire::FunctionStatus { name, namespace, phase, reason, .. } = function;
+    let option = namespace.as_ref().map_or_else(String::new, |namespace| format!(" -n {namespace}"));
+    let look = format!("ingle describe {name}{option}; ingle logs {name}{option}");
+    // One that is starting once more has the reason of its last failure.
+    if let (Some(reason), 0) = (reason, function.available_replicas) {
+        return Some(Finding::fault(FUNCTIONS, format!("{name} is {phase}: {reason}"), look));
+    }
+    let update = function.update.as_ref().filter(|update| update.phase == "failed")?;
+    let reason = update.reason.as_deref().unwrap_or("for a reason that is not known");
+    Some(Finding::warning(FUNCTIONS, format!("{name} serves, but not its last update: {reason}"), look))
+}
+
+/// One line for each finding, and one for what to do.
+fn print(found: &[Finding]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let colours = out.is_terminal();
+    let widest = found.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    for Finding { check, verdict, text, remedy } in found {
+        let (word, colour) = match verdict {
+            Verdict::Ok => ("ok", "32"),
+            Verdict::Warning => ("warning", "33"),
+            Verdict::Fault => ("FAULT", "31"),
+        };
+        let word = format!("{word:<7}");
+        let word = if colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word };
+        // Texts of others may be of several lines, and hold anything.
+        let text = text.replace('\n', "; ").replace(char::is_control, " ");
+        writeln!(out, "{word}  {check:<widest$}  {text}")?;
+        if let Some(remedy) = remedy {
+            writeln!(out, "{:<7}  {:<widest$}  -> {remedy}", "", "")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_gateway_is_reached_on_the_loopback() {
+        for (listen, own) in
+            [("0.0.0.0:81", "127.0.0.1:81"), ("[::]:8080", "[::1]:8080"), ("10.0.0.1:80", "10.0.0.1:80")]
+        {
+            assert_eq!(reachable(listen.parse().expect("an address")).to_string(), own);
+        }
+    }
+}

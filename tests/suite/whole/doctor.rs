@@ -1,0 +1,86 @@
+//! `ingle doctor` beside a real daemon: well, and with one thing after the other broken.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Daemon, in_own_network};
+
+/// What the doctor finds: its exit code and its findings.
+async fn examine(daemon: &Daemon) -> (Option<i32>, Vec<Value>) {
+    let config = daemon.containerd.path().join("config.toml");
+    let mut command = tokio::process::Command::from(Command::new(env!("CARGO_BIN_EXE_ingle")));
+    command.args(["doctor", "--json", "--config"]).arg(config).env("HOME", daemon.containerd.path());
+    let output = command.env("INGLE_DAEMON_STATE_DIR", daemon.state_dir()).output().await.expect("it runs");
+    let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output.status.code(), found)
+}
+
+/// The faults that are found, as `check: text -> remedy`.
+async fn faults(daemon: &Daemon) -> Vec<String> {
+    let (code, found) = examine(daemon).await;
+    let faults = found.iter().filter(|finding| finding["verdict"] == "fault");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let faults: Vec<String> = faults
+        .map(|f| format!("{}: {} -> {}", text(&f["check"]), text(&f["text"]), text(&f["remedy"])))
+        .collect();
+    assert_eq!(code, Some(i32::from(!faults.is_empty())), "{found:#?}");
+    faults
+}
+
+/// The one fault, which must be of `check` and have these words in it.
+async fn one_fault(daemon: &Daemon, check: &str, words: &[&str]) {
+    let faults = faults(daemon).await;
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(faults[0].starts_with(&format!("{check}: ")), "{faults:#?}");
+    for word in words {
+        assert!(faults[0].contains(word), "no {word:?} in {faults:#?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_found_and_what_is_well_is_not() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let mut daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        assert_eq!(faults(&daemon).await, [""; 0]);
+
+        // A function that ends as soon as it starts.
+        daemon.deploy("broken", json!({ "envVars": { "port": "not-a-port" } })).await;
+        eventually!(
+            within 30,
+            daemon.describe("broken").await["reason"].is_string(),
+            "{:#}",
+            daemon.describe("broken").await
+        );
+        one_fault(&daemon, "functions", &["broken", "exited with code 1", "ingle logs broken"]).await;
+        daemon.remove("broken").await;
+        eventually!(within 30, faults(&daemon).await.is_empty(), "a removed function is spoken of");
+
+        // Somebody switches forwarding off.
+        let forwarding = Path::new("/proc/sys/net/ipv4/ip_forward");
+        fs::write(forwarding, "0").expect("of this network");
+        one_fault(&daemon, "forwarding", &["internet", "sysctl -w net.ipv4.ip_forward=1"]).await;
+        fs::write(forwarding, "1").expect("of this network");
+
+        // A slip of the pen in the conflist, which the daemon that runs has read long ago.
+        let conflist = daemon.containerd.path().join("ingle.conflist");
+        let right = fs::read_to_string(&conflist).expect("it is there");
+        fs::write(&conflist, right.replace("host-local", "host-lokal")).expect("written");
+        one_fault(&daemon, "network configuration", &["host-lokal", "serve --check"]).await;
+        fs::write(&conflist, right).expect("written");
+
+        daemon.containerd.pause();
+        let found = faults(&daemon).await;
+        assert!(found.iter().any(|fault| fault.starts_with("containerd: ")), "{found:#?}");
+        assert!(found.iter().any(|fault| fault.contains("systemctl start containerd")), "{found:#?}");
+        daemon.containerd.resume().await;
+
+        daemon.stop().await;
+        one_fault(&daemon, "gateway", &["cannot be reached", "systemctl restart ingle"]).await;
+    });
+}
