@@ -128,8 +128,10 @@ fn function(function: &wire::FunctionStatus) -> Option<Finding> {
     let wire::FunctionStatus { name, namespace, phase, reason, .. } = function;
     let option = namespace.as_ref().map_or_else(String::new, |namespace| format!(" -n {namespace}"));
     let look = format!("ingle describe {name}{option}; ingle logs {name}{option}");
-    // One that is starting once more has the reason of its last failure.
-    if let (Some(reason), 0) = (reason, function.available_replicas) {
+    // One that is starting once more has the reason of its last failure; one that starts for the first
+    // time says how far it is.
+    let failed = function.restarts > 0 || phase == "failed";
+    if let (true, Some(reason), 0) = (failed, reason, function.available_replicas) {
         return Some(Finding::fault(FUNCTIONS, format!("{name} is {phase}: {reason}"), look));
     }
     let update = function.update.as_ref().filter(|update| update.phase == "failed")?;
