@@ -11,6 +11,9 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// A replica that has served this long is stable: its end starts the count anew.
 pub(super) const STABLE: Duration = Duration::from_secs(60);
 
+/// The pause while that is away which starts replicas.
+const AWAY: Duration = Duration::from_secs(1);
+
 /// Counts failures in a row and spaces the attempts.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
@@ -29,6 +32,11 @@ impl Backoff {
         let pause =
             if self.failures == 1 && !served.is_zero() { Duration::ZERO } else { FIRST * (1 << doublings) };
         self.until = Some(now + pause.min(LONGEST)).filter(|_| !pause.is_zero());
+    }
+
+    /// Notes that a replica could not be started for want of what starts replicas: no failure of its own.
+    pub(super) fn away(&mut self, now: Instant) {
+        self.until = self.until.max(Some(now + AWAY));
     }
 
     /// Begins anew: something else is to be started.
@@ -64,6 +72,18 @@ mod tests {
         assert_eq!(backoff.until(now + LONGEST), None);
         backoff.failed(STABLE, now);
         assert_eq!(backoff.until(now), None);
+    }
+
+    #[test]
+    fn pauses_do_not_grow_while_nothing_can_be_started() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        for _ in 0..10 {
+            backoff.away(now);
+            assert_eq!(backoff.until(now), Some(now + AWAY));
+        }
+        backoff.failed(Duration::from_secs(1), now);
+        assert_eq!(backoff.until(now), None, "the first restart does not wait");
     }
 
     #[test]

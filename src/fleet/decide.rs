@@ -139,4 +139,164 @@ mod tests {
             prop_assert_eq!(slots.len(), count);
         }
     }
+
+    /// What may happen between two decisions; numbers choose among the replicas that there are.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Deploy,
+        /// The update did not come up: what served before is wanted again.
+        GiveUp,
+        Scale(usize),
+        Remove,
+        /// A start ends well, or not.
+        Starts(usize),
+        Fails(usize),
+        /// A replica that serves ends, by itself or for want of memory, or fails its health probe.
+        Ends(usize),
+        /// All of one that drained, or was called off, is gone.
+        Gone(usize),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            2 => Just(Event::Deploy),
+            1 => Just(Event::GiveUp),
+            2 => (0usize..5).prop_map(Event::Scale),
+            6 => (0usize..8).prop_map(Event::Starts),
+            2 => (0usize..8).prop_map(Event::Fails),
+            2 => (0usize..8).prop_map(Event::Ends),
+            4 => (0usize..8).prop_map(Event::Gone),
+        ];
+        (prop::collection::vec(event, 0..60), prop::option::of(30usize..60)).prop_map(
+            |(mut events, removed)| {
+                if let Some(at) = removed.filter(|at| *at < events.len()) {
+                    events.insert(at, Event::Remove);
+                }
+                events
+            },
+        )
+    }
+
+    /// The owner's part in small: carries decisions out as it does.
+    #[derive(Debug, Default)]
+    struct Model {
+        slots: Vec<Slot>,
+        /// Starts that were called off, and have not ended yet.
+        called_off: Vec<ReplicaId>,
+        launched: usize,
+        wanted: u64,
+        serving: u64,
+        count: usize,
+        removed: bool,
+    }
+
+    impl Model {
+        /// The id of the `n`th replica at this stage, around and around.
+        fn pick(&self, stage: Stage, n: usize) -> Option<ReplicaId> {
+            let all: Vec<&Slot> = self.slots.iter().filter(|slot| slot.stage == stage).collect();
+            (!all.is_empty()).then(|| all[n % all.len()].id.clone())
+        }
+
+        fn slot(&mut self, id: &ReplicaId) -> &mut Slot {
+            self.slots.iter_mut().find(|slot| slot.id == *id).expect("it was picked")
+        }
+
+        fn forget(&mut self, id: &ReplicaId) {
+            self.slots.retain(|slot| slot.id != *id);
+            self.called_off.retain(|other| other != id);
+        }
+
+        fn happens(&mut self, event: &Event) {
+            match event {
+                Event::Deploy => self.wanted += 1,
+                Event::GiveUp => self.wanted = self.serving,
+                Event::Scale(count) => self.count = *count,
+                Event::Remove => self.removed = true,
+                Event::Starts(n) => {
+                    let Some(id) = self.pick(Stage::Starting, *n) else { return };
+                    let called_off = self.called_off.contains(&id);
+                    let slot = self.slot(&id);
+                    slot.stage = if called_off { Stage::Draining } else { Stage::Ready };
+                    let revision = slot.revision;
+                    if !called_off && revision == self.wanted {
+                        self.serving = revision;
+                    }
+                }
+                Event::Fails(n) => {
+                    if let Some(id) = self.pick(Stage::Starting, *n) {
+                        self.forget(&id);
+                    }
+                }
+                Event::Ends(n) => {
+                    if let Some(id) = self.pick(Stage::Ready, *n) {
+                        self.slot(&id).stage = Stage::Draining;
+                    }
+                }
+                Event::Gone(n) => {
+                    if let Some(id) = self.pick(Stage::Draining, *n) {
+                        self.forget(&id);
+                    }
+                }
+            }
+        }
+
+        fn serving(&self) -> usize {
+            self.slots.iter().filter(|slot| slot.stage == Stage::Ready).count()
+        }
+
+        fn reconcile(&mut self) -> Result<(), TestCaseError> {
+            let count = if self.removed { 0 } else { self.count };
+            let before = self.serving();
+            let decision = decide(&self.slots, self.wanted, count);
+            for id in &decision.drain {
+                let stage = self.slot(id).stage;
+                match stage {
+                    Stage::Starting if !self.called_off.contains(id) => self.called_off.push(id.clone()),
+                    Stage::Starting => {}
+                    Stage::Ready => self.slot(id).stage = Stage::Draining,
+                    Stage::Draining => prop_assert!(false, "{id} is drained twice"),
+                }
+            }
+            prop_assert!(self.serving() >= before.min(count), "what serves is taken away too early");
+            prop_assert!(self.serving() <= count, "more serve than are wanted");
+            for _ in 0..decision.launch {
+                self.launched += 1;
+                let id = ReplicaId::from_existing(&format!("r{}", self.launched));
+                self.slots.push(Slot { id, revision: self.wanted, stage: Stage::Starting });
+            }
+            let alive = |slot: &&Slot| slot.stage != Stage::Draining && !self.called_off.contains(&slot.id);
+            let alive = self.slots.iter().filter(alive).count();
+            let room = usize::from(count > 0);
+            prop_assert!(alive <= count + room, "{alive} for {count}: {:?}", self.slots);
+            prop_assert!(!self.removed || decision.launch == 0, "a removed function is started");
+            // Nothing is left to be done before something happens.
+            let again = decide(&self.slots, self.wanted, count);
+            prop_assert!(again.launch == 0, "{again:?} right after {decision:?}");
+            prop_assert!(again.drain.iter().all(|id| self.called_off.contains(id)), "{again:?}");
+            Ok(())
+        }
+    }
+
+    proptest! {
+        /// Whatever happens, in whatever order: there is room for one replica more than are wanted and for no
+        /// other, what serves is kept while it is wanted, and a removed function is never started again.
+        #[test]
+        fn any_order_of_events_keeps_the_bounds(count in 0usize..5, events in events()) {
+            let mut model = Model { count, wanted: 1, ..Model::default() };
+            model.reconcile()?;
+            for event in &events {
+                model.happens(event);
+                model.reconcile()?;
+            }
+            // Left alone, it comes to rest.
+            for _ in 0..200 {
+                model.happens(&Event::Starts(0));
+                model.happens(&Event::Gone(0));
+                model.reconcile()?;
+            }
+            let count = if model.removed { 0 } else { model.count };
+            prop_assert_eq!((model.slots.len(), model.serving()), (count, count));
+            prop_assert!(model.slots.iter().all(|slot| slot.revision == model.wanted));
+        }
+    }
 }

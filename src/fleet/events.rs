@@ -1,20 +1,17 @@
-//! Brings what happens to containers to their owners, and removes what no owner has.
+//! Brings what happens to containers to their owners.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
-use super::owner::{Command, Parts};
-use crate::disk::Disk;
+use super::owner::{Command, Listing, Parts};
 use crate::function::ReplicaId;
 use crate::network::Network;
 use crate::runtime::{ContainerRecord, ContainerState, Runtime, RuntimeEvent};
 
-/// How often left-overs are looked for.
-const REAP_EVERY: Duration = Duration::from_secs(300);
 /// How often it is made sure that bridge and rules are there: others may take them away.
 const ENSURE_NETWORK_EVERY: Duration = Duration::from_secs(60);
 /// Pause before a listing that failed is tried again.
@@ -26,7 +23,6 @@ pub(super) struct Watcher {
     pub(super) parts: Arc<Parts>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) network: Arc<dyn Network>,
-    pub(super) disk: Arc<Disk>,
 }
 
 impl Watcher {
@@ -54,7 +50,6 @@ impl Watcher {
     pub(super) async fn run(self, mut events: broadcast::Receiver<RuntimeEvent>) {
         let stop = self.parts.stop.clone();
         let work = async {
-            let mut reap = tokio::time::interval(REAP_EVERY);
             let mut ensure = tokio::time::interval(ENSURE_NETWORK_EVERY);
             loop {
                 tokio::select! {
@@ -69,10 +64,6 @@ impl Watcher {
                         Ok(RuntimeEvent::Resync) | Err(RecvError::Lagged(_)) => self.resync().await,
                         Err(RecvError::Closed) => return,
                     },
-                    _ = reap.tick() => {
-                        self.reap().await;
-                        self.discard_output().await;
-                    }
                     _ = ensure.tick() => self.ensure_network().await,
                 }
             }
@@ -80,8 +71,6 @@ impl Watcher {
         tokio::select! {
             () = stop.cancelled() => {}
             () = work => {}
-            // Beside the rest: a large image takes a while to go, and no event may wait for it.
-            () = self.collect() => {}
         }
     }
 
@@ -93,69 +82,27 @@ impl Watcher {
     }
 
     async fn resync(&self) {
-        let running: Arc<Vec<ReplicaId>> = Arc::new(
-            self.list()
-                .await
-                .into_iter()
-                .filter(|container| {
-                    matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused)
-                })
-                .map(|container| container.id)
-                .collect(),
-        );
-        self.ensure_network().await;
-        for owner in self.parts.registry.owners() {
-            let _ = owner.send(Command::Running(running.clone())).await;
+        let at = Instant::now();
+        let (mut running, mut stopped) = (Vec::new(), Vec::new());
+        for container in self.list().await {
+            match container.state {
+                ContainerState::Running { .. } | ContainerState::Paused => running.push(container.id),
+                ContainerState::Stopped => stopped.push(container.id),
+                ContainerState::NoTask | ContainerState::Created => {}
+            }
         }
+        let listing = Arc::new(Listing { at, running, stopped });
+        for owner in self.parts.registry.owners() {
+            let _ = owner.send(Command::Listed(listing.clone())).await;
+        }
+        // What was left because containerd was away can be removed now.
+        self.parts.launcher.leave();
+        self.ensure_network().await;
     }
 
     async fn ensure_network(&self) {
         if let Err(error) = self.network.ensure().await {
             tracing::error!(error = &error as &dyn std::error::Error, "the network could not be repaired");
-        }
-    }
-
-    /// Removes images that nobody uses, where there are too many.
-    async fn collect(&self) {
-        let mut collect = tokio::time::interval(REAP_EVERY);
-        loop {
-            collect.tick().await;
-            if let Err(error) = self.disk.collect().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "images could not be collected");
-            }
-        }
-    }
-
-    async fn discard_output(&self) {
-        if let Err(error) = self.disk.discard_output().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "output of functions that are gone could not be removed"
-            );
-        }
-    }
-
-    /// Removes whatever carries a replica's id that no owner knows.
-    pub(super) async fn reap(&self) {
-        // Listed before the owners are asked: an id is registered before anything of it is made.
-        let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
-        match self.runtime.containers().await {
-            Ok(containers) => found.extend(containers.into_iter().map(|container| container.id)),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "containers cannot be listed")
-            }
-        }
-        match self.network.attached().await {
-            Ok(attached) => found.extend(attached),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed")
-            }
-        }
-        for id in found {
-            if !self.parts.registry.contains(&id) {
-                tracing::info!(replica = %id, "removing what is left of a replica");
-                self.parts.launcher.clean(&id).await;
-            }
         }
     }
 }

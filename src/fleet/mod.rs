@@ -14,6 +14,7 @@ mod events;
 mod health;
 mod namespaces;
 mod owner;
+mod reaper;
 mod registry;
 mod revision;
 mod status;
@@ -45,6 +46,7 @@ use crate::wire;
 use events::Watcher;
 use namespaces::Namespaces;
 use owner::{Command, Known, Owner, Parts, Survivor};
+use reaper::Reaper;
 use registry::Registry;
 
 /// How often counts of calls are written to the store.
@@ -120,12 +122,12 @@ impl Fleet {
 
     /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
     pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
-        self.watcher().reap().await;
+        self.reaper().reap().await;
         self.disk.prune().await
     }
 
-    fn watcher(&self) -> Watcher {
-        Watcher {
+    fn reaper(&self) -> Reaper {
+        Reaper {
             parts: self.parts.clone(),
             runtime: self.runtime.clone(),
             network: self.network.clone(),
@@ -139,7 +141,11 @@ impl Fleet {
     pub async fn start(&self) -> Result<(), FleetError> {
         // Listening begins before looking, so that nothing that happens in between is missed.
         let events = self.runtime.events();
-        let watcher = self.watcher();
+        let watcher = Watcher {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+        };
         let records = self.parts.store.functions()?;
         // A kill may have come between taking a function's record and its files.
         self.disk.discard_output().await?;
@@ -164,6 +170,7 @@ impl Fleet {
         self.directory.insert(entries);
         drop(owners);
         self.tasks.spawn(watcher.run(events));
+        self.tasks.spawn(self.reaper().run());
         self.tasks.spawn(keep_counts(self.directory.clone(), self.parts.clone()));
         Ok(())
     }

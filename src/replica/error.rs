@@ -69,6 +69,11 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// Whether the revision is not at fault: containerd, or the shim that it had started, was not there.
+    pub fn is_engine_away(&self) -> bool {
+        matches!(self, Self::Pull(RuntimeError::Down { .. }) | Self::Container(RuntimeError::Down { .. }))
+    }
+
     /// Whether trying the same again cannot help: the image or the request is at fault.
     pub fn is_permanent(&self) -> bool {
         match self {

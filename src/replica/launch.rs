@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::LaunchError;
@@ -70,6 +70,8 @@ pub struct Launcher {
     /// Starting a container is bound by the processor: more at a time than cores makes all of them
     /// late.
     starts: Semaphore,
+    /// Rung when something could not be removed.
+    pub(super) left: Notify,
 }
 
 impl Launcher {
@@ -83,7 +85,7 @@ impl Launcher {
         pull_policy: PullPolicy,
     ) -> Self {
         let starts = Semaphore::new(config.parallel_starts);
-        Self { runtime, network, logs, secrets, config, pull_policy, starts }
+        Self { runtime, network, logs, secrets, config, pull_policy, starts, left: Notify::new() }
     }
 
     /// Starts a replica and returns it when it answers. On an error nothing of it is left.

@@ -19,24 +19,49 @@ impl Launcher {
         self.clean(id).await;
     }
 
-    /// Removes whatever there is of a replica, running or not.
+    /// Removes whatever there is of a replica, running or not. What cannot be removed is left to the reaper.
     pub async fn clean(&self, id: &ReplicaId) {
         self.undo(id, Step::ALL.to_vec()).await;
     }
 
-    /// Takes steps back, newest first. One that fails does not keep the others from being tried.
+    /// The same for the reaper itself; whether nothing is left.
+    pub async fn try_clean(&self, id: &ReplicaId) -> bool {
+        self.take_back(id, Step::ALL.to_vec()).await
+    }
+
+    /// Returns when something was left to the reaper.
+    pub async fn left(&self) {
+        self.left.notified().await;
+    }
+
+    /// Has the reaper look for what was left.
+    pub fn leave(&self) {
+        self.left.notify_one();
+    }
+
+    /// Takes steps back, newest first, and leaves the rest to the reaper.
     pub(super) async fn undo(&self, id: &ReplicaId, steps: Vec<Step>) {
+        if !self.take_back(id, steps).await {
+            self.leave();
+        }
+    }
+
+    /// One that fails does not keep the others from being tried.
+    async fn take_back(&self, id: &ReplicaId, steps: Vec<Step>) -> bool {
+        let mut all = true;
         for step in steps.into_iter().rev() {
             let mut attempt = 1;
             while let Err(error) = self.undo_step(id, step).await {
                 if attempt == ATTEMPTS {
                     tracing::error!(replica = %id, step = ?step, error = &*error, "not removed; the reaper will try again");
+                    all = false;
                     break;
                 }
                 attempt += 1;
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        all
     }
 
     async fn undo_step(

@@ -1,7 +1,9 @@
 //! The fleet over a fake runtime and network: what fails at each step of a launch is taken back, the
 //! function says why, and comes up when the fault is gone.
 
+mod engine;
 mod exits;
+mod model;
 mod reaper;
 mod rollback;
 mod supervisor;
@@ -14,12 +16,17 @@ use ingle::fleet::{Fleet, Phase};
 use ingle::function::FunctionKey;
 use ingle::logs::Logs;
 use ingle::network::Network;
+use ingle::runtime::Runtime;
 use ingle::secrets::Secrets;
 use ingle::store::Store;
 use ingle::wire::{Deployment, FunctionStatus};
 
 use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};
+use crate::support::tap::{Open, Tap, Tapped};
+
+/// Revisions that are kept.
+const REVISIONS: usize = 5;
 
 struct World {
     fleet: Arc<Fleet>,
@@ -28,6 +35,8 @@ struct World {
     logs: Arc<Logs>,
     state: tempfile::TempDir,
     run: tempfile::TempDir,
+    /// What stands before the runtime.
+    tap: Arc<dyn Tap>,
 }
 
 impl World {
@@ -41,7 +50,15 @@ impl World {
     async fn keeping(revisions: usize) -> Self {
         let (state, run) =
             (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
-        Self::with(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run, revisions).await
+        let (runtime, network) = (FakeRuntime::default(), Arc::new(FakeNetwork::new()));
+        Self::with(runtime, network, state, run, revisions, Arc::new(Open)).await
+    }
+
+    /// One whose runtime has a tap before it.
+    async fn tapped(tap: Arc<dyn Tap>) -> Self {
+        let (state, run) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        Self::with(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run, REVISIONS, tap).await
     }
 
     async fn over(
@@ -50,7 +67,7 @@ impl World {
         state: tempfile::TempDir,
         run: tempfile::TempDir,
     ) -> Self {
-        Self::with(runtime, network, state, run, 5).await
+        Self::with(runtime, network, state, run, REVISIONS, Arc::new(Open)).await
     }
 
     async fn with(
@@ -59,6 +76,7 @@ impl World {
         state: tempfile::TempDir,
         run: tempfile::TempDir,
         revisions: usize,
+        tap: Arc<dyn Tap>,
     ) -> Self {
         let mut config = Config::parse("[functions]\nstart_timeout = \"2s\"\n", |_| None).expect("settings");
         config.functions.revisions = revisions;
@@ -66,11 +84,12 @@ impl World {
         let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
         let secrets = Secrets::open(state.path()).expect("secrets");
         let store = Arc::new(Store::open(state.path()).expect("a store"));
+        let inner: Arc<dyn Runtime> = Arc::new(runtime.clone());
+        let tapped = Tapped::new(inner, tap.clone());
         let fleet =
-            Fleet::new(&config, Arc::new(runtime.clone()), network.clone(), logs.clone(), secrets, store)
-                .expect("a fleet");
+            Fleet::new(&config, tapped, network.clone(), logs.clone(), secrets, store).expect("a fleet");
         fleet.start().await.expect("started");
-        Self { fleet, runtime, network, logs, state, run }
+        Self { fleet, runtime, network, logs, state, run, tap }
     }
 
     /// Ends the daemon's part; containers and networks stay.
@@ -82,9 +101,9 @@ impl World {
     /// The next daemon, after the fleet of this one was stopped.
     async fn resume(self) -> Self {
         self.logs.shutdown().await;
-        let Self { runtime, network, state, run, fleet, logs } = self;
+        let Self { runtime, network, state, run, fleet, logs, tap } = self;
         drop((fleet, logs));
-        Self::over(runtime, network, state, run).await
+        Self::with(runtime, network, state, run, REVISIONS, tap).await
     }
 
     async fn deploy(&self, image: &str) -> u64 {

@@ -9,12 +9,15 @@ mod lifecycle;
 mod plugins;
 mod world;
 
+use std::sync::Arc;
+
 use std::net::IpAddr;
 
 use ingle::function::ReplicaId;
 use ingle::network::Network;
 
 use crate::support::fake_network::FakeNetwork;
+use crate::support::tap::{Open, Tapped};
 
 fn id(n: u32) -> ReplicaId {
     ReplicaId::from_existing(&format!("env-{n:010x}"))
@@ -67,6 +70,12 @@ async fn contract(network: &dyn Network) {
 #[tokio::test]
 async fn the_fake_keeps_the_contract() {
     contract(&FakeNetwork::new()).await;
+}
+
+#[tokio::test]
+async fn one_with_a_tap_before_it_keeps_the_contract() {
+    let fake: Arc<dyn Network> = Arc::new(FakeNetwork::new());
+    contract(&*Tapped::new(fake, Arc::new(Open))).await;
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Done, Owner, Stage};
 use crate::fleet::directory::LastExit;
 use crate::function::ReplicaId;
@@ -11,7 +13,44 @@ const LINES: usize = 5;
 /// What to say of a replica that the kernel killed.
 const MEMORY_NOTE: &str = "; it was killed for want of memory: raise limits.memory";
 
+/// The exit code of a process whose end was not told; containerd says so too.
+const UNKNOWN: u32 = 255;
+
+/// What containerd knew of replicas when it was asked.
+#[derive(Debug)]
+pub(in crate::fleet) struct Listing {
+    /// When it was asked.
+    pub(in crate::fleet) at: Instant,
+    pub(in crate::fleet) running: Vec<ReplicaId>,
+    /// Those whose process has ended.
+    pub(in crate::fleet) stopped: Vec<ReplicaId>,
+}
+
 impl Owner {
+    /// Makes up for events that were lost.
+    pub(super) fn listed(&mut self, listing: &Listing) {
+        let mut lost = Vec::new();
+        for slot in &self.slots {
+            match slot.stage {
+                // One that came up since is not in the list.
+                Stage::Ready { since, .. } if since < listing.at && !listing.running.contains(&slot.id) => {
+                    lost.push(slot.id.clone());
+                }
+                // Its start waits for an answer, or for this.
+                Stage::Starting if listing.stopped.contains(&slot.id) => {
+                    let untold = slot.exit.borrow().is_none();
+                    if untold {
+                        slot.exit.send_replace(Some(UNKNOWN));
+                    }
+                }
+                Stage::Pulling | Stage::Starting | Stage::Ready { .. } | Stage::Draining => {}
+            }
+        }
+        for id in lost {
+            self.replace(&id, "was gone when containerd came back");
+        }
+    }
+
     /// A replica's process ended.
     pub(super) fn exited(&mut self, id: &ReplicaId, code: u32) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };

@@ -18,6 +18,7 @@ mod outcome;
 mod replicas;
 mod view;
 
+pub(super) use exits::Listing;
 pub(super) use known::{Known, Survivor};
 
 use std::sync::Arc;
@@ -78,8 +79,8 @@ pub(super) enum Command {
     OutOfMemory { id: ReplicaId },
     /// A replica fails its health probe.
     Unhealthy { id: ReplicaId, reason: String },
-    /// Events may have been lost: these replicas run now.
-    Running(Arc<Vec<ReplicaId>>),
+    /// Events may have been lost: this is what runs.
+    Listed(Arc<Listing>),
 }
 
 /// The state of one function's task.
@@ -241,17 +242,7 @@ impl Owner {
             Command::Exited { id, code } => self.exited(&id, code),
             Command::OutOfMemory { id } => self.out_of_memory(&id),
             Command::Unhealthy { id, reason } => self.replace(&id, &reason),
-            Command::Running(running) => {
-                let lost: Vec<ReplicaId> = self
-                    .slots
-                    .iter()
-                    .filter(|slot| matches!(slot.stage, Stage::Ready { .. }) && !running.contains(&slot.id))
-                    .map(|slot| slot.id.clone())
-                    .collect();
-                for id in lost {
-                    self.replace(&id, "was gone when containerd came back");
-                }
-            }
+            Command::Listed(listing) => self.listed(&listing),
         }
     }
 

@@ -57,7 +57,13 @@ impl Owner {
                 let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
                 if matters && revision == Some(self.wanted.number) {
                     let reason = crate::chain(&error) + self.memory_note(&id);
-                    self.launch_failed(reason, error.is_permanent()).await;
+                    if error.is_engine_away() {
+                        // Not given up, whatever serves: it has not been tried.
+                        self.backoff.away(Instant::now());
+                        self.reason = Some(reason);
+                    } else {
+                        self.launch_failed(reason, error.is_permanent()).await;
+                    }
                 }
             }
         }

@@ -6,6 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::function::ReplicaId;
 use crate::runtime::Usage;
 
@@ -19,8 +23,8 @@ pub(super) struct Hierarchies {
     v1: BTreeMap<&'static str, PathBuf>,
     /// Version 2.
     v2: Option<PathBuf>,
-    /// All of them, of whatever controllers.
-    points: BTreeSet<PathBuf>,
+    /// All of them, also those of controllers that are not asked for.
+    roots: BTreeSet<PathBuf>,
 }
 
 impl Hierarchies {
@@ -35,12 +39,13 @@ impl Hierarchies {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
             let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
             let mut filesystem = filesystem.split(' ');
-            if filesystem.clone().next().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2") {
-                found.points.insert(point.clone());
-            }
             match (filesystem.next(), filesystem.nth(1)) {
-                (Some("cgroup2"), _) => found.v2 = found.v2.or(Some(point)),
+                (Some("cgroup2"), _) => {
+                    found.roots.insert(point.clone());
+                    found.v2 = found.v2.or(Some(point));
+                }
                 (Some("cgroup"), Some(options)) => {
+                    found.roots.insert(point.clone());
                     for controller in CONTROLLERS {
                         if options.split(',').any(|option| option == controller) {
                             found.v1.entry(controller).or_insert_with(|| point.clone());
@@ -54,8 +59,8 @@ impl Hierarchies {
     }
 
     /// Where each of them is mounted.
-    pub(super) fn points(&self) -> impl Iterator<Item = &Path> {
-        self.points.iter().map(PathBuf::as_path)
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(PathBuf::as_path)
     }
 
     /// Whether version 2 does everything: containers then get a control group namespace.
@@ -86,6 +91,28 @@ impl Hierarchies {
         }
     }
 
+    /// Removes the groups of a replica that has no container any more: a runtime that is killed while it makes
+    /// one forgets them. What still runs in them is killed; `false` means that it is not gone yet.
+    pub(super) fn remove(&self, namespace: &str, id: &ReplicaId) -> io::Result<bool> {
+        let mut gone = true;
+        for root in &self.roots {
+            let directory = root.join(namespace).join(id.as_str());
+            match std::fs::remove_dir(&directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    gone = false;
+                    kill_all(&directory)?;
+                }
+                Err(error) => {
+                    let reason = format!("{}: {error}", directory.display());
+                    return Err(io::Error::new(error.kind(), reason));
+                }
+            }
+        }
+        Ok(gone)
+    }
+
     fn groups(&self, id: &ReplicaId, text: &str) -> Option<Groups> {
         let mut paths: BTreeMap<&str, &str> = BTreeMap::new();
         for line in text.lines() {
@@ -107,6 +134,25 @@ impl Hierarchies {
             freezer: directory("freezer")?,
         })
     }
+}
+
+/// Sends SIGKILL to all processes of a group, which is thawed where that would keep it from working.
+fn kill_all(directory: &Path) -> io::Result<()> {
+    let frozen = directory.join("freezer.state");
+    if frozen.exists() {
+        std::fs::write(frozen, "THAWED")?;
+    }
+    for line in read(directory, "cgroup.procs")?.lines() {
+        let pid: i32 = line.parse().map_err(io::Error::other)?;
+        // Numbers of processes outside of our own process namespace are 0: not to be reached from here.
+        if pid > 0 {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn join(point: &Path, path: &str) -> PathBuf {
@@ -197,6 +243,9 @@ mod tests {
     fn both_layouts_are_recognised() {
         let hybrid = Hierarchies::parse(HYBRID);
         assert!(!hybrid.unified());
+        let roots = ["cpu,cpuacct", "freezer", "memory", "unified"]
+            .map(|name| Path::new("/sys/fs/cgroup").join(name));
+        assert!(hybrid.roots.iter().eq(&roots), "{:?}", hybrid.roots);
         let groups = hybrid
             .groups(&id(), "4:freezer:/ingle/env-00000000aa\n3:memory:/ingle/env-00000000aa\n2:cpu,cpuacct:/ingle/env-00000000aa\n0::/ingle/env-00000000aa\n")
             .expect("groups");

@@ -1,6 +1,6 @@
-//! Control groups that outlived their replica: nobody removes them when a shim was killed.
+//! Control groups that outlived all else of their replica, so that nobody would come to remove them.
 //!
-//! Only groups that are empty are taken. A process in one belongs to a shim that containerd still has to
+//! Only groups that are empty are listed. A process in one belongs to a shim that containerd still has to
 //! clear up after, or to another daemon on this machine whose containerd namespace has the same name;
 //! and one that is empty for a moment is perhaps being filled, so it must be so at two looks.
 
@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::cgroup::Hierarchies;
@@ -32,7 +31,7 @@ pub(super) struct Strays {
 
 impl Strays {
     pub(super) fn new(hierarchies: &Hierarchies, namespace: &str) -> Self {
-        let directories = hierarchies.points().map(|point| point.join(namespace)).collect();
+        let directories = hierarchies.roots().map(|root| root.join(namespace)).collect();
         Self { directories, empty: Mutex::default() }
     }
 
@@ -66,21 +65,6 @@ impl Strays {
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             }
         })
-    }
-
-    /// Removes a replica's groups, as far as they are empty: the kernel keeps the others. Blocks.
-    pub(super) fn remove(&self, id: &ReplicaId) -> io::Result<()> {
-        let mut result = Ok(());
-        for directory in &self.directories {
-            match fs::remove_dir(directory.join(id.as_str())) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // Found again once they are empty.
-                Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
-                Err(error) => result = Err(error),
-            }
-        }
-        result
     }
 }
 

@@ -66,14 +66,10 @@ impl Containerd {
     pub(super) async fn remove_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
         self.remove_task(id).await?;
         lock(&self.pids).remove(id);
+        self.remove_groups(id).await?;
         let socket = shim::socket_of(&self.socket, &self.namespace, id);
         if let Err(error) = shim::remove_dead(&socket).await {
             tracing::warn!(replica = %id, %error, "the socket of its shim stays: {}", socket.display());
-        }
-        let (strays, replica) = (self.strays.clone(), id.clone());
-        let groups = tokio::task::spawn_blocking(move || strays.remove(&replica)).await;
-        if let Err(error) = groups.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(replica = %id, %error, "its control groups could not be removed");
         }
         let container = DeleteContainerRequest { id: id.to_string() };
         let snapshot =
@@ -104,6 +100,24 @@ impl Containerd {
             let error = self.error("removal of the task", id, status);
             if Instant::now() >= limit || self.is_down(&error).await {
                 return Err(error);
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Removes control groups that the OCI runtime has left.
+    async fn remove_groups(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        let limit = Instant::now() + KILL_LIMIT;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            RuntimeError::failed(format!("removal of the control groups of replica {id}"), error)
+        };
+        loop {
+            // Some look-ups in memory, where there is nothing to do.
+            if self.hierarchies.remove(&self.namespace, id).map_err(|error| failed(error.into()))? {
+                return Ok(());
+            }
+            if Instant::now() >= limit {
+                return Err(failed("processes in them do not end".into()));
             }
             sleep(RETRY).await;
         }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -101,6 +103,33 @@ async fn a_frozen_replica_still_leaves_politely() {
         fs::write(freezer(running(&room, &request.id).await).0, freeze).expect("freeze");
         room.runtime.remove(&request.id).await.expect("removed");
     }
+    assert_eq!(room.leftovers().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn control_groups_that_a_killed_oci_runtime_left_are_removed_with_what_runs_in_them() {
+    require_containerd!();
+    let room = Room::new().await;
+    let request = room.script(json!({}), POLITE);
+    room.runtime.prepare(&request.layer()).await.expect("prepared");
+    // As runc leaves them that is killed between making them and writing down that it has.
+    let roots = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let roots = roots.lines().filter(|line| line.contains(" - cgroup"));
+    let groups: Vec<_> = roots
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|root| Path::new(root).join(room.containerd.namespace()).join(request.id.as_str()))
+        .collect();
+    let mut left = Command::new("sleep").arg("600").spawn().expect("start a process");
+    for group in &groups {
+        fs::create_dir_all(group).expect("make a control group");
+        // Those of processors refuse processes until they are set up.
+        let _ = fs::write(group.join("cgroup.procs"), left.id().to_string());
+    }
+    room.runtime.remove(&request.id).await.expect("removed");
+    let there: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
+    assert!(there.is_empty(), "{there:?}");
+    let ended = left.wait().expect("wait for the process");
+    assert_eq!(ended.signal(), Some(9));
     assert_eq!(room.leftovers().await, [""; 0]);
 }
 

@@ -84,15 +84,20 @@ impl PrivateContainerd {
 
     /// Ends containerd, not its containers.
     pub(crate) fn pause(&mut self) {
+        // SIGTERM lets it close its database; it does not wait for containers.
+        self.end(Signal::SIGTERM);
+    }
+
+    /// Ends containerd by a signal, not its containers.
+    pub(crate) fn end(&mut self, signal: Signal) {
         if let Some(mut process) = self.process.take() {
-            // SIGTERM lets it close its database; it does not wait for containers.
             let pid = Pid::from_raw(process.id().cast_signed());
-            kill(pid, Signal::SIGTERM).expect("end containerd");
+            kill(pid, signal).expect("end containerd");
             process.wait().expect("wait for containerd");
         }
     }
 
-    /// Starts containerd again after [`Self::pause`].
+    /// Starts containerd again after [`Self::end`].
     pub(crate) async fn resume(&mut self) {
         let log = fs::File::create(self.path().join("containerd.log")).expect("make the log");
         let process = Command::new(super::tool("containerd").expect("containerd"))
@@ -115,30 +120,20 @@ impl PrivateContainerd {
 
     /// Process ids of the shims that this containerd started, with their container's id.
     pub(crate) fn shims(&self) -> Vec<(u32, String)> {
-        let socket = self.socket().display().to_string();
-        let processes = fs::read_dir("/proc").expect("read /proc").flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter_map(|pid| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-            let words: Vec<&str> = line.split('\0').collect();
-            let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
-            let ours = words[0].contains("containerd-shim") && *after("-address")? == socket;
-            let id = *after("-id").filter(|_| ours)?;
-            self.seen.lock().expect("no panic while it was locked").insert(id.to_owned());
-            Some((pid, id.to_owned()))
-        })
-        .collect()
+        let found = shims(&self.socket());
+        let ids = found.iter().map(|(_, id)| id.clone());
+        self.seen.lock().expect("no panic while it was locked").extend(ids);
+        found
     }
 
     /// Runs `ctr` in the test's namespace.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(super::tool("ctr").expect("ctr"))
-            .arg("--address")
-            .arg(self.socket())
-            .args(["--namespace", &self.namespace])
-            .args(arguments)
-            .output()
-            .expect("run ctr")
+        ctr(&self.socket(), &self.namespace, arguments)
+    }
+
+    /// Containers whose shims were seen, living or not.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.seen.lock().expect("no panic while it was locked").iter().cloned().collect()
     }
 
     /// Where the shim of a container of this containerd listens.
@@ -212,11 +207,42 @@ impl PrivateContainerd {
     }
 
     /// The namespace's directory in each hierarchy where there is one.
-    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-        let all = roots.chain([PathBuf::from("/sys/fs/cgroup")]).map(|root| root.join(&self.namespace));
-        all.filter(|directory| directory.exists()).collect()
+    fn cgroups(&self) -> Vec<PathBuf> {
+        cgroups(&self.namespace)
     }
+}
+
+/// Process ids of the shims of the containerd at `socket`, with their container's id.
+pub(super) fn shims(socket: &Path) -> Vec<(u32, String)> {
+    let socket = socket.display().to_string();
+    let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let words: Vec<&str> = line.split('\0').collect();
+        let after = |flag| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+        let ours = words[0].contains("containerd-shim") && *after("-address")? == socket;
+        Some((pid, (*after("-id").filter(|_| ours)?).to_owned()))
+    })
+    .collect()
+}
+
+/// Runs `ctr` in a namespace of the containerd at `socket`.
+pub(super) fn ctr(socket: &Path, namespace: &str, arguments: &[&str]) -> std::process::Output {
+    Command::new(super::tool("ctr").expect("ctr"))
+        .arg("--address")
+        .arg(socket)
+        .args(["--namespace", namespace])
+        .args(arguments)
+        .output()
+        .expect("run ctr")
+}
+
+/// The directory of a containerd namespace in each hierarchy of control groups where there is one.
+pub(super) fn cgroups(namespace: &str) -> Vec<PathBuf> {
+    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = roots.chain([PathBuf::from("/sys/fs/cgroup")]).map(|root| root.join(namespace));
+    all.filter(|directory| directory.exists()).collect()
 }
 
 impl Drop for PrivateContainerd {

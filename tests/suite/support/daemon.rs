@@ -2,7 +2,7 @@
 //! test's own, with the directories and names that belong to it alone.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +20,13 @@ use super::PrivateContainerd;
 pub(crate) const SAMPLE: &str = "examples/hello:latest";
 /// Where every daemon listens: each has a network of its own.
 const PORT: u16 = 8080;
+/// Lines of the log that are shown when a test has failed.
+const LOG_SHOWN: usize = 1000;
+
+/// The gateway of the daemon of this test.
+pub(crate) fn address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
+}
 
 /// Runs a test in a network namespace of its own: the thread and all that it starts.
 pub(crate) fn in_own_network<F: Future<Output = ()>>(test: F) {
@@ -105,6 +112,12 @@ impl Daemon {
 
     /// Starts the process; returns when it serves.
     pub(crate) async fn resume(&mut self) {
+        self.spawn();
+        self.serves().await;
+    }
+
+    /// Starts the process.
+    pub(crate) fn spawn(&mut self) {
         let dir = self.containerd.path();
         fs::write(dir.join("config.toml"), &self.settings).expect("write config.toml");
         let log = fs::OpenOptions::new()
@@ -136,6 +149,10 @@ impl Daemon {
             .spawn()
             .expect("start the daemon");
         self.process = Some(process);
+    }
+
+    /// Returns when it serves.
+    pub(crate) async fn serves(&self) {
         eventually!(
             within 30,
             self.client.get(self.url("/healthz")).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK),
@@ -150,6 +167,16 @@ impl Daemon {
             let _ = kill(Pid::from_raw(process.id().cast_signed()), signal);
             process.wait().expect("wait for the daemon");
         }
+    }
+
+    /// Its configuration, as TOML.
+    pub(crate) fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     /// The same with SIGTERM, while other tasks of the test go on.
@@ -288,7 +315,7 @@ impl Daemon {
             let groups = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
             groups.filter(|path| path.is_dir()).map(|path| path.display().to_string()).collect()
         };
-        for directory in self.containerd.cgroups() {
+        for directory in super::containerd::cgroups(namespace) {
             add("group", groups(directory));
         }
         found
@@ -314,7 +341,11 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            let log = self.log();
+            // The end of it, where a long test has failed.
+            let skipped = log.lines().count().saturating_sub(LOG_SHOWN);
+            eprintln!("the daemon's log, without the first {skipped} lines:");
+            log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
         }
         self.end(Signal::SIGKILL);
         // containerd ends the containers; what the network made goes by name.

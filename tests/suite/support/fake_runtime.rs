@@ -66,6 +66,8 @@ enum Failing {
     Once,
     Always,
     Panics,
+    /// As when containerd is not there.
+    Away,
     /// With an error that panics when it is put into words, which its receiver does.
     Unspeakable,
 }
@@ -115,6 +117,11 @@ impl FakeRuntime {
     /// words panic.
     pub(crate) fn unspeakable_at(&self, step: Step) {
         self.lock().failing.insert(step, Failing::Unspeakable);
+    }
+
+    /// Makes every call of these steps fail, until [`Self::heal`], as they do while containerd is not there.
+    pub(crate) fn away_at(&self, steps: &[Step]) {
+        self.lock().failing.extend(steps.iter().map(|step| (*step, Failing::Away)));
     }
 
     /// Removes all images, as `ctr images rm` does.
@@ -176,6 +183,23 @@ impl FakeRuntime {
         }
     }
 
+    /// The same for want of memory.
+    pub(crate) fn starve(&self, id: &ReplicaId) {
+        let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone() });
+        self.kill(id);
+    }
+
+    /// Ends a container without a word of it, as one that ends while containerd is away.
+    pub(crate) fn vanish(&self, id: &ReplicaId) {
+        let mut state = self.lock();
+        if let Some(container) = state.containers.get_mut(id) {
+            // What is told of another number is not passed on.
+            container.number = 0;
+            container.signal.send_replace(Signal::Kill);
+            container.state.send_replace(ContainerState::Stopped);
+        }
+    }
+
     /// Says that events may have been missed.
     pub(crate) fn resync(&self) {
         let _ = self.events.send(RuntimeEvent::Resync);
@@ -205,6 +229,10 @@ impl FakeRuntime {
             Some(Failing::Panics) => panic!("the test wants {step:?} to panic"),
             Some(Failing::Once | Failing::Always) => {
                 Err(RuntimeError::failed(format!("{step:?}"), "the test wants it to fail"))
+            }
+            Some(Failing::Away) => {
+                let source = "the test wants it to be away".into();
+                Err(RuntimeError::Down { socket: "/nowhere.sock".into(), source })
             }
             Some(Failing::Unspeakable) => Err(RuntimeError::failed(format!("{step:?}"), Unspeakable)),
             None => Ok(()),
@@ -511,6 +539,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::support::tap::{Open, Tapped};
     use crate::support::{Behaviour, exit_code, runtime_contract};
 
     /// A request for a replica of `image` that nobody else has the address of.
@@ -552,6 +581,11 @@ mod tests {
             Behaviour::Exits(code) => request(&format!("fake/exits:{code}")),
         };
         runtime_contract(runtime.clone(), made, async |_: &ReplicaId| {}).await;
+        assert_eq!(runtime.leftovers(), []);
+        // So does one with a tap before it.
+        let inner: Arc<dyn Runtime> = runtime.clone();
+        let tapped = Tapped::new(inner, Arc::new(Open));
+        runtime_contract(tapped, made, async |_: &ReplicaId| {}).await;
         assert_eq!(runtime.leftovers(), []);
     }
 

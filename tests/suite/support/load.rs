@@ -1,13 +1,13 @@
 //! Calls without a pause, from clients that forgive nothing.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::timeout;
+
+use super::http::{Answer, Client};
 
 /// Longer than any call may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,30 +31,29 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many clients that `GET` `path` from `address`.
-    pub(crate) fn start(address: &str, path: &str, clients: usize, connections: Connections) -> Self {
+    /// So many clients that call `path` at `address` by `method`.
+    pub(crate) fn start(
+        address: SocketAddr,
+        method: &'static str,
+        path: &'static str,
+        clients: usize,
+        connections: Connections,
+    ) -> Self {
         let (answered, stop) = (Rc::<Cell<u64>>::default(), Rc::<Cell<bool>>::default());
-        let header = match connections {
-            Connections::Kept => "",
-            Connections::New => "Connection: close\r\n",
-        };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}\r\n");
         let client = || {
             let (answered, stop) = (answered.clone(), stop.clone());
-            let (address, request) = (address.to_owned(), request.clone());
+            let mut client = Client::new(address, matches!(connections, Connections::Kept), PATIENCE);
             spawn_local(async move {
-                let mut kept = None;
                 while !stop.get() {
-                    let used = kept.is_some();
-                    kept = timeout(PATIENCE, call(kept, &address, &request))
-                        .await
-                        .map_err(|_| "no answer in time".to_owned())
-                        .flatten()
-                        .map_err(|error| {
-                            let on = if used { "kept" } else { "new" };
-                            format!("call {} on a {on} connection: {error}", answered.get())
-                        })?;
-                    answered.set(answered.get() + 1);
+                    match client.call(method, path).await {
+                        Ok(Answer { status: 200, .. }) => answered.set(answered.get() + 1),
+                        other => {
+                            let number = answered.get();
+                            return Err(format!(
+                                "{method}, connections {connections:?}, after {number}: {other:?}"
+                            ));
+                        }
+                    }
                 }
                 Ok(())
             })
@@ -88,41 +87,4 @@ impl Load {
         }
         self.answered.get()
     }
-}
-
-/// One call; the connection, if it can carry another.
-async fn call(kept: Option<TcpStream>, address: &str, request: &str) -> Result<Option<TcpStream>, String> {
-    let mut stream = match kept {
-        Some(stream) => stream,
-        None => TcpStream::connect(address).await.map_err(|error| format!("connecting: {error}"))?,
-    };
-    stream.write_all(request.as_bytes()).await.map_err(|error| format!("writing: {error}"))?;
-    let mut answer = Vec::new();
-    loop {
-        if let Some((head, body)) = parts(&answer) {
-            if !head.starts_with("http/1.1 200 ") {
-                return Err(format!("answered {head:?} {:?}", String::from_utf8_lossy(body)));
-            }
-            let length = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "))
-                .and_then(|length| length.parse::<usize>().ok())
-                .ok_or_else(|| format!("an answer without a length: {head:?}"))?;
-            if body.len() == length {
-                let ends = head.lines().any(|line| line == "connection: close");
-                return Ok((!ends).then_some(stream));
-            }
-        }
-        let count = stream.read_buf(&mut answer).await.map_err(|error| format!("reading: {error}"))?;
-        if count == 0 {
-            return Err(format!("closed after {:?}", String::from_utf8_lossy(&answer)));
-        }
-    }
-}
-
-/// The head in lower case and the body, once the head is whole.
-fn parts(answer: &[u8]) -> Option<(String, &[u8])> {
-    let end = answer.windows(4).position(|part| part == b"\r\n\r\n")? + 4;
-    let (head, body) = answer.split_at(end);
-    Some((String::from_utf8_lossy(head).to_ascii_lowercase(), body))
 }

@@ -47,11 +47,15 @@ pub(crate) mod daemon;
 mod fake_container;
 pub(crate) mod fake_network;
 pub(crate) mod fake_runtime;
+pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod inventory;
 pub(crate) mod load;
+pub(crate) mod long;
 pub(crate) mod oci;
 pub(crate) mod registry;
 mod sample;
+pub(crate) mod tap;
 pub(crate) mod view;
 
 pub(crate) use containerd::PrivateContainerd;

@@ -9,13 +9,19 @@
 //! refusals     bad input: the status, the reason, and that nothing was changed
 //! doctor       what is wrong is found
 //! inside       what a function sees and reaches
+//! failures     every step of a launch fails on a real containerd; nothing is left
+//! chaos        rounds in which something is killed while something is asked, under load
+//! updates      updates in a row under load, without one failed call
 //! ```
 
+mod chaos;
 mod disk;
 mod doctor;
+mod failures;
 mod inside;
 mod lifecycle;
 mod refusals;
 mod registry;
 mod restarts;
 mod survival;
+mod updates;

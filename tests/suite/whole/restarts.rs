@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use crate::support::daemon::{Daemon, in_own_network};
+use crate::support::daemon::{Daemon, address, in_own_network};
 use crate::support::load::{Connections, Load};
 
 /// Restarts of the daemon.
@@ -22,9 +22,8 @@ fn restarts_under_load_lose_no_call() {
         daemon.resume().await;
         daemon.load(&crate::support::sample_archive()).await;
         daemon.ready("hello", json!({ "labels": { "com.openfaas.scale.min": "2" } })).await;
-        let address = daemon.url("").replace("http://", "");
-        let mut kept = Load::start(&address, "/function/hello", 8, Connections::Kept);
-        let mut new = Load::start(&address, "/function/hello", 4, Connections::New);
+        let mut kept = Load::start(address(), "GET", "/function/hello", 8, Connections::Kept);
+        let mut new = Load::start(address(), "GET", "/function/hello", 4, Connections::New);
         for _ in 0..RESTARTS {
             tokio::join!(kept.more(CALLS), new.more(CALLS));
             // Somebody reads along, who must not hold the restart up, and is let go in order.
