@@ -96,7 +96,7 @@ impl Watcher {
             let _ = owner.send(Command::Listed(listing.clone())).await;
         }
         // What was left because containerd was away can be removed now.
-        self.parts.launcher.leave();
+        self.parts.launcher.reap_soon();
         self.ensure_network().await;
     }
 

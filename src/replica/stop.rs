@@ -35,14 +35,14 @@ impl Launcher {
     }
 
     /// Has the reaper look for what was left.
-    pub fn leave(&self) {
+    pub fn reap_soon(&self) {
         self.left.notify_one();
     }
 
     /// Takes steps back, newest first, and leaves the rest to the reaper.
     pub(super) async fn undo(&self, id: &ReplicaId, steps: Vec<Step>) {
         if !self.take_back(id, steps).await {
-            self.leave();
+            self.reap_soon();
         }
     }
 

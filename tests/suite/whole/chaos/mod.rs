@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! plan     what is asked, what is killed, and when
+//! ask      asks it, and knows what may come of that
 //! truth    what each function may answer now; the judge of all calls
 //! load     the clients
 //! rounds   carries rounds out, and compares
@@ -17,6 +18,7 @@
 //! `INGLE_TESTS_LONG=100,7` asks for 100 rounds with seed 7. The moments are the seed's, but what the machine
 //! makes of them is not: the same seed meets the same fault in most runs, not in all.
 
+mod ask;
 mod load;
 mod plan;
 mod rounds;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use ingle::store::Store;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::ask::{Admin, Candidates, after, variables};
 use super::load::{DEADLINE, Load, TIMEOUT};
 use super::plan::{Operation, PASSING, Plan, QUIET, STEADY, Victim, Want};
 use super::truth::{Counts, Loss, May, Truth};
-use crate::support::daemon::{Daemon, SAMPLE, address};
+use crate::support::daemon::{Daemon, address};
 use crate::support::http::{Answer, Client};
 use crate::support::inventory::Surveyor;
 use crate::support::sample_archive;
@@ -46,18 +46,6 @@ struct Tally {
     bundles: u32,
     slowest: Duration,
 }
-
-/// What became of what was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    Accepted,
-    Refused(String),
-    /// The daemon died first.
-    Unknown,
-}
-
-/// What a function may be after a round.
-type Candidates = Vec<Option<Want>>;
 
 impl World {
     /// A daemon with functions, all of them ready, under load.
@@ -330,93 +318,6 @@ impl World {
         );
         self.daemon.resume().await;
     }
-}
-
-/// The API as the admin uses it, also while the daemon comes and goes.
-struct Admin {
-    client: reqwest::Client,
-    base: String,
-    password: String,
-}
-
-impl Admin {
-    fn of(daemon: &Daemon) -> Self {
-        Self { client: daemon.client.clone(), base: daemon.url(""), password: daemon.password() }
-    }
-
-    /// Asks what the plan says of a function that was so.
-    async fn ask(&self, plan: &Plan, was: Option<Want>, truth: &Truth) -> Outcome {
-        let function = plan.function;
-        match plan.operation {
-            Operation::Deploy { version } | Operation::Update { version } => {
-                truth.also(function, Some(version));
-                let method = if was.is_some() { Method::PUT } else { Method::POST };
-                let mut body = json!({
-                    "service": function, "image": SAMPLE,
-                    "annotations": { "ingle.pull-policy": "Never" },
-                });
-                body["envVars"] = variables(function, version)["envVars"].take();
-                self.send(method, "/system/functions", &body).await
-            }
-            Operation::Scale { replicas } => {
-                let body = json!({ "serviceName": function, "replicas": replicas });
-                self.send(Method::POST, &format!("/system/scale-function/{function}"), &body).await
-            }
-            Operation::Delete => {
-                truth.also(function, None);
-                self.send(Method::DELETE, "/system/functions", &json!({ "functionName": function })).await
-            }
-            Operation::Call { takes } => {
-                let mut client = Client::new(address(), false, DEADLINE);
-                let path = format!("/function/{function}/slow?ms={takes}");
-                match client.call("GET", &path).await {
-                    Ok(Answer { status: 200, .. }) => Outcome::Accepted,
-                    Ok(answer) => Outcome::Refused(format!("{answer:?}")),
-                    Err(_) => Outcome::Unknown,
-                }
-            }
-        }
-    }
-
-    async fn send(&self, method: Method, path: &str, body: &Value) -> Outcome {
-        let request = self.client.request(method, format!("{}{path}", self.base));
-        match request.basic_auth("admin", Some(&self.password)).json(body).send().await {
-            Ok(answer) if answer.status().is_success() => Outcome::Accepted,
-            Ok(answer) => {
-                let status = answer.status();
-                Outcome::Refused(format!("{status} {}", answer.text().await.unwrap_or_default()))
-            }
-            Err(error) => {
-                assert!(!error.is_timeout(), "{path} hangs");
-                Outcome::Unknown
-            }
-        }
-    }
-}
-
-/// What the function may be after the round.
-fn after(plan: &Plan, was: Option<Want>, outcome: &Outcome) -> Candidates {
-    let new = match plan.operation {
-        Operation::Deploy { version } | Operation::Update { version } => {
-            // One that was stopped runs again.
-            Some(Want { version, replicas: was.map_or(1, |was| was.replicas.max(1)) })
-        }
-        Operation::Scale { replicas } => was.map(|was| Want { replicas, ..was }),
-        Operation::Delete => None,
-        // One that was stopped is woken.
-        Operation::Call { .. } => was.map(|was| Want { replicas: was.replicas.max(1), ..was }),
-    };
-    match outcome {
-        Outcome::Accepted => vec![new],
-        Outcome::Unknown => vec![new, was],
-        // A call that failed may have woken it.
-        Outcome::Refused(_) if matches!(plan.operation, Operation::Call { .. }) => vec![new, was],
-        Outcome::Refused(_) => vec![was],
-    }
-}
-
-fn variables(function: &str, version: u32) -> Value {
-    json!({ "envVars": { "function": function, "version": version.to_string() } })
 }
 
 /// What the daemon says that a function is.
