@@ -103,6 +103,12 @@ pub struct Images {
     pub certs_dir: PathBuf,
     /// Layers that are fetched at the same time.
     pub parallel_layers: usize,
+    /// How long an image stays at least that no function uses.
+    pub keep_unused: Duration,
+    /// How full the disk may be, in percent, before unused images go.
+    pub disk_watermark: u64,
+    /// How full the disk may be after that, in percent.
+    pub disk_target: u64,
 }
 
 /// Addresses and rules.
@@ -191,6 +197,12 @@ impl Config {
         })?;
         let mut reader = Reader { table, variable: &variable, known: BTreeMap::new(), mistakes: Vec::new() };
         let config = Self::read(&mut reader);
+        let Images { disk_watermark, disk_target, .. } = config.images;
+        if disk_target > disk_watermark {
+            reader.mistakes.push(format!(
+                "images.disk_target: {disk_target}% is above images.disk_watermark, which is {disk_watermark}%"
+            ));
+        }
         reader.refuse_unknown();
         if reader.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: reader.mistakes }) }
     }
@@ -237,6 +249,9 @@ impl Config {
                 docker_config: from.get("images.docker_config", "/root/.docker/config.json", path),
                 certs_dir: from.get("images.certs_dir", "/etc/containerd/certs.d", path),
                 parallel_layers: from.get("images.parallel_layers", "4", count),
+                keep_unused: from.get("images.keep_unused", "1h", duration),
+                disk_watermark: from.get("images.disk_watermark", "85%", percent),
+                disk_target: from.get("images.disk_target", "80%", percent),
             },
             network: Network {
                 conflist: from.get("network.conflist", "/etc/cni/net.d/10-ingle.conflist", path),
@@ -357,6 +372,11 @@ fn size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|_| "is too large".into())
 }
 
+fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    number.filter(|number| *number <= 100).ok_or_else(|| "is not a share from 0% to 100%".into())
+}
+
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -432,9 +452,9 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let variable = |name: &str| (name == "INGLE_FUNCTIONS_TIMEOUT").then(|| "12moons".to_owned());
-        let text =
-            "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n";
-        let error = Config::parse(text, variable).expect_err("four mistakes");
+        let text = "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n\
+             [images]\ndisk_watermark = 0.85\ndisk_target = \"101%\"\n";
+        let error = Config::parse(text, variable).expect_err("seven mistakes");
         let shown = error.to_string();
         for part in [
             "gateway.listen = \"here\": is not an address",
@@ -442,9 +462,13 @@ mod tests {
             "functions.pids = 0: is not a whole number",
             "logs.line_limit: a float does not fit",
             "gateway.port: there is no such key",
+            "images.disk_watermark: a float does not fit",
+            "images.disk_target = \"101%\": is not a share",
         ] {
             assert!(shown.contains(part), "{part:?} is not in {shown}");
         }
-        assert_eq!(error.mistakes.len(), 5);
+        assert_eq!(error.mistakes.len(), 7);
+        let error = Config::parse("[images]\ndisk_watermark = \"70%\"\n", none).expect_err("upside down");
+        assert!(error.to_string().contains("images.disk_target: 80% is above"), "{error}");
     }
 }

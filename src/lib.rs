@@ -7,6 +7,7 @@ pub mod cli;
 mod command;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod doctor;
 pub mod finding;
 pub mod first_boot;

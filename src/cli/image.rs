@@ -15,7 +15,7 @@ use super::error::CliError;
 use super::output::{self, Progress};
 use super::{Globals, stdin};
 
-/// Load and list images
+/// Load, list and remove images
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Image {
     /// Load images from an archive of 'docker save' or in OCI form: no registry is needed
@@ -33,6 +33,12 @@ pub(crate) enum Image {
         #[arg(long)]
         json: bool,
     },
+    /// Remove an image that no function uses
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Its name
+        name: String,
+    },
 }
 
 impl Image {
@@ -40,6 +46,7 @@ impl Image {
         match self {
             Self::Load { file, json } => load(globals, &file, json).await,
             Self::List { json } => list(globals, json).await,
+            Self::Remove { name } => remove(globals, &name).await,
         }
     }
 }
@@ -58,6 +65,11 @@ async fn list(globals: &Globals, json: bool) -> anyhow::Result<()> {
         })
         .collect();
     Ok(output::table(["NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"], &rows)?)
+}
+
+async fn remove(globals: &Globals, name: &str) -> anyhow::Result<()> {
+    globals.client()?.system(Method::DELETE, &["images", name], &[]).send().await?;
+    Ok(output::line(format!("image {name} was removed"))?)
 }
 
 async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {

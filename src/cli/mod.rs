@@ -32,6 +32,7 @@ mod selection;
 mod serve;
 mod stack;
 mod stdin;
+mod system;
 
 use std::ffi::OsString;
 use std::sync::LazyLock;
@@ -106,6 +107,8 @@ enum Command {
     Namespace(namespace::Namespace),
     #[command(subcommand)]
     Image(image::Image),
+    #[command(subcommand)]
+    System(system::System),
     Info(info::Info),
     Doctor(doctor::Doctor),
     Login(login::Login),
@@ -163,6 +166,7 @@ impl Command {
             Self::Secret(command) => command.run(globals).await,
             Self::Namespace(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
+            Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,
             Self::Export(command) => command.run(globals).await,
             Self::Apply(command) => command.run(globals).await,

@@ -59,7 +59,7 @@ fn disk(path: &Path, bytes: (u64, u64), files: (u64, u64)) -> Finding {
         if used(files) > used(bytes) { ("files", used(files)) } else { ("space", used(bytes)) };
     let text =
         format!("{percent} % of the {kind} of {} in use, {} MB free", path.display(), bytes.1 / 1_000_000);
-    let remedy = "ingle list -v and ingle image list show what needs room; df -h, df -i";
+    let remedy = "ingle system df shows what needs room, and ingle system prune makes some; df -h, df -i";
     match percent {
         DISK_FULL.. => Finding::fault(CHECK, text, remedy),
         DISK_FILLS.. => Finding::warning(CHECK, text, remedy),

@@ -1,5 +1,6 @@
 //! Why the fleet did not do what was asked.
 
+use crate::disk::DiskError;
 use crate::function::{FunctionKey, Invalid, NamespaceName};
 use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
@@ -76,6 +77,9 @@ pub enum FleetError {
     /// The change could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its image does not fit on the disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// What looks after the function panicked over this, and has begun anew.
     #[error("the daemon failed while it worked on this; its log says more")]
     BrokeOff,

@@ -33,6 +33,7 @@ pub use directory::{Directory, Endpoint, Entry, KeptRevision, LastExit, Phase, U
 pub use error::FleetError;
 
 use crate::config::Config;
+use crate::disk::{Disk, DiskError};
 use crate::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
 use crate::logs::Logs;
 use crate::metrics::{CallStats, StatsSnapshot};
@@ -58,6 +59,7 @@ pub struct Fleet {
     parts: Arc<Parts>,
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
+    disk: Arc<Disk>,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
     /// Inboxes of the owners. Held while a function is added or taken out, so that two requests for
@@ -85,6 +87,7 @@ impl Fleet {
             config.images.pull_policy,
         );
         let namespaces = Namespaces::load(&store)?;
+        let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone());
         let parts = Parts {
             launcher: Arc::new(launcher),
             store,
@@ -99,6 +102,7 @@ impl Fleet {
             parts: Arc::new(parts),
             runtime,
             network,
+            disk: Arc::new(disk),
             pull_policy: config.images.pull_policy,
             namespaces,
             owners: Arc::default(),
@@ -109,6 +113,26 @@ impl Fleet {
     /// What can be called.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
+    }
+
+    /// What is on the disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
+    pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
+        self.reaper().reap().await;
+        self.disk.prune().await
+    }
+
+    fn reaper(&self) -> Reaper {
+        Reaper {
+            parts: self.parts.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+            disk: self.disk.clone(),
+        }
     }
 
     /// Brings back every function that was deployed: takes up the replicas that outlived the last
@@ -124,11 +148,7 @@ impl Fleet {
         };
         let records = self.parts.store.functions()?;
         // A kill may have come between taking a function's record and its files.
-        for key in self.parts.logs.kept() {
-            if !records.iter().any(|record| record.key == key) {
-                self.parts.logs.remove(&key).await;
-            }
-        }
+        self.disk.discard_output().await?;
         let mut survivors = survivors(watcher.list().await);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());
@@ -149,13 +169,8 @@ impl Fleet {
         }
         self.directory.insert(entries);
         drop(owners);
-        let reaper = Reaper {
-            parts: self.parts.clone(),
-            runtime: self.runtime.clone(),
-            network: self.network.clone(),
-        };
         self.tasks.spawn(watcher.run(events));
-        self.tasks.spawn(reaper.run());
+        self.tasks.spawn(self.reaper().run());
         self.tasks.spawn(keep_counts(self.directory.clone(), self.parts.clone()));
         Ok(())
     }
@@ -215,9 +230,13 @@ impl Fleet {
             return Err(FleetError::NotFound(key));
         }
         revision::check_secrets(&self.parts.secrets, &spec)?;
+        // Until it is on disk that the function uses it.
+        let mut pin = self.disk.pin(&spec.image).await;
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
+        pin.resolved(&image.digest);
         revision::check_command(&image)?;
+        self.disk.check_room(&image).await?;
         let revision = Revision {
             number: 1,
             deployment: Arc::new(deployment),

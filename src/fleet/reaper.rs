@@ -1,10 +1,12 @@
-//! Removes what no owner has: what a killed daemon left, and what could not be removed when it should have been.
+//! Removes what no owner has: what a killed daemon left, and what could not be removed when it should have been;
+//! output of functions that are gone; images that nobody uses.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::owner::Parts;
+use crate::disk::Disk;
 use crate::function::ReplicaId;
 use crate::network::Network;
 use crate::runtime::Runtime;
@@ -20,6 +22,7 @@ pub(super) struct Reaper {
     pub(super) parts: Arc<Parts>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) network: Arc<dyn Network>,
+    pub(super) disk: Arc<Disk>,
 }
 
 impl Reaper {
@@ -30,6 +33,7 @@ impl Reaper {
             let mut again = AGAIN;
             loop {
                 let all = self.reap().await;
+                self.discard_output().await;
                 let pause = if all { EVERY } else { again };
                 again = if all { AGAIN } else { (again * 2).min(EVERY) };
                 tokio::select! {
@@ -41,11 +45,33 @@ impl Reaper {
         tokio::select! {
             () = stop.cancelled() => {}
             () = work => {}
+            // Beside the rest: a large image takes a while to go.
+            () = self.collect() => {}
+        }
+    }
+
+    /// Removes images that nobody uses, where there are too many.
+    async fn collect(&self) {
+        let mut collect = tokio::time::interval(EVERY);
+        loop {
+            collect.tick().await;
+            if let Err(error) = self.disk.collect().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "images could not be collected");
+            }
+        }
+    }
+
+    async fn discard_output(&self) {
+        if let Err(error) = self.disk.discard_output().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "output of functions that are gone could not be removed"
+            );
         }
     }
 
     /// Removes whatever carries a replica's id that no owner knows; whether all of it is gone.
-    async fn reap(&self) -> bool {
+    pub(super) async fn reap(&self) -> bool {
         // Listed before the owners are asked: an id is registered before anything of it is made.
         let mut found: BTreeSet<ReplicaId> = self.parts.logs.attached().into_iter().collect();
         match self.runtime.containers().await {

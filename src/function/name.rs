@@ -184,6 +184,17 @@ impl ReplicaId {
         Self(text.into())
     }
 
+    /// Whether this is such an id.
+    pub fn is_one(text: &str) -> bool {
+        let Some((slug, unique)) = text.rsplit_once('-') else { return false };
+        let lower_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        !slug.is_empty()
+            && slug.len() <= MAX_SLUG
+            && slug.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && unique.len() == 10
+            && unique.chars().all(lower_hex)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -240,12 +251,18 @@ mod tests {
             let id = ReplicaId::new(&name.parse().expect(name), u64::MAX);
             let text = id.as_str();
             assert!(text.len() <= 76, "{text}");
+            assert!(ReplicaId::is_one(text), "{text}");
             assert!(!text.contains("--"), "{text}");
             assert!(
                 text.split('-')
                     .all(|part| part.chars().all(|c| c.is_ascii_alphanumeric()) && !part.is_empty()),
                 "{text}"
             );
+        }
+        let others =
+            ["env", "env-00000000", "env-00000000AA", "-00000000aa", "e.v-00000000aa", "0123456789abcdef"];
+        for other in others {
+            assert!(!ReplicaId::is_one(other), "{other}");
         }
     }
 }

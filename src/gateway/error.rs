@@ -10,6 +10,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::chain;
+use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::function::Invalid;
 use crate::http1::{self, HeadError};
@@ -167,6 +168,7 @@ impl From<FleetError> for ErrorAnswer {
             FleetError::Runtime(error) => return error.into(),
             FleetError::Secrets(error) => return error.into(),
             FleetError::Store(error) => return error.into(),
+            FleetError::Disk(error) => return error.into(),
             FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
             FleetError::NothingBefore { .. } => (StatusCode::CONFLICT, "nothing_before"),
             FleetError::RevisionWanted { .. } => (StatusCode::CONFLICT, "revision_wanted"),
@@ -205,6 +207,19 @@ impl From<RuntimeError> for ErrorAnswer {
             RuntimeError::BadRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
             RuntimeError::NotFound { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "container_not_found"),
             RuntimeError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "containerd_failed"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<DiskError> for ErrorAnswer {
+    fn from(error: DiskError) -> Self {
+        let (status, code) = match error {
+            DiskError::Runtime(error) => return error.into(),
+            DiskError::Store(error) => return error.into(),
+            DiskError::ImageNotFound(_) => (StatusCode::NOT_FOUND, "image_not_found"),
+            DiskError::ImageInUse { .. } => (StatusCode::CONFLICT, "image_in_use"),
+            DiskError::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
         };
         Self::new(status, code, chain(&error))
     }

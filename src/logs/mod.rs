@@ -191,6 +191,13 @@ impl Logs {
             .collect()
     }
 
+    /// Bytes that a function's output takes of the disk.
+    pub fn size_of(&self, key: &FunctionKey) -> u64 {
+        let directory = self.files.join(key.namespace.as_str()).join(key.name.as_str());
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+    }
+
     /// The lines of a function, oldest first; none of an unknown one. With `follow` the stream ends
     /// when the function's output is removed; else with the newest line.
     pub fn query(&self, key: &FunctionKey, query: Query) -> impl Stream<Item = wire::LogLine> + Send + use<> {

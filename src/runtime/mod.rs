@@ -12,8 +12,9 @@
 pub mod containerd;
 mod error;
 mod progress;
+mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use tokio::sync::broadcast;
 
 pub use error::RuntimeError;
 pub use progress::{Progress, ProgressReport};
+pub use storage::{Disk, Share, Stored};
 
 use crate::function::{FunctionSpec, ImageRef, PullPolicy, ReplicaId};
 
@@ -55,6 +57,31 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// The images that are on this machine.
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError>;
+
+    /// Notes on an image since when nobody uses it, or that somebody does.
+    async fn mark_image(&self, name: &str, unused_since: Option<jiff::Timestamp>)
+    -> Result<(), RuntimeError>;
+
+    /// Forgets an image, if its name is still there and points to this digest; says whether it did.
+    /// Its bytes go with the next [`Runtime::sweep`], unless another image or a replica has them too.
+    async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError>;
+
+    /// Gives up what pulls that were broken off have left for the next attempt, but for images with a
+    /// digest in `used`; of how many.
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<usize, RuntimeError>;
+
+    /// Removes the bytes that nothing refers to; returns when the disk has them back.
+    async fn sweep(&self) -> Result<(), RuntimeError>;
+
+    /// The file system that images are on; if there are two, the one with less room. `None` if the
+    /// engine does not say, or is on another machine.
+    async fn disk(&self) -> Result<Option<Disk>, RuntimeError>;
+
+    /// How many bytes a pull of this image will take, roughly; 0 if all of it is here.
+    async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError>;
+
+    /// What is stored; that of images with a digest in `used` counts as used.
+    async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError>;
 
     /// Makes a replica's writable layer, for which its network need not be there yet. A layer that is
     /// there is success.
@@ -135,6 +162,10 @@ pub struct ImageRecord {
     pub size: u64,
     /// When it was pulled or loaded.
     pub created_at: jiff::Timestamp,
+    /// The name that it had, if that has moved on to another image.
+    pub superseded: Option<String>,
+    /// Since when nobody uses it, as [`Runtime::mark_image`] noted.
+    pub unused_since: Option<jiff::Timestamp>,
 }
 
 /// Everything that [`Runtime::create`] needs.
@@ -174,6 +205,8 @@ pub mod label {
     pub const ADDRESS: &str = "ingle/address";
     /// The port it serves on.
     pub const PORT: &str = "ingle/port";
+    /// The digest of its image.
+    pub const IMAGE: &str = "ingle/image";
 }
 
 impl ContainerRequest {
@@ -216,6 +249,7 @@ impl LayerRequest {
             (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
             (label::REVISION.into(), self.revision.to_string()),
             (label::PORT.into(), self.spec.port.to_string()),
+            (label::IMAGE.into(), self.image.resolved.digest.clone()),
         ])
     }
 }

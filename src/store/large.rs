@@ -65,6 +65,11 @@ impl LargeValues {
     }
 
     /// The value that was stored.
+    pub(super) fn size(&self) -> u64 {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+    }
+
     pub(super) fn resolve<'a>(&self, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, StoreError> {
         match stored.split_first() {
             Some((&INLINE, value)) => Ok(Cow::Borrowed(value)),

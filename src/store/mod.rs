@@ -24,11 +24,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
-pub use record::{FunctionRecord, RevisionRecord, UpdateFailure};
+pub use record::{FunctionRecord, ImageUse, RevisionRecord, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};
 use crate::wire;
 use large::LargeValues;
+use record::{FunctionDigests, RevisionDigest};
 use writer::{Operation, Writer};
 
 /// The format of what is stored; a store of a later version is refused.
@@ -87,6 +88,45 @@ impl Store {
     /// Every function.
     pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
         self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// The images that functions may be started from: of revisions that are wanted or serve, and of those
+    /// that are kept to go back to.
+    pub fn images_in_use(&self) -> Result<Vec<ImageUse>, StoreError> {
+        let mut uses = Vec::new();
+        // Functions first: a rollback takes a revision that is kept into the function's record, and one
+        // that is then forgotten has left its image to a later row.
+        for (_, FunctionDigests { key, wanted, serving }) in self.scan("function/")? {
+            for RevisionDigest { number, digest } in std::iter::once(wanted).chain(serving) {
+                uses.push(ImageUse { function: key.clone(), revision: number, is_old: false, digest });
+            }
+        }
+        for (row, RevisionDigest { number, digest }) in self.scan("revision/")? {
+            let function = function_of(&row).ok_or_else(|| {
+                StoreError::failed("reading the store", format!("revision/{row} belongs to no function"))
+            })?;
+            uses.push(ImageUse { function, revision: number, is_old: true, digest });
+        }
+        Ok(uses)
+    }
+
+    /// Bytes that the store takes of the disk.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        let small = self.db.size_on_disk();
+        Ok(small.map_err(|error| StoreError::failed("measuring the store", error))? + self.large.size())
+    }
+
+    /// How many functions there are.
+    pub fn functions_count(&self) -> Result<u64, StoreError> {
+        let rows = self.db.scan_prefix("function/").keys();
+        let count = rows.map(|row| row.map(|_| 1)).sum::<sled::Result<u64>>();
+        count.map_err(|error| StoreError::failed("reading the store", error))
+    }
+
+    /// Whether there is such a function.
+    pub fn has_function(&self, key: &FunctionKey) -> Result<bool, StoreError> {
+        let found = self.db.contains_key(function_key(key));
+        found.map_err(|error| StoreError::failed("reading the store", error))
     }
 
     /// Keeps a function; returns when it is on disk.
@@ -255,6 +295,13 @@ fn owner_of(key: &str) -> Option<String> {
     let rest = key.strip_prefix("counts/").or_else(|| key.strip_prefix("revision/"))?;
     let mut parts = rest.split('/');
     Some(format!("function/{}/{}", parts.next()?, parts.next()?))
+}
+
+/// The function in `<namespace>/<name>/…`.
+fn function_of(row: &str) -> Option<FunctionKey> {
+    let mut parts = row.split('/');
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    Some(FunctionKey::new(name.parse().ok()?, namespace.parse().ok()?))
 }
 
 fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
@@ -453,6 +500,18 @@ mod tests {
             }
         }
         assert_eq!(served(&store, "a"), [9, 10]);
+        let in_use: Vec<_> = store
+            .images_in_use()
+            .expect("readable")
+            .into_iter()
+            .map(|used| (used.function.to_string(), used.revision, used.is_old))
+            .collect();
+        let uses = |name: &str| [(1, false), (9, true), (10, true)].map(|(n, old)| (name.to_owned(), n, old));
+        let [a, ab] = [uses("a.openfaas-fn"), uses("a.b")];
+        for used in a.iter().chain(&ab) {
+            assert!(in_use.contains(used), "{used:?} is not in {in_use:?}");
+        }
+        assert_eq!(in_use.len(), 6);
         assert_eq!(store.revision(&key("a"), 9).expect("readable").expect("kept").number, 9);
         assert_eq!(store.revision(&key("a"), 1).expect("readable"), None);
         // One that its owner does not know of goes when the store opens.

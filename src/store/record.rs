@@ -48,6 +48,35 @@ pub struct RevisionRecord {
     pub config: ImageConfig,
 }
 
+/// An image that a function may be started from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUse {
+    /// The function.
+    pub function: FunctionKey,
+    /// The revision that has the image.
+    pub revision: u64,
+    /// Whether that is only kept to go back to.
+    pub is_old: bool,
+    /// The image.
+    pub digest: String,
+}
+
+/// As much of a [`FunctionRecord`] as says what is in use.
+#[derive(Debug, Deserialize)]
+pub(super) struct FunctionDigests {
+    pub(super) key: FunctionKey,
+    pub(super) wanted: RevisionDigest,
+    #[serde(default)]
+    pub(super) serving: Option<RevisionDigest>,
+}
+
+/// As much of a [`RevisionRecord`].
+#[derive(Debug, Deserialize)]
+pub(super) struct RevisionDigest {
+    pub(super) number: u64,
+    pub(super) digest: String,
+}
+
 /// An update that did not come up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateFailure {

@@ -16,4 +16,6 @@ pub use function::{
 pub use log::LogLine;
 pub use namespace::Namespace;
 pub use secret::Secret;
-pub use system::{ErrorBody, Image, Info, LoadedImages, Provider, Version};
+pub use system::{
+    DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
+};

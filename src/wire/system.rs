@@ -56,6 +56,55 @@ pub struct LoadedImages {
     pub images: Vec<Image>,
 }
 
+/// What `GET /system/df` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsage {
+    /// The file system that images are on, if the daemon can see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<FileSystem>,
+    /// Images as they were fetched: compressed.
+    pub images: Share,
+    /// Their layers, unpacked.
+    pub layers: Share,
+    /// What replicas have written to their own file systems.
+    pub replicas: Share,
+    /// Output of functions.
+    pub logs: Share,
+    /// Functions, namespaces and counts.
+    pub store: Share,
+}
+
+/// A file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// A directory on it.
+    pub path: String,
+    /// Its bytes, used and free.
+    pub size: u64,
+    /// Bytes that are free.
+    pub free: u64,
+}
+
+/// One kind of what is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// How many there are; for logs and the store, of how many functions.
+    pub count: u64,
+    /// Their bytes.
+    pub size: u64,
+    /// Bytes of these that nobody uses.
+    pub unused: u64,
+}
+
+/// What `POST /system/prune` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Images that were removed.
+    pub images: Vec<String>,
+    /// Bytes that the disk got back.
+    pub freed: u64,
+}
+
 /// The body of an error when the client asks for JSON; else it is the text of `error` and a newline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -2,6 +2,7 @@
 //! they are answered.
 
 mod client;
+mod disk;
 mod faas_cli;
 mod functions;
 mod logs_and_images;

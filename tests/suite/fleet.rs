@@ -4,6 +4,7 @@
 mod engine;
 mod exits;
 mod model;
+mod reaper;
 mod rollback;
 mod supervisor;
 

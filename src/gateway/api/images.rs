@@ -1,4 +1,4 @@
-//! `/system/images`: what is there, and taking in an archive without a registry.
+//! `/system/images`: what is there, taking in an archive without a registry, and removing one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
 use super::body;
+use super::params::PathName;
 use super::to_the_end;
+use crate::disk::Disk;
 use crate::gateway::error::ErrorAnswer;
 use crate::runtime::{ImageRecord, Runtime, RuntimeError};
 use crate::secrets::file;
@@ -29,26 +31,40 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 struct Handles {
     runtime: Arc<dyn Runtime>,
+    disk: Arc<Disk>,
     directory: Arc<Path>,
     /// One archive at a time: each may take half of the disk that is free.
     loading: Arc<Semaphore>,
 }
 
-pub(super) fn routes(runtime: Arc<dyn Runtime>, state_dir: &Path) -> io::Result<Router> {
+pub(super) fn routes(runtime: Arc<dyn Runtime>, disk: Arc<Disk>, state_dir: &Path) -> io::Result<Router> {
     let directory = state_dir.join("archives");
     // Whatever is there was left by a daemon that was killed while it took an archive in.
     match std::fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => file::private_directory(&directory)?,
     }
-    let handles = Handles { runtime, directory: directory.into(), loading: Arc::new(Semaphore::new(1)) };
+    let loading = Arc::new(Semaphore::new(1));
+    let handles = Handles { runtime, disk, directory: directory.into(), loading };
     // Without axum's own limit, which is for bodies that are kept in memory.
-    Ok(Router::new().route("/system/images", get(list).post(load)).with_state(handles))
+    Ok(Router::new()
+        .route("/system/images", get(list).post(load))
+        // A name has slashes.
+        .route("/system/images/{*name}", delete(remove))
+        .with_state(handles))
 }
 
 async fn list(State(handles): State<Handles>) -> Result<axum::Json<Vec<wire::Image>>, ErrorAnswer> {
     let images = handles.runtime.images().await?;
     Ok(axum::Json(images.into_iter().map(image).collect()))
+}
+
+async fn remove(State(handles): State<Handles>, PathName(name): PathName) -> Result<StatusCode, ErrorAnswer> {
+    to_the_end(async move {
+        handles.disk.remove(&name).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
 }
 
 async fn load(

@@ -16,6 +16,7 @@ mod metrics;
 mod namespaces;
 mod params;
 mod secrets;
+mod system;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,8 +63,9 @@ impl Api {
             .merge(functions::routes(self.fleet.clone()))
             .merge(secrets::routes(self.fleet.clone(), self.secrets.clone()))
             .merge(namespaces::routes(self.fleet.clone(), self.secrets))
-            .merge(log::routes(self.fleet, self.logs))
-            .merge(images::routes(self.runtime, &self.state_dir)?)
+            .merge(log::routes(self.fleet.clone(), self.logs))
+            .merge(images::routes(self.runtime, self.fleet.disk().clone(), &self.state_dir)?)
+            .merge(system::routes(self.fleet))
             .merge(info::routes())
             .merge(metrics::routes(scrape));
         Ok(around(router, self.credentials, stats))

@@ -82,6 +82,36 @@ fn errors_of_the_runtime() {
 }
 
 #[test]
+fn errors_of_the_disk() {
+    let image = || "a:1".to_owned();
+    assert_answer(DiskError::ImageNotFound(image()), 404, "image_not_found");
+    assert_answer(
+        DiskError::ImageInUse { image: image(), users: vec!["function env".into()] },
+        409,
+        "image_in_use",
+    );
+    let reserve = 268_435_456;
+    let no_room = |need| DiskError::NoRoom {
+        image: "a:1".into(),
+        need,
+        free: 1_234_567_890,
+        reserve,
+        coming: 0,
+        path: "/var/lib/containerd".into(),
+    };
+    assert_answer(FleetError::Disk(no_room(5_000_000)), 507, "disk_full");
+    let text = ErrorAnswer::from(no_room(3_000_000_000)).text;
+    for part in [
+        "a:1 needs about 3.0 GB",
+        "1.2 GB that are free at /var/lib/containerd",
+        "268.4 MB are kept for logs and data:",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert_answer(DiskError::Store(StoreError::Closed), 503, "store_failed");
+}
+
+#[test]
 fn errors_of_secrets_and_the_store() {
     let (secret, namespace) = ("key".parse().expect("a name"), NamespaceName::default);
     let not_found = SecretError::NotFound { secret, namespace: namespace() };

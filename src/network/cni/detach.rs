@@ -45,9 +45,10 @@ impl Cni {
         }
         let host = Netlink::open()?;
         if with_link {
+            // By what is written on them, as they are listed: not all were made under the name that is
+            // given to links now.
             let name = self.namespace_of(id);
-            let link = host.link(&bridge::host_link(&self.conflist.tag(), &name)).await?;
-            if let Some(link) = link.filter(|link| link.alias == name) {
+            for link in host.links().await?.into_iter().filter(|link| link.alias == name) {
                 host.delete_link(link.index).await?;
             }
         }

@@ -58,6 +58,11 @@ impl Hierarchies {
         found
     }
 
+    /// Where each of them is mounted.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(PathBuf::as_path)
+    }
+
     /// Whether version 2 does everything: containers then get a control group namespace.
     pub(super) fn unified(&self) -> bool {
         self.v1.is_empty()

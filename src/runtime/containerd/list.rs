@@ -8,6 +8,7 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{ListContainersRequest, ListTasksRequest};
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
+use tokio::time::Instant;
 
 use super::{Containerd, lock};
 use crate::function::ReplicaId;
@@ -17,13 +18,21 @@ type Labels = BTreeMap<String, String>;
 
 impl Containerd {
     /// See [`Runtime::containers`](crate::runtime::Runtime::containers). A snapshot without a
-    /// container is what is left of a start that was cut off: it is listed like a container.
+    /// container is what is left of a start that was cut off, and a control group without either what is
+    /// left of a shim that was killed: they are listed like containers.
     pub(super) async fn list_replicas(&self) -> Result<Vec<ContainerRecord>, RuntimeError> {
         let (mut found, snapshots, tasks) =
             tokio::try_join!(self.list_containers(), self.list_snapshots(), self.list_tasks())?;
         for (id, labels) in snapshots {
             found.entry(id).or_insert(labels);
         }
+        let strays = self.strays.clone();
+        let (strays, mut found) = tokio::task::spawn_blocking(move || {
+            (strays.find(|id| found.contains_key(id), Instant::now()), found)
+        })
+        .await
+        .map_err(|error| RuntimeError::failed("looking for control groups that are left", error))?;
+        found.extend(strays.into_iter().map(|id| (id.to_string(), Labels::new())));
         let mut pids = lock(&self.pids);
         Ok(found
             .into_iter()

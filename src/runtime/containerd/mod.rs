@@ -17,12 +17,13 @@ mod rootfs;
 mod seccomp;
 mod shim;
 mod spec;
+mod strays;
 mod task;
 mod user;
 
 pub use diagnosis::diagnose;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,10 +40,11 @@ use self::cgroup::Hierarchies;
 use self::client::{Client, already_exists};
 use self::events::Events;
 use self::images::Images;
+use self::strays::Strays;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Image, ImageRecord, LayerRequest, Progress, ResolvedImage, Runtime,
-    RuntimeError, RuntimeEvent, Usage,
+    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
+    Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use crate::config::Config;
 use crate::function::{ImageRef, PullPolicy, ReplicaId};
@@ -64,6 +66,7 @@ pub struct Containerd {
     /// Capabilities of every function, with their `CAP_` prefix.
     capabilities: Vec<String>,
     hierarchies: Hierarchies,
+    strays: Arc<Strays>,
     /// Paths that functions must not read, of those that not every machine has.
     masked: Vec<String>,
     open_files: u64,
@@ -102,10 +105,11 @@ impl Containerd {
         Ok(Self {
             client,
             socket: config.containerd.socket.clone(),
-            namespace,
             images,
             oci_runtime: Some(config.containerd.oci_runtime.clone()).filter(|name| name != "runc"),
             capabilities,
+            strays: Arc::new(Strays::new(&hierarchies, &namespace)),
+            namespace,
             hierarchies,
             masked: thermal_throttles(Path::new("/sys/devices/system/cpu")),
             open_files: open_files(),
@@ -141,6 +145,38 @@ impl Runtime for Containerd {
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         self.images.list().await
+    }
+
+    async fn mark_image(
+        &self,
+        name: &str,
+        unused_since: Option<jiff::Timestamp>,
+    ) -> Result<(), RuntimeError> {
+        self.images.mark(name, unused_since).await
+    }
+
+    async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError> {
+        self.images.remove(name, digest).await
+    }
+
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<usize, RuntimeError> {
+        self.images.discard_broken_pulls(used).await
+    }
+
+    async fn sweep(&self) -> Result<(), RuntimeError> {
+        self.images.sweep().await
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, RuntimeError> {
+        self.images.disk().await
+    }
+
+    async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError> {
+        self.images.room_for(image).await
+    }
+
+    async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
+        self.images.stored(used).await
     }
 
     async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {

@@ -36,9 +36,14 @@ pub(super) struct Answer {
 
 impl World {
     pub(super) async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With these settings.
+    pub(super) async fn with(settings: &str) -> Self {
         let state = tempfile::tempdir().expect("a directory");
         let run = tempfile::tempdir().expect("a directory");
-        let mut config = Config::parse("", |_| None).expect("the defaults");
+        let mut config = Config::parse(settings, |_| None).expect("settings");
         config.logs.journal = false;
         let runtime = FakeRuntime::default();
         let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");

@@ -188,6 +188,39 @@ fn commands_with_one_request() {
             "NAME                   DIGEST        PLATFORM     SIZE    CREATED\n\
              docker.io/library/a:1  0123456789ab  linux/amd64  1.2 MB  2025-01-31T12:00:00Z\n",
         ),
+        row(
+            &["image", "remove", "you/a:1"],
+            (202, ""),
+            "DELETE /system/images/you%2Fa:1",
+            None,
+            "image you/a:1 was removed\n",
+        ),
+        row(
+            &["system", "df"],
+            (
+                200,
+                r#"{"disk":{"path":"/var/lib/containerd","size":2000000000,"free":1000000000},
+                    "images":{"count":2,"size":63000000,"unused":31500000},"layers":{"count":9,"size":1,"unused":0},
+                    "replicas":{"count":1,"size":2,"unused":0},"logs":{"count":1,"size":3,"unused":0},
+                    "store":{"count":1,"size":4,"unused":0}}"#,
+            ),
+            "GET /system/df",
+            None,
+            "KIND      COUNT  SIZE     UNUSED\n\
+             images    2      63.0 MB  31.5 MB\n\
+             layers    9      1 B      0 B\n\
+             replicas  1      2 B      0 B\n\
+             logs      1      3 B      0 B\n\
+             store     1      4 B      0 B\n\
+             1.0 GB of 2.0 GB are free at /var/lib/containerd\n",
+        ),
+        row(
+            &["system", "prune"],
+            (200, r#"{"images":["docker.io/you/a:1"],"freed":1500}"#),
+            "POST /system/prune",
+            None,
+            "removed docker.io/you/a:1\n1.5 kB freed\n",
+        ),
     ];
     for Row { command, input, answer, line, body, prints } in rows {
         let gateway = Gateway::script(vec![answer]);

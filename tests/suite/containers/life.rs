@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -157,7 +157,58 @@ async fn a_replica_whose_shim_was_killed_is_ended_and_removed() {
         eventually!(!fs::exists(format!("/proc/{pid}")).expect("proc"), "its process still runs");
         assert!(!fs::exists(&socket).expect("a directory"), "its shim's socket is left");
         assert_eq!(room.leftovers().await, [""; 0]);
+        assert_eq!(groups(&room, &request.id), [""; 0]);
     }
+}
+
+/// The control groups of a replica.
+fn groups(room: &Room, id: &ReplicaId) -> Vec<String> {
+    hierarchies()
+        .map(|root| root.join(room.containerd.namespace()).join(id.as_str()))
+        .filter(|group| group.exists())
+        .map(|group| group.display().to_string())
+        .collect()
+}
+
+/// Where control groups can be made.
+fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all: Vec<PathBuf> = below.chain([root.clone()]).collect();
+    all.into_iter().filter(|root| root.join("cgroup.procs").exists() && !root.ends_with("cpuset"))
+}
+
+#[tokio::test]
+async fn control_groups_that_no_container_has_are_listed_once_they_stay_empty() {
+    require_containerd!();
+    let room = Room::new().await;
+    let request = room.script(json!({}), POLITE);
+    room.start(&request).await;
+    let listed = async || {
+        let found = room.runtime.containers().await.expect("a list");
+        found.into_iter().map(|container| (container.id, container.state)).collect::<Vec<_>>()
+    };
+    let running = listed().await;
+    let stray = ReplicaId::from_existing("stray-0000000001");
+    for root in hierarchies() {
+        let group = root.join(room.containerd.namespace()).join(stray.as_str());
+        fs::create_dir_all(group).expect("a control group");
+    }
+    assert_eq!(listed().await, running, "it may be about to be filled");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    let mut both = running.clone();
+    both.push((stray.clone(), ContainerState::NoTask));
+    both.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(listed().await, both);
+    room.runtime.remove(&stray).await.expect("removed");
+    assert_eq!(groups(&room, &stray), [""; 0]);
+    assert_eq!(listed().await, running);
+    assert!(!groups(&room, &request.id).is_empty());
+    room.runtime.remove(&request.id).await.expect("removed");
+    assert_eq!(groups(&room, &request.id), [""; 0]);
+    assert_eq!(room.leftovers().await, [""; 0]);
 }
 
 #[tokio::test]

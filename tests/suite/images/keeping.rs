@@ -80,6 +80,7 @@ async fn a_tag_that_moves_on_leaves_the_image_that_may_still_run() {
         *current.lock().unwrap() = TestImage::new(&format!("version{version}"), &[1000]);
         place.pull(&name).await.expect("another");
     }
+    place.disk("").collect().await.expect("collected");
     assert_eq!(place.names().len(), 3, "{:?}", place.names());
     place.collect_garbage();
     assert_eq!(place.snapshots().len(), 3);

@@ -2,6 +2,7 @@
 //! own.
 
 mod archives;
+mod collecting;
 mod hosts;
 mod keeping;
 mod pull;

@@ -205,7 +205,6 @@ fn what_a_killed_daemon_left_is_listed_and_removed() {
         let network = host.network();
         let ids: Vec<_> = (1..=5).map(id).collect();
         assert_eq!(network.attached().await.expect("a list"), ids);
-        run("ip", "link delete inghalf");
         for id in ids {
             network.detach(&id).await.expect("removed");
         }

@@ -288,7 +288,7 @@ impl Daemon {
     }
 
     /// Everything on this machine that belongs to a replica: containers, tasks, their snapshots,
-    /// network namespaces, links, FIFOs and network files.
+    /// network namespaces, links, FIFOs, network files and control groups.
     pub(crate) fn replica_parts(&self) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         let mut add =
@@ -311,6 +311,13 @@ impl Daemon {
         add("link", links.lines().map(str::to_owned).collect());
         add("fifos", files(self.containerd.path().join("run-ingle/io")));
         add("network files", files(self.containerd.path().join("run-ingle/net")));
+        let groups = |directory: PathBuf| {
+            let groups = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+            groups.filter(|path| path.is_dir()).map(|path| path.display().to_string()).collect()
+        };
+        for directory in super::containerd::cgroups(namespace) {
+            add("group", groups(directory));
+        }
         found
     }
 

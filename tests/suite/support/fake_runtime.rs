@@ -1,7 +1,7 @@
 //! A runtime without containerd: images are names, containers are servers in this process. It keeps
 //! the same contract as the real one, and fails where it is told to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ingle::function::{ImageRef, PullPolicy, ReplicaId};
 use ingle::runtime::{
-    ContainerRecord, ContainerRequest, ContainerState, Image, ImageConfig, ImageRecord, LayerRequest,
-    Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Usage,
+    ContainerRecord, ContainerRequest, ContainerState, Disk, Image, ImageConfig, ImageRecord, LayerRequest,
+    Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Share, Stored, Usage,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -45,6 +45,10 @@ pub(crate) struct FakeRuntime {
 #[derive(Debug, Default)]
 struct State {
     images: BTreeMap<String, ImageRecord>,
+    /// Whether notes on images can be made.
+    no_notes: bool,
+    /// Bytes of the disk, of which images take some; one without bounds if `None`.
+    disk: Option<u64>,
     containers: BTreeMap<ReplicaId, Container>,
     /// Layers without a container.
     layers: BTreeMap<ReplicaId, LayerRequest>,
@@ -123,6 +127,21 @@ impl FakeRuntime {
     /// Removes all images, as `ctr images rm` does.
     pub(crate) fn forget_images(&self) {
         self.lock().images.clear();
+    }
+
+    /// Puts an image there, as if it had been pulled.
+    pub(crate) fn add_image(&self, image: ImageRecord) {
+        self.lock().images.insert(image.name.clone(), image);
+    }
+
+    /// Makes every note on an image fail, as on a disk that is full.
+    pub(crate) fn refuse_notes(&self) {
+        self.lock().no_notes = true;
+    }
+
+    /// Makes the disk this large.
+    pub(crate) fn limit_disk(&self, size: u64) {
+        self.lock().disk = Some(size);
     }
 
     /// Ends all failures and delays.
@@ -307,6 +326,8 @@ fn record(image: &ResolvedImage) -> ImageRecord {
         platform: "linux/amd64".into(),
         size: image.size,
         created_at: jiff::Timestamp::now(),
+        superseded: None,
+        unused_since: None,
     }
 }
 
@@ -359,6 +380,54 @@ impl Runtime for FakeRuntime {
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         Ok(self.lock().images.values().cloned().collect())
+    }
+
+    async fn mark_image(
+        &self,
+        name: &str,
+        unused_since: Option<jiff::Timestamp>,
+    ) -> Result<(), RuntimeError> {
+        let mut state = self.lock();
+        if state.no_notes {
+            return Err(RuntimeError::failed("noting", "no space left on device"));
+        }
+        if let Some(image) = state.images.get_mut(name) {
+            image.unused_since = unused_since;
+        }
+        Ok(())
+    }
+
+    async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError> {
+        let mut state = self.lock();
+        let found = state.images.get(name).is_some_and(|image| image.digest == digest);
+        Ok(found && state.images.remove(name).is_some())
+    }
+
+    async fn discard_broken_pulls(&self, _: &BTreeSet<String>) -> Result<usize, RuntimeError> {
+        Ok(0)
+    }
+
+    async fn sweep(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, RuntimeError> {
+        let state = self.lock();
+        let taken: u64 = state.images.values().map(|image| image.size).sum();
+        Ok(state.disk.map(|size| Disk { path: "/fake".into(), size, free: size.saturating_sub(taken) }))
+    }
+
+    async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError> {
+        let is_here = self.lock().images.values().any(|record| record.digest == image.digest);
+        Ok(if is_here { 0 } else { image.size })
+    }
+
+    async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
+        let mut images = Share::default();
+        for image in self.lock().images.values() {
+            images.add(image.size, used.contains(&image.digest));
+        }
+        Ok(Stored { images, ..Stored::default() })
     }
 
     async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {

@@ -1,6 +1,7 @@
 //! Decorators around a runtime and a network: a test is told of every call, and may make it fail before it is
 //! carried out, or after, as when the answer was lost. They keep the contracts of what they stand before.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use async_trait::async_trait;
 use ingle::function::{ImageRef, PullPolicy, ReplicaId};
 use ingle::network::{Attachment, Network, NetworkError};
 use ingle::runtime::{
-    ContainerRecord, ContainerRequest, Image, ImageRecord, LayerRequest, Progress, ResolvedImage, Runtime,
-    RuntimeError, RuntimeEvent, Usage,
+    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
+    Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use tokio::sync::broadcast;
 
@@ -106,6 +107,38 @@ impl Runtime for Tapped<dyn Runtime> {
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         self.inner.images().await
+    }
+
+    async fn mark_image(
+        &self,
+        name: &str,
+        unused_since: Option<jiff::Timestamp>,
+    ) -> Result<(), RuntimeError> {
+        self.inner.mark_image(name, unused_since).await
+    }
+
+    async fn remove_image(&self, name: &str, digest: &str) -> Result<bool, RuntimeError> {
+        self.inner.remove_image(name, digest).await
+    }
+
+    async fn discard_broken_pulls(&self, used: &BTreeSet<String>) -> Result<usize, RuntimeError> {
+        self.inner.discard_broken_pulls(used).await
+    }
+
+    async fn sweep(&self) -> Result<(), RuntimeError> {
+        self.inner.sweep().await
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, RuntimeError> {
+        self.inner.disk().await
+    }
+
+    async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError> {
+        self.inner.room_for(image).await
+    }
+
+    async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
+        self.inner.stored(used).await
     }
 
     async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {

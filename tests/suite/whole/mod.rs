@@ -1,6 +1,7 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
+//! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! restarts     the daemon restarted under load
 //! moving       export and apply, and the first boot
@@ -15,6 +16,7 @@
 //! ```
 
 mod chaos;
+mod disk;
 mod doctor;
 mod failures;
 mod inside;

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{
-    AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
-    WriteContentResponse,
+    AbortRequest, Info, InfoRequest, ListContentRequest, ReadContentRequest, UpdateRequest, WriteAction,
+    WriteContentRequest, WriteContentResponse,
 };
 use prost_types::FieldMask;
 use std::collections::HashMap;
@@ -62,6 +62,19 @@ impl Content {
             Err(status) if status.code() == Code::NotFound => Ok(false),
             Err(status) => Err(self.client.error(format!("looking for blob {digest}"), status)),
         }
+    }
+
+    /// All blobs with their sizes.
+    pub(super) async fn list(&self) -> Result<Vec<(String, u64)>, RuntimeError> {
+        let failed = |status| self.client.error("listing blobs", status);
+        let request = self.client.request(ListContentRequest::default());
+        let mut stream = self.service().list(request).await.map_err(failed)?.into_inner();
+        let mut blobs = Vec::new();
+        while let Some(part) = stream.message().await.map_err(failed)? {
+            let sized = |info: Info| (info.digest, u64::try_from(info.size).unwrap_or_default());
+            blobs.extend(part.info.into_iter().map(sized));
+        }
+        Ok(blobs)
     }
 
     /// A blob of at most `limit` bytes; `None` if it is not there.

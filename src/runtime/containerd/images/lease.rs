@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use containerd_client::services::v1::{
+    AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource,
+};
 use jiff::Timestamp;
 use tonic::{Code, Request};
 
@@ -44,6 +46,27 @@ impl Lease {
             Err(status) => return Err(client.error("taking a lease", status)),
         }
         Ok(Self { client: client.clone(), id })
+    }
+
+    /// A lease for nothing.
+    pub(super) async fn empty(client: &Client) -> Result<Self, RuntimeError> {
+        let id = format!("ingle-sweep-{}", uuid::Uuid::new_v4());
+        let hour = Timestamp::now().as_second().saturating_add(60 * 60);
+        let expires = Timestamp::from_second(hour).unwrap_or(Timestamp::MAX);
+        let labels = [(EXPIRES.to_owned(), expires.to_string())].into();
+        let request = client.request(CreateRequest { id: id.clone(), labels });
+        let made = LeasesClient::new(client.channel()).create(request).await;
+        made.map_err(|status| client.error("taking a lease", status))?;
+        Ok(Self { client: client.clone(), id })
+    }
+
+    /// All leases of images, with the digests that they are for.
+    pub(super) async fn all(client: &Client) -> Result<Vec<(Self, String)>, RuntimeError> {
+        let request = client.request(ListRequest { filters: vec![format!("labels.{LABEL:?}")] });
+        let listed = LeasesClient::new(client.channel()).list(request).await;
+        let leases = listed.map_err(|status| client.error("listing leases", status))?.into_inner().leases;
+        let lease = |id| Self { client: client.clone(), id };
+        Ok(leases.into_iter().filter_map(|mut l| Some((lease(l.id), l.labels.remove(LABEL)?))).collect())
     }
 
     /// A request whose effects this lease holds.

@@ -73,6 +73,8 @@ pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageReco
             platform: image.layout.platform.to_string(),
             size: image.layout.size(),
             created_at: jiff::Timestamp::now(),
+            superseded: None,
+            unused_since: None,
         });
     }
     Ok(loaded)

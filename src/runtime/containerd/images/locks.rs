@@ -12,19 +12,25 @@ pub(super) struct Locks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 impl Locks {
     /// Waits until nobody else holds `name`.
     pub(super) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            match locks.get(name).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::default();
-                    locks.insert(name.to_owned(), Arc::downgrade(&lock));
-                    lock
-                }
+        self.get(name).lock_owned().await
+    }
+
+    /// The lock, unless somebody else holds `name`.
+    pub(super) fn try_lock(&self, name: &str) -> Option<OwnedMutexGuard<()>> {
+        self.get(name).try_lock_owned().ok()
+    }
+
+    fn get(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        match locks.get(name).and_then(Weak::upgrade) {
+            Some(lock) => lock,
+            None => {
+                let lock = Arc::default();
+                locks.insert(name.to_owned(), Arc::downgrade(&lock));
+                lock
             }
-        };
-        lock.lock_owned().await
+        }
     }
 }
 
@@ -39,6 +45,7 @@ mod tests {
         let held = locks.lock("a").await;
         assert!(locks.lock("b").now_or_never().is_some());
         assert!(locks.lock("a").now_or_never().is_none());
+        assert!(locks.try_lock("a").is_none() && locks.try_lock("b").is_some());
         drop(held);
         assert!(locks.lock("a").now_or_never().is_some());
         locks.lock("c").await;

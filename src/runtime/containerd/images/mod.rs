@@ -11,6 +11,7 @@
 //! - Everything is under one lease from its first byte until the record is written ([`lease`]), so a
 //!   daemon that is killed leaves only what a later attempt goes on with and what expires.
 //! - What a name was resolved to is what is pulled: a tag is never looked up twice.
+//! - An image goes when [`crate::disk`] says so, which knows what is in use, and never by itself.
 //! - An image that is here is started from without any network. What is missing of one is fetched by
 //!   its digest, under [`PullPolicy::Never`] not even that.
 
@@ -30,6 +31,7 @@ mod records;
 mod registry;
 mod session;
 mod snapshotter;
+mod space;
 mod token;
 mod unpack;
 mod web;
@@ -50,7 +52,7 @@ use self::fetch::Fetcher;
 use self::layout::{Documents, Layout, Wanted};
 use self::lease::Lease;
 use self::locks::Locks;
-use self::records::{Naming, Records};
+use self::records::{Naming, Notes, Records};
 use self::registry::Registry;
 use self::unpack::Unpacker;
 use super::client::Client;
@@ -319,6 +321,7 @@ impl Images {
     pub(super) async fn list(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         let mut list = Vec::new();
         for record in self.records.list().await? {
+            let notes = Notes::of(&record);
             let Some(target) = record.target else { continue };
             // An image for another machine, or half of one, is on this machine all the same.
             let (platform, size) = match Layout::read(&record.name, &target.digest, &self.content).await {
@@ -328,13 +331,14 @@ impl Images {
                 }
                 Err(error) => return Err(error),
             };
-            let time = record.updated_at.or(record.created_at).unwrap_or_default();
             list.push(ImageRecord {
                 name: record.name,
                 digest: target.digest,
                 platform,
                 size,
-                created_at: jiff::Timestamp::new(time.seconds, time.nanos).unwrap_or_default(),
+                created_at: notes.recorded_at,
+                superseded: notes.superseded,
+                unused_since: notes.unused_since,
             });
         }
         list.sort_by(|a, b| a.name.cmp(&b.name));

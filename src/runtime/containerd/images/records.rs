@@ -2,8 +2,10 @@
 //!
 //! A record is what keeps an image from being collected, so it is written last. When a name moves on
 //! to another digest, the one before keeps a record of its own: what still runs from it, or must be
-//! started again because an update failed, is then still here.
+//! started again because an update failed, is then still here. Nothing here knows what is in use, so
+//! nothing here removes a record that it was not asked to.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use containerd_client::services::v1::images_client::ImagesClient;
@@ -11,7 +13,9 @@ use containerd_client::services::v1::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor as Target;
+use jiff::Timestamp;
 use prost_types::FieldMask;
+use tokio::sync::Mutex;
 use tonic::Code;
 
 use super::super::client::{Client, already_exists};
@@ -21,8 +25,10 @@ use crate::runtime::RuntimeError;
 
 /// On a record that was kept when its name moved on: the name.
 const SUPERSEDED: &str = "ingle/superseded";
-/// How many earlier images of a name are kept.
-const KEPT: usize = 2;
+/// On a record: when its name got the image that it points to.
+const RECORDED_AT: &str = "ingle/recorded-at";
+/// On a record that nobody uses: since when.
+const UNUSED_SINCE: &str = "ingle/unused-since";
 
 /// What happens to a name that points to another image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +43,13 @@ pub(super) enum Naming {
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     client: Client,
+    /// Held while a record is changed: a name must not move on to another image while it is removed.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Records {
     pub(super) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, changing: Arc::default() }
     }
 
     fn service(&self) -> ImagesClient<tonic::transport::Channel> {
@@ -64,11 +72,7 @@ impl Records {
 
     /// All records.
     pub(super) async fn list(&self) -> Result<Vec<Image>, RuntimeError> {
-        self.find(Vec::new()).await
-    }
-
-    async fn find(&self, filters: Vec<String>) -> Result<Vec<Image>, RuntimeError> {
-        match self.service().list(self.client.request(ListImagesRequest { filters })).await {
+        match self.service().list(self.client.request(ListImagesRequest::default())).await {
             Ok(response) => Ok(response.into_inner().images),
             Err(status) => Err(self.client.error("listing the images", status)),
         }
@@ -95,6 +99,7 @@ impl Records {
         target: &Descriptor,
         naming: Naming,
     ) -> Result<(), RuntimeError> {
+        let _alone = self.changing.lock().await;
         let name = image.canonical();
         let earlier = match self.get(&name).await?.and_then(|record| record.target) {
             None => return self.write(record(name, target)).await,
@@ -107,7 +112,7 @@ impl Records {
         } else {
             self.keep(image, &name, target_of(target)).await?;
         }
-        self.forget_all_but(KEPT, &name).await
+        Ok(())
     }
 
     /// Gives `target`, an image of `name` that the name does not point to, a record of its own.
@@ -123,21 +128,36 @@ impl Records {
         }
     }
 
-    async fn forget_all_but(&self, kept: usize, name: &str) -> Result<(), RuntimeError> {
-        let mut records = self.find(vec![format!("labels.{SUPERSEDED:?}=={name:?}")]).await?;
-        records.sort_by_key(|record| record.created_at.map(|t| (t.seconds, t.nanos)));
-        let surplus = records.len().saturating_sub(kept);
-        for record in records.drain(..surplus) {
-            let request = DeleteImageRequest { name: record.name.clone(), ..DeleteImageRequest::default() };
-            match self.service().delete(self.client.request(request)).await {
-                Ok(_) => {}
-                Err(status) if status.code() == Code::NotFound => {}
-                Err(status) => {
-                    return Err(self.client.error(format!("forgetting image {}", record.name), status));
-                }
-            }
+    /// Removes a record, if it points to this digest; says whether it did.
+    pub(super) async fn remove(&self, name: &str, digest: &str) -> Result<bool, RuntimeError> {
+        let _alone = self.changing.lock().await;
+        if self.digest(name).await?.as_deref() != Some(digest) {
+            return Ok(false);
         }
-        Ok(())
+        let request = DeleteImageRequest { name: name.to_owned(), ..DeleteImageRequest::default() };
+        match self.service().delete(self.client.request(request)).await {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(self.client.error(format!("removing image {name}"), status)),
+        }
+    }
+
+    /// Notes since when nobody uses the image of a record; `None` takes the note away.
+    pub(super) async fn mark(&self, name: &str, unused_since: Option<Timestamp>) -> Result<(), RuntimeError> {
+        // An empty label is one that is not there.
+        let value = unused_since.map(|time| time.to_string()).unwrap_or_default();
+        let labels = [(UNUSED_SINCE.to_owned(), value)].into();
+        let request = UpdateImageRequest {
+            image: Some(Image { name: name.to_owned(), labels, ..Image::default() }),
+            update_mask: Some(FieldMask { paths: vec![format!("labels.{UNUSED_SINCE}")] }),
+            ..UpdateImageRequest::default()
+        };
+        match self.service().update(self.client.request(request)).await {
+            Ok(_) => Ok(()),
+            // It was removed meanwhile.
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(self.client.error(format!("marking image {name}"), status)),
+        }
     }
 
     /// Creates the record or overwrites it.
@@ -159,6 +179,32 @@ impl Records {
     }
 }
 
+/// What is noted on a record.
+#[derive(Debug)]
+pub(super) struct Notes {
+    /// The name that the image had before another one got it.
+    pub(super) superseded: Option<String>,
+    /// Since when nobody uses it.
+    pub(super) unused_since: Option<Timestamp>,
+    /// When the name got its image.
+    pub(super) recorded_at: Timestamp,
+}
+
+impl Notes {
+    pub(super) fn of(record: &Image) -> Self {
+        let label = |key| record.labels.get(key);
+        let time = |key| label(key).and_then(|time| time.parse().ok());
+        // containerd's own time of an update is that of the last note.
+        let created = record.created_at.unwrap_or_default();
+        let created = || Timestamp::new(created.seconds, created.nanos).unwrap_or_default();
+        Self {
+            superseded: label(SUPERSEDED).cloned(),
+            unused_since: time(UNUSED_SINCE),
+            recorded_at: time(RECORDED_AT).unwrap_or_else(created),
+        }
+    }
+}
+
 /// The name of an image that its tag does not point to.
 fn name_by_digest(image: &ImageRef, digest: &str) -> String {
     format!("{}/{}@{digest}", image.reference().registry(), image.reference().repository())
@@ -175,7 +221,9 @@ fn target_of(descriptor: &Descriptor) -> Target {
 
 fn record(name: String, target: &Descriptor) -> Image {
     let now = Some(SystemTime::now().into());
-    Image { name, target: Some(target_of(target)), created_at: now, updated_at: now, ..Image::default() }
+    let labels = [(RECORDED_AT.to_owned(), Timestamp::now().to_string())].into();
+    let target = Some(target_of(target));
+    Image { name, target, labels, created_at: now, updated_at: now }
 }
 
 fn request_of(image: Image) -> CreateImageRequest {

@@ -1,0 +1,108 @@
+//! Control groups that outlived all else of their replica, so that nobody would come to remove them.
+//!
+//! Only groups that are empty are listed. A process in one belongs to a shim that containerd still has to
+//! clear up after, or to another daemon on this machine whose containerd namespace has the same name;
+//! and one that is empty for a moment is perhaps being filled, so it must be so at two looks.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cgroup::Hierarchies;
+use super::lock;
+use crate::function::ReplicaId;
+
+/// How long a group has been empty before it is left over.
+const REST: Duration = Duration::from_secs(60);
+
+/// The control groups of one containerd namespace.
+#[derive(Debug)]
+pub(super) struct Strays {
+    /// The directory of the namespace in each hierarchy.
+    directories: Vec<PathBuf>,
+    /// Groups without a container, and since when they are known to be empty.
+    empty: Mutex<HashMap<ReplicaId, Instant>>,
+}
+
+impl Strays {
+    pub(super) fn new(hierarchies: &Hierarchies, namespace: &str) -> Self {
+        let directories = hierarchies.roots().map(|root| root.join(namespace)).collect();
+        Self { directories, empty: Mutex::default() }
+    }
+
+    /// The groups of replicas that are not `known` and have been empty for a while. Blocks.
+    pub(super) fn find(&self, known: impl Fn(&str) -> bool, now: Instant) -> Vec<ReplicaId> {
+        let names: BTreeSet<String> = self
+            .directories
+            .iter()
+            .filter_map(|directory| fs::read_dir(directory).ok())
+            .flat_map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| ReplicaId::is_one(name) && !known(name))
+            .collect();
+        let found: BTreeSet<ReplicaId> =
+            names.iter().map(|name| ReplicaId::from_existing(name)).filter(|id| self.is_empty(id)).collect();
+        let mut empty = lock(&self.empty);
+        empty.retain(|id, _| found.contains(id));
+        let mut since = |id: &ReplicaId| now.duration_since(*empty.entry(id.clone()).or_insert(now));
+        found
+            .into_iter()
+            .map(|id| (since(&id), id))
+            .filter(|(age, _)| *age >= REST)
+            .map(|(_, id)| id)
+            .collect()
+    }
+
+    fn is_empty(&self, id: &ReplicaId) -> bool {
+        self.directories.iter().all(|directory| {
+            match fs::read_to_string(directory.join(id.as_str()).join("cgroup.procs")) {
+                Ok(processes) => processes.is_empty(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_left_over_when_it_stays_empty_and_has_no_container() {
+        let points = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+        let directories: Vec<_> = points.iter().map(|point| point.path().join("ns")).collect();
+        let group = |hierarchy: usize, id: &str, processes: &str| {
+            let group = directories[hierarchy].join(id);
+            fs::create_dir_all(&group).expect("a directory");
+            fs::write(group.join("cgroup.procs"), processes).expect("a file");
+        };
+        let [left, busy, filled, known] =
+            ["left-00000000aa", "busy-00000000bb", "filled-00000000cc", "known-00000000dd"];
+        for id in [left, busy, filled, known] {
+            group(0, id, "");
+        }
+        group(1, busy, "17\n");
+        group(1, "left-00000000ee", "");
+        // Of somebody else, however the directory is called.
+        group(0, "0123456789abcdef0123456789abcdef", "");
+        group(0, "postgres", "");
+        let strays = Strays { directories: directories.clone(), empty: Mutex::default() };
+        let start = Instant::now();
+        let find = |seconds| {
+            let found = strays.find(|id| id == known, start + Duration::from_secs(seconds));
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(find(0), [""; 0], "they may be about to be filled");
+        group(0, filled, "18\n");
+        assert_eq!(find(30), [""; 0]);
+        group(0, filled, "");
+        assert_eq!(find(60), [left, "left-00000000ee"]);
+        assert_eq!(find(119), [left, "left-00000000ee"], "it was not empty at one of the looks");
+        assert_eq!(find(120), [filled, left, "left-00000000ee"]);
+    }
+}
