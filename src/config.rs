@@ -75,6 +75,8 @@ pub struct Functions {
     pub revisions: usize,
     /// Capabilities that every function gets.
     pub capabilities: Vec<String>,
+    /// A directory of stack files that are deployed once.
+    pub first_boot: PathBuf,
 }
 
 /// The container engine.
@@ -218,6 +220,7 @@ impl Config {
                 parallel_starts: from.get("functions.parallel_starts", &cores.to_string(), count),
                 revisions: from.get("functions.revisions", "5", count),
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
+                first_boot: from.get("functions.first_boot", "/etc/ingle/functions.d", path),
             },
             containerd: Containerd {
                 socket: from.get("containerd.socket", "/run/containerd/containerd.sock", path),

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::first_boot;
 use crate::fleet::Fleet;
 use crate::gateway::api::Api;
 use crate::gateway::auth::Credentials;
@@ -112,6 +113,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Where there is no systemd this says nothing to nobody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
+    let (directory, state_dir) = (config.functions.first_boot.clone(), config.daemon.state_dir.clone());
+    let first_boot = first_boot::load(directory, state_dir, fleet.clone());
+    tokio::spawn(stop.clone().run_until_cancelled_owned(first_boot));
     let shutdown = async {
         stop.cancelled().await;
         // They have no end that could be waited for.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod finding;
+pub mod first_boot;
 pub mod fleet;
 pub mod function;
 pub mod gateway;
@@ -20,6 +21,7 @@ pub mod network;
 pub mod replica;
 pub mod runtime;
 pub mod secrets;
+pub mod stack;
 pub mod store;
 pub mod wire;
 

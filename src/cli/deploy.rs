@@ -32,12 +32,8 @@ pub(crate) struct Deploy {
     options: Options,
     #[command(flatten)]
     stack: StackArgs,
-    /// Return as soon as the daemon has accepted it
-    #[arg(long)]
-    no_wait: bool,
-    /// How long to wait until it answers
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
-    wait_timeout: Duration,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 impl Deploy {
@@ -64,11 +60,29 @@ impl Deploy {
         }
         let client = Client::open(globals.gateway.as_deref(), gateway.as_deref())?;
 
+        self.waiting.hand_over(&client, &deployments).await
+    }
+}
+
+/// How long to wait for what was deployed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Waiting {
+    /// Return as soon as the daemon has accepted it
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait until it answers
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    wait_timeout: Duration,
+}
+
+impl Waiting {
+    /// Deploys all of these, and waits for them.
+    pub(super) async fn hand_over(&self, client: &Client, deployments: &[Deployment]) -> anyhow::Result<()> {
         // All are handed over first, so that the daemon fetches their images side by side.
         let mut failures = Failures::new(deployments.len());
         let mut submitted = Vec::new();
-        for deployment in &deployments {
-            match submit(&client, deployment, self.no_wait).await {
+        for deployment in deployments {
+            match submit(client, deployment, self.no_wait).await {
                 Ok(done) => submitted.push(done),
                 Err(error) => failures.add(error)?,
             }
@@ -80,7 +94,7 @@ impl Deploy {
                 output::line(format!("{} was accepted: {url}", function.name))?;
                 continue;
             }
-            match follow::until_ready(&client, function, deadline).await {
+            match follow::until_ready(client, function, deadline).await {
                 Ok(status) => output::line(format!("{} is {}: {url}", function.name, in_words(&status)))?,
                 Err(error) => failures.add(error)?,
             }

@@ -4,6 +4,7 @@
 //! the gateway. Whatever a command can do, `curl` can do too. `doctor` looks at the machine as well,
 //! for when there is no daemon to ask.
 
+mod apply;
 mod client;
 mod credentials;
 mod deploy;
@@ -11,6 +12,7 @@ mod describe;
 mod doctor;
 mod environment;
 mod error;
+mod export;
 mod follow;
 mod gateway;
 mod image;
@@ -26,6 +28,7 @@ mod remove;
 mod rollback;
 mod scale;
 mod secret;
+mod selection;
 mod serve;
 mod stack;
 mod stdin;
@@ -93,6 +96,8 @@ enum Command {
     Logs(logs::Logs),
     Scale(scale::Scale),
     Rollback(rollback::Rollback),
+    Export(export::Export),
+    Apply(apply::Apply),
     #[command(visible_alias = "rm", alias = "delete")]
     Remove(remove::Remove),
     #[command(subcommand)]
@@ -159,6 +164,8 @@ impl Command {
             Self::Namespace(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,
+            Self::Export(command) => command.run(globals).await,
+            Self::Apply(command) => command.run(globals).await,
             Self::Doctor(command) => command.run(globals).await,
             Self::Login(command) => command.run(globals).await,
             Self::Logout(command) => command.run(globals),
@@ -169,7 +176,7 @@ impl Command {
     /// What Ctrl-C has left undone, in words.
     fn when_interrupted(&self) -> &'static str {
         match self {
-            Self::Deploy(_) | Self::Rollback(_) => {
+            Self::Deploy(_) | Self::Rollback(_) | Self::Apply(_) => {
                 "interrupted: what the daemon has accepted goes on; see 'ingle describe'"
             }
             // The usual way to end it.

@@ -3,6 +3,7 @@
 //! ```text
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! restarts     the daemon restarted under load
+//! moving       export and apply, and the first boot
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
@@ -18,6 +19,7 @@ mod doctor;
 mod failures;
 mod inside;
 mod lifecycle;
+mod moving;
 mod refusals;
 mod registry;
 mod restarts;

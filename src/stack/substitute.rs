@@ -20,7 +20,7 @@ pub(super) struct Substituted {
 /// Replaces all expressions in `text`.
 pub(super) fn substitute(
     text: &str,
-    variable: super::Variables<'_>,
+    variable: super::parse::Variables<'_>,
     limit: usize,
 ) -> Result<Substituted, String> {
     let mut scanner = Scanner { variable, limit, missing: BTreeSet::new() };
@@ -29,7 +29,7 @@ pub(super) fn substitute(
 }
 
 struct Scanner<'a> {
-    variable: super::Variables<'a>,
+    variable: super::parse::Variables<'a>,
     limit: usize,
     missing: BTreeSet<String>,
 }

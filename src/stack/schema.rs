@@ -36,6 +36,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) provider: Option<Provider>,
     #[serde(default)]
+    pub(super) namespaces: Option<BTreeMap<String, Option<Namespace>>>,
+    #[serde(default)]
     pub(super) functions: Option<BTreeMap<String, Option<Function>>>,
 }
 
@@ -46,6 +48,15 @@ pub(super) struct Provider {
     pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) gateway: Option<String>,
+}
+
+/// One of `namespaces`
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Namespace {
+    #[serde(default)]
+    pub(super) labels: Option<Texts>,
+    #[serde(default)]
+    pub(super) annotations: Option<Texts>,
 }
 
 /// One of `functions`
@@ -177,7 +188,7 @@ pub(super) fn unknown_keys(file: &serde_norway::Value) -> Vec<String> {
             found.push(format!("{prefix}{key}"));
         }
     };
-    of(file, &[&["version", "provider", "functions", "configuration"]], "", &mut found);
+    of(file, &[&["version", "provider", "namespaces", "functions", "configuration"]], "", &mut found);
     if let Some(provider) = file.get("provider") {
         of(provider, &[&["name", "gateway", "network"]], "provider.", &mut found);
     }

@@ -25,7 +25,7 @@ impl Selection {
     }
 
     /// Whether a function of this name is meant. A regular expression may match anywhere in it.
-    pub(super) fn takes(&self, name: &str) -> bool {
+    pub(crate) fn takes(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Filter(filter) => glob(filter, name),

@@ -1,4 +1,7 @@
+use std::path::PathBuf;
+
 use super::*;
+use crate::wire::{Deployment, Namespace, Resources};
 
 fn variable(name: &str) -> Option<String> {
     match name {
@@ -8,8 +11,8 @@ fn variable(name: &str) -> Option<String> {
     }
 }
 
-fn load(text: &str) -> anyhow::Result<Stack> {
-    parse(text, &Place::Dir(PathBuf::new()), &Selection::All, Some(&variable))
+fn load(text: &str) -> Result<Stack, StackError> {
+    parse(text, &Files::In(PathBuf::new()), &|_| true, Some(&variable))
 }
 
 fn one(text: &str) -> serde_json::Value {
@@ -19,9 +22,7 @@ fn one(text: &str) -> serde_json::Value {
 }
 
 fn refused(text: &str) -> String {
-    let error = load(text).expect_err(text);
-    assert_eq!(crate::cli::Exit::of(&error), crate::cli::Exit::Usage, "{error:#}");
-    format!("{error:#}")
+    load(text).expect_err(text).to_string()
 }
 
 #[test]
@@ -160,41 +161,38 @@ fn environment_files_are_beside_the_stack_file_and_the_last_one_counts() {
     std::fs::create_dir(dir.path().join("env")).expect("made");
     std::fs::write(dir.path().join("a.yml"), "environment: {A: a, B: a, C: 1.0}").expect("written");
     std::fs::write(dir.path().join("env/b.yml"), "environment:\n  B: b\nother: x\n").expect("written");
-    let place = Place::Dir(dir.path().to_owned());
+    let files = Files::In(dir.path().to_owned());
     let text =
         "functions: {env: {image: a, environment: {A: own, D: d}, environment_file: [a.yml, env/b.yml]}}";
-    let stack = parse(text, &place, &Selection::All, None).expect("valid");
+    let stack = parse(text, &files, &|_| true, None).expect("valid");
     let variables: Vec<_> = stack.functions[0].env_vars.clone().expect("variables").into_iter().collect();
     let expected =
         [("A", "a"), ("B", "b"), ("C", "1.0"), ("D", "d")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     assert_eq!(variables, expected);
 
     let missing = "functions: {env: {image: a, environment_file: [none.yml]}}";
-    let error = format!("{:#}", parse(missing, &place, &Selection::All, None).expect_err("missing"));
+    let error = parse(missing, &files, &|_| true, None).expect_err("missing").to_string();
     assert!(
         error.contains("functions.env.environment_file \"none.yml\"") && error.contains("No such file"),
         "{error}"
     );
-    let error = format!("{:#}", parse(text, &Place::Remote, &Selection::All, None).expect_err("remote"));
+    let error = parse(text, &Files::Nowhere, &|_| true, None).expect_err("remote").to_string();
     assert!(error.contains("came from a URL"), "{error}");
 }
 
 #[test]
-fn a_selection_takes_some_and_must_take_one() {
+fn only_what_is_taken_must_be_right() {
     let text = "functions: {gif-1: {image: a}, env: {image: a}, gif-2: {image: }}";
-    let of = |filter| {
-        let selection = Selection::new(Some(filter), None).expect("valid");
-        parse(text, &Place::Remote, &selection, None)
-    };
-    assert_eq!(of("e*").expect("one").functions[0].service, "env");
-    assert!(of("x*").expect_err("none").to_string().contains("--filter"));
-    assert!(of("gif*").expect_err("gif-2 has no image").to_string().contains("functions.gif-2.image"));
+    let of = |start: &str| parse(text, &Files::Nowhere, &|name| name.starts_with(start), None);
+    assert_eq!(of("e").expect("one").functions[0].service, "env");
+    assert_eq!(of("x").expect("none").functions, []);
+    assert!(of("gif").expect_err("gif-2 has no image").to_string().contains("functions.gif-2.image"));
 }
 
 #[test]
 fn the_gateway_and_the_text_are_taken_as_they_are_without_substitution() {
     let text = "provider: {gateway: 'http://gw'}\nfunctions: {a: {image: '${TAG}'}}";
-    let stack = parse(text, &Place::Remote, &Selection::All, None).expect("valid");
+    let stack = parse(text, &Files::Nowhere, &|_| true, None).expect("valid");
     assert_eq!(stack.gateway.as_deref(), Some("http://gw"));
     assert_eq!(stack.functions[0].image, "${TAG}");
 }
@@ -223,4 +221,35 @@ fn a_variable_is_text_before_it_is_yaml() {
     // As in faas-cli: who sets the variables writes the file.
     let stack = load("functions:\n  a:\n    image: ${EVIL}\n").expect("valid");
     assert_eq!(stack.functions[0].env_process.as_deref(), Some("rm"));
+}
+
+#[test]
+fn what_is_rendered_is_read_again() {
+    let map = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    };
+    let full = Deployment {
+        service: "env".into(),
+        image: "ghcr.io/you/env:1.10".into(),
+        namespace: Some("dev".into()),
+        env_process: Some("sh -c 'echo ${HOME:-x} $${A} $B'".into()),
+        env_vars: map(&[("VERSION", "1.10"), ("ON", "yes"), ("LINES", "a\n# b: c\n"), ("EMPTY", "")]),
+        constraints: Some(vec!["node.platform.os == linux".into()]),
+        secrets: Some(vec!["one".into()]),
+        labels: map(&[("com.openfaas.scale.min", "2")]),
+        annotations: map(&[("topic", "cron-function"), ("schedule", "*/5 * * * *")]),
+        limits: Some(Resources { memory: Some("128Mi".into()), cpu: None }),
+        requests: None,
+        read_only_root_filesystem: Some(true),
+    };
+    let small = Deployment { service: "env".into(), image: "a".into(), ..Default::default() };
+    let default = Namespace { name: "openfaas-fn".into(), ..Default::default() };
+    let dev = Namespace { name: "dev".into(), labels: map(&[("openfaas", "1")]), annotations: None };
+    let text = render(&[(default, vec![small.clone()]), (dev.clone(), vec![full.clone()])]).expect("text");
+    let read = load(&text).expect("valid");
+    assert_eq!(
+        read,
+        Stack { namespaces: vec![dev], functions: vec![small, full], ..Stack::default() },
+        "{text}"
+    );
 }

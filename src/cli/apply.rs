@@ -1,0 +1,105 @@
+//! `ingle apply`
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use reqwest::Method;
+
+use crate::stack::Stack;
+use crate::wire::{Deployment, Namespace};
+
+use super::client::Client;
+use super::deploy::Waiting;
+use super::error::CliError;
+use super::{Globals, export, follow, output, stack};
+
+/// Make functions and namespaces as stack files say, and leave alone what is so already
+///
+/// Takes what 'ingle export' writes, and any OpenFaaS stack file. Functions that no file names stay.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Apply {
+    /// Stack file: a path, a directory of *.yml and *.yaml, an http(s) URL, or - for stdin
+    #[arg(short = 'f', long = "file", value_name = "STACK.YML", required = true)]
+    files: Vec<String>,
+    /// Leave ${NAME} in the files as it is
+    #[arg(long)]
+    no_envsubst: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+impl Apply {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        // All are read before anything is sent.
+        let mut wanted = Stack::default();
+        for file in self.files()? {
+            let read = stack::load(&file, &|_| true, !self.no_envsubst).await?;
+            read.notes.iter().for_each(output::note);
+            wanted.gateway = wanted.gateway.or(read.gateway);
+            wanted.namespaces.extend(read.namespaces);
+            wanted.functions.extend(read.functions);
+        }
+        let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
+        for namespace in wanted.namespaces {
+            apply_namespace(&client, namespace).await?;
+        }
+        let mut changed: Vec<Deployment> = Vec::new();
+        for mut deployment in wanted.functions {
+            if let Some(namespace) = globals.namespace() {
+                deployment.namespace = Some(namespace.to_owned());
+            }
+            let deployment = export::plain(deployment);
+            let (name, namespace) = (deployment.service.as_str(), deployment.namespace.as_deref());
+            let there = follow::look(&client, name, namespace).await?.map(export::as_sent);
+            if there.as_ref() == Some(&deployment) {
+                output::line(format!("{name} is unchanged"))?;
+            } else {
+                changed.push(deployment);
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.waiting.hand_over(&client, &changed).await
+    }
+
+    /// The files that are meant, with those in directories in the order of their names.
+    fn files(&self) -> anyhow::Result<Vec<String>> {
+        let mut all = Vec::new();
+        for file in &self.files {
+            if !Path::new(file).is_dir() {
+                all.push(file.clone());
+                continue;
+            }
+            let found =
+                crate::stack::files_in(Path::new(file)).with_context(|| format!("directory {file}"))?;
+            if found.is_empty() {
+                return Err(CliError::usage(format!("directory {file} has no *.yml or *.yaml")).into());
+            }
+            all.extend(found.iter().map(|path| path.display().to_string()));
+        }
+        Ok(all)
+    }
+}
+
+async fn apply_namespace(client: &Client, namespace: Namespace) -> anyhow::Result<()> {
+    let name = namespace.name.clone();
+    let there = match export::namespace(client, name.clone()).await {
+        Ok(there) => Some(there),
+        Err(error) => match error.downcast_ref() {
+            Some(CliError::Refused { status: 404, .. }) => None,
+            _ => return Err(error),
+        },
+    };
+    let plain = |namespace: &Namespace| {
+        let of = |map: &Option<std::collections::BTreeMap<_, _>>| map.clone().unwrap_or_default();
+        (of(&namespace.labels), of(&namespace.annotations))
+    };
+    let (method, done) = match there {
+        Some(there) if plain(&there) == plain(&namespace) => return Ok(()),
+        Some(_) => (Method::PUT, "changed"),
+        None => (Method::POST, "created"),
+    };
+    client.system(method, &["namespace", &name], &[]).json(&namespace).send().await?;
+    Ok(output::line(format!("namespace {name} was {done}"))?)
+}

@@ -1,0 +1,155 @@
+//! `ingle export`
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use reqwest::Method;
+
+use crate::function::NamespaceName;
+use crate::wire::{Deployment, FunctionStatus, Namespace, Resources};
+
+use super::client::Client;
+use super::error::CliError;
+use super::{Globals, output};
+
+/// Write all functions and namespaces as a stack file: a backup, and the way to another machine
+///
+/// 'ingle apply -f' reads it. Secrets are named in it and must be created there first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    /// Write to this file instead of stdout
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Name images by the digest that runs, not by the tag that was deployed
+    #[arg(long)]
+    digests: bool,
+}
+
+impl Export {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
+        let namespaces = match globals.namespace() {
+            Some(name) => vec![name.to_owned()],
+            None => client.system(Method::GET, &["namespaces"], &[]).send().await?.json()?,
+        };
+        let mut found = Vec::new();
+        for name in namespaces {
+            let functions = functions(&client, &name).await?;
+            let deployments = functions.into_iter().map(|function| self.deployment(function)).collect();
+            found.push((namespace(&client, name).await?, deployments));
+        }
+        let text = crate::stack::render(&found).map_err(CliError::from)?;
+        let Some(path) = self.output else {
+            return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        };
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        let count: usize = found.iter().map(|(_, functions)| functions.len()).sum();
+        output::note(format!("{count} functions are in {}", path.display()));
+        Ok(())
+    }
+
+    fn deployment(&self, function: FunctionStatus) -> Deployment {
+        let digest = function.image_digest.clone().filter(|_| self.digests);
+        let mut deployment = as_sent(function);
+        if let Some(digest) = digest
+            && !deployment.image.contains('@')
+        {
+            deployment.image = format!("{}@{digest}", deployment.image);
+        }
+        deployment
+    }
+}
+
+async fn functions(client: &Client, namespace: &str) -> anyhow::Result<Vec<FunctionStatus>> {
+    client.system(Method::GET, &["functions"], &[("namespace", Some(namespace))]).send().await?.json()
+}
+
+/// A namespace with what is written on it.
+pub(super) async fn namespace(client: &Client, name: String) -> anyhow::Result<Namespace> {
+    match client.system(Method::GET, &["namespace", &name], &[]).send().await {
+        Ok(answer) => answer.json(),
+        // Gateways of one namespace cannot describe it.
+        Err(CliError::Refused { status: 404, .. }) if name == NamespaceName::DEFAULT => {
+            Ok(Namespace { name, ..Namespace::default() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The deployment that made a function what it is: without what a gateway added, and with nothing that
+/// says nothing.
+pub(super) fn as_sent(function: FunctionStatus) -> Deployment {
+    let mut labels = function.labels;
+    labels.iter_mut().for_each(|labels| {
+        labels.remove("faas_function");
+    });
+    plain(Deployment {
+        service: function.name,
+        image: function.image,
+        namespace: function.namespace,
+        env_process: function.env_process,
+        env_vars: function.env_vars,
+        constraints: function.constraints,
+        secrets: function.secrets,
+        labels,
+        annotations: function.annotations,
+        limits: function.limits,
+        requests: function.requests,
+        read_only_root_filesystem: Some(function.read_only_root_filesystem),
+    })
+}
+
+/// The same deployment, written in the one way that two equal ones share.
+pub(super) fn plain(deployment: Deployment) -> Deployment {
+    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let resources = |given: Option<Resources>| {
+        let given = given.map(|given| Resources { memory: text(given.memory), cpu: text(given.cpu) });
+        given.filter(|given| *given != Resources::default())
+    };
+    Deployment {
+        namespace: text(deployment.namespace).filter(|name| name != NamespaceName::DEFAULT),
+        env_process: text(deployment.env_process),
+        env_vars: deployment.env_vars.filter(|map| !map.is_empty()),
+        constraints: deployment.constraints.filter(|list| !list.is_empty()),
+        secrets: deployment.secrets.filter(|list| !list.is_empty()),
+        labels: deployment.labels.filter(|map| !map.is_empty()),
+        annotations: deployment.annotations.filter(|map| !map.is_empty()),
+        limits: resources(deployment.limits),
+        requests: resources(deployment.requests),
+        read_only_root_filesystem: deployment.read_only_root_filesystem.filter(|set| *set),
+        service: deployment.service,
+        image: deployment.image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_nothing_is_left_out() {
+        let said = Deployment {
+            service: "f".into(),
+            image: "i".into(),
+            namespace: Some("openfaas-fn".into()),
+            labels: Some([("faas_function".to_owned(), "f".to_owned())].into()),
+            env_vars: Some(Default::default()),
+            limits: Some(Resources { memory: Some(String::new()), cpu: None }),
+            read_only_root_filesystem: Some(false),
+            ..Default::default()
+        };
+        let status = FunctionStatus {
+            name: "f".into(),
+            image: "i".into(),
+            namespace: said.namespace.clone(),
+            labels: said.labels.clone(),
+            env_vars: said.env_vars.clone(),
+            limits: said.limits.clone(),
+            ..Default::default()
+        };
+        let small = Deployment { service: "f".into(), image: "i".into(), ..Default::default() };
+        assert_eq!(as_sent(status), small);
+        assert_eq!(plain(Deployment { labels: None, ..said }), small);
+    }
+}

@@ -1,0 +1,159 @@
+//! Text to deployments.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize as _;
+
+use super::{MAX_FILE, StackError, open_text, schema, substitute};
+use crate::wire::{Deployment, Namespace, Resources};
+
+/// What a stack file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// The gateway that it names.
+    pub gateway: Option<String>,
+    /// Namespaces that it describes. Only ours do.
+    pub namespaces: Vec<Namespace>,
+    /// Its functions that were meant, by name.
+    pub functions: Vec<Deployment>,
+    /// What the user should know, but need not change.
+    pub notes: Vec<String>,
+}
+
+/// Where a stack file's own files are.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// In this directory.
+    In(PathBuf),
+    /// It came over the network and has no business with files of this machine.
+    Nowhere,
+}
+
+/// Looks up what `${NAME}` stands for.
+pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads a stack file's text: those functions whose name `takes` accepts. Without a `variable`, `${NAME}`
+/// stays as it is. A file may be several documents, as `ingle export` writes one for each namespace.
+pub fn parse(
+    text: &str,
+    files: &Files,
+    takes: &dyn Fn(&str) -> bool,
+    variable: Option<Variables<'_>>,
+) -> Result<Stack, StackError> {
+    let mut stack = Stack::default();
+    let text = match variable {
+        None => text.to_owned(),
+        Some(variable) => {
+            let done = substitute::substitute(text, variable, MAX_FILE).map_err(StackError::new)?;
+            stack.notes.extend(
+                done.missing
+                    .iter()
+                    .map(|name| format!("note: ${{{name}}} in the stack file is not set; taken as empty")),
+            );
+            done.text
+        }
+    };
+    let wrong = |error: serde_norway::Error| StackError::new(error.to_string());
+    let mut any = false;
+    for document in serde_norway::Deserializer::from_str(&text) {
+        let Some(file) = Option::<schema::File>::deserialize(document).map_err(wrong)? else { continue };
+        any |= file.functions.as_ref().is_some_and(|functions| !functions.is_empty());
+        any |= file.namespaces.as_ref().is_some_and(|namespaces| !namespaces.is_empty());
+        stack.take(file, files, takes)?;
+    }
+    // What was understood above has no mistakes that this could find; only its keys are of interest.
+    for document in serde_norway::Deserializer::from_str(&text) {
+        let keys = serde_norway::Value::deserialize(document).map_err(wrong)?;
+        let unknown = schema::unknown_keys(&keys);
+        stack.notes.extend(unknown.iter().map(|key| format!("note: {key} is not known; ignored")));
+    }
+    if !any {
+        return Err(StackError::new("it has no functions"));
+    }
+    Ok(stack)
+}
+
+impl Stack {
+    fn take(
+        &mut self,
+        file: schema::File,
+        files: &Files,
+        takes: &dyn Fn(&str) -> bool,
+    ) -> Result<(), StackError> {
+        let provider = file.provider.unwrap_or_default();
+        if let Some(name) = provider.name.filter(|name| name != "openfaas") {
+            return Err(StackError::new(format!(
+                "provider.name is {name:?}; the only one there is: openfaas"
+            )));
+        }
+        if let Some(version) = file.version.filter(|version| version != "1.0") {
+            return Err(StackError::new(format!("version is {version:?}; only 1.0 is understood")));
+        }
+        if self.gateway.is_none() {
+            self.gateway = provider.gateway.filter(|url| !url.is_empty());
+        }
+        for (name, namespace) in file.namespaces.into_iter().flatten() {
+            let namespace = namespace.unwrap_or_default();
+            self.namespaces.push(Namespace {
+                name,
+                labels: map(namespace.labels),
+                annotations: map(namespace.annotations),
+            });
+        }
+        for (name, function) in file.functions.into_iter().flatten().filter(|(name, _)| takes(name)) {
+            let function = function.ok_or_else(|| StackError::new(format!("functions.{name} is empty")))?;
+            self.functions.push(deployment(&name, function.merged(), files)?);
+        }
+        Ok(())
+    }
+}
+
+fn map(texts: Option<schema::Texts>) -> Option<BTreeMap<String, String>> {
+    texts.map(|texts| texts.0).filter(|map| !map.is_empty())
+}
+
+fn deployment(name: &str, function: schema::Function, files: &Files) -> Result<Deployment, StackError> {
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let list = |items: Option<Vec<String>>| items.filter(|items| !items.is_empty());
+    let resources = |sent: Option<schema::Resources>| {
+        sent.map(|sent| Resources { memory: given(sent.memory), cpu: given(sent.cpu) })
+            .filter(|resources| resources.memory.is_some() || resources.cpu.is_some())
+    };
+    let image = given(function.image).ok_or_else(|| {
+        StackError::new(format!("functions.{name}.image is missing: name the image that was built for it"))
+    })?;
+    let mut env_vars = function.environment.unwrap_or_default().0;
+    for file in function.environment_file.unwrap_or_default() {
+        // A file counts more than the stack file, and a later one more than an earlier one.
+        let variables = environment_file(&file, files)
+            .map_err(|error| error.at(format_args!("functions.{name}.environment_file {file:?}")))?;
+        env_vars.extend(variables);
+    }
+    Ok(Deployment {
+        service: name.to_owned(),
+        image,
+        namespace: given(function.namespace),
+        env_process: given(function.fprocess),
+        env_vars: Some(env_vars).filter(|map| !map.is_empty()),
+        constraints: list(function.constraints),
+        secrets: list(function.secrets),
+        labels: map(function.labels),
+        annotations: map(function.annotations),
+        limits: resources(function.limits),
+        requests: resources(function.requests),
+        read_only_root_filesystem: function.readonly_root_filesystem.filter(|set| *set),
+    })
+}
+
+fn environment_file(file: &str, files: &Files) -> Result<BTreeMap<String, String>, StackError> {
+    let Files::In(dir) = files else {
+        return Err(StackError::new(
+            "cannot be read: the stack file came from a URL; fetch both, and deploy from the local copy",
+        ));
+    };
+    let text = open_text(&dir.join(file))?;
+    let parsed: schema::EnvironmentFile =
+        serde_norway::from_str(&text).map_err(|error| StackError::new(error.to_string()))?;
+    Ok(parsed.environment.unwrap_or_default().0)
+}
