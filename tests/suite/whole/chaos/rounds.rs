@@ -82,9 +82,9 @@ impl World {
         let (outcome, struck) = tokio::join!(admin.ask(&plan, was, &truth), self.strike(&plan));
         let mut candidates = BTreeMap::new();
         candidates.insert(plan.function, after(&plan, was, &outcome));
-        // An update whose first replica is killed, or whose containerd goes away, may be given up.
+        // An update whose first replica is killed may be given up; one that finds no containerd is not.
         let updates = matches!(plan.operation, Operation::Update { .. });
-        let may_fail = updates && !matches!(plan.victim, Victim::Daemon | Victim::DaemonRestart);
+        let may_fail = updates && matches!(plan.victim, Victim::Process | Victim::Shim);
         let title = format!("{title}\nthe victim: {struck}\nwhat was asked: {outcome:?}");
         if may_fail {
             candidates.entry(plan.function).or_default().push(was);
