@@ -192,7 +192,7 @@ impl Fleet {
         stats: CallStats,
     ) -> Arc<Entry> {
         let key = known.record.key.clone();
-        let owner = Owner::new(self.parts.clone(), known, survivors, stats);
+        let owner = Box::new(Owner::new(self.parts.clone(), known, survivors, stats));
         let (entry, inbox) = (owner.entry().clone(), owner.sender().clone());
         owners.insert(key.clone(), inbox.clone());
         let (directory, parts) = (self.directory.clone(), self.parts.clone());

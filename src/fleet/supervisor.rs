@@ -16,7 +16,7 @@ use crate::function::ReplicaId;
 use crate::runtime::{ContainerState, Runtime};
 
 /// Runs an owner until its function is gone or the daemon stops.
-pub(super) async fn run(mut owner: Owner, runtime: &dyn Runtime) {
+pub(super) async fn run(mut owner: Box<Owner>, runtime: &dyn Runtime) {
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
@@ -30,7 +30,8 @@ pub(super) async fn run(mut owner: Owner, runtime: &dyn Runtime) {
         );
         backoff.failed(began.elapsed().max(Duration::from_nanos(1)), Instant::now());
         let first = owner.pause(backoff.until(Instant::now())).await;
-        owner = owner.again(running(runtime).await.as_deref(), first);
+        let running = running(runtime).await;
+        owner = Box::new((*owner).again(running.as_deref(), first));
     }
 }
 

@@ -167,10 +167,13 @@ impl Owner {
     }
 
     /// Looks after the function until it is removed or the daemon stops.
+    ///
+    /// What is done now and then is boxed: most functions wait most of the time, and that must not take
+    /// the room that the longest of these would.
     pub(super) async fn run(&mut self) {
         let stop = self.parts.stop.clone();
         if let Some(command) = self.first.take() {
-            self.obey(command).await;
+            Box::pin(self.obey(command)).await;
         }
         loop {
             self.reconcile();
@@ -181,20 +184,20 @@ impl Owner {
             let retry = self.backoff.until(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => {
-                    self.leave().await;
+                    Box::pin(self.leave()).await;
                     return;
                 }
-                Some(command) = self.inbox.recv() => self.obey(command).await,
+                Some(command) = self.inbox.recv() => Box::pin(self.obey(command)).await,
                 Some(done) = self.tasks.join_next() => match done {
-                    Ok(done) => self.finish(done).await,
-                    Err(error) => self.panicked(error).await,
+                    Ok(done) => Box::pin(self.finish(done)).await,
+                    Err(error) => Box::pin(self.panicked(error)).await,
                 },
                 Some(id) = self.starting.1.recv() => {
                     if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id && matches!(slot.stage, Stage::Pulling)) {
                         slot.stage = Stage::Starting;
                     }
                 }
-                () = self.entry.wanted.notified() => self.wake().await,
+                () = self.entry.wanted.notified() => Box::pin(self.wake()).await,
                 () = async { tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => {}
             }
         }
