@@ -31,7 +31,7 @@ pub(super) async fn run(mut owner: Box<Owner>, runtime: &dyn Runtime) {
         backoff.failed(began.elapsed().max(Duration::from_nanos(1)), Instant::now());
         let first = owner.pause(backoff.until(Instant::now())).await;
         let running = running(runtime).await;
-        owner = Box::new((*owner).again(running.as_deref(), first));
+        *owner = (*owner).again(running.as_deref(), first);
     }
 }
 
