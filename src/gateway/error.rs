@@ -227,13 +227,15 @@ impl From<DiskError> for ErrorAnswer {
 
 impl From<StoreError> for ErrorAnswer {
     fn from(error: StoreError) -> Self {
-        let status = match error {
-            StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
-            StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Failed { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+        let (status, code) = match error {
+            StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "store_failed"),
+            StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            StoreError::ReadOnly { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
         };
-        Self::new(status, "store_failed", chain(&error))
+        Self::new(status, code, chain(&error))
     }
 }
 

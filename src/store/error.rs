@@ -24,6 +24,28 @@ pub enum StoreError {
     /// The writer has ended: the daemon is stopping, or an earlier write failed for good.
     #[error("the store is closed")]
     Closed,
+    /// The disk is nearly full: nothing was written.
+    #[error(
+        "the disk of {path} is full: {free} MB are free, and changes are kept while there are {reserve}; \
+         make room ('ingle system df', 'ingle system prune'), and it goes on by itself"
+    )]
+    Full {
+        /// The store's directory.
+        path: PathBuf,
+        /// Megabytes that are free.
+        free: u64,
+        /// Megabytes that must be.
+        reserve: u64,
+    },
+    /// The file system takes no writes.
+    #[error(
+        "the file system of {path} is mounted read-only, as after an error of the disk (dmesg); \
+         once it can be written again, it goes on by itself"
+    )]
+    ReadOnly {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// Anything else: the operation, and what sled or the kernel said.
     #[error("{operation} failed")]
     Failed {

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
 use super::StoreError;
@@ -16,6 +17,10 @@ use super::large::LargeValues;
 
 /// Operations in one batch at most.
 const MAX_BATCH: usize = 1024;
+/// What must be free on the disk, in bytes, or nothing is written. sled takes no more writes after one that
+/// failed, and could be opened anew only by a daemon that is started anew: a full disk must never be met.
+/// More than is written between two looks.
+const RESERVE: u64 = 16 << 20;
 /// How long a write that nobody waits for may stay in memory.
 const LAZY_FLUSH: Duration = Duration::from_millis(200);
 
@@ -85,7 +90,7 @@ impl Writer {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || Thread { db, file, large, dirty: false }.run(&receiver))
+            .spawn(move || Thread { db, file, path, large, dirty: false, fails: false }.run(&receiver))
             .map_err(|error| StoreError::failed("starting the store's writer", error))?;
         Ok(Self { sender, thread: Mutex::new(Some(thread)) })
     }
@@ -151,9 +156,12 @@ struct Thread {
     db: sled::Db,
     /// sled's log file, opened once more for the fdatasync that sled does not do.
     file: File,
+    path: PathBuf,
     large: Arc<LargeValues>,
     /// Something was applied and not flushed.
     dirty: bool,
+    /// The last write failed, which was said.
+    fails: bool,
 }
 
 impl Thread {
@@ -173,12 +181,12 @@ impl Thread {
             let mut pending = Pending::default();
             let mut acks = Vec::new();
             let mut closing = None;
-            let mut failure = None;
+            let mut failure = self.look().err();
             for message in std::iter::once(first).chain(receiver.try_iter().take(MAX_BATCH)) {
                 match message {
                     Message::Write { operations, ack } => {
-                        if let Err(error) = self.add(&mut pending, operations) {
-                            failure = Some(error);
+                        if failure.is_none() {
+                            failure = self.add(&mut pending, operations).err();
                         }
                         acks.extend(ack);
                     }
@@ -189,10 +197,8 @@ impl Thread {
                 .map_or(Ok(()), Err)
                 .and_then(|()| self.apply(pending.batch))
                 .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
-            let result = result.map_err(|error| {
-                tracing::error!(error = &error as &dyn std::error::Error, "the store could not be written");
-                Arc::new(error)
-            });
+            self.say(&result);
+            let result = result.map_err(Arc::new);
             for ack in acks {
                 // Whoever asked may have gone away; the write stands.
                 let _ = ack.send(result.clone());
@@ -203,6 +209,35 @@ impl Thread {
                 return;
             }
         }
+    }
+
+    /// Whether the disk takes writes now.
+    fn look(&self) -> Result<(), StoreError> {
+        // A file system that does not answer is met by the write.
+        let Ok(stat) = fstatvfs(&self.file) else { return Ok(()) };
+        if stat.flags().contains(FsFlags::ST_RDONLY) {
+            return Err(StoreError::ReadOnly { path: self.path.clone() });
+        }
+        let free = stat.blocks_available() * stat.fragment_size();
+        if free < RESERVE {
+            let megabytes = |bytes: u64| bytes / 1_000_000;
+            let (free, reserve) = (megabytes(free), megabytes(RESERVE));
+            return Err(StoreError::Full { path: self.path.clone(), free, reserve });
+        }
+        Ok(())
+    }
+
+    /// Says once that writing fails, and once that it does not any more: counts alone are written every few
+    /// seconds, and a full disk would fill with words about it.
+    fn say(&mut self, result: &Result<(), StoreError>) {
+        match result {
+            Ok(()) if self.fails => tracing::info!("the store can be written again"),
+            Err(error) if !self.fails => {
+                tracing::error!(error = error as &dyn std::error::Error, "the store could not be written");
+            }
+            _ => {}
+        }
+        self.fails = result.is_err();
     }
 
     fn add(&self, pending: &mut Pending, operations: Vec<Operation>) -> Result<(), StoreError> {

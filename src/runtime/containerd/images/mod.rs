@@ -113,9 +113,9 @@ impl Images {
         policy: PullPolicy,
     ) -> Result<ResolvedImage, RuntimeError> {
         if policy != PullPolicy::Always
-            && let Some(layout) = self.local(image).await?
+            && let Some(resolved) = self.local(image).await?
         {
-            return Ok(layout.resolved(image));
+            return Ok(resolved);
         }
         if policy == PullPolicy::Never {
             return Err(RuntimeError::ImageNotLoaded { image: image.to_string() });
@@ -131,9 +131,9 @@ impl Images {
             None => registry.digest().await?,
         };
         remember(&self.moving, image.canonical(), digest.clone());
-        // The documents are all here when this is not the first deploy of the image.
-        if let Some(layout) = Layout::read(image.as_str(), &digest, &self.content).await? {
-            return Ok(layout.resolved(image));
+        // All is here when this is not the first deploy of the image.
+        if let Some(resolved) = self.known(image, &digest).await? {
+            return Ok(resolved);
         }
         let _alone = self.locks.lock(&digest).await;
         let lease = Lease::open(&self.client, &digest).await?;
@@ -147,7 +147,7 @@ impl Images {
     }
 
     /// What the name points to here, if all its documents are here.
-    async fn local(&self, image: &ImageRef) -> Result<Option<Layout>, RuntimeError> {
+    async fn local(&self, image: &ImageRef) -> Result<Option<ResolvedImage>, RuntimeError> {
         let digest = match self.records.digest(&image.canonical()).await? {
             Some(digest) => digest,
             None => match image.reference().digest() {
@@ -155,7 +155,24 @@ impl Images {
                 None => return Ok(None),
             },
         };
-        Layout::read(image.as_str(), &digest, &self.content).await
+        self.known(image, &digest).await
+    }
+
+    /// The image with this digest, if all its documents are here. Those of one that was found ready are not
+    /// read again.
+    async fn known(&self, image: &ImageRef, digest: &str) -> Result<Option<ResolvedImage>, RuntimeError> {
+        let name = image.canonical();
+        let found = lock(&self.ready)
+            .iter()
+            .find(|(key, ready)| key.0 == name && ready.resolved.digest == digest)
+            .map(|(_, ready)| ready.clone());
+        if let Some(ready) = found
+            && self.unpacker.has(&ready.chain_id).await?
+        {
+            return Ok(Some(ResolvedImage { image: image.clone(), ..ready.resolved.clone() }));
+        }
+        let layout = Layout::read(image.as_str(), digest, &self.content).await?;
+        Ok(layout.map(|layout| layout.resolved(image)))
     }
 
     /// Reads an image's documents from here or the registry, and keeps them.

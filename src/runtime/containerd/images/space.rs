@@ -88,6 +88,9 @@ impl Images {
         &self,
         image: &ResolvedImage,
     ) -> Result<u64, RuntimeError> {
+        if self.find_ready(image).await?.is_some() {
+            return Ok(0);
+        }
         let layout = Layout::read(image.image.as_str(), &image.digest, &self.content).await?;
         let Some(layout) = layout else { return Ok(image.size.saturating_mul(1 + UNPACKED)) };
         if self.unpacker.has(layout.chain_id()).await? {
