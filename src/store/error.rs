@@ -1,5 +1,6 @@
 //! What can go wrong with the store.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// An error of the store; the text names the thing and the way out.
@@ -77,4 +78,11 @@ impl StoreError {
 pub(super) fn is_locked(error: &sled::Error) -> bool {
     // sled wraps the kernel's answer in an error of its own that keeps only the text.
     matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
+}
+
+/// Whether there was no room on the disk.
+pub(super) fn is_full(error: &sled::Error) -> bool {
+    // As above: sometimes the text is all that is left.
+    matches!(error, sled::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull
+        || io.to_string().contains("No space left"))
 }

@@ -10,6 +10,7 @@
 //!
 //! Only this room names sled, so that another store can take its place.
 
+mod ballast;
 mod error;
 mod large;
 mod record;
@@ -28,6 +29,7 @@ pub use record::{FunctionRecord, ImageUse, RevisionRecord, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};
 use crate::wire;
+use ballast::Ballast;
 use large::LargeValues;
 use record::{FunctionDigests, RevisionDigest};
 use writer::{Operation, Writer};
@@ -58,7 +60,15 @@ impl Store {
         std::fs::create_dir_all(&dir)
             .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
         remove_snapshots(&dir, |name| name.ends_with(".generating"))?;
+        let ballast = Ballast::of(&dir);
         let db = match open_when_free(&dir) {
+            Err(error) if error::is_full(&error) && ballast.release() => {
+                tracing::warn!(store = %dir.display(), "the disk is full; the store is opened in the room that was held for it");
+                open_when_free(&dir)
+            }
+            other => other,
+        };
+        let db = match db {
             Err(sled::Error::Corruption { .. }) => {
                 tracing::warn!(store = %dir.display(), "the store's snapshot is damaged; rebuilding it from the log");
                 remove_snapshots(&dir, |_| true)?;
@@ -70,7 +80,7 @@ impl Store {
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
         check_schema(&db, &large)?;
         drop_orphans(&db)?;
-        let store = Self { writer: Writer::start(db.clone(), &dir, large.clone())?, db, large };
+        let store = Self { writer: Writer::start(db.clone(), &dir, large.clone(), ballast)?, db, large };
         store.drop_unused_files()?;
         Ok(store)
     }

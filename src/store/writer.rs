@@ -13,6 +13,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
 use super::StoreError;
+use super::ballast::{self, Ballast};
 use super::large::LargeValues;
 
 /// Operations in one batch at most.
@@ -83,14 +84,29 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: sled::Db, dir: &Path, large: Arc<LargeValues>) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        db: sled::Db,
+        dir: &Path,
+        large: Arc<LargeValues>,
+        ballast: Ballast,
+    ) -> Result<Self, StoreError> {
         let path = dir.join("db");
         let file = File::open(&path)
             .map_err(|error| StoreError::failed(format!("opening {}", path.display()), error))?;
         let (sender, receiver) = channel();
+        let writing = Thread {
+            db,
+            file,
+            dir: dir.to_owned(),
+            large,
+            ballast,
+            holds: false,
+            dirty: false,
+            fails: false,
+        };
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || Thread { db, file, path, large, dirty: false, fails: false }.run(&receiver))
+            .spawn(move || writing.run(&receiver))
             .map_err(|error| StoreError::failed("starting the store's writer", error))?;
         Ok(Self { sender, thread: Mutex::new(Some(thread)) })
     }
@@ -143,7 +159,13 @@ impl Drop for Writer {
 
 /// A failure that everyone in the batch is told.
 fn share(error: Arc<StoreError>) -> StoreError {
-    StoreError::failed("keeping the change", SharedError(error))
+    match &*error {
+        StoreError::Full { path, free, reserve } => {
+            StoreError::Full { path: path.clone(), free: *free, reserve: *reserve }
+        }
+        StoreError::ReadOnly { path } => StoreError::ReadOnly { path: path.clone() },
+        _ => StoreError::failed("keeping the change", SharedError(error)),
+    }
 }
 
 /// An error with several owners, as an error.
@@ -156,8 +178,11 @@ struct Thread {
     db: sled::Db,
     /// sled's log file, opened once more for the fdatasync that sled does not do.
     file: File,
-    path: PathBuf,
+    dir: PathBuf,
     large: Arc<LargeValues>,
+    /// For the next start.
+    ballast: Ballast,
+    holds: bool,
     /// Something was applied and not flushed.
     dirty: bool,
     /// The last write failed, which was said.
@@ -212,17 +237,20 @@ impl Thread {
     }
 
     /// Whether the disk takes writes now.
-    fn look(&self) -> Result<(), StoreError> {
+    fn look(&mut self) -> Result<(), StoreError> {
         // A file system that does not answer is met by the write.
         let Ok(stat) = fstatvfs(&self.file) else { return Ok(()) };
         if stat.flags().contains(FsFlags::ST_RDONLY) {
-            return Err(StoreError::ReadOnly { path: self.path.clone() });
+            return Err(StoreError::ReadOnly { path: self.dir.clone() });
         }
         let free = stat.blocks_available() * stat.fragment_size();
         if free < RESERVE {
             let megabytes = |bytes: u64| bytes / 1_000_000;
             let (free, reserve) = (megabytes(free), megabytes(RESERVE));
-            return Err(StoreError::Full { path: self.path.clone(), free, reserve });
+            return Err(StoreError::Full { path: self.dir.clone(), free, reserve });
+        }
+        if !self.holds && free >= RESERVE + ballast::SIZE {
+            self.holds = self.ballast.hold().is_ok();
         }
         Ok(())
     }

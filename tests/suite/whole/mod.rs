@@ -12,12 +12,14 @@
 //! inside       what a function sees and reaches
 //! failures     every step of a launch fails on a real containerd; nothing is left
 //! chaos        rounds in which something is killed while something is asked, under load
+//! exhausted    a full or read-only disk, no free file, no free address
 //! updates      updates in a row under load, without one failed call
 //! ```
 
 mod chaos;
 mod disk;
 mod doctor;
+mod exhausted;
 mod failures;
 mod inside;
 mod lifecycle;

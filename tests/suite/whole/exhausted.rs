@@ -1,0 +1,172 @@
+//! What the machine has run out of: clear errors, nothing corrupt, and on it goes when there is some again.
+
+use std::fs;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::signal::Signal;
+use reqwest::{Method, Response, StatusCode};
+use serde_json::json;
+
+use crate::support::daemon::{Daemon, in_own_network, run};
+
+/// A small file system for the daemon's state, which ends with this.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn new(path: &'a Path) -> Self {
+        fs::create_dir_all(path).expect("made");
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).expect("mounted");
+        Self(path)
+    }
+
+    fn remount(&self, flags: MsFlags) {
+        let flags = flags | MsFlags::MS_REMOUNT;
+        mount(None::<&str>, self.0, None::<&str>, flags, Some("size=64m")).expect("mounted again");
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = umount(self.0);
+    }
+}
+
+async fn refused(answer: Response, status: StatusCode, words: &[&str]) {
+    let found = answer.status();
+    let text = answer.text().await.expect("a text");
+    assert_eq!(found, status, "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+}
+
+#[test]
+fn a_full_disk_and_one_that_is_read_only_are_refused_in_words_and_passed_when_they_end() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let mut daemon = Daemon::bare("").await;
+        let state = daemon.state_dir();
+        let disk = Small::new(&state);
+        daemon.resume().await;
+        daemon.load(&crate::support::sample_archive()).await;
+        daemon.ready("hello", json!({})).await;
+
+        // Full to the last byte.
+        let filler = state.join("filler");
+        assert!(fs::write(&filler, vec![1; 128 << 20]).is_err(), "there is no end to the disk");
+        refused(
+            daemon.deploy("late", json!({})).await,
+            StatusCode::INSUFFICIENT_STORAGE,
+            &["is full", "ingle system prune"],
+        )
+        .await;
+        let scale = daemon.api(Method::POST, "/system/scale-function/hello").json(&json!({ "replicas": 0 }));
+        refused(scale.send().await.expect("an answer"), StatusCode::INSUFFICIENT_STORAGE, &["is full"]).await;
+        let secret = daemon.api(Method::POST, "/system/secrets").json(&json!({ "name": "s", "value": "v" }));
+        assert!(secret.send().await.expect("an answer").status().is_server_error());
+        // Calls go on, and what they print is lost at worst.
+        for _ in 0..50 {
+            assert_eq!(daemon.call("hello/log?text=said-on-a-full-disk").await.0, StatusCode::OK);
+        }
+        assert_eq!(daemon.describe("hello").await["replicas"], 1, "what was refused changed nothing");
+        // Ended and begun on a full disk: what ran serves.
+        daemon.end(Signal::SIGKILL);
+        daemon.resume().await;
+        eventually!(within 30, daemon.call("hello").await.0 == StatusCode::OK, "{}", daemon.log());
+        assert!(daemon.describe("late").await.is_null());
+
+        fs::remove_file(&filler).expect("it is there");
+        daemon.ready("late", json!({})).await;
+        assert_eq!(daemon.call("late").await.0, StatusCode::OK);
+
+        // A file system with open files cannot be made read-only from here; a start on one that is can be.
+        daemon.stop().await;
+        disk.remount(MsFlags::MS_RDONLY);
+        let config = daemon.containerd.path().join("config.toml");
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ingle"));
+        let output = command.args(["serve", "--config"]).arg(config).output().await.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(&state.display().to_string()) && said.contains("Read-only"), "{said}");
+        disk.remount(MsFlags::empty());
+        daemon.resume().await;
+        daemon.ready("later", json!({})).await;
+
+        // All of it is on the disk, and whole.
+        daemon.end(Signal::SIGKILL);
+        daemon.resume().await;
+        for name in ["hello", "late", "later"] {
+            eventually!(within 30, daemon.call(name).await.0 == StatusCode::OK, "{name}\n{}", daemon.log());
+        }
+        for name in ["hello", "late", "later"] {
+            daemon.remove(name).await;
+        }
+        daemon.nothing_left().await;
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn without_free_files_connections_wait_and_are_served_when_there_are_some() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "prlimit");
+    in_own_network(async {
+        let daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        let process = daemon.pid().expect("it runs").to_string();
+        let open = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").count();
+        run("prlimit", &["--pid", &process, &format!("--nofile={}:", open + 4)]);
+        // More than there is room for; those that were taken say nothing, and hold what they have.
+        let address = daemon.url("").replace("http://", "");
+        let mut idle = Vec::new();
+        for _ in 0..32 {
+            idle.push(tokio::net::TcpStream::connect(&address).await.expect("the kernel takes it"));
+        }
+        let log = || daemon.log();
+        eventually!(within 10, log().contains("a connection could not be accepted"), "{}", log());
+        drop(idle);
+        eventually!(within 10, daemon.call("hello").await.0 == StatusCode::OK, "{}", log());
+        run("prlimit", &["--pid", &process, &format!("--nofile={}:", open + 64)]);
+        assert_eq!(daemon.call("hello").await.0, StatusCode::OK);
+        assert_eq!(daemon.describe("hello").await["restarts"], serde_json::Value::Null);
+    });
+}
+
+#[test]
+fn without_a_free_address_a_start_says_so_and_comes_about_when_there_is_one() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let mut daemon = Daemon::bare("").await;
+        // Five addresses beside the bridge's own.
+        let conflist = daemon.containerd.path().join("ingle.conflist");
+        let text = fs::read_to_string(&conflist).expect("it is there");
+        fs::write(&conflist, text.replace("10.62.0.0/16", "10.62.0.0/29")).expect("written");
+        daemon.resume().await;
+        daemon.load(&crate::support::sample_archive()).await;
+        let many = json!({ "labels": { "com.openfaas.scale.min": "5", "com.openfaas.scale.max": "5" } });
+        daemon.ready("many", many).await;
+        eventually!(
+            within 30,
+            daemon.describe("many").await["availableReplicas"] == 5,
+            "{:#}",
+            daemon.describe("many").await
+        );
+        let answer = daemon.deploy("one", json!({})).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        eventually!(
+            within 30,
+            daemon.describe("one").await["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("no address is free in 10.62.0.0/29")),
+            "{:#}",
+            daemon.describe("one").await
+        );
+        assert_eq!(daemon.call("many").await.0, StatusCode::OK);
+        let fewer = daemon.api(Method::POST, "/system/scale-function/many").json(&json!({ "replicas": 1 }));
+        refused(fewer.send().await.expect("an answer"), StatusCode::ACCEPTED, &[]).await;
+        eventually!(within 60, daemon.call("one").await.0 == StatusCode::OK, "{}", daemon.log());
+    });
+}
