@@ -115,7 +115,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (directory, state_dir) = (config.functions.first_boot.clone(), config.daemon.state_dir.clone());
     let first_boot = first_boot::load(directory, state_dir, fleet.clone());
-    tokio::spawn(stop.clone().run_until_cancelled_owned(first_boot));
+    let first_boot = tokio::spawn(stop.clone().run_until_cancelled_owned(first_boot));
     let shutdown = async {
         stop.cancelled().await;
         // They have no end that could be waited for.
@@ -125,6 +125,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping; functions run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
+    // It ends at once; a deploy that it was at is gone on with by the next start.
+    let _ = first_boot.await;
     fleet.stop().await;
     logs.shutdown().await;
     signals.abort();
