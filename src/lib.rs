@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map: which room holds what, which way data goes, and what must always
 //! hold. The binary in `main.rs` only turns arguments into a call of [`cli::run`].
 
+pub mod age;
 pub mod cli;
 mod command;
 pub mod config;

@@ -1,6 +1,6 @@
 //! `ingle apply`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use reqwest::Method;
@@ -11,7 +11,8 @@ use crate::wire::{Deployment, Namespace};
 use super::client::Client;
 use super::deploy::Waiting;
 use super::error::CliError;
-use super::{Globals, export, follow, output, stack};
+use super::passphrase::Passphrase;
+use super::{Globals, export, follow, output, sealed, stack};
 
 /// Make functions and namespaces as stack files say, and leave alone what is so already
 ///
@@ -19,8 +20,13 @@ use super::{Globals, export, follow, output, stack};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Apply {
     /// Stack file: a path, a directory of *.yml and *.yaml, an http(s) URL, or - for stdin
-    #[arg(short = 'f', long = "file", value_name = "STACK.YML", required = true)]
+    #[arg(short = 'f', long = "file", value_name = "STACK.YML", required_unless_present = "secrets")]
     files: Vec<String>,
+    /// Set the secrets of this file first: what 'ingle export --secrets' wrote
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: Passphrase,
     /// Leave ${NAME} in the files as it is
     #[arg(long)]
     no_envsubst: bool,
@@ -39,9 +45,19 @@ impl Apply {
             wanted.namespaces.extend(read.namespaces);
             wanted.functions.extend(read.functions);
         }
+        let mut secrets = Vec::new();
+        if let Some(path) = &self.secrets {
+            secrets = sealed::open(path, self.passphrase.ask(path).await?).await?;
+        }
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
         for namespace in wanted.namespaces {
             apply_namespace(&client, namespace).await?;
+        }
+        for mut secret in secrets {
+            if let Some(namespace) = globals.namespace() {
+                secret.namespace = Some(namespace.to_owned());
+            }
+            sealed::set(&client, &secret).await?;
         }
         let mut changed: Vec<Deployment> = Vec::new();
         for mut deployment in wanted.functions {

@@ -11,11 +11,13 @@ use crate::wire::{Deployment, FunctionStatus, Namespace, Resources};
 
 use super::client::Client;
 use super::error::CliError;
-use super::{Globals, output};
+use super::passphrase::Passphrase;
+use super::{Globals, output, sealed};
 
 /// Write all functions and namespaces as a stack file: a backup, and the way to another machine
 ///
-/// 'ingle apply -f' reads it. Secrets are named in it and must be created there first.
+/// 'ingle apply -f' reads it. Secrets are named in it; their values are not there, but in a file of their own if
+/// --secrets says so.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Export {
     /// Write to this file instead of stdout
@@ -24,11 +26,21 @@ pub(crate) struct Export {
     /// Name images by the digest that runs, not by the tag that was deployed
     #[arg(long)]
     digests: bool,
+    /// Write the secrets with their values to this file, encrypted with a passphrase in the format of age
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: Passphrase,
 }
 
 impl Export {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
+        if let Some(path) = &self.secrets {
+            // Before anything else is written: a person is asked, and may give up.
+            let passphrase = self.passphrase.choose().await?;
+            sealed::export(&client, globals.namespace(), path, passphrase).await?;
+        }
         let namespaces = match globals.namespace() {
             Some(name) => vec![name.to_owned()],
             None => client.system(Method::GET, &["namespaces"], &[]).send().await?.json()?,

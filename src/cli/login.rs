@@ -1,9 +1,6 @@
 //! `ingle login` and `ingle logout`
 
-use std::io::{self, BufRead as _, Write as _};
-
 use anyhow::Context as _;
-use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use reqwest::Method;
 
 use super::client::Client;
@@ -11,7 +8,7 @@ use super::credentials::{ADMIN, Credentials, Origin, Places};
 use super::environment;
 use super::error::CliError;
 use super::gateway::Gateway;
-use super::{Globals, output, stdin};
+use super::{Globals, output, prompt, stdin};
 
 /// The longest password that is read.
 const MAX_PASSWORD: usize = 4096;
@@ -41,7 +38,7 @@ impl Login {
             let bytes = stdin::read_at_most(stdin::open()?, MAX_PASSWORD).await.context("stdin")?;
             String::from_utf8(bytes).map_err(|_| CliError::usage("the password is not UTF-8 text"))?
         } else if stdin::is_terminal() {
-            prompt(&format!("Password of {} at {gateway}: ", self.username)).await?
+            prompt::hidden(&format!("Password of {} at {gateway}: ", self.username)).await?
         } else {
             return Err(CliError::usage("there is no terminal to ask: use --password-stdin").into());
         };
@@ -72,42 +69,5 @@ impl Logout {
             "{} {gateway}",
             if known { "logged out of" } else { "was not logged in at" }
         ))?)
-    }
-}
-
-/// Asks for a password that is not shown. It may be given up with Ctrl-C, which brings the echo back, too.
-async fn prompt(question: &str) -> anyhow::Result<String> {
-    let hidden = HiddenInput::new().context("the terminal cannot be told to hide the password")?;
-    write!(io::stderr(), "{question}")?;
-    let line = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).map(|_| line)
-    });
-    let line = line.await??;
-    drop(hidden);
-    Ok(line)
-}
-
-/// A terminal that does not show what is typed, for as long as this lives.
-struct HiddenInput {
-    before: Termios,
-}
-
-impl HiddenInput {
-    fn new() -> nix::Result<Self> {
-        let before = termios::tcgetattr(io::stdin())?;
-        let mut hidden = before.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
-        termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &hidden)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for HiddenInput {
-    fn drop(&mut self) {
-        // Nothing more can be done for a terminal that has gone.
-        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
-        // What ended the input was hidden with the rest, be it Enter or Ctrl-C.
-        let _ = writeln!(io::stderr());
     }
 }

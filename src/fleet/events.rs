@@ -18,7 +18,7 @@ const ENSURE_NETWORK_EVERY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What watches over all replicas.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Watcher {
     pub(super) parts: Arc<Parts>,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -46,10 +46,19 @@ impl Watcher {
         }
     }
 
-    /// Runs until the daemon stops.
-    pub(super) async fn run(self, mut events: broadcast::Receiver<RuntimeEvent>) {
+    /// Runs until the daemon stops. Without the events that began before functions were taken up, it may have
+    /// missed some, and looks at what is there.
+    pub(super) async fn run(self, events: Option<broadcast::Receiver<RuntimeEvent>>) {
         let stop = self.parts.stop.clone();
         let work = async {
+            let mut events = match events {
+                Some(events) => events,
+                None => {
+                    let events = self.runtime.events();
+                    self.resync().await;
+                    events
+                }
+            };
             let mut ensure = tokio::time::interval(ENSURE_NETWORK_EVERY);
             loop {
                 tokio::select! {

@@ -4,7 +4,8 @@
 //! - A function's owner is the only writer of its [`View`]; everyone else reads it through the
 //!   [`Directory`], without a lock and without waiting.
 //! - What the API has accepted is on disk before it is answered.
-//! - An owner that panics is begun anew from what is stored, and takes over the replicas that serve.
+//! - An owner that panics is begun anew from what is stored, and takes over the replicas that serve. What works
+//!   for all functions, and panics, is begun anew as well.
 
 mod backoff;
 mod decide;
@@ -169,10 +170,21 @@ impl Fleet {
         }
         self.directory.insert(entries);
         drop(owners);
-        self.tasks.spawn(watcher.run(events));
-        self.tasks.spawn(self.reaper().run());
-        self.tasks.spawn(keep_counts(self.directory.clone(), self.parts.clone()));
+        let mut events = Some(events);
+        self.keep("what brings containers' events to functions", move || watcher.clone().run(events.take()));
+        let reaper = self.reaper();
+        self.keep("what removes what nobody owns", move || reaper.clone().run());
+        let (directory, parts) = (self.directory.clone(), self.parts.clone());
+        self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), parts.clone()));
         Ok(())
+    }
+
+    /// Has something done until the daemon stops.
+    fn keep<F>(&self, what: &'static str, work: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(supervisor::keep(what, self.parts.stop.clone(), work));
     }
 
     /// Stops looking after functions; their replicas run on. Returns when all is on disk.

@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Looks for replicas that nobody owns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reaper {
     pub(super) parts: Arc<Parts>,
     pub(super) runtime: Arc<dyn Runtime>,

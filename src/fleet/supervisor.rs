@@ -1,4 +1,4 @@
-//! Keeps a function's owner going: one that panics is begun anew, after a pause that grows.
+//! Keeps what looks after functions going: what panics is begun anew, after a pause that grows.
 //!
 //! Meanwhile the function's last view stays published: what serves can be called. A command ends the
 //! pause, so that a function whose owner panics again and again can be updated or removed.
@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::owner::Owner;
 use crate::function::ReplicaId;
 use crate::runtime::{ContainerState, Runtime};
+
+/// The least pause before something of the whole daemon's is begun anew.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs an owner until its function is gone or the daemon stops.
 pub(super) async fn run(mut owner: Box<Owner>, runtime: &dyn Runtime) {
@@ -32,6 +36,29 @@ pub(super) async fn run(mut owner: Box<Owner>, runtime: &dyn Runtime) {
         let first = owner.pause(backoff.until(Instant::now())).await;
         let running = running(runtime).await;
         *owner = (*owner).again(running.as_deref(), first);
+    }
+}
+
+/// Runs something that has no end but the daemon's.
+pub(super) async fn keep<F: Future<Output = ()>>(
+    what: &'static str,
+    stop: CancellationToken,
+    mut work: impl FnMut() -> F,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = Instant::now();
+        let Err(panic) = AssertUnwindSafe(work()).catch_unwind().await else { return };
+        let reason = words(&*panic).to_owned();
+        drop(panic);
+        tracing::error!(reason, "an error of the daemon: {what} panicked; beginning anew");
+        // Never at once: what it found was there when it began, and is there still.
+        backoff.failed(began.elapsed(), Instant::now());
+        let until = backoff.until(Instant::now()).unwrap_or_else(|| Instant::now() + PAUSE);
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

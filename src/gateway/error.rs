@@ -247,6 +247,7 @@ impl From<SecretError> for ErrorAnswer {
             SecretError::Exists { .. } => (StatusCode::CONFLICT, "secret_exists"),
             SecretError::InUse { .. } => (StatusCode::CONFLICT, "secret_in_use"),
             SecretError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large"),
+            SecretError::ExportTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "export_too_large"),
             SecretError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
             SecretError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_failed"),
         };

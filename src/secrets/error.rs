@@ -54,6 +54,12 @@ pub enum SecretError {
         /// How many it may have.
         limit: usize,
     },
+    /// Together they are too large.
+    #[error("the secrets have more than {limit} bytes together: export one namespace after the other")]
+    ExportTooLarge {
+        /// The most that is exported at once, in bytes.
+        limit: usize,
+    },
     /// The file system did not do it.
     #[error("{operation} failed")]
     Io {

@@ -10,7 +10,7 @@
 //! very moment of the change may see a part of each value.
 //!
 //! Invariants
-//! - A value never leaves this room, except as a file that is mounted.
+//! - A value never leaves this room, except as a file that is mounted, and sealed with the key of who asks.
 //! - After a crash a secret has its old value or, once [`Secrets::open`] returned, its new one.
 
 mod error;
@@ -22,9 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 pub use error::SecretError;
 
+use crate::age::{self, FileKey};
 use crate::function::{Invalid, NamespaceName, SecretName};
 use crate::runtime::Mount;
 use crate::wire;
@@ -33,6 +35,8 @@ use crate::wire;
 pub const MAX_VALUE: usize = 1 << 20;
 /// Secrets that a namespace may have: they are listed whole.
 const MAX_SECRETS: usize = 1000;
+/// Bytes of values that are exported at once: they are in memory several times meanwhile.
+const MAX_EXPORT: usize = 16 << 20;
 /// Where containers see their secrets.
 const TARGET: &str = "/var/openfaas/secrets";
 /// The value's mode: see above.
@@ -81,6 +85,17 @@ impl Secrets {
         self.blocking(move |files| files.update(&namespace, &name, &value)).await
     }
 
+    /// All secrets of these namespaces with their values, as the payload of an age file with this key. It
+    /// holds a JSON array of [`wire::Secret`].
+    pub async fn export(&self, namespaces: Vec<NamespaceName>, key: FileKey) -> Result<Vec<u8>, SecretError> {
+        self.blocking(move |files| {
+            let secrets = serde_json::to_vec(&files.values(&namespaces)?);
+            let secrets = secrets.map_err(|error| SecretError::io("writing secrets".into(), error.into()))?;
+            Ok(age::seal(&key, &secrets))
+        })
+        .await
+    }
+
     /// Forgets a secret. Functions that run keep what they have mounted.
     pub async fn delete(&self, namespace: NamespaceName, name: SecretName) -> Result<(), SecretError> {
         self.blocking(move |files| files.delete(&namespace, &name)).await
@@ -121,7 +136,7 @@ impl Value {
         let value = match (raw, secret.value.as_deref()) {
             // Checked before decoding, which makes it at most a quarter shorter.
             (Some(text), _) if text.len() > MAX_VALUE * 2 => return Err(too_large()),
-            (Some(text), _) => base64::engine::general_purpose::STANDARD
+            (Some(text), _) => STANDARD
                 .decode(text)
                 .map_err(|error| Invalid::new("rawValue", format!("is not base64: {error}")))?,
             (None, Some(text)) if !text.is_empty() => text.as_bytes().to_vec(),
@@ -158,6 +173,30 @@ impl Files {
             .collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn values(&self, namespaces: &[NamespaceName]) -> Result<Vec<wire::Secret>, SecretError> {
+        // No value is halfway to another.
+        let _changing = self.lock();
+        let mut secrets = Vec::new();
+        let mut size = 0;
+        for namespace in namespaces {
+            for name in self.list(namespace)? {
+                let value = std::fs::read(self.existing(namespace, &name)?)
+                    .map_err(|error| SecretError::io(format!("reading secret {name}"), error))?;
+                size += value.len();
+                if size > MAX_EXPORT {
+                    return Err(SecretError::ExportTooLarge { limit: MAX_EXPORT });
+                }
+                secrets.push(wire::Secret {
+                    name: name.into(),
+                    namespace: Some(namespace.as_str().to_owned()),
+                    value: None,
+                    raw_value: Some(STANDARD.encode(value)),
+                });
+            }
+        }
+        Ok(secrets)
     }
 
     fn create(&self, namespace: &NamespaceName, name: &SecretName, value: &Value) -> Result<(), SecretError> {

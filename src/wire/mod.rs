@@ -15,7 +15,7 @@ pub use function::{
 };
 pub use log::LogLine;
 pub use namespace::Namespace;
-pub use secret::Secret;
+pub use secret::{Secret, SecretsExport};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
 };

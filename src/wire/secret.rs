@@ -19,6 +19,20 @@ pub struct Secret {
     pub raw_value: Option<String>,
 }
 
+/// Asks for the values of secrets, sealed.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SecretsExport {
+    /// The key of an age file, which the answer is the payload of: 16 bytes in base64 without padding.
+    pub key: String,
+}
+
+impl std::fmt::Debug for SecretsExport {
+    /// Without the key: this type must not reach a log with it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretsExport").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Secret {
     /// Without the value: this type must not reach a log with it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,17 +1,20 @@
-//! `/system/secrets`: names go out, values only come in.
+//! `/system/secrets`: names go out, values only come in, or go out sealed.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 
 use super::body::Json;
 use super::params::{self, Params};
 use super::to_the_end;
+use crate::age::FileKey;
 use crate::fleet::Fleet;
-use crate::function::{NamespaceName, SecretName};
+use crate::function::{Invalid, NamespaceName, SecretName};
 use crate::gateway::error::ErrorAnswer;
 use crate::secrets::{SecretError, Secrets};
 use crate::wire;
@@ -28,6 +31,7 @@ struct Handles {
 pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
     Router::new()
         .route("/system/secrets", get(list).post(create).put(update).delete(delete))
+        .route("/system/secrets/export", post(export))
         .with_state(Handles { fleet, secrets })
 }
 
@@ -82,6 +86,29 @@ async fn update(
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     handles.secrets.update(namespace, body).await?;
     Ok(StatusCode::OK)
+}
+
+/// The values of one namespace's secrets, or of all namespaces', as the payload of an age file.
+async fn export(
+    State(handles): State<Handles>,
+    params: Params,
+    Json(body): Json<wire::SecretsExport>,
+) -> Result<impl IntoResponse, ErrorAnswer> {
+    let malformed = || Invalid::new("key", "is not 16 bytes in base64 without padding");
+    let key = FileKey::decode(&body.key).ok_or_else(malformed)?;
+    let namespaces = match params.namespace(None)? {
+        Some(namespace) => {
+            params::known(&handles.fleet, &namespace)?;
+            vec![namespace]
+        }
+        None => {
+            let all = handles.fleet.namespaces().into_iter();
+            all.map(|namespace| namespace.name.parse()).collect::<Result<_, Invalid>>()?
+        }
+    };
+    let payload = handles.secrets.export(namespaces, key).await?;
+    tracing::info!("secrets were exported, sealed");
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], payload))
 }
 
 async fn delete(

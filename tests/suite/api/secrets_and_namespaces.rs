@@ -59,6 +59,21 @@ async fn a_wrong_secret_is_refused() {
     let text = "the body is larger than the 2097152 bytes that are taken here";
     world.refused("POST", path, &format!("{body}{value}"), 413, text).await;
     assert_eq!(world.get(path).await.body, "[]");
+    let path = "/system/secrets/export";
+    let text = "key: is not 16 bytes in base64 without padding";
+    for key in ["", "c2hvcnQ", "AAAAAAAAAAAAAAAAAAAAAA=="] {
+        world.refused("POST", path, &format!(r#"{{"key":"{key}"}}"#), 400, text).await;
+    }
+    let key = r#"{"key":"AAAAAAAAAAAAAAAAAAAAAA"}"#;
+    let text = "namespace dev was not found: create it with 'ingle namespace create dev'";
+    world.refused("POST", &format!("{path}?namespace=dev"), key, 404, text).await;
+    for name in 0..17 {
+        let value = "x".repeat(1 << 20);
+        let body = format!(r#"{{"name":"large{name}","value":"{value}"}}"#);
+        assert_eq!(world.send("POST", "/system/secrets", body).await.status, 201);
+    }
+    let text = "the secrets have more than 16777216 bytes together: export one namespace after the other";
+    world.refused("POST", path, key, 413, text).await;
 }
 
 #[tokio::test]

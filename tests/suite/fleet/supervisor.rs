@@ -62,3 +62,25 @@ async fn a_function_whose_owner_always_panics_can_be_removed_and_leaves_nothing(
     assert_eq!(world.phase(), None, "it was deleted");
     world.serve("you/echo:2").await;
 }
+
+#[tokio::test]
+async fn what_brings_events_and_what_cleans_up_are_begun_anew() {
+    let world = World::new().await;
+    world.serve("you/echo:1").await;
+    let first = world.runtime.leftovers();
+    // A listing is asked of both: of the one now, of the other when something is left.
+    world.runtime.panic_at(Step::List);
+    let before = world.runtime.calls(Step::List);
+    world.runtime.resync();
+    eventually!(world.runtime.calls(Step::List) >= before + 4, "they do not go on");
+    world.runtime.kill(&first[0]);
+    world.runtime.heal();
+    // What ended meanwhile is replaced, and what ends later, too.
+    let now = || world.runtime.leftovers();
+    eventually!(now().len() == 1 && now() != first, "{:?}", now());
+    let second = now();
+    world.runtime.kill(&second[0]);
+    eventually!(now().iter().all(|id| *id != second[0]), "nobody heard of its end");
+    world.fleet.remove(&key()).await.expect("removed");
+    eventually!(world.leftovers().await.is_empty(), "{:?}", world.leftovers().await);
+}

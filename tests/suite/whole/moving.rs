@@ -1,6 +1,7 @@
 //! Functions to and from stack files: export, apply, and the directory of the first boot.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
 use reqwest::{Method, StatusCode};
@@ -81,6 +82,103 @@ fn what_is_exported_can_be_applied_and_applied_again() {
         let digest = daemon.describe("hello").await["imageDigest"].as_str().expect("a digest").to_owned();
         assert!(done(&daemon, &["export", "--digests"]).await.contains(&format!("{SAMPLE}@{digest}")));
     });
+}
+
+/// Runs a program that asks for a passphrase at its terminal, and gives it as often as it is asked.
+fn at_terminal(command: &str, passphrase: &str) {
+    use std::io::Write as _;
+    let mut script = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", command, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("script runs");
+    let mut typed = script.stdin.take().expect("piped");
+    typed.write_all(format!("{passphrase}\n{passphrase}\n").as_bytes()).expect("typed");
+    let output = script.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn secrets_move_in_a_file_that_a_passphrase_closes() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "age", "script");
+    in_own_network(async {
+        let daemon = Daemon::start("").await;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let value = |name: &str| fs::read(daemon.state_dir().join("function-secrets").join(name)).ok();
+        done(&daemon, &["namespace", "create", "dev"]).await;
+        done(&daemon, &["secret", "create", "api-key", "--from-literal", "tresor-4711"]).await;
+        fs::write(path("bytes"), [0xff, 0x00, b'\n']).expect("written");
+        done(&daemon, &["secret", "create", "tls", "--from-file", &path("bytes"), "-n", "dev"]).await;
+
+        fs::write(path("passphrase"), "correct horse\n").expect("written");
+        let (file, passphrase) = (path("secrets.age"), path("passphrase"));
+        let closed = ["--secrets", &file, "--passphrase-file", &passphrase];
+        let stack = done(&daemon, &[&["export"], &closed[..]].concat()).await;
+        let sealed = fs::read(&file).expect("written");
+        assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+        for text in [stack.as_bytes(), &sealed] {
+            assert!(!String::from_utf8_lossy(text).contains("tresor"), "a value is there in clear");
+        }
+
+        // Gone, or changed: it comes back as it was, and once more.
+        done(&daemon, &["secret", "remove", "api-key"]).await;
+        done(&daemon, &["secret", "update", "tls", "--from-literal", "other", "-n", "dev"]).await;
+        let said = done(&daemon, &[&["apply"], &closed[..]].concat()).await;
+        assert!(said.contains("api-key was created") && said.contains("tls was set"), "{said}");
+        done(&daemon, &[&["apply"], &closed[..]].concat()).await;
+        assert_eq!(value("openfaas-fn/api-key").as_deref(), Some(&b"tresor-4711"[..]));
+        assert_eq!(value("dev/tls").as_deref(), Some(&[0xff, 0x00, b'\n'][..]));
+
+        // What age itself reads and writes is the same.
+        at_terminal(&format!("age -d -o {} {file}", path("shown")), "correct horse");
+        let secrets: Value =
+            serde_json::from_slice(&fs::read(path("shown")).expect("written")).expect("JSON");
+        assert_eq!(secrets[0]["name"], "tls", "{secrets}");
+        assert_eq!(
+            secrets[1],
+            json!({"name": "api-key", "namespace": "openfaas-fn", "rawValue": "dHJlc29yLTQ3MTE="})
+        );
+        fs::write(path("plain"), r#"[{"name": "by-hand", "value": "1"}]"#).expect("written");
+        at_terminal(&format!("age -p -o {} {}", path("by-hand.age"), path("plain")), "correct horse");
+        let by_hand = ["apply", "--secrets", &path("by-hand.age"), "--passphrase-file", &passphrase];
+        done(&daemon, &by_hand).await;
+        assert_eq!(value("openfaas-fn/by-hand").as_deref(), Some(&b"1"[..]));
+        // At the terminal, like age.
+        let ingle = format!(
+            "env INGLE_GATEWAY={} INGLE_PASSWORD={} {}",
+            daemon.url(""),
+            daemon.password(),
+            env!("CARGO_BIN_EXE_ingle")
+        );
+        at_terminal(&format!("{ingle} export -o {} --secrets {file}", path("s.yml")), "battery staple");
+        at_terminal(&format!("{ingle} apply --secrets {file}"), "battery staple");
+
+        // What is wrong is said, and nothing is sent.
+        let refused = async |arguments: &[&str], part: &str| {
+            let output = ingle_fails(&daemon, arguments).await;
+            assert!(output.contains(part), "{arguments:?}: {output}");
+        };
+        done(&daemon, &["secret", "remove", "by-hand"]).await;
+        fs::write(path("wrong"), "incorrect horse").expect("written");
+        refused(&["apply", "--secrets", &path("by-hand.age"), "--passphrase-file", &path("wrong")], "wrong")
+            .await;
+        fs::write(path("short"), "horse").expect("written");
+        refused(&["export", "--secrets", &file, "--passphrase-file", &path("short")], "8 to 1024 bytes")
+            .await;
+        refused(&["apply", "--secrets", &path("plain"), "--passphrase-file", &passphrase], "age").await;
+        refused(&["export", "--secrets", &file], "--passphrase-file").await;
+        assert_eq!(value("openfaas-fn/by-hand"), None);
+    });
+}
+
+/// What a command that must be refused says.
+async fn ingle_fails(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = ingle(daemon, arguments).await;
+    assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! Secrets in a file that a passphrase keeps closed.
+//!
+//! The daemon seals their values with a key that is made here for this one file; the passphrase, and the
+//! memory that turns it into a key, stay with this command.
+
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use reqwest::Method;
+
+use crate::age::{self, FileKey};
+use crate::function::{NamespaceName, SecretName};
+use crate::wire::{Secret, SecretsExport};
+
+use super::client::Client;
+use super::error::CliError;
+use super::{output, stdin};
+
+/// Bytes of a file that is read: more than the daemon exports at once.
+const MAX_FILE: usize = 64 << 20;
+
+/// Writes the secrets of a namespace, or of all, to a file.
+pub(super) async fn export(
+    client: &Client,
+    namespace: Option<&str>,
+    path: &Path,
+    passphrase: String,
+) -> anyhow::Result<()> {
+    let key = FileKey::random();
+    let request = client.system(Method::POST, &["secrets", "export"], &[("namespace", namespace)]);
+    let payload = request.json(&SecretsExport { key: key.encode() }).send().await?.body;
+    let mut file = tokio::task::spawn_blocking(move || age::header(&key, &passphrase)).await?;
+    file.extend_from_slice(&payload);
+    // Sealed or not, it is nobody else's.
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let written = opened.and_then(|mut to| to.write_all(&file).and_then(|()| to.sync_all()));
+    written.with_context(|| format!("writing {}", path.display()))?;
+    output::note(format!("the secrets are in {}", path.display()));
+    Ok(())
+}
+
+/// The secrets in a file, all of which can be sent.
+pub(super) async fn open(path: &Path, passphrase: String) -> anyhow::Result<Vec<Secret>> {
+    let read = async { stdin::read_at_most(tokio::fs::File::open(path).await?, MAX_FILE).await };
+    let file = read.await.with_context(|| format!("secrets file {}", path.display()))?;
+    let wrong = |reason: &dyn Display| CliError::usage(format!("secrets file {}: {reason}", path.display()));
+    if file.len() > MAX_FILE {
+        return Err(wrong(&format_args!("it is larger than {MAX_FILE} bytes")).into());
+    }
+    let opened = tokio::task::spawn_blocking(move || age::open(&file, &passphrase)).await?;
+    let plain = opened.map_err(|error| wrong(&error))?;
+    let secrets: Vec<Secret> = serde_json::from_slice(&plain)
+        .map_err(|error| wrong(&format_args!("it holds something else than secrets: {error}")))?;
+    for secret in &secrets {
+        secret.name.parse::<SecretName>().map_err(|error| wrong(&error))?;
+        let namespace = secret.namespace.as_deref().unwrap_or(NamespaceName::DEFAULT);
+        namespace.parse::<NamespaceName>().map_err(|error| wrong(&error))?;
+    }
+    Ok(secrets)
+}
+
+/// Makes a secret, or gives it this value.
+pub(super) async fn set(client: &Client, secret: &Secret) -> anyhow::Result<()> {
+    let send = |method| client.system(method, &["secrets"], &[]).json(secret).send();
+    let done = match send(Method::POST).await {
+        Err(CliError::Refused { status: 409, .. }) => {
+            // Values are not given out, so whether it is the same is not known.
+            send(Method::PUT).await?;
+            "set"
+        }
+        created => created.map(|_| "created")?,
+    };
+    Ok(output::line(format!("secret {} was {done}", secret.name))?)
+}
