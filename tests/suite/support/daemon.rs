@@ -56,6 +56,8 @@ pub(crate) struct Daemon {
     settings: String,
     /// The gateway's socket, kept between two processes.
     socket: Option<TcpListener>,
+    /// Variables that the process is given beside the usual ones.
+    environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -107,7 +109,12 @@ impl Daemon {
             .timeout(Duration::from_secs(60))
             .build()
             .expect("a client");
-        Self { containerd, client, process: None, settings, socket: None }
+        Self { containerd, client, process: None, settings, socket: None, environment: Vec::new() }
+    }
+
+    /// Gives the process a variable, from its next start on.
+    pub(crate) fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process; returns when it serves.
@@ -146,6 +153,7 @@ impl Daemon {
             .arg(dir.join("config.toml"))
             .stdout(Stdio::null())
             .stderr(log)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .spawn()
             .expect("start the daemon");
         self.process = Some(process);

@@ -1,6 +1,7 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
+//! clock        the machine's clock jumps
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! restarts     the daemon restarted under load
@@ -17,6 +18,7 @@
 //! ```
 
 mod chaos;
+mod clock;
 mod disk;
 mod doctor;
 mod exhausted;
