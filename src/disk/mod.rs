@@ -208,6 +208,16 @@ impl Disk {
         Ok(self.runtime.sweep().await?)
     }
 
+    /// Keeps room for images that were accepted before the daemon started: they may not be here yet.
+    pub async fn expect(&self, images: impl IntoIterator<Item = ResolvedImage>) {
+        let mut accepted = self.accepted.lock().await;
+        for image in images {
+            if !accepted.iter().any(|known| known.digest == image.digest) {
+                accepted.push(image);
+            }
+        }
+    }
+
     /// Refuses an image for which there is no room, after what nobody uses has made way. The room for
     /// images that were accepted before, and are not here yet, is not given away again.
     pub async fn check_room(&self, image: &ResolvedImage) -> Result<(), DiskError> {

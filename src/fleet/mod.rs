@@ -153,6 +153,7 @@ impl Fleet {
         let mut survivors = survivors(watcher.list().await);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());
+        let mut wanted = Vec::new();
         for record in records {
             let key = record.key.clone();
             let known = match Known::read(&self.parts.store, record) {
@@ -166,8 +167,10 @@ impl Fleet {
             let counts = self.parts.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
             let stats = CallStats::restored(&counts);
             let survivors = survivors.remove(&key).unwrap_or_default();
+            wanted.push(known.wanted.image.clone());
             entries.push(self.add(&mut owners, known, survivors, stats));
         }
+        self.disk.expect(wanted).await;
         self.directory.insert(entries);
         drop(owners);
         let mut events = Some(events);

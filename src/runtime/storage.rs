@@ -11,16 +11,24 @@ pub struct Disk {
     pub size: u64,
     /// Bytes that can be written.
     pub free: u64,
+    /// Files that are there or can be made (`df -i`); 0 where there is no limit but that of bytes.
+    pub inodes: u64,
+    /// Files that can be made.
+    pub inodes_free: u64,
 }
 
 impl Disk {
-    /// How full it is, rounded up, as `df` shows it.
+    /// How full it is, by bytes or by files, whichever is more; rounded up, as `df` shows it.
     pub fn used_percent(&self) -> u64 {
-        let used = u128::from(self.size.saturating_sub(self.free));
-        let percent = (used * 100).checked_div(u128::from(self.size)).unwrap_or_default();
-        let exact = percent * u128::from(self.size) == used * 100;
-        u64::try_from(percent).unwrap_or(100) + u64::from(!exact)
+        percent(self.size, self.free).max(percent(self.inodes, self.inodes_free))
     }
+}
+
+fn percent(all: u64, free: u64) -> u64 {
+    let used = u128::from(all.saturating_sub(free));
+    let percent = (used * 100).checked_div(u128::from(all)).unwrap_or_default();
+    let exact = percent * u128::from(all) == used * 100;
+    u64::try_from(percent).unwrap_or(100) + u64::from(!exact)
 }
 
 /// What is stored, by kind.
@@ -69,12 +77,16 @@ mod tests {
 
     #[test]
     fn a_disk_is_as_full_as_df_says() {
-        let used = |size, free| Disk { path: "/".into(), size, free }.used_percent();
+        let disk =
+            |size, free, inodes, inodes_free| Disk { path: "/".into(), size, free, inodes, inodes_free };
+        let used = |size, free| disk(size, free, 0, 0).used_percent();
         assert_eq!(used(100, 100), 0);
         assert_eq!(used(100, 15), 85);
         assert_eq!(used(1000, 149), 86, "rounded up");
         assert_eq!(used(100, 0), 100);
         assert_eq!(used(0, 0), 0);
         assert_eq!(used(u64::MAX, 1), 100);
+        assert_eq!(disk(100, 50, 1000, 100).used_percent(), 90, "full of small files");
+        assert_eq!(disk(100, 5, 1000, 100).used_percent(), 95);
     }
 }

@@ -40,8 +40,8 @@ pub enum StoreError {
     },
     /// The file system takes no writes.
     #[error(
-        "the file system of {path} is mounted read-only, as after an error of the disk (dmesg); \
-         once it can be written again, it goes on by itself"
+        "the file system of {path} is read-only, as after an error of the disk (dmesg says which): \
+         repair it, and restart the daemon (systemctl restart ingle); functions run on meanwhile"
     )]
     ReadOnly {
         /// The store's directory.
@@ -78,6 +78,15 @@ impl StoreError {
 pub(super) fn is_locked(error: &sled::Error) -> bool {
     // sled wraps the kernel's answer in an error of its own that keeps only the text.
     matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
+}
+
+/// Whether the file system took no write, in an error or one that caused it.
+pub(super) fn is_read_only(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|error| match (error.downcast_ref::<io::Error>(), error.downcast_ref::<sled::Error>()) {
+        (Some(io), _) | (_, Some(sled::Error::Io(io))) => io.kind() == io::ErrorKind::ReadOnlyFilesystem,
+        _ => false,
+    })
 }
 
 /// Whether there was no room on the disk.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
-use super::StoreError;
 use super::ballast::{self, Ballast};
+use super::error::{StoreError, is_read_only};
 use super::large::LargeValues;
 
 /// Operations in one batch at most.
@@ -222,6 +222,10 @@ impl Thread {
                 .map_or(Ok(()), Err)
                 .and_then(|()| self.apply(pending.batch))
                 .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
+            let result = result.map_err(|error| match error {
+                error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone() },
+                error => error,
+            });
             self.say(&result);
             let result = result.map_err(Arc::new);
             for ack in acks {

@@ -251,6 +251,13 @@ async fn an_image_that_is_larger_than_the_disk_is_refused_with_the_numbers() {
 
     *current.lock().expect("no panic while locked") = Some(small);
     let name = format!("{}/me/small:1", registry.address());
+    // The room of one that was accepted before is not given away, also not after a restart.
+    let image = Image { resolved: resolved.clone(), chain_id: String::new() };
+    let key = keeper.function("large", &image, None).await;
+    keeper.expect([resolved]).await;
+    let refused = keeper.check_room(&place.resolve(&name).await.expect("resolved")).await;
+    assert!(matches!(refused, Err(DiskError::NoRoom { coming, .. }) if coming == 4 << 50), "{refused:?}");
+    keeper.store.delete_function(&key, &[]).await.expect("deleted");
     keeper.check_room(&place.resolve(&name).await.expect("resolved")).await.expect("it fits");
     let pulled = place.pull(&name).await.expect("pulled");
     assert_eq!(place.runtime.room_for(&pulled.resolved).await.expect("measured"), 0, "it is here");

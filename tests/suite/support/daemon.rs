@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
@@ -175,6 +175,11 @@ impl Daemon {
             let _ = kill(Pid::from_raw(process.id().cast_signed()), signal);
             process.wait().expect("wait for the daemon");
         }
+    }
+
+    /// How the process ended, which it does by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.process.take().expect("it runs").wait().expect("wait for the daemon")
     }
 
     /// Its configuration, as TOML.

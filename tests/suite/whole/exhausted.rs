@@ -1,9 +1,11 @@
 //! What the machine has run out of: clear errors, nothing corrupt, and on it goes when there is some again.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 use nix::sys::signal::Signal;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::json;
@@ -105,6 +107,164 @@ fn a_full_disk_and_one_that_is_read_only_are_refused_in_words_and_passed_when_th
         }
         daemon.nothing_left().await;
         daemon.stop().await;
+    });
+}
+
+/// An ext4 file system in a file, for the daemon's state, which ends with this.
+struct Ext4<'a> {
+    image: PathBuf,
+    mounted: &'a Path,
+}
+
+impl<'a> Ext4<'a> {
+    fn new(image: PathBuf, mounted: &'a Path) -> Self {
+        let file = fs::File::create(&image).expect("made");
+        file.set_len(64 << 20).expect("made larger");
+        fs::create_dir_all(mounted).expect("made");
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-e", "remount-ro", &image.display().to_string()]);
+        let disk = Self { image, mounted };
+        disk.mount();
+        disk
+    }
+
+    fn mount(&self) {
+        run("mount", &["-o", "loop", &self.image.display().to_string(), &self.mounted.display().to_string()]);
+    }
+
+    /// Has the kernel find an error in it, which turns it read-only under whoever writes to it.
+    fn find_error(&self) {
+        let device =
+            run("findmnt", &["--noheadings", "--output", "SOURCE", &self.mounted.display().to_string()]);
+        let device = device.trim().trim_start_matches("/dev/");
+        fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "a test").expect("written");
+    }
+
+    /// What a person does then.
+    fn repair(&self) {
+        umount(self.mounted).expect("nobody uses it");
+        // It says with its status that there was something to repair.
+        let status =
+            Command::new("e2fsck").args(["-f", "-y"]).arg(&self.image).output().expect("it runs").status;
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+        self.mount();
+    }
+}
+
+impl Drop for Ext4<'_> {
+    fn drop(&mut self) {
+        let _ = umount2(self.mounted, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_disk_that_turns_read_only_stops_no_call_and_is_all_there_when_it_is_repaired() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "mke2fs", "e2fsck", "mount", "findmnt");
+    in_own_network(async {
+        let mut daemon = Daemon::bare("").await;
+        let state = daemon.state_dir();
+        let disk = Ext4::new(daemon.containerd.path().join("state.img"), &state);
+        daemon.resume().await;
+        daemon.load(&crate::support::sample_archive()).await;
+        daemon.ready("hello", json!({})).await;
+        let containers = daemon.containers();
+
+        disk.find_error();
+        let words = ["read-only", "repair"];
+        refused(daemon.deploy("late", json!({})).await, StatusCode::INTERNAL_SERVER_ERROR, &words).await;
+        let scale = daemon.api(Method::POST, "/system/scale-function/hello").json(&json!({ "replicas": 0 }));
+        refused(scale.send().await.expect("an answer"), StatusCode::INTERNAL_SERVER_ERROR, &words).await;
+        let body = json!({ "functionName": "hello" });
+        let remove = daemon.api(Method::DELETE, "/system/functions").json(&body).send();
+        refused(remove.await.expect("an answer"), StatusCode::INTERNAL_SERVER_ERROR, &words).await;
+        let secret = daemon.api(Method::POST, "/system/secrets").json(&json!({ "name": "s", "value": "v" }));
+        let answer = secret.send().await.expect("an answer");
+        refused(answer, StatusCode::INTERNAL_SERVER_ERROR, &["Read-only file system"]).await;
+        for _ in 0..50 {
+            assert_eq!(daemon.call("hello/log?text=said-on-a-dead-disk").await.0, StatusCode::OK);
+        }
+        // A crash needs no disk to be mended.
+        let _ = daemon.client.post(daemon.url("/function/hello/crash?code=3")).send().await;
+        eventually!(
+            daemon.call("hello").await.0 == StatusCode::OK && daemon.containers() != containers,
+            "{}",
+            daemon.log()
+        );
+
+        let containers = daemon.containers();
+        daemon.stop().await;
+        disk.repair();
+        daemon.resume().await;
+        assert_eq!(daemon.call("hello").await.0, StatusCode::OK);
+        assert_eq!(daemon.containers(), containers, "{}", daemon.log());
+        assert!(daemon.describe("late").await.is_null());
+        daemon.ready("late", json!({})).await;
+        daemon.remove("late").await;
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+        daemon.stop().await;
+    });
+}
+
+/// A control group that bounds the memory of whoever is put into it; it ends with this.
+struct Bounded(PathBuf);
+
+impl Bounded {
+    fn new() -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let root = if root.join("memory").is_dir() { root.join("memory") } else { root.to_owned() };
+        let directory = root.join(format!("ingle-test-{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir(&directory).expect("made");
+        Self(directory)
+    }
+
+    fn bound(&self, process: u32, bytes: u64) {
+        let limits = ["memory.limit_in_bytes", "memory.max"].map(|name| self.0.join(name));
+        let limit = limits.iter().find(|file| file.exists()).expect("a limit of one version or the other");
+        fs::write(self.0.join("cgroup.procs"), process.to_string()).expect("put into it");
+        fs::write(limit, bytes.to_string()).expect("bounded");
+        let swap = self.0.join("memory.swap.max");
+        if swap.exists() {
+            fs::write(swap, "0").expect("bounded");
+        }
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_daemon_that_is_killed_for_want_of_memory_finds_everything_again() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let mut daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        let secrets = |method| daemon.api(method, "/system/secrets");
+        for number in 0..12 {
+            let body = json!({ "name": format!("large{number}"), "value": "v".repeat(1 << 20) });
+            let answer = secrets(Method::POST).json(&body).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::CREATED);
+        }
+        let containers = daemon.containers();
+        let group = Bounded::new();
+        // What it has counts where it was taken; from now on it gets little.
+        group.bound(daemon.pid().expect("it runs"), 8 << 20);
+        let body = json!({ "key": "AAAAAAAAAAAAAAAAAAAAAA" });
+        let export = daemon.api(Method::POST, "/system/secrets/export").json(&body).send().await;
+        assert!(export.is_err(), "there is no memory for this: {export:?}");
+        assert_eq!(daemon.ended().signal(), Some(Signal::SIGKILL as i32));
+
+        daemon.resume().await;
+        assert_eq!(daemon.call("hello").await.0, StatusCode::OK);
+        assert_eq!(daemon.containers(), containers, "{}", daemon.log());
+        let list = daemon.api(Method::GET, "/system/secrets").send().await.expect("an answer");
+        assert_eq!(list.json::<Vec<serde_json::Value>>().await.expect("JSON").len(), 12);
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
     });
 }
 

@@ -147,8 +147,10 @@ impl Records {
         // An empty label is one that is not there.
         let value = unused_since.map(|time| time.to_string()).unwrap_or_default();
         let labels = [(UNUSED_SINCE.to_owned(), value)].into();
+        // The mask leaves it as it is, but containerd 2.1 falls over a request without one.
+        let Some(target) = self.get(name).await?.and_then(|record| record.target) else { return Ok(()) };
         let request = UpdateImageRequest {
-            image: Some(Image { name: name.to_owned(), labels, ..Image::default() }),
+            image: Some(Image { name: name.to_owned(), labels, target: Some(target), ..Image::default() }),
             update_mask: Some(FieldMask { paths: vec![format!("labels.{UNUSED_SINCE}")] }),
             ..UpdateImageRequest::default()
         };

@@ -176,5 +176,7 @@ fn measure(path: PathBuf) -> Option<Disk> {
     let disk = nix::sys::statvfs::statvfs(&path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
     let free = bytes(disk.blocks_available());
-    Some(Disk { path, size: bytes(disk.blocks() - disk.blocks_free()).saturating_add(free), free })
+    let used = bytes(disk.blocks().saturating_sub(disk.blocks_free()));
+    let (inodes, inodes_free) = (disk.files(), disk.files_available());
+    Some(Disk { path, size: used.saturating_add(free), free, inodes, inodes_free })
 }

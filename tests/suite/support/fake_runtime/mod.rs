@@ -258,7 +258,14 @@ impl Runtime for FakeRuntime {
     async fn disk(&self) -> Result<Option<Disk>, RuntimeError> {
         let state = self.lock();
         let taken: u64 = state.images.values().map(|image| image.size).sum();
-        Ok(state.disk.map(|size| Disk { path: "/fake".into(), size, free: size.saturating_sub(taken) }))
+        let disk = |size: u64| Disk {
+            path: "/fake".into(),
+            size,
+            free: size.saturating_sub(taken),
+            inodes: 0,
+            inodes_free: 0,
+        };
+        Ok(state.disk.map(disk))
     }
 
     async fn room_for(&self, image: &ResolvedImage) -> Result<u64, RuntimeError> {
