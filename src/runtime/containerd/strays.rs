@@ -1,4 +1,5 @@
-//! Control groups that outlived all else of their replica, so that nobody would come to remove them.
+//! What outlived all else of its replica, so that nobody would come to remove it: control groups, and what the
+//! OCI runtime noted of a container that it was making when containerd gave it up.
 //!
 //! Only groups that are empty are listed. A process in one belongs to a shim that containerd still has to
 //! clear up after, or to another daemon on this machine whose containerd namespace has the same name;
@@ -7,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -19,27 +20,40 @@ use crate::function::ReplicaId;
 
 /// How long a group has been empty before it is left over.
 const REST: Duration = Duration::from_secs(60);
+/// Where shims have the OCI runtime keep its notes, whatever containerd's own directories are.
+const STATES: &str = "/run/containerd/runc";
 
-/// The control groups of one containerd namespace.
+/// What there may be of one containerd namespace.
 #[derive(Debug)]
 pub(super) struct Strays {
-    /// The directory of the namespace in each hierarchy.
-    directories: Vec<PathBuf>,
-    /// Groups without a container, and since when they are known to be empty.
+    /// The directory of the namespace in each hierarchy of control groups.
+    groups: Vec<PathBuf>,
+    /// That of the OCI runtime's notes.
+    states: PathBuf,
+    /// Replicas without a container and without a process, and since when they are known to be.
     empty: Mutex<HashMap<ReplicaId, Instant>>,
 }
 
 impl Strays {
     pub(super) fn new(hierarchies: &Hierarchies, namespace: &str) -> Self {
-        let directories = hierarchies.roots().map(|root| root.join(namespace)).collect();
-        Self { directories, empty: Mutex::default() }
+        let groups = hierarchies.roots().map(|root| root.join(namespace)).collect();
+        Self { groups, states: Path::new(STATES).join(namespace), empty: Mutex::default() }
     }
 
-    /// The groups of replicas that are not `known` and have been empty for a while. Blocks.
+    /// Removes what the OCI runtime noted of a replica that has no process.
+    pub(super) fn remove_state(&self, id: &ReplicaId) -> io::Result<()> {
+        match fs::remove_dir_all(self.states.join(id.as_str())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Those of replicas that are not `known` and have been without a process for a while. Blocks.
     pub(super) fn find(&self, known: impl Fn(&str) -> bool, now: Instant) -> Vec<ReplicaId> {
         let names: BTreeSet<String> = self
-            .directories
+            .groups
             .iter()
+            .chain([&self.states])
             .filter_map(|directory| fs::read_dir(directory).ok())
             .flat_map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
@@ -59,7 +73,7 @@ impl Strays {
     }
 
     fn is_empty(&self, id: &ReplicaId) -> bool {
-        self.directories.iter().all(|directory| {
+        self.groups.iter().all(|directory| {
             match fs::read_to_string(directory.join(id.as_str()).join("cgroup.procs")) {
                 Ok(processes) => processes.is_empty(),
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -83,6 +97,7 @@ mod tests {
         };
         let [left, busy, filled, known] =
             ["left-00000000aa", "busy-00000000bb", "filled-00000000cc", "known-00000000dd"];
+        let noted = "noted-00000000ff";
         for id in [left, busy, filled, known] {
             group(0, id, "");
         }
@@ -91,7 +106,11 @@ mod tests {
         // Of somebody else, however the directory is called.
         group(0, "0123456789abcdef0123456789abcdef", "");
         group(0, "postgres", "");
-        let strays = Strays { directories: directories.clone(), empty: Mutex::default() };
+        let states = points[0].path().join("states");
+        for id in [known, noted, busy] {
+            fs::create_dir_all(states.join(id)).expect("a directory");
+        }
+        let strays = Strays { groups: directories.clone(), states: states.clone(), empty: Mutex::default() };
         let start = Instant::now();
         let find = |seconds| {
             let found = strays.find(|id| id == known, start + Duration::from_secs(seconds));
@@ -101,8 +120,13 @@ mod tests {
         group(0, filled, "18\n");
         assert_eq!(find(30), [""; 0]);
         group(0, filled, "");
-        assert_eq!(find(60), [left, "left-00000000ee"]);
-        assert_eq!(find(119), [left, "left-00000000ee"], "it was not empty at one of the looks");
-        assert_eq!(find(120), [filled, left, "left-00000000ee"]);
+        assert_eq!(find(60), [left, "left-00000000ee", noted]);
+        assert_eq!(find(119), [left, "left-00000000ee", noted], "it was not empty at one of the looks");
+        assert_eq!(find(120), [filled, left, "left-00000000ee", noted]);
+        let noted = ReplicaId::from_existing(noted);
+        strays.remove_state(&noted).expect("removed");
+        strays.remove_state(&noted).expect("nothing to do");
+        assert!(!states.join(noted.as_str()).exists() && states.join(known).exists());
+        assert!(!find(200).contains(&noted.to_string()));
     }
 }

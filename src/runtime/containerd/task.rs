@@ -68,9 +68,12 @@ impl Containerd {
         lock(&self.pids).remove(id);
         self.remove_groups(id).await?;
         let socket = shim::socket_of(&self.socket, &self.namespace, id);
-        if let Err(error) = shim::remove_dead(&socket).await {
+        if let Err(error) = shim::end(&socket, id).await {
             tracing::warn!(replica = %id, %error, "the socket of its shim stays: {}", socket.display());
         }
+        self.strays.remove_state(id).map_err(|error| {
+            RuntimeError::failed(format!("removal of what the OCI runtime noted of replica {id}"), error)
+        })?;
         let container = DeleteContainerRequest { id: id.to_string() };
         let snapshot =
             RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };

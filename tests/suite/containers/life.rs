@@ -11,6 +11,7 @@ use std::time::Duration;
 use ingle::function::ReplicaId;
 use ingle::runtime::containerd::Containerd;
 use ingle::runtime::{ContainerState, Runtime, RuntimeError, RuntimeEvent};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -159,6 +160,35 @@ async fn a_replica_whose_shim_was_killed_is_ended_and_removed() {
         assert_eq!(room.leftovers().await, [""; 0]);
         assert_eq!(groups(&room, &request.id), [""; 0]);
     }
+}
+
+#[tokio::test]
+async fn a_shim_and_notes_that_containerd_knows_nothing_of_are_removed() {
+    require_containerd!();
+    let mut room = Room::new().await;
+    let request = room.script(json!({}), POLITE);
+    let id = request.id.clone();
+    room.start(&request).await;
+    let pid = running(&room, &id).await;
+    let shims = room.containerd.shims();
+    let [(shim, _)] = shims[..] else { panic!("{shims:?}") };
+    // As when containerd is killed before it notes that there is a shim.
+    room.containerd.end(Signal::SIGKILL);
+    let bundles = room.containerd.path().join("state/io.containerd.runtime.v2.task");
+    let bundle = bundles.join(room.containerd.namespace()).join(id.as_str());
+    umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH).expect("it is mounted");
+    fs::remove_dir_all(&bundle).expect("it is there");
+    room.containerd.resume().await;
+    let socket = room.containerd.shim_socket(id.as_str());
+    let state = Path::new("/run/containerd/runc").join(room.containerd.namespace()).join(id.as_str());
+    let runs = |pid| fs::exists(format!("/proc/{pid}/exe")).expect("proc");
+    assert!(runs(shim) && runs(pid) && socket.exists() && state.exists(), "containerd has ended it");
+
+    eventually!(room.runtime.remove(&id).await.is_ok(), "it is not removed");
+    eventually!(!runs(shim) && !runs(pid), "it still runs");
+    assert!(!socket.exists() && !state.exists(), "{} or {}", socket.display(), state.display());
+    assert_eq!(room.leftovers().await, [""; 0]);
+    assert_eq!(groups(&room, &id), [""; 0]);
 }
 
 /// The control groups of a replica.
