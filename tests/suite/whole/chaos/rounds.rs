@@ -90,7 +90,9 @@ impl World {
         let may_fail = updates && matches!(plan.victim, Victim::Process | Victim::Shim);
         let title = format!("{title}\nthe victim: {struck}\nwhat was asked: {outcome:?}");
         if may_fail {
-            candidates.entry(plan.function).or_default().push(was);
+            // What served then goes on, or comes back: one that was scaled to zero is to run after a deploy.
+            let serves = was.map(|was| Want { replicas: was.replicas.max(1), ..was });
+            candidates.entry(plan.function).or_default().push(serves);
         }
         let settled = self.settle(&title, &candidates, may_fail).await;
         self.tally.rounds += 1;
