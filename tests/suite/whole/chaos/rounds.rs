@@ -1,6 +1,6 @@
 //! Carries rounds out, and compares what is there with what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(super) struct World {
     pub(super) wanted: BTreeMap<&'static str, Want>,
     /// The rules that are always there.
     rules: String,
+    /// Functions whose last update was given up, which they say until the next one.
+    given_up: BTreeSet<&'static str>,
     tally: Tally,
 }
 
@@ -70,7 +72,8 @@ impl World {
         }
         let rules = Surveyor::of(&daemon).look().await.rules;
         let load = Load::start(&truth);
-        let mut world = Self { daemon, truth, load, wanted, rules, tally: Tally::default() };
+        let mut world =
+            Self { daemon, truth, load, wanted, rules, given_up: BTreeSet::new(), tally: Tally::default() };
         world.settle("before the first round", &BTreeMap::new(), false).await;
         world
     }
@@ -254,7 +257,7 @@ impl World {
         may_fail: bool,
     ) -> (BTreeMap<&'static str, Option<Want>>, Vec<String>) {
         let (mut found, mut differences) = (BTreeMap::new(), Vec::new());
-        let mut given_up = false;
+        let mut given_up = BTreeSet::new();
         for function in STEADY.into_iter().chain(QUIET).chain(PASSING) {
             let described = self.daemon.describe(function).await;
             let certain = vec![self.wanted.get(function).copied()];
@@ -264,8 +267,12 @@ impl World {
             let available = described["availableReplicas"].as_u64().unwrap_or_default();
             let update = &described["update"];
             let failed = update["phase"] == "failed";
-            given_up |= failed && candidates.contains_key(function);
-            let at_rest = update.is_null() || (failed && (may_fail || !candidates.contains_key(function)));
+            if failed {
+                given_up.insert(function);
+            }
+            let may_fail =
+                (may_fail && candidates.contains_key(function)) || self.given_up.contains(function);
+            let at_rest = update.is_null() || (failed && may_fail);
             if !wanted.contains(&is) || !at_rest || u64::from(is.map_or(0, |want| want.replicas)) != available
             {
                 differences.push(format!("{function} is {described:#}, wanted is one of {wanted:?}"));
@@ -306,8 +313,9 @@ impl World {
                 }
             }
         }
-        if differences.is_empty() && given_up {
-            self.tally.given_up += 1;
+        if differences.is_empty() {
+            self.tally.given_up += u32::try_from(given_up.difference(&self.given_up).count()).expect("a few");
+            self.given_up = given_up;
         }
         (found, differences)
     }
