@@ -25,6 +25,7 @@ pub mod runtime;
 pub mod secrets;
 pub mod stack;
 pub mod store;
+pub mod watchdog;
 pub mod wire;
 
 /// An error and its causes on one line, for logs and for reasons that are shown.

@@ -19,6 +19,7 @@
 //! logs         function output: floods, restarts, a full disk, clients that follow
 //! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
+//! watchdog     the watchdog as a program: every mode, and processes that misbehave
 //! whole        the built daemon on a real containerd: deploys, calls, restarts, bad input
 //! ```
 //!
@@ -43,4 +44,5 @@ mod installer;
 mod logs;
 mod network;
 mod shipped_files;
+mod watchdog;
 mod whole;

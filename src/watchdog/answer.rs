@@ -1,0 +1,207 @@
+//! What goes back to the client.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::tcp::WriteHalf;
+use tokio::time::Instant;
+
+use crate::http1::{end_chunks, push_chunk};
+
+/// Bytes that are gathered before they are sent.
+const PIECE: usize = 16 << 10;
+
+/// Marks an error that is the watchdog's own.
+pub(super) const INTERNAL: (&str, &str) = ("X-OpenFaaS-Internal", "faas-middleware");
+
+/// How far an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was sent.
+    Before,
+    /// So many bytes are to come.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// Everything until the connection ends.
+    UntilClose,
+    /// All was sent.
+    Done,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    stream: WriteHalf<'a>,
+    out: Vec<u8>,
+    state: State,
+    http10: bool,
+    to_head: bool,
+    /// The connection may carry another request.
+    pub(super) persists: bool,
+    started: Instant,
+    /// What was answered, for logs and metrics; 0 before that.
+    pub(super) status: u16,
+    /// Bytes of the body so far.
+    pub(super) sent: u64,
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn new(stream: WriteHalf<'a>, http10: bool, to_head: bool, persists: bool) -> Self {
+        let (out, state) = (Vec::new(), State::Before);
+        Self { stream, out, state, http10, to_head, persists, started: Instant::now(), status: 0, sent: 0 }
+    }
+
+    /// Whether its head was made: it is too late for another one.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state != State::Before
+    }
+
+    /// Whether all of it was made.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// How long it has taken so far.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Tells the client that its body is wanted.
+    pub(super) async fn go_on(&mut self) -> io::Result<()> {
+        self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await
+    }
+
+    /// Makes the head: its status line, these headers, and how the body ends. `length` is that of the body, as
+    /// far as it is known.
+    pub(super) fn begin(
+        &mut self,
+        status: u16,
+        reason: &str,
+        length: Option<u64>,
+        headers: &[(&str, &[u8])],
+    ) {
+        debug_assert_eq!(self.state, State::Before, "an answer has one head");
+        self.status = status;
+        let mut line =
+            |text: std::fmt::Arguments<'_>| self.out.write_fmt(text).expect("a vector takes all bytes");
+        line(format_args!("HTTP/1.1 {status} {reason}\r\n"));
+        for (name, value) in headers {
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.extend_from_slice(b": ");
+            self.out.extend_from_slice(value);
+            self.out.extend_from_slice(b"\r\n");
+        }
+        let bodiless = status < 200 || status == 204 || status == 304;
+        let mut line =
+            |text: std::fmt::Arguments<'_>| self.out.write_fmt(text).expect("a vector takes all bytes");
+        self.state = match length {
+            _ if bodiless => State::Done,
+            Some(length) => {
+                line(format_args!("Content-Length: {length}\r\n"));
+                if length == 0 { State::Done } else { State::Length(length) }
+            }
+            // Of an answer to HEAD it need not be known.
+            None if self.to_head => State::Done,
+            None if self.http10 => {
+                self.persists = false;
+                State::UntilClose
+            }
+            None => {
+                line(format_args!("Transfer-Encoding: chunked\r\n"));
+                State::Chunked
+            }
+        };
+        if self.to_head {
+            self.state = State::Done;
+        }
+        match (self.persists, self.http10) {
+            (false, _) => line(format_args!("Connection: close\r\n")),
+            (true, true) => line(format_args!("Connection: keep-alive\r\n")),
+            (true, false) => {}
+        }
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds a piece of the body, and sends what has been gathered when there is enough of it.
+    pub(super) async fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        match &mut self.state {
+            // HEAD, or a status that has no body.
+            State::Done => return Ok(()),
+            State::Before => debug_assert!(false, "the head comes first"),
+            State::Length(left) => {
+                let length = data.len() as u64;
+                if length > *left {
+                    return Err(io::Error::other("the body is longer than was announced"));
+                }
+                *left -= length;
+                self.out.extend_from_slice(data);
+                if *left == 0 {
+                    self.state = State::Done;
+                }
+            }
+            State::Chunked => push_chunk(&mut self.out, data),
+            State::UntilClose => self.out.extend_from_slice(data),
+        }
+        self.sent += data.len() as u64;
+        if self.out.len() >= PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    /// Ends the body, and sends all that is left.
+    pub(super) async fn end(&mut self) -> io::Result<()> {
+        match self.state {
+            State::Chunked => end_chunks(&mut self.out),
+            State::UntilClose | State::Done => {}
+            State::Before | State::Length(_) => {
+                return Err(io::Error::other("the body is shorter than was announced"));
+            }
+        }
+        self.state = State::Done;
+        self.flush().await
+    }
+
+    /// Sends what has been gathered.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out).await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// A whole answer of text.
+    pub(super) async fn text(
+        &mut self,
+        status: StatusCode,
+        text: &str,
+        headers: &[(&str, &[u8])],
+    ) -> io::Result<()> {
+        let mut all: Vec<(&str, &[u8])> = vec![("Content-Type", b"text/plain; charset=utf-8")];
+        all.extend_from_slice(headers);
+        let reason = status.canonical_reason().unwrap_or_default();
+        self.begin(status.as_u16(), reason, Some(text.len() as u64), &all);
+        self.data(text.as_bytes()).await?;
+        self.end().await
+    }
+
+    /// An error that is the watchdog's own.
+    pub(super) async fn error(&mut self, status: StatusCode, text: &str) -> io::Result<()> {
+        self.text(status, text, &[(INTERNAL.0, INTERNAL.1.as_bytes())]).await
+    }
+
+    /// Makes the head of an answer that changes the protocol; what follows is sent as it is.
+    pub(super) fn switch(&mut self, headers: &[(&str, &[u8])]) {
+        self.begin(101, "Switching Protocols", None, headers);
+        self.state = State::UntilClose;
+        self.persists = false;
+    }
+
+    /// Says that no more follows.
+    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        self.state = State::Done;
+        self.stream.shutdown().await
+    }
+}

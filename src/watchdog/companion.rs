@@ -1,0 +1,95 @@
+//! A process that lives as long as the watchdog does.
+
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::log::{Lines, Log};
+use super::process::{Process, Processes, from_process};
+use super::settings::Settings;
+
+/// How long it may take to leave after SIGTERM.
+const LEAVE: Duration = Duration::from_secs(5);
+/// Bytes of its output that are read at once.
+const PIECE: usize = 16 << 10;
+
+/// The process, to be told to leave.
+#[derive(Debug)]
+pub(super) struct Companion {
+    stop: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl Companion {
+    /// Starts the command of the settings, which `adjust` may change; what it writes is logged. `ended` is told
+    /// when it ends by itself, and how.
+    pub(super) fn start(
+        settings: &Settings,
+        processes: &Processes,
+        log: &Rc<Log>,
+        ended: oneshot::Sender<String>,
+        adjust: impl FnOnce(&mut Command) -> std::io::Result<()>,
+    ) -> Result<Self, String> {
+        let failed = |error| format!("{}: {error}", settings.command[0]);
+        let mut command = Command::new(&settings.command[0]);
+        command.args(&settings.command[1..]).stdin(Stdio::null());
+        if settings.prefix_logs {
+            let (stdout, theirs) = from_process().map_err(failed)?;
+            command.stdout(theirs);
+            let (stderr, theirs) = from_process().map_err(failed)?;
+            command.stderr(theirs);
+            for (source, pipe) in [("stdout", stdout), ("stderr", stderr)] {
+                tokio::task::spawn_local(follow(source, pipe, log.clone(), settings.log_buffer_size));
+            }
+        }
+        adjust(&mut command).map_err(failed)?;
+        log.say("Forking fprocess.");
+        let process = processes.spawn(&mut command).map_err(failed)?;
+        let companion = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
+        let (stop, gone) = (companion.stop.clone(), companion.gone.clone());
+        tokio::task::spawn_local(watch(process, ended, stop, gone));
+        Ok(companion)
+    }
+
+    /// Tells it to leave, and returns when it has.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        self.gone.cancelled().await;
+    }
+}
+
+async fn watch(
+    mut process: Process,
+    ended: oneshot::Sender<String>,
+    stop: CancellationToken,
+    gone: CancellationToken,
+) {
+    tokio::select! {
+        end = process.wait() => drop(ended.send(end.to_string())),
+        () = stop.cancelled() => {
+            process.signal(Signal::SIGTERM);
+            if timeout(LEAVE, process.wait()).await.is_err() {
+                process.kill();
+            }
+        }
+    }
+    gone.cancel();
+}
+
+/// Logs what comes out of a pipe, to its end.
+async fn follow(source: &'static str, mut pipe: pipe::Receiver, log: Rc<Log>, limit: usize) {
+    let mut lines = Lines::new(limit);
+    let mut piece = vec![0; PIECE];
+    let say = |line: &[u8]| log.line(source, line, "");
+    while let Ok(count @ 1..) = pipe.read(&mut piece).await {
+        lines.take(&piece[..count], say);
+    }
+    lines.end(say);
+}

@@ -1,0 +1,194 @@
+//! One client's connection: reads heads, answers what is asked of the watchdog itself, and hands the rest on.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Answer;
+use super::body::Body;
+use super::cgi;
+use super::mode::Failure;
+use super::server::Shared;
+use crate::http1::{Buffer, Framing, HeadError, RequestHead, ends_after, slots};
+
+/// The largest head of a request.
+const MAX_HEAD: usize = 1 << 20;
+/// How long a connection may carry nothing. The gateway keeps some for the next call.
+const IDLE: Duration = Duration::from_secs(600);
+/// How long a connection is read on after an answer that came before the end of the request: closed at once, the
+/// kernel would send a reset that takes the answer with it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves a connection to its end.
+pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
+    let mut buffer = Buffer::default();
+    loop {
+        let (mut from, to) = stream.split();
+        let head = match read_head(&mut from, &mut buffer, &shared).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return,
+            Err(error) => {
+                let status = if error == HeadError::TooLarge {
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                } else {
+                    StatusCode::BAD_REQUEST
+                };
+                let mut answer = Answer::new(to, false, false, false);
+                if answer.error(status, &error.to_string()).await.is_ok() {
+                    close(stream, buffer).await;
+                }
+                return;
+            }
+        };
+        let mut slots = slots();
+        let Ok(Some((request, _))) = RequestHead::parse(&head, &mut slots) else { return };
+        let started = Instant::now();
+        let mut body = Body::new(from, &mut buffer, request.framing, started + shared.settings.read_timeout);
+        let persists = request.persists() && !shared.is_draining();
+        let mut answer = Answer::new(to, request.http10, request.method == "HEAD", persists);
+        let deadline = started + shared.settings.write_timeout;
+        let served = match timeout_at(deadline, respond(&request, &mut body, &mut answer, &shared)).await {
+            Ok(served) => served,
+            Err(_) => {
+                shared.log.say("an answer was cut off: it did not end within write_timeout");
+                return;
+            }
+        };
+        // What is not done was cut off, and must look so.
+        if served.is_err() || !answer.is_done() {
+            return;
+        }
+        if !answer.persists || !body.is_read() {
+            drop((body, answer));
+            close(stream, buffer).await;
+            return;
+        }
+        buffer.release();
+    }
+}
+
+/// The bytes of the next head; `None` when there is no further request.
+async fn read_head(
+    from: &mut ReadHalf<'_>,
+    buffer: &mut Buffer,
+    shared: &Shared,
+) -> Result<Option<Vec<u8>>, HeadError> {
+    let mut deadline = Instant::now() + IDLE;
+    let mut seen = 0;
+    loop {
+        let data = buffer.data();
+        if !data.is_empty() && (seen == 0 || ends_after(data, seen)) {
+            let mut slots = slots();
+            if let Some((_, length)) = RequestHead::parse(data, &mut slots)? {
+                let head = data[..length].to_vec();
+                buffer.consume(length);
+                return Ok(Some(head));
+            }
+        }
+        if seen == 0 && !data.is_empty() {
+            deadline = Instant::now() + shared.settings.read_timeout;
+        }
+        seen = data.len();
+        if buffer.is_full() && !buffer.grow(MAX_HEAD) {
+            return Err(HeadError::TooLarge);
+        }
+        let fill = timeout_at(deadline, poll_fn(|cx| buffer.poll_fill(from, cx)));
+        let filled = if seen == 0 {
+            tokio::select! {
+                biased;
+                filled = fill => filled,
+                // A request that is on its way would find nobody; one that has begun is answered.
+                () = shared.closing().cancelled() => return Ok(None),
+            }
+        } else {
+            fill.await
+        };
+        match filled {
+            Ok(Ok(count)) if count > 0 => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// Answers one request.
+async fn respond(
+    request: &RequestHead<'_, '_>,
+    body: &mut Body<'_>,
+    answer: &mut Answer<'_>,
+    shared: &Rc<Shared>,
+) -> io::Result<()> {
+    match cgi::split(request.target).0 {
+        "/_/health" => return health(answer, shared).await,
+        "/_/ready" => return ready(answer, shared).await,
+        _ => {}
+    }
+    let Some(_ticket) = shared.admit() else {
+        let limit = shared.settings.max_inflight.unwrap_or_default();
+        let text = format!("Concurrent request limit exceeded. Max concurrent requests: {limit}\n");
+        let done = answer.error(StatusCode::TOO_MANY_REQUESTS, &text).await;
+        shared.metrics.borrow_mut().finished(request.method, answer.status, answer.elapsed());
+        return done;
+    };
+    if request.expects_continue && request.framing != Framing::None {
+        answer.go_on().await?;
+    }
+    let served = shared.service.serve(request, body, answer, shared).await;
+    let done = match served {
+        Ok(()) => Ok(()),
+        Err(failure) => fail(failure, answer, shared).await,
+    };
+    shared.metrics.borrow_mut().finished(request.method, answer.status, answer.elapsed());
+    done
+}
+
+/// Says what went wrong, where that is still possible.
+async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io::Result<()> {
+    shared.log.say(&failure.to_string());
+    if answer.has_begun() {
+        return Err(io::Error::other("the answer is cut off"));
+    }
+    match failure.status() {
+        Some(status) => answer.error(status, &format!("{failure}\n")).await,
+        None => Err(io::Error::other("the client has gone")),
+    }
+}
+
+async fn health(answer: &mut Answer<'_>, shared: &Shared) -> io::Result<()> {
+    if shared.is_draining() {
+        return answer.text(StatusCode::SERVICE_UNAVAILABLE, "", &[]).await;
+    }
+    answer.text(StatusCode::OK, "OK", &[]).await
+}
+
+async fn ready(answer: &mut Answer<'_>, shared: &Rc<Shared>) -> io::Result<()> {
+    if shared.is_full() {
+        return answer.text(StatusCode::TOO_MANY_REQUESTS, "", &[]).await;
+    }
+    if shared.is_draining() || !shared.service.is_ready(&shared.settings).await {
+        return answer.text(StatusCode::SERVICE_UNAVAILABLE, "", &[]).await;
+    }
+    answer.text(StatusCode::OK, "OK", &[]).await
+}
+
+/// Says that no more follows, and reads on for a moment.
+async fn close(mut stream: TcpStream, mut buffer: Buffer) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let deadline = Instant::now() + LINGER;
+    loop {
+        let count = buffer.data().len();
+        buffer.consume(count);
+        let fill = poll_fn(|cx| buffer.poll_fill(&mut stream, cx));
+        if !matches!(timeout_at(deadline, fill).await, Ok(Ok(1..))) {
+            return;
+        }
+    }
+}

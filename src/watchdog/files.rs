@@ -1,0 +1,150 @@
+//! `static`: files below a directory.
+
+use std::path::{Component, Path, PathBuf};
+
+use http::StatusCode;
+use percent_encoding::percent_decode_str;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
+
+use super::answer::Answer;
+use super::cgi;
+use super::mode::Failure;
+use super::settings::Settings;
+use crate::http1::RequestHead;
+
+/// Bytes that are read at once.
+const PIECE: usize = 64 << 10;
+/// What is sent where a directory is asked for.
+const INDEX: &str = "index.html";
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// Without symbolic links, so that what is below it can be told.
+    root: PathBuf,
+    /// No process is needed here.
+    _ended: oneshot::Sender<String>,
+}
+
+impl Files {
+    pub(super) fn new(settings: &Settings, ended: oneshot::Sender<String>) -> Result<Self, String> {
+        let path = &settings.static_path;
+        let root = std::fs::canonicalize(path)
+            .map_err(|error| format!("static_path {}: {error}", path.display()))?;
+        Ok(Self { root, _ended: ended })
+    }
+
+    pub(super) async fn serve(
+        &self,
+        request: &RequestHead<'_, '_>,
+        answer: &mut Answer<'_>,
+    ) -> Result<(), Failure> {
+        if !matches!(request.method, "GET" | "HEAD") {
+            let text = "files are read only: use GET or HEAD\n";
+            let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD")];
+            let done = answer.text(StatusCode::METHOD_NOT_ALLOWED, text, headers).await;
+            return done.map_err(Failure::Client);
+        }
+        let (path, _) = cgi::split(request.target);
+        let missing = || Failure::Request(StatusCode::NOT_FOUND, format!("{path} is not here"));
+        let path = self.find(path).ok_or_else(missing)?;
+        let mut options = tokio::fs::OpenOptions::new();
+        // A pipe of that name must not hold anything up.
+        options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut file = options.open(&path).await.map_err(|_| missing())?;
+        let data = file.metadata().await.map_err(|_| missing())?;
+        if !data.is_file() {
+            return Err(missing());
+        }
+        let headers: &[(&str, &[u8])] = &[("Content-Type", kind(&path).as_bytes())];
+        answer.begin(200, "OK", Some(data.len()), headers);
+        let mut left = data.len();
+        let mut piece = vec![0; PIECE];
+        while left > 0 && !answer.is_done() {
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            match file.read(&mut piece[..most]).await {
+                Ok(count) if count > 0 => {
+                    answer.data(&piece[..count]).await.map_err(Failure::Client)?;
+                    left -= count as u64;
+                }
+                _ => return Err(Failure::Upstream(format!("{}: it became shorter", path.display()))),
+            }
+        }
+        answer.end().await.map_err(Failure::Client)
+    }
+
+    /// The file that a path means, if it is below the directory.
+    fn find(&self, path: &str) -> Option<PathBuf> {
+        let decoded = percent_decode_str(path).decode_utf8().ok()?;
+        let relative = Path::new(decoded.trim_start_matches('/'));
+        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return None;
+        }
+        let mut found = std::fs::canonicalize(self.root.join(relative)).ok()?;
+        if found.is_dir() {
+            found = std::fs::canonicalize(found.join(INDEX)).ok()?;
+        }
+        // Links may lead anywhere.
+        found.starts_with(&self.root).then_some(found)
+    }
+}
+
+/// The type of a file, by its name.
+fn kind(path: &Path) -> &'static str {
+    match path.extension().and_then(|end| end.to_str()).unwrap_or_default() {
+        "html" | "htm" => "text/html; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "js" | "mjs" => "text/javascript; charset=utf-8",
+        "json" | "map" => "application/json",
+        "txt" | "md" => "text/plain; charset=utf-8",
+        "csv" => "text/csv; charset=utf-8",
+        "xml" => "text/xml; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "avif" => "image/avif",
+        "ico" => "image/vnd.microsoft.icon",
+        "woff" => "font/woff",
+        "woff2" => "font/woff2",
+        "pdf" => "application/pdf",
+        "wasm" => "application/wasm",
+        "zip" => "application/zip",
+        "gz" => "application/gzip",
+        "mp4" => "video/mp4",
+        "webm" => "video/webm",
+        "mp3" => "audio/mpeg",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_the_directory() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let root = outer.path().join("public");
+        std::fs::create_dir_all(root.join("sub")).expect("made");
+        for file in ["public/a b.txt", "public/sub/index.html", "secret"] {
+            std::fs::write(outer.path().join(file), "x").expect("written");
+        }
+        std::os::unix::fs::symlink("../secret", root.join("out")).expect("linked");
+        std::os::unix::fs::symlink("sub/index.html", root.join("in")).expect("linked");
+        let (ended, _) = oneshot::channel();
+        let root = std::fs::canonicalize(root).expect("there");
+        let files = Files { root: root.clone(), _ended: ended };
+        let found =
+            |path: &str| files.find(path).map(|path| path.strip_prefix(&root).expect("below").to_owned());
+        assert_eq!(found("/a%20b.txt"), Some("a b.txt".into()));
+        for path in ["/sub", "/sub/", "/sub/index.html", "//sub/./index.html", "/in"] {
+            assert_eq!(found(path), Some("sub/index.html".into()), "{path}");
+        }
+        for path in ["/", "/none", "/../secret", "/%2e%2e/secret", "/sub/../../secret", "/out", "/a%00"] {
+            assert_eq!(found(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Counts of requests, for Prometheus, on a port of their own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::answer::Answer;
+use super::server::Shared;
+use crate::http1::{Buffer, RequestHead, slots};
+
+/// The upper ends of the histogram's buckets, in seconds: those that Prometheus's own clients have.
+const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// How long a client may take to ask.
+const ASK: Duration = Duration::from_secs(10);
+/// The pause after a connection could not be taken.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Requests by method and status.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(BTreeMap<(&'static str, u16), Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+impl Metrics {
+    /// Counts a request that was answered.
+    pub(super) fn finished(&mut self, method: &str, status: u16, took: Duration) {
+        let counts = self.0.entry((known(method), status)).or_default();
+        let seconds = took.as_secs_f64();
+        for (bucket, end) in counts.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(seconds <= end);
+        }
+        counts.count += 1;
+        counts.seconds += seconds;
+    }
+
+    /// As Prometheus reads it.
+    fn text(&self, in_flight: usize) -> String {
+        let mut out = String::new();
+        self.write(&mut out, in_flight).expect("a string takes all text");
+        out
+    }
+
+    fn write(&self, out: &mut String, in_flight: usize) -> std::fmt::Result {
+        let name = "http_requests_total";
+        writeln!(out, "# HELP {name} Requests that were answered.\n# TYPE {name} counter")?;
+        for ((method, code), counts) in &self.0 {
+            writeln!(out, "{name}{{code=\"{code}\",method=\"{method}\"}} {}", counts.count)?;
+        }
+        let name = "http_request_duration_seconds";
+        writeln!(out, "# HELP {name} Time from head to end of the answer.\n# TYPE {name} histogram")?;
+        for ((method, code), counts) in &self.0 {
+            let labels = format!("code=\"{code}\",method=\"{method}\"");
+            for (bucket, end) in counts.buckets.iter().zip(BUCKETS) {
+                writeln!(out, "{name}_bucket{{{labels},le=\"{end}\"}} {bucket}")?;
+            }
+            writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", counts.count)?;
+            writeln!(out, "{name}_sum{{{labels}}} {}", counts.seconds)?;
+            writeln!(out, "{name}_count{{{labels}}} {}", counts.count)?;
+        }
+        let name = "http_requests_in_flight";
+        writeln!(out, "# HELP {name} Requests that are being answered.\n# TYPE {name} gauge")?;
+        writeln!(out, "{name} {in_flight}")
+    }
+}
+
+/// A method as a label: of those that clients make up there is no end.
+fn known(method: &str) -> &'static str {
+    let all = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    all.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+/// Answers whoever asks for metrics.
+pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                // Who is slow is given up.
+                tokio::task::spawn_local(async move { timeout(ASK, answer(stream, &shared)).await });
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, shared: &Shared) -> Option<()> {
+    let (mut from, to) = stream.split();
+    let mut buffer = Buffer::default();
+    loop {
+        let mut slots = slots();
+        if let Some((request, _)) = RequestHead::parse(buffer.data(), &mut slots).ok()? {
+            let mut answer = Answer::new(to, request.http10, request.method == "HEAD", false);
+            return match super::cgi::split(request.target).0 {
+                "/metrics" => {
+                    let text = shared.metrics.borrow().text(shared.in_flight());
+                    answer.text(StatusCode::OK, &text, &[]).await.ok()
+                }
+                _ => answer.text(StatusCode::NOT_FOUND, "see /metrics\n", &[]).await.ok(),
+            };
+        }
+        if buffer.is_full() {
+            return None;
+        }
+        let count = std::future::poll_fn(|cx| buffer.poll_fill(&mut from, cx)).await.ok()?;
+        if count == 0 {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_method_status_and_time() {
+        let mut metrics = Metrics::default();
+        metrics.finished("GET", 200, Duration::from_millis(7));
+        metrics.finished("GET", 200, Duration::from_secs(20));
+        metrics.finished("BREW", 500, Duration::ZERO);
+        let text = metrics.text(3);
+        for line in [
+            "http_requests_total{code=\"200\",method=\"GET\"} 2",
+            "http_requests_total{code=\"500\",method=\"other\"} 1",
+            "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"0.005\"} 0",
+            "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"0.01\"} 1",
+            "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"10\"} 1",
+            "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"+Inf\"} 2",
+            "http_request_duration_seconds_sum{code=\"200\",method=\"GET\"} 20.007",
+            "http_requests_in_flight 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+}

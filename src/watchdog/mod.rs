@@ -1,0 +1,80 @@
+//! The watchdog: turns a command, a script or an HTTP server into a function. It is process 1 of a function's
+//! container, and a program of its own, `fwatchdog`: small and static, so that it runs in any image.
+//!
+//! ```text
+//! client -> connection -> gate (max_inflight, draining) -> mode -> process
+//!                                                            streaming, serializing, classic: fork.rs
+//!                                                            http: proxy.rs    afterburn: afterburn.rs
+//!                                                            openwhisk: whisk.rs    static: files.rs
+//! ```
+//!
+//! What images rely on, variables above all, is that of the watchdogs that function images have had before:
+//! `docs/watchdog.md` is the list.
+//!
+//! Invariants
+//! - One thread does all the work, and never waits for a process, a client or a log.
+//! - A process that was started for a request is gone, with its whole group, at the request's limit.
+//! - Every process that ends is reaped, also one that nobody here started.
+
+mod afterburn;
+mod answer;
+mod body;
+mod cgi;
+mod companion;
+mod connection;
+mod files;
+mod fork;
+mod healthcheck;
+mod log;
+mod metrics;
+mod mode;
+mod process;
+mod proxy;
+mod server;
+mod settings;
+mod upstream;
+mod whisk;
+
+use std::process::ExitCode;
+
+use crate::{COMMIT, VERSION};
+
+use self::settings::Settings;
+
+/// The program, with the arguments that follow its name.
+pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let arguments: Vec<String> = arguments.collect();
+    let settings = || Settings::read(variable);
+    // With one dash, as Go's programs take them, or with two.
+    match arguments.first().map(|argument| argument.trim_start_matches('-')) {
+        None => {}
+        Some("version") => {
+            println!("fwatchdog {VERSION} ({COMMIT})");
+            return ExitCode::SUCCESS;
+        }
+        Some("run-healthcheck") => {
+            return healthcheck::run(settings().map_or(settings::PORT, |found| found.port));
+        }
+        Some(_) => {
+            eprintln!(
+                "fwatchdog takes --version or --run-healthcheck; all else are variables (docs/watchdog.md)"
+            );
+            return ExitCode::from(64);
+        }
+    }
+    match settings() {
+        Ok(settings) => server::run(settings),
+        Err(faults) => {
+            faults.iter().for_each(|fault| eprintln!("fwatchdog: {fault}"));
+            ExitCode::from(64)
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watchdog's settings are its environment; Settings reads it"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -1,0 +1,189 @@
+//! Starts processes, and learns of their ends. As process 1 of a container, this one inherits whatever is left by
+//! others, and must reap that too; so one loop waits for all, and tells those who wait for one.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::rc::Rc;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Exited(i32),
+    Killed(Signal),
+}
+
+impl End {
+    pub(super) fn is_success(self) -> bool {
+        self == Self::Exited(0)
+    }
+}
+
+impl std::fmt::Display for End {
+    /// As Go's programs say it: people look for it in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit status {code}"),
+            Self::Killed(Signal::SIGKILL) => f.write_str("signal: killed"),
+            Self::Killed(signal) => write!(f, "signal: {signal}"),
+        }
+    }
+}
+
+/// All processes that were started here. Cloning gives another handle.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Processes(Rc<RefCell<HashMap<Pid, oneshot::Sender<End>>>>);
+
+impl Processes {
+    /// Begins to reap. To be called within a [`tokio::task::LocalSet`], before anything is started.
+    pub(super) fn start() -> io::Result<Self> {
+        let processes = Self::default();
+        let mut ends = signal(SignalKind::child())?;
+        let reaped = processes.clone();
+        tokio::task::spawn_local(async move {
+            while ends.recv().await.is_some() {
+                reaped.reap();
+            }
+        });
+        Ok(processes)
+    }
+
+    /// Starts a process in a group of its own.
+    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
+        // A start that fails is waited for within `spawn`, so the loop must not run meanwhile; it does not, for
+        // this is its thread.
+        let id = command.process_group(0).spawn()?.id();
+        let pid = Pid::from_raw(id.cast_signed());
+        let (ended, end) = oneshot::channel();
+        self.0.borrow_mut().insert(pid, ended);
+        Ok(Process { pid, end, ended: None })
+    }
+
+    fn reap(&self) {
+        loop {
+            let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, End::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Killed(signal)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            // One that nobody here started was left to process 1 by another.
+            if let Some(waiting) = self.0.borrow_mut().remove(&pid) {
+                let _ = waiting.send(end);
+            }
+        }
+    }
+}
+
+/// A process and its group. Dropped before its end, it is killed.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: Pid,
+    end: oneshot::Receiver<End>,
+    ended: Option<End>,
+}
+
+impl Process {
+    /// Returns when it has ended. May be given up and called again.
+    pub(super) async fn wait(&mut self) -> End {
+        if self.ended.is_none() {
+            // Only the loop's own end could keep it from saying so.
+            self.ended = Some((&mut self.end).await.unwrap_or(End::Killed(Signal::SIGKILL)));
+        }
+        self.ended.unwrap_or(End::Killed(Signal::SIGKILL))
+    }
+
+    /// Kills it and all that it started and that stayed in its group.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends its group a signal, as long as its id is its own.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.ended.is_none() {
+            // It may have ended just now.
+            let _ = killpg(self.pid, signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended.is_none() && self.end.try_recv().is_err() {
+            self.kill();
+        }
+    }
+}
+
+/// A pipe to a process: our end, and its.
+pub(super) fn to_process() -> io::Result<(pipe::Sender, OwnedFd)> {
+    let (theirs, ours) = io::pipe()?;
+    Ok((pipe::Sender::from_owned_fd(ours.into())?, theirs.into()))
+}
+
+/// A pipe from a process: our end, and its.
+pub(super) fn from_process() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (ours, theirs) = io::pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(ours.into())?, theirs.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::task::LocalSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn within<T>(work: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(10), LocalSet::new().run_until(work)).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn ends_are_told_to_whoever_waits() {
+        within(async {
+            let processes = Processes::start().expect("signals");
+            let run = async |script: &str| {
+                processes.spawn(Command::new("sh").args(["-c", script])).expect("started").wait().await
+            };
+            assert_eq!(run("exit 0").await, End::Exited(0));
+            assert_eq!(run("exit 7").await.to_string(), "exit status 7");
+            assert_eq!(run("kill -9 $$").await.to_string(), "signal: killed");
+            assert!(processes.spawn(&mut Command::new("/no/such/program")).is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dropped_is_killed_with_what_it_started() {
+        within(async {
+            let processes = Processes::start().expect("signals");
+            let (output, theirs) = from_process().expect("a pipe");
+            let mut command = Command::new("sh");
+            command.args(["-c", "trap '' TERM; sleep 60 & sleep 60"]).stdout(theirs);
+            let process = processes.spawn(&mut command).expect("started");
+            drop(command);
+            process.signal(Signal::SIGTERM);
+            drop(process);
+            // It ends when the last process that could write to it has.
+            loop {
+                output.readable().await.expect("a pipe");
+                if let Ok(0) = output.try_read(&mut [0; 16]) {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+}

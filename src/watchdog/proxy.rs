@@ -1,0 +1,392 @@
+//! `http`: one process, which is a server; requests are passed on to it.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::StatusCode;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::answer::Answer;
+use super::body::{Body, BodyError};
+use super::companion::Companion;
+use super::log::Log;
+use super::mode::Failure;
+use super::process::Processes;
+use super::server::Shared;
+use super::settings::{Settings, Upstream};
+use super::upstream::{Incoming, forwarded, returned};
+use crate::function::parse_duration;
+use crate::http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
+
+/// Connections that are kept for the next request.
+const KEPT: usize = 256;
+/// The pauses between two attempts to reach a process that does not listen yet.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// How long the process may take to say whether it is ready.
+const READY: Duration = Duration::from_secs(5);
+
+/// The process, and connections to it.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    companion: Option<Companion>,
+    upstream: Upstream,
+    idle: RefCell<Vec<TcpStream>>,
+    _ended: Option<oneshot::Sender<String>>,
+}
+
+impl Proxy {
+    /// Starts the process.
+    pub(super) fn start(
+        settings: &Settings,
+        processes: &Processes,
+        log: &Rc<Log>,
+        ended: oneshot::Sender<String>,
+    ) -> Result<Self, String> {
+        // A server may be one that somebody else has started.
+        let (companion, _ended) = if settings.command.is_empty() {
+            (None, Some(ended))
+        } else {
+            (Some(Companion::start(settings, processes, log, ended, |_| Ok(()))?), None)
+        };
+        Ok(Self { companion, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
+    }
+
+    /// Sends JSON to a path, and reads all of the answer: its status and its body.
+    pub(super) async fn post(&self, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), Failure> {
+        let mut stream = self.connect().await?;
+        let request = format!(
+            "POST {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            self.upstream.path,
+            self.upstream.address,
+            body.len()
+        );
+        let (from, mut to) = stream.split();
+        let sending = async {
+            let _ = to.write_all(&[request.as_bytes(), body].concat()).await;
+        };
+        let mut incoming = Incoming::new(from);
+        let answering = async {
+            let closed = || Failure::Upstream("the process closed the connection without an answer".into());
+            let head = incoming.head(false).await?.ok_or_else(closed)?;
+            let mut slots = slots();
+            let code =
+                ResponseHead::parse(&head, &mut slots, false).ok().flatten().map(|(head, _)| head.code);
+            Ok((code.ok_or_else(closed)?, incoming.whole().await?))
+        };
+        tokio::join!(sending, answering).1
+    }
+
+    pub(super) async fn serve(
+        &self,
+        request: &RequestHead<'_, '_>,
+        body: &mut Body<'_>,
+        answer: &mut Answer<'_>,
+        shared: &Rc<Shared>,
+    ) -> Result<(), Failure> {
+        let limit = limit(request, shared.settings.exec_timeout);
+        let work = self.exchange(request, body, answer, shared.settings.buffer_body);
+        match timeout(limit.unwrap_or(Duration::MAX), work).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::Timeout {
+                text: "the process did not answer within exec_timeout",
+                status: StatusCode::GATEWAY_TIMEOUT,
+            }),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        request: &RequestHead<'_, '_>,
+        body: &mut Body<'_>,
+        answer: &mut Answer<'_>,
+        buffers: bool,
+    ) -> Result<(), Failure> {
+        let whole =
+            if buffers && request.framing != Framing::None { Some(body.whole().await?) } else { None };
+        let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.len() as u64));
+        let request_head = head(request, &self.upstream.path, framing);
+        loop {
+            let (mut stream, kept) = match self.take() {
+                Some(stream) => (stream, true),
+                None => (self.connect().await?, false),
+            };
+            let (from, mut to) = stream.split();
+            let mut incoming = Incoming::new(from);
+            let mut sent = false;
+            let mut sending = Box::pin(send(&mut to, &request_head, whole.as_deref(), framing, body));
+            let found = loop {
+                tokio::select! {
+                    biased;
+                    found = incoming.head(request.method == "HEAD") => break found?,
+                    done = &mut sending, if !sent => {
+                        sent = true;
+                        done?;
+                    }
+                }
+            };
+            let Some(found) = found else {
+                // It was closed just when it was used: nobody has seen the request.
+                if kept && framing == Framing::None && matches!(request.method, "GET" | "HEAD") {
+                    continue;
+                }
+                return Err(Failure::Upstream("the process closed the connection without an answer".into()));
+            };
+            let mut slots = slots();
+            let parsed = ResponseHead::parse(&found, &mut slots, request.method == "HEAD");
+            let Ok(Some((head, _))) = parsed else {
+                return Err(Failure::Upstream("the process's answer cannot be read".into()));
+            };
+            if head.code == 101 && !request.upgrade {
+                return Err(Failure::Upstream(
+                    "the process changes the protocol without being asked to".into(),
+                ));
+            }
+            begin(&head, answer);
+            if head.code == 101 {
+                drop(sending);
+                return tunnel(&mut incoming, &mut to, body, answer).await;
+            }
+            let mut given = 0;
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    next = incoming.next(given) => next?,
+                    done = &mut sending, if !sent => {
+                        sent = true;
+                        given = 0;
+                        done?;
+                        continue;
+                    }
+                };
+                let Some(length) = next else { break };
+                answer.data(incoming.data(length)).await.map_err(Failure::Client)?;
+                given = length;
+                if !incoming.has_more(given) {
+                    answer.flush().await.map_err(Failure::Client)?;
+                }
+            }
+            answer.end().await.map_err(Failure::Client)?;
+            drop(sending);
+            if sent && head.persists() && incoming.is_clean() {
+                self.keep(stream);
+            }
+            return Ok(());
+        }
+    }
+
+    /// A connection that is open still.
+    fn take(&self) -> Option<TcpStream> {
+        loop {
+            let stream = self.idle.borrow_mut().pop()?;
+            // One that was closed, or on which something came unasked, is not used.
+            let looked = recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+            if looked == Err(Errno::EAGAIN) {
+                return Some(stream);
+            }
+        }
+    }
+
+    fn keep(&self, stream: TcpStream) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < KEPT {
+            idle.push(stream);
+        }
+    }
+
+    /// A new connection. A process that does not listen yet is waited for.
+    async fn connect(&self) -> Result<TcpStream, Failure> {
+        let (mut pause, longest) = PAUSES;
+        loop {
+            match TcpStream::connect(self.upstream.address).await {
+                Ok(stream) => {
+                    // Small requests must not wait for more.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+                Err(error) => {
+                    let address = self.upstream.address;
+                    return Err(Failure::Upstream(format!(
+                        "the process is not reached at {address}: {error}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Whether the process listens, and says that it is ready where it can be asked.
+    pub(super) async fn is_ready(&self, settings: &Settings) -> bool {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.upstream.address).await.ok()?;
+            let Some(path) = &settings.ready_path else { return Some(true) };
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                self.upstream.address
+            );
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut incoming = Incoming::new(stream);
+            let head = incoming.head(false).await.ok()??;
+            let mut slots = slots();
+            let (head, _) = ResponseHead::parse(&head, &mut slots, false).ok()??;
+            Some((200..300).contains(&head.code))
+        };
+        matches!(timeout(READY, asked).await, Ok(Some(true)))
+    }
+
+    pub(super) async fn stop(&self) {
+        self.idle.borrow_mut().clear();
+        if let Some(companion) = &self.companion {
+            companion.stop().await;
+        }
+    }
+}
+
+/// How long the process has: what the settings say, or less if the caller does.
+fn limit(request: &RequestHead<'_, '_>, settings: Option<Duration>) -> Option<Duration> {
+    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-timeout"));
+    let asked = header.and_then(|header| parse_duration(std::str::from_utf8(header.value).ok()?).ok());
+    match (settings, asked) {
+        (Some(settings), Some(asked)) => Some(settings.min(asked)),
+        (settings, asked) => asked.or(settings),
+    }
+}
+
+/// The head for the process.
+fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    let mut line = |text: std::fmt::Arguments<'_>| out.write_fmt(text).expect("a vector takes all bytes");
+    line(format_args!("{} {prefix}{} HTTP/1.1\r\n", request.method, request.target));
+    if request.header(Header::Host).is_none() {
+        line(format_args!("Host: localhost\r\n"));
+    }
+    for header in forwarded(request) {
+        push(&mut out, header.name, header.value);
+    }
+    match framing {
+        Framing::Length(length) => push(&mut out, "Content-Length", length.to_string().as_bytes()),
+        Framing::Chunked => push(&mut out, "Transfer-Encoding", b"chunked"),
+        Framing::None | Framing::UntilClose => {
+            // Some servers wait for a body of these unless they are told that there is none.
+            if matches!(request.method, "POST" | "PUT" | "PATCH") {
+                push(&mut out, "Content-Length", b"0");
+            }
+        }
+    }
+    if request.upgrade
+        && let Some(protocol) = request.header(Header::Upgrade)
+    {
+        push(&mut out, "Connection", b"Upgrade");
+        push(&mut out, "Upgrade", protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Sends head and body. A process that does not read all of it may have answered before.
+async fn send(
+    mut to: impl AsyncWrite + Unpin,
+    head: &[u8],
+    whole: Option<&[u8]>,
+    framing: Framing,
+    body: &mut Body<'_>,
+) -> Result<(), BodyError> {
+    if to.write_all(head).await.is_err() {
+        return Ok(());
+    }
+    if let Some(whole) = whole {
+        let _ = to.write_all(whole).await;
+        return Ok(());
+    }
+    let mut chunk = Vec::new();
+    while let Some(piece) = body.next().await? {
+        let piece = if framing == Framing::Chunked {
+            chunk.clear();
+            push_chunk(&mut chunk, piece);
+            &chunk
+        } else {
+            piece
+        };
+        if to.write_all(piece).await.is_err() {
+            return Ok(());
+        }
+    }
+    if framing == Framing::Chunked {
+        chunk.clear();
+        end_chunks(&mut chunk);
+        let _ = to.write_all(&chunk).await;
+    }
+    Ok(())
+}
+
+/// Makes the head of the answer from that of the process.
+fn begin(head: &ResponseHead<'_, '_>, answer: &mut Answer<'_>) {
+    let took = format!("{:.6}", answer.elapsed().as_secs_f64());
+    let mut headers: Vec<(&str, &[u8])> = returned(head).map(|header| (header.name, header.value)).collect();
+    if head.code == 101 {
+        let upgrade = head.headers.iter().find(|header| Header::of(header.name) == Header::Upgrade);
+        headers.extend(upgrade.map(|header| ("Upgrade", header.value)));
+        headers.push(("Connection", b"Upgrade"));
+        answer.switch(&headers);
+        return;
+    }
+    headers.push(("X-Duration-Seconds", took.as_bytes()));
+    let length = match head.framing {
+        Framing::Length(length) => Some(length),
+        Framing::Chunked | Framing::UntilClose => None,
+        // There is no body, but one may be spoken of: HEAD asks for nothing else.
+        Framing::None => {
+            let header = head.headers.iter().find(|header| Header::of(header.name) == Header::ContentLength);
+            header.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok())
+        }
+    };
+    answer.begin(head.code, head.reason, length, &headers);
+}
+
+/// Passes bytes on in both directions until one side has said all.
+async fn tunnel(
+    incoming: &mut Incoming<impl AsyncRead + Unpin>,
+    to: &mut (impl AsyncWrite + Unpin),
+    body: &mut Body<'_>,
+    answer: &mut Answer<'_>,
+) -> Result<(), Failure> {
+    answer.flush().await.map_err(Failure::Client)?;
+    body.open();
+    let there = async {
+        // Its end is the client's.
+        while let Ok(Some(piece)) = body.next().await {
+            if to.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    let back = async {
+        let mut given = 0;
+        while let Some(length) = incoming.next(given).await? {
+            answer.data(incoming.data(length)).await.map_err(Failure::Client)?;
+            answer.flush().await.map_err(Failure::Client)?;
+            given = length;
+        }
+        answer.shutdown().await.map_err(Failure::Client)
+    };
+    tokio::join!(there, back).1
+}

@@ -1,0 +1,144 @@
+//! HTTP to a process: its answers, as they arrive.
+
+use std::future::poll_fn;
+
+use tokio::io::AsyncRead;
+
+use super::mode::Failure;
+use crate::http1::{Buffer, Decoder, Framing, Header, RequestHead, ResponseHead, slots};
+
+/// The largest head of an answer.
+const MAX_HEAD: usize = 1 << 20;
+
+/// Answers that come from somewhere, one after the other.
+#[derive(Debug)]
+pub(super) struct Incoming<R> {
+    from: R,
+    buffer: Buffer,
+    decoder: Decoder,
+}
+
+impl<R: AsyncRead + Unpin> Incoming<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self { from, buffer: Buffer::default(), decoder: Decoder::Length(0) }
+    }
+
+    /// The bytes of the next head that is not an interim one. `None`: the other side closed before its first byte.
+    pub(super) async fn head(&mut self, to_head: bool) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            let mut slots = slots();
+            let parsed = ResponseHead::parse(self.buffer.data(), &mut slots, to_head);
+            let parsed = parsed.map_err(|error| bad(&error.to_string()))?;
+            if let Some((head, length)) = parsed {
+                let interim = head.code < 200 && head.code != 101;
+                self.decoder = match head.framing {
+                    _ if head.code == 101 => Decoder::UntilClose,
+                    Framing::None => Decoder::Length(0),
+                    Framing::Length(length) => Decoder::Length(length),
+                    Framing::Chunked => Decoder::chunked(),
+                    Framing::UntilClose => Decoder::UntilClose,
+                };
+                let bytes = (!interim).then(|| self.buffer.data()[..length].to_vec());
+                self.buffer.consume(length);
+                if bytes.is_some() {
+                    return Ok(bytes);
+                }
+                continue;
+            }
+            if self.buffer.is_full() && !self.buffer.grow(MAX_HEAD) {
+                return Err(bad("its head is too large"));
+            }
+            match poll_fn(|cx| self.buffer.poll_fill(&mut self.from, cx)).await {
+                Ok(0) | Err(_) if self.buffer.is_empty() => return Ok(None),
+                Ok(0) => return Err(bad("it ended within its head")),
+                Ok(_) => {}
+                Err(error) => return Err(bad(&error.to_string())),
+            }
+        }
+    }
+
+    /// The next piece of the body, after `given` bytes of the last were used; how long it is. `None`: that was all.
+    pub(super) async fn next(&mut self, given: usize) -> Result<Option<usize>, Failure> {
+        self.buffer.consume(given);
+        loop {
+            if !self.buffer.is_empty() || self.decoder.is_done() {
+                let found =
+                    self.decoder.decode(self.buffer.data()).map_err(|error| bad(&error.to_string()))?;
+                self.buffer.consume(found.skip);
+                if found.data > 0 {
+                    return Ok(Some(found.data));
+                }
+                if found.end {
+                    return Ok(None);
+                }
+            }
+            match poll_fn(|cx| self.buffer.poll_fill(&mut self.from, cx)).await {
+                Ok(0) if self.decoder == Decoder::UntilClose => return Ok(None),
+                Ok(0) => return Err(bad("it ended before its end")),
+                Ok(_) => {}
+                Err(error) => return Err(bad(&error.to_string())),
+            }
+        }
+    }
+
+    /// The piece that [`Self::next`] found.
+    pub(super) fn data(&self, length: usize) -> &[u8] {
+        &self.buffer.data()[..length]
+    }
+
+    /// Whether more has arrived already.
+    pub(super) fn has_more(&self, given: usize) -> bool {
+        self.buffer.data().len() > given
+    }
+
+    /// All of the body.
+    pub(super) async fn whole(&mut self) -> Result<Vec<u8>, Failure> {
+        let (mut all, mut given) = (Vec::new(), 0);
+        while let Some(length) = self.next(given).await? {
+            all.extend_from_slice(self.data(length));
+            given = length;
+        }
+        Ok(all)
+    }
+
+    /// Whether nothing is left over, which would be taken for the next answer.
+    pub(super) fn is_clean(&self) -> bool {
+        self.buffer.is_empty() && self.decoder.is_done()
+    }
+}
+
+fn bad(reason: &str) -> Failure {
+    Failure::Upstream(format!("the process's answer cannot be read: {reason}"))
+}
+
+/// The headers of a request that its process is to see.
+pub(super) fn forwarded<'h, 'b>(
+    request: &'h RequestHead<'h, 'b>,
+) -> impl Iterator<Item = &'h httparse::Header<'b>> {
+    request.headers.iter().filter(|header| {
+        is_for_the_end(header.name) && !request.connection.names(request.headers, header.name)
+    })
+}
+
+/// The same of an answer, for the client.
+pub(super) fn returned<'h, 'b>(
+    answer: &'h ResponseHead<'h, 'b>,
+) -> impl Iterator<Item = &'h httparse::Header<'b>> {
+    answer
+        .headers
+        .iter()
+        .filter(|header| is_for_the_end(header.name) && !answer.connection.names(answer.headers, header.name))
+}
+
+/// Whether a header goes beyond the connection that it came by.
+fn is_for_the_end(name: &str) -> bool {
+    !matches!(
+        Header::of(name),
+        Header::Hop
+            | Header::Connection
+            | Header::TransferEncoding
+            | Header::ContentLength
+            | Header::Expect
+            | Header::Upgrade
+    )
+}

@@ -1,0 +1,122 @@
+//! One process, one protocol: afterburn and openwhisk.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Watchdog, free_address};
+
+/// Reads requests and answers them with number of process, path, and body.
+const ECHO: &str = r#"
+while IFS= read -r line; do
+    line=${line%"$(printf '\r')"}
+    case $line in
+        *HTTP/1.1) path=${line#* }; path=${path%% *} ;;
+        Content-Length:*) length=${line#*: } ;;
+        "") body=$(dd bs=1 count="$length" 2>/dev/null)
+            case $path in
+                /die) exit 4 ;;
+                /hang) sleep 60 ;;
+                /nonsense) echo nonsense; echo ;;
+                *) answer="$$ $path $body"
+                   printf 'HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-Length: %s\r\n\r\n%s' "${#answer}" "$answer" ;;
+            esac ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn one_process_answers_all_each_its_own() {
+    let watchdog = Watchdog::script(ECHO, &[("mode", "afterburn")]).await;
+    let mut processes = BTreeSet::new();
+    // Asked at once, answered one after the other.
+    let requests = (0..20).map(|number| {
+        let path = format!("/{number}");
+        let watchdog = &watchdog;
+        async move {
+            let answer = watchdog.send(Method::POST, &path, format!("body {number}")).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(answer.headers()["x-own"], "1");
+            assert!(answer.headers().contains_key("x-duration-seconds"));
+            let text = answer.text().await.expect("text");
+            let (process, rest) = text.split_once(' ').expect("two words");
+            assert_eq!(rest, format!("/{number} body {number}"));
+            process.to_owned()
+        }
+    });
+    processes.extend(futures_util::future::join_all(requests).await);
+    assert_eq!(processes.len(), 1, "{processes:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_answer_is_the_end_of_the_watchdog() {
+    for (path, status, words) in [
+        ("/die", StatusCode::BAD_GATEWAY, "closed its output"),
+        ("/hang", StatusCode::GATEWAY_TIMEOUT, "within exec_timeout"),
+        ("/nonsense", StatusCode::BAD_GATEWAY, "cannot be read"),
+    ] {
+        let variables = [("mode", "afterburn"), ("exec_timeout", "500ms")];
+        let mut watchdog = Watchdog::script(ECHO, &variables).await;
+        assert_eq!(watchdog.get("/fine").await.0, StatusCode::OK);
+        let (found, text) = watchdog.get(path).await;
+        assert_eq!(found, status, "{path}: {text}");
+        assert!(text.contains(words), "{path}: {text}");
+        assert_eq!(watchdog.ended(10).await.code(), Some(1), "{path}: {}", watchdog.log());
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_called_as_an_action() {
+    let script = "read -r input; echo said; echo aside >&2; \
+                  echo \"{\\\"input\\\": $input, \\\"own\\\": \\\"$own\\\", \\\"name\\\": \\\"$__OW_ACTION_NAME\\\"}\"";
+    let watchdog = Watchdog::script(script, &[("mode", "openwhisk")]).await;
+    let ask = async |path: &str, body: Value| {
+        let answer = watchdog.send(Method::POST, path, body.to_string()).await;
+        (answer.status(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let init = json!({ "value": { "name": "a", "env": { "own": "mine" } } });
+    assert_eq!(ask("/init", init.clone()).await, (StatusCode::OK, json!({ "ok": true })));
+    assert_eq!(ask("/init", init).await.0, StatusCode::FORBIDDEN, "once");
+    let run = json!({ "value": { "a": 1 }, "action_name": "guest/a", "deadline": "1" });
+    let wanted = json!({ "input": { "a": 1 }, "own": "mine", "name": "guest/a" });
+    assert_eq!(ask("/run", run).await, (StatusCode::OK, wanted));
+    let log = watchdog.log();
+    assert_eq!(log.matches("XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX").count(), 2, "{log}");
+    assert!(
+        log.contains("stdout: said") && log.contains("stderr: aside") && !log.contains("\"input\""),
+        "{log}"
+    );
+    assert_eq!(ask("/other", json!({})).await.0, StatusCode::NOT_FOUND);
+
+    for (script, words) in
+        [("echo no object", "JSON object"), ("exit 3", "exit status 3"), ("sleep 9", "exec_timeout")]
+    {
+        let watchdog = Watchdog::script(script, &[("mode", "openwhisk"), ("exec_timeout", "500ms")]).await;
+        let answer = watchdog.send(Method::POST, "/run", "{}").await;
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{script}");
+        assert!(answer.text().await.expect("text").contains(words), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn an_action_is_called_as_a_function() {
+    // The one in front of the other.
+    let address = free_address();
+    let script = "read -r input; echo \"{\\\"input\\\": $input, \\\"id\\\": \\\"$__OW_ACTIVATION_ID\\\"}\"";
+    let port = address.port().to_string();
+    let action = Watchdog::script(script, &[("mode", "openwhisk")]).await;
+    let url = format!("http://{}", action.address);
+    let function =
+        Watchdog::command("", &[("mode", "openwhisk"), ("upstream_url", &url), ("unused", &port)]).await;
+    for _ in 0..2 {
+        let request =
+            function.client.post(function.url("/any/path")).header("X-Call-Id", "c7").body("{\"b\": 2}");
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let value: Value = answer.json().await.expect("JSON");
+        assert_eq!(value, json!({ "input": { "b": 2 }, "id": "c7" }));
+    }
+    assert_eq!(function.post("no JSON").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(function.get("/_/ready").await.0, StatusCode::OK);
+}
