@@ -47,7 +47,8 @@ pub(super) fn open<'a>(file: &'a [u8], passphrase: &str) -> Result<(FileKey, &'a
     let arguments = stanza.strip_prefix("scrypt ").ok_or(AgeError::OtherRecipients)?;
     let (salt, cost) = arguments.split_once(' ').ok_or(AgeError::Damaged)?;
     let salt: [u8; 16] = decode(salt).ok_or(AgeError::Damaged)?;
-    let cost = cost.parse().map_err(|_| AgeError::Damaged)?;
+    let number = cost.parse().ok().filter(|number: &u8| number.to_string() == cost);
+    let cost = number.ok_or(AgeError::Damaged)?;
     let mut wrapped: [u8; 16 + TAG] = line().and_then(decode).ok_or(AgeError::Damaged)?;
     // A passphrase stands alone, so the end of the header follows.
     let code = line().and_then(|line| line.strip_prefix("--- ")).ok_or(AgeError::Damaged)?;

@@ -38,6 +38,8 @@ fn no_byte_can_be_changed_or_cut_off() {
 fn a_cost_without_sense_and_other_recipients_are_refused_at_once() {
     let text = String::from_utf8_lossy(&file(b"")).replacen(" 17\n", " 40\n", 1);
     assert_eq!(open(text.as_bytes(), PASSPHRASE), Err(AgeError::Cost(40)));
+    let text = text.replacen(" 40\n", " 017\n", 1);
+    assert_eq!(open(text.as_bytes(), PASSPHRASE), Err(AgeError::Damaged), "there is one way to write it");
     let keys = b"age-encryption.org/v1\n-> X25519 abc\nabc\n--- abc\n";
     assert_eq!(open(keys, PASSPHRASE), Err(AgeError::OtherRecipients));
     assert_eq!(open(b"-----BEGIN AGE ENCRYPTED FILE-----\n", PASSPHRASE), Err(AgeError::NotAge));

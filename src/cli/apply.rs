@@ -47,17 +47,15 @@ impl Apply {
         }
         let mut secrets = Vec::new();
         if let Some(path) = &self.secrets {
-            secrets = sealed::open(path, self.passphrase.ask(path).await?).await?;
+            let passphrase = self.passphrase.ask(path).await?;
+            secrets = sealed::open(path, passphrase, globals.namespace()).await?;
         }
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
         for namespace in wanted.namespaces {
             apply_namespace(&client, namespace).await?;
         }
-        for mut secret in secrets {
-            if let Some(namespace) = globals.namespace() {
-                secret.namespace = Some(namespace.to_owned());
-            }
-            sealed::set(&client, &secret).await?;
+        for secret in &secrets {
+            sealed::set(&client, secret).await?;
         }
         let mut changed: Vec<Deployment> = Vec::new();
         for mut deployment in wanted.functions {

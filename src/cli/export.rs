@@ -36,6 +36,9 @@ pub(crate) struct Export {
 impl Export {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
+        if self.secrets.is_some() && self.secrets == self.output {
+            return Err(CliError::usage("--secrets and --output name the same file").into());
+        }
         if let Some(path) = &self.secrets {
             // Before anything else is written: a person is asked, and may give up.
             let passphrase = self.passphrase.choose().await?;

@@ -3,6 +3,7 @@
 //! The daemon seals their values with a key that is made here for this one file; the passphrase, and the
 //! memory that turns it into a key, stay with this command.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -13,7 +14,8 @@ use anyhow::Context as _;
 use reqwest::Method;
 
 use crate::age::{self, FileKey};
-use crate::function::{NamespaceName, SecretName};
+use crate::function::NamespaceName;
+use crate::secrets;
 use crate::wire::{Secret, SecretsExport};
 
 use super::client::Client;
@@ -35,16 +37,17 @@ pub(super) async fn export(
     let payload = request.json(&SecretsExport { key: key.encode() }).send().await?.body;
     let mut file = tokio::task::spawn_blocking(move || age::header(&key, &passphrase)).await?;
     file.extend_from_slice(&payload);
-    // Sealed or not, it is nobody else's.
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    let written = opened.and_then(|mut to| to.write_all(&file).and_then(|()| to.sync_all()));
-    written.with_context(|| format!("writing {}", path.display()))?;
+    replace(path, &file).with_context(|| format!("writing {}", path.display()))?;
     output::note(format!("the secrets are in {}", path.display()));
     Ok(())
 }
 
-/// The secrets in a file, all of which can be sent.
-pub(super) async fn open(path: &Path, passphrase: String) -> anyhow::Result<Vec<Secret>> {
+/// The secrets in a file, all of which can be sent; for `namespace`, if there is one, instead of their own.
+pub(super) async fn open(
+    path: &Path,
+    passphrase: String,
+    namespace: Option<&str>,
+) -> anyhow::Result<Vec<Secret>> {
     let read = async { stdin::read_at_most(tokio::fs::File::open(path).await?, MAX_FILE).await };
     let file = read.await.with_context(|| format!("secrets file {}", path.display()))?;
     let wrong = |reason: &dyn Display| CliError::usage(format!("secrets file {}: {reason}", path.display()));
@@ -53,14 +56,46 @@ pub(super) async fn open(path: &Path, passphrase: String) -> anyhow::Result<Vec<
     }
     let opened = tokio::task::spawn_blocking(move || age::open(&file, &passphrase)).await?;
     let plain = opened.map_err(|error| wrong(&error))?;
-    let secrets: Vec<Secret> = serde_json::from_slice(&plain)
+    let mut secrets: Vec<Secret> = serde_json::from_slice(&plain)
         .map_err(|error| wrong(&format_args!("it holds something else than secrets: {error}")))?;
     for secret in &secrets {
-        secret.name.parse::<SecretName>().map_err(|error| wrong(&error))?;
-        let namespace = secret.namespace.as_deref().unwrap_or(NamespaceName::DEFAULT);
-        namespace.parse::<NamespaceName>().map_err(|error| wrong(&error))?;
+        secrets::check(secret).map_err(|error| wrong(&format_args!("secret {}: {error}", secret.name)))?;
+    }
+    let mut seen = BTreeSet::new();
+    for secret in &mut secrets {
+        let namespace = namespace.map(str::to_owned).or_else(|| secret.namespace.take());
+        secret.namespace = Some(namespace.unwrap_or_else(|| NamespaceName::DEFAULT.to_owned()));
+        if !seen.insert(full_name(secret)) {
+            return Err(wrong(&format_args!("it would set {} twice", full_name(secret))).into());
+        }
     }
     Ok(secrets)
+}
+
+/// Replaces a file by another that is nobody else's, or leaves it as it is: it may be the last good copy.
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    if path.exists() && !path.is_file() {
+        return Err(std::io::Error::other("it is there, and is no file"));
+    }
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&draft, path));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&draft);
+    }
+    written
+}
+
+/// A secret's name with its namespace.
+fn full_name(secret: &Secret) -> String {
+    format!("{}.{}", secret.name, secret.namespace.as_deref().unwrap_or(NamespaceName::DEFAULT))
 }
 
 /// Makes a secret, or gives it this value.
@@ -74,5 +109,5 @@ pub(super) async fn set(client: &Client, secret: &Secret) -> anyhow::Result<()> 
         }
         created => created.map(|_| "created")?,
     };
-    Ok(output::line(format!("secret {} was {done}", secret.name))?)
+    Ok(output::line(format!("secret {} was {done}", full_name(secret)))?)
 }

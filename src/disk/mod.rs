@@ -255,7 +255,19 @@ impl Disk {
         let mut sum = 0u64;
         let mut missing = Vec::new();
         for image in accepted.iter().filter(|image| in_use.contains(&image.digest)) {
-            let need = self.runtime.room_for(image).await?;
+            // One that cannot be read is not the fault of whoever deploys another.
+            let need = match self.runtime.room_for(image).await {
+                Ok(need) => need,
+                Err(error) => {
+                    let name = image.image.to_string();
+                    tracing::warn!(
+                        image = name,
+                        error = &error as &dyn std::error::Error,
+                        "its room is not known"
+                    );
+                    0
+                }
+            };
             if need > 0 {
                 sum = sum.saturating_add(need);
                 missing.push(image.clone());

@@ -167,7 +167,10 @@ impl Fleet {
             let counts = self.parts.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
             let stats = CallStats::restored(&counts);
             let survivors = survivors.remove(&key).unwrap_or_default();
-            wanted.push(known.wanted.image.clone());
+            // That of a function that is scaled to zero is fetched when it is called, if it is not here.
+            if known.record.desired > 0 {
+                wanted.push(known.wanted.image.clone());
+            }
             entries.push(self.add(&mut owners, known, survivors, stats));
         }
         self.disk.expect(wanted).await;

@@ -48,10 +48,12 @@ pub(super) async fn keep<F: Future<Output = ()>>(
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
-        let Err(panic) = AssertUnwindSafe(work()).catch_unwind().await else { return };
-        let reason = words(&*panic).to_owned();
-        drop(panic);
-        tracing::error!(reason, "an error of the daemon: {what} panicked; beginning anew");
+        let ended = AssertUnwindSafe(work()).catch_unwind().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        let reason = ended.err().map_or_else(|| "it ended".to_owned(), |panic| words(&*panic).to_owned());
+        tracing::error!(reason, "an error of the daemon: {what} stopped; beginning anew");
         // Never at once: what it found was there when it began, and is there still.
         backoff.failed(began.elapsed(), Instant::now());
         let until = backoff.until(Instant::now()).unwrap_or_else(|| Instant::now() + PAUSE);

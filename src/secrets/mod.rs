@@ -51,6 +51,8 @@ struct Files {
     root: PathBuf,
     /// Held by whoever changes a file: a change is several steps.
     changing: Mutex<()>,
+    /// Held by whoever exports: that takes memory.
+    exporting: tokio::sync::Mutex<()>,
 }
 
 /// A value as it will be written.
@@ -59,7 +61,11 @@ struct Value(Vec<u8>);
 impl Secrets {
     /// The secrets under `state_dir`; finishes what a crash left unfinished.
     pub fn open(state_dir: &Path) -> Result<Self, SecretError> {
-        let files = Files { root: state_dir.join("function-secrets"), changing: Mutex::new(()) };
+        let files = Files {
+            root: state_dir.join("function-secrets"),
+            changing: Mutex::new(()),
+            exporting: Default::default(),
+        };
         file::private_directory(&files.root)
             .and_then(|()| files.recover())
             .map_err(|error| SecretError::io(format!("opening {}", files.root.display()), error))?;
@@ -88,6 +94,7 @@ impl Secrets {
     /// All secrets of these namespaces with their values, as the payload of an age file with this key. It
     /// holds a JSON array of [`wire::Secret`].
     pub async fn export(&self, namespaces: Vec<NamespaceName>, key: FileKey) -> Result<Vec<u8>, SecretError> {
+        let _one = self.0.exporting.lock().await;
         self.blocking(move |files| {
             let secrets = serde_json::to_vec(&files.values(&namespaces)?);
             let secrets = secrets.map_err(|error| SecretError::io("writing secrets".into(), error.into()))?;
@@ -127,6 +134,13 @@ impl Secrets {
             Err(SecretError::io("working on secrets".into(), io::Error::other(error)))
         })
     }
+}
+
+/// Whether a secret could be kept.
+pub fn check(secret: &wire::Secret) -> Result<(), SecretError> {
+    secret.name.parse::<SecretName>()?;
+    secret.namespace.as_deref().map_or(Ok(()), |name| name.parse::<NamespaceName>().map(|_| ()))?;
+    Value::of(secret).map(|_| ())
 }
 
 impl Value {

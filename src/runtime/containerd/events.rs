@@ -1,11 +1,13 @@
 //! What containerd says of containers, as [`RuntimeEvent`]s: one stream, made again when it breaks.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use containerd_client::events::{TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
+use futures_util::FutureExt as _;
 use prost::Message;
 use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -73,8 +75,14 @@ async fn listen(
         }
     };
     loop {
-        let end = forward(&mut stream, &sender).await;
-        tracing::warn!(error = %end, "containerd's events broke off; listening again");
+        match AssertUnwindSafe(forward(&mut stream, &sender)).catch_unwind().await {
+            Ok(end) => tracing::warn!(error = %end, "containerd's events broke off; listening again"),
+            Err(_) => {
+                tracing::error!(
+                    "an error of the daemon: what takes containerd's events panicked; listening again"
+                );
+            }
+        }
         stream = reopen(&client, &namespace).await;
         tracing::info!("containerd's events are back");
         // Nobody may be listening, which is nobody's loss.

@@ -1,6 +1,6 @@
 //! Lists what there is of replicas.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::ListSnapshotsRequest;
@@ -18,8 +18,8 @@ type Labels = BTreeMap<String, String>;
 
 impl Containerd {
     /// See [`Runtime::containers`](crate::runtime::Runtime::containers). A snapshot without a
-    /// container is what is left of a start that was cut off, and a control group without either what is
-    /// left of a shim that was killed: they are listed like containers.
+    /// container is what is left of a start that was cut off, and a control group, or notes of
+    /// the OCI runtime, without either what is left of a shim that was killed: they are listed like containers.
     pub(super) async fn list_replicas(&self) -> Result<Vec<ContainerRecord>, RuntimeError> {
         let (mut found, snapshots, tasks) =
             tokio::try_join!(self.list_containers(), self.list_snapshots(), self.list_tasks())?;
@@ -27,11 +27,13 @@ impl Containerd {
             found.entry(id).or_insert(labels);
         }
         let strays = self.strays.clone();
+        // What has a task is somebody's, be it ours or not.
+        let busy: BTreeSet<String> = tasks.keys().cloned().collect();
         let (strays, mut found) = tokio::task::spawn_blocking(move || {
-            (strays.find(|id| found.contains_key(id), Instant::now()), found)
+            (strays.find(|id| found.contains_key(id) || busy.contains(id), Instant::now()), found)
         })
         .await
-        .map_err(|error| RuntimeError::failed("looking for control groups that are left", error))?;
+        .map_err(|error| RuntimeError::failed("looking for what replicas have left", error))?;
         found.extend(strays.into_iter().map(|id| (id.to_string(), Labels::new())));
         let mut pids = lock(&self.pids);
         Ok(found

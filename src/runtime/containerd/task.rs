@@ -66,11 +66,11 @@ impl Containerd {
     pub(super) async fn remove_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
         self.remove_task(id).await?;
         lock(&self.pids).remove(id);
+        shim::end(&self.socket, &self.namespace, id)
+            .await
+            .map_err(|error| RuntimeError::failed(format!("end of the shim of replica {id}"), error))?;
+        // After the shim, which could start something in them still.
         self.remove_groups(id).await?;
-        let socket = shim::socket_of(&self.socket, &self.namespace, id);
-        if let Err(error) = shim::end(&socket, id).await {
-            tracing::warn!(replica = %id, %error, "the socket of its shim stays: {}", socket.display());
-        }
         self.strays.remove_state(id).map_err(|error| {
             RuntimeError::failed(format!("removal of what the OCI runtime noted of replica {id}"), error)
         })?;

@@ -68,11 +68,21 @@ async fn what_brings_events_and_what_cleans_up_are_begun_anew() {
     let world = World::new().await;
     world.serve("you/echo:1").await;
     let first = world.runtime.leftovers();
-    // A listing is asked of both: of the one now, of the other when something is left.
+    // Something is left over, so that what cleans up goes on looking, and panics at it.
+    world.runtime.fail_at(Step::Remove);
+    world.runtime.kill(&first[0]);
+    eventually!(world.runtime.leftovers().len() == 2, "{:?}", world.runtime.leftovers());
+    world.runtime.panic_at(Step::List);
+    let before = world.runtime.calls(Step::List);
+    eventually!(world.runtime.calls(Step::List) >= before + 3, "what cleans up does not go on");
+    world.runtime.heal();
+    eventually!(world.runtime.leftovers().len() == 1, "{:?}", world.runtime.leftovers());
+    let first = world.runtime.leftovers();
+    // What brings events looks when it is told that some were lost.
     world.runtime.panic_at(Step::List);
     let before = world.runtime.calls(Step::List);
     world.runtime.resync();
-    eventually!(world.runtime.calls(Step::List) >= before + 4, "they do not go on");
+    eventually!(world.runtime.calls(Step::List) >= before + 4, "what brings events does not go on");
     world.runtime.kill(&first[0]);
     world.runtime.heal();
     // What ended meanwhile is replaced, and what ends later, too.

@@ -16,7 +16,9 @@ fn library() -> Result<PathBuf, String> {
     let directories =
         ["x86_64-linux-gnu", "aarch64-linux-gnu"].map(|name| format!("/usr/lib/{name}/faketime"));
     let mut paths = directories.iter().map(|directory| PathBuf::from(directory).join("libfaketimeMT.so.1"));
-    paths.find(|path| path.exists()).ok_or_else(|| "libfaketime is not installed (package faketime)".into())
+    paths
+        .find(|path| path.exists())
+        .ok_or_else(|| "libfaketime is not installed (package libfaketime)".into())
 }
 
 /// The years between now and a time in the API's JSON.

@@ -127,7 +127,10 @@ fn secrets_move_in_a_file_that_a_passphrase_closes() {
         done(&daemon, &["secret", "remove", "api-key"]).await;
         done(&daemon, &["secret", "update", "tls", "--from-literal", "other", "-n", "dev"]).await;
         let said = done(&daemon, &[&["apply"], &closed[..]].concat()).await;
-        assert!(said.contains("api-key was created") && said.contains("tls was set"), "{said}");
+        assert!(
+            said.contains("api-key.openfaas-fn was created") && said.contains("tls.dev was set"),
+            "{said}"
+        );
         done(&daemon, &[&["apply"], &closed[..]].concat()).await;
         assert_eq!(value("openfaas-fn/api-key").as_deref(), Some(&b"tresor-4711"[..]));
         assert_eq!(value("dev/tls").as_deref(), Some(&[0xff, 0x00, b'\n'][..]));
@@ -170,6 +173,20 @@ fn secrets_move_in_a_file_that_a_passphrase_closes() {
             .await;
         refused(&["apply", "--secrets", &path("plain"), "--passphrase-file", &passphrase], "age").await;
         refused(&["export", "--secrets", &file], "--passphrase-file").await;
+        let same = ["export", "--secrets", &file, "--output", &file, "--passphrase-file", &passphrase];
+        refused(&same, "the same file").await;
+        for (plain, words) in [
+            (r#"[{"name": "fine", "value": "1"}, {"name": "bad", "rawValue": "?"}]"#, "secret bad: rawValue"),
+            (r#"[{"name": "a", "value": "1"}, {"name": "a", "namespace": "dev", "value": "2"}]"#, "twice"),
+            (r#"{"name": "a"}"#, "something else than secrets"),
+        ] {
+            fs::write(path("plain"), plain).expect("written");
+            at_terminal(&format!("age -p -o {} {}", path("bad.age"), path("plain")), "correct horse");
+            let arguments =
+                ["apply", "-n", "dev", "--secrets", &path("bad.age"), "--passphrase-file", &passphrase];
+            refused(&arguments, words).await;
+        }
+        assert_eq!(value("dev/fine"), None, "nothing is sent");
         assert_eq!(value("openfaas-fn/by-hand"), None);
     });
 }
