@@ -11,6 +11,7 @@
 set -eu
 
 BINARY=/usr/local/bin/ingle
+WATCHDOG=/usr/local/lib/ingle/fwatchdog
 CONFIG=/etc/ingle/config.toml
 RESOLV=/etc/ingle/resolv.conf
 CONFLIST=/etc/cni/net.d/10-ingle.conflist
@@ -449,6 +450,16 @@ install_files() {
         changed=yes
         note "$BINARY: $("$BINARY" --version)"
     fi
+    # It is built beside the other. Functions that run keep the one that they were started with.
+    watchdog=${binary%/*}/fwatchdog
+    if [ ! -f "$watchdog" ]; then
+        note "no watchdog beside $binary: commands in images without one (--fprocess) will be refused"
+    elif ! cmp -s "$watchdog" "$WATCHDOG"; then
+        mkdir -p "${WATCHDOG%/*}"
+        install -m 0755 "$watchdog" "$WATCHDOG.new"
+        mv -f "$WATCHDOG.new" "$WATCHDOG"
+        note "$WATCHDOG: $("$WATCHDOG" --version)"
+    fi
     if [ ! -f "$CONFIG" ]; then
         cat >"$CONFIG.new" <<END
 # Settings of ingle; docs/configuration.md lists all of them, with their defaults.
@@ -650,7 +661,8 @@ uninstall() {
     remove_network
 
     step "Removing files"
-    rm -f "$BINARY" "$UNIT" "$PID_FILE"
+    rm -f "$BINARY" "$WATCHDOG" "$UNIT" "$PID_FILE"
+    rmdir "${WATCHDOG%/*}" 2>/dev/null || true
     rm -rf "$RUN"
     ! by_systemd || systemctl daemon-reload
     if [ "$purge" = yes ]; then

@@ -77,6 +77,8 @@ pub struct Functions {
     pub capabilities: Vec<String>,
     /// A directory of stack files that are deployed once.
     pub first_boot: PathBuf,
+    /// The watchdog for images that have none.
+    pub watchdog: PathBuf,
 }
 
 /// The container engine.
@@ -233,6 +235,7 @@ impl Config {
                 revisions: from.get("functions.revisions", "5", count),
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
                 first_boot: from.get("functions.first_boot", "/etc/ingle/functions.d", path),
+                watchdog: from.get("functions.watchdog", "/usr/local/lib/ingle/fwatchdog", path),
             },
             containerd: Containerd {
                 socket: from.get("containerd.socket", "/run/containerd/containerd.sock", path),

@@ -12,6 +12,9 @@ pub(crate) struct Options {
     /// The command that the watchdog runs for a call
     #[arg(long, value_name = "COMMAND")]
     fprocess: Option<String>,
+    /// How the watchdog runs it: streaming, serializing, classic, http, static, afterburn or openwhisk
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
     /// Environment variable; may be given several times
     #[arg(long, short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
@@ -55,6 +58,9 @@ impl Options {
     pub(crate) fn apply(&self, deployment: &mut Deployment) {
         if let Some(fprocess) = &self.fprocess {
             deployment.env_process = Some(fprocess.clone());
+        }
+        if let Some(mode) = &self.mode {
+            extend(&mut deployment.env_vars, &[("mode".to_owned(), mode.clone())]);
         }
         extend(&mut deployment.env_vars, &self.env);
         extend(&mut deployment.labels, &self.label);

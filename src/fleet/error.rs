@@ -1,5 +1,7 @@
 //! Why the fleet did not do what was asked.
 
+use std::path::PathBuf;
+
 use crate::disk::DiskError;
 use crate::function::{FunctionKey, Invalid, NamespaceName};
 use crate::runtime::RuntimeError;
@@ -80,6 +82,13 @@ pub enum FleetError {
     /// Its image does not fit on the disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The function needs a watchdog, and there is none here.
+    #[error(
+        "envProcess is given and the image has no watchdog, so that of this machine is to run it, which is not at {path}: \
+         run install.sh again, or set functions.watchdog",
+        path = .0.display()
+    )]
+    NoWatchdog(PathBuf),
     /// What looks after the function panicked over this, and has begun anew.
     #[error("the daemon failed while it worked on this; its log says more")]
     BrokeOff,

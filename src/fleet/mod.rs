@@ -253,7 +253,7 @@ impl Fleet {
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
         pin.resolved(&image.digest);
-        revision::check_command(&image)?;
+        revision::check_command(&image, &spec, &self.parts.config.watchdog)?;
         self.disk.check_room(&image).await?;
         let revision = Revision {
             number: 1,

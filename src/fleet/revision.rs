@@ -1,11 +1,12 @@
 //! Revisions to and from their records.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::FleetError;
 use super::directory::KeptRevision;
 use crate::function::{FunctionSpec, Invalid};
-use crate::replica::Revision;
+use crate::replica::{Revision, needs_watchdog};
 use crate::runtime::ResolvedImage;
 use crate::secrets::{SecretError, Secrets};
 use crate::store::RevisionRecord;
@@ -62,8 +63,16 @@ pub(super) fn check_secrets(secrets: &Secrets, spec: &FunctionSpec) -> Result<()
     })
 }
 
-/// Refuses what no container can be made of, before anything is.
-pub(super) fn check_command(image: &ResolvedImage) -> Result<(), FleetError> {
+/// Refuses what there is nothing to run for.
+pub(super) fn check_command(
+    image: &ResolvedImage,
+    spec: &FunctionSpec,
+    watchdog: &Path,
+) -> Result<(), FleetError> {
+    if needs_watchdog(spec, &image.config) {
+        // Looked for now: the next replica may start when nobody watches.
+        return if watchdog.is_file() { Ok(()) } else { Err(FleetError::NoWatchdog(watchdog.to_owned())) };
+    }
     if image.config.entrypoint.is_empty() && image.config.cmd.is_empty() {
         return Err(crate::runtime::RuntimeError::NoCommand { image: image.image.to_string() }.into());
     }

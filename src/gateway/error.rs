@@ -178,6 +178,7 @@ impl From<FleetError> for ErrorAnswer {
             FleetError::NamespaceInUse { .. } => (StatusCode::CONFLICT, "namespace_in_use"),
             // Not 404, which clients take for "the function is not there" and deploy it anew.
             FleetError::SecretNotFound { .. } => (StatusCode::BAD_REQUEST, "secret_not_found"),
+            FleetError::NoWatchdog(_) => (StatusCode::INTERNAL_SERVER_ERROR, "no_watchdog"),
             FleetError::BrokeOff => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             FleetError::ShuttingDown => {
                 let text = error.to_string();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::LaunchError;
 use super::probe::{self, Probed};
+use super::{LaunchError, needs_watchdog};
 use crate::config;
 use crate::fleet::Endpoint;
 use crate::function::{FunctionSpec, PullPolicy, ReplicaId};
@@ -153,6 +153,7 @@ impl Launcher {
             mounts,
             env: self.derived_env(spec),
             pids: spec.pids.unwrap_or(self.config.pids),
+            watchdog: needs_watchdog(spec, &revision.image.config).then(|| self.config.watchdog.clone()),
         };
         self.runtime.create(&request).await.map_err(LaunchError::Container)?;
         let create = watch.lap();

@@ -13,6 +13,14 @@ mod launch;
 mod probe;
 mod stop;
 
+use crate::function::FunctionSpec;
+use crate::runtime::ImageConfig;
+
 pub use error::LaunchError;
 pub use launch::{Launch, Launcher, Revision};
 pub(crate) use probe::get;
+
+/// Whether this machine's watchdog is to run a function's command: one is given, and its image has none for it.
+pub(crate) fn needs_watchdog(spec: &FunctionSpec, image: &ImageConfig) -> bool {
+    spec.env_process.is_some() && !image.has_watchdog()
+}

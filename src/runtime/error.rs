@@ -77,9 +77,7 @@ pub enum RuntimeError {
         have: String,
     },
     /// Neither the image nor the request says what to run.
-    #[error(
-        "image {image} has no entrypoint and no command: set one in the image, or envProcess for an image with a watchdog"
-    )]
+    #[error("image {image} has no entrypoint and no command: set one in the image, or give envProcess")]
     NoCommand {
         /// The image.
         image: String,

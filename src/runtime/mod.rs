@@ -149,6 +149,14 @@ pub struct ImageConfig {
     pub user: String,
 }
 
+impl ImageConfig {
+    /// Whether its command is a watchdog, which runs what a function's `envProcess` says.
+    pub fn has_watchdog(&self) -> bool {
+        let words = self.entrypoint.iter().chain(&self.cmd);
+        words.filter_map(|word| word.rsplit('/').next()).any(|name| name.ends_with("watchdog"))
+    }
+}
+
 /// One image as listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRecord {
@@ -191,6 +199,8 @@ pub struct ContainerRequest {
     pub env: BTreeMap<String, String>,
     /// How many processes and threads it may have.
     pub pids: u32,
+    /// The watchdog of this machine, shown inside and run instead of the image's command.
+    pub watchdog: Option<PathBuf>,
 }
 
 /// Label keys on containers, snapshots and leases.

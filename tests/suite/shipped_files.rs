@@ -78,6 +78,8 @@ fn the_unit_starts_what_the_installer_installs_where_the_daemon_looks() {
     };
     let config = ingle::config::Config::parse("", |_| None).expect("the defaults");
     assert!(shipped("install.sh").contains("\nBINARY=/usr/local/bin/ingle\n"));
+    let watchdog = format!("\nWATCHDOG={}\n", config.functions.watchdog.display());
+    assert!(shipped("install.sh").contains(&watchdog), "{watchdog}");
     assert_eq!(value("ExecStart"), "/usr/local/bin/ingle serve --config /etc/ingle/config.toml");
     assert_eq!(Path::new("/var/lib").join(value("StateDirectory")), config.daemon.state_dir);
     assert_eq!(Path::new("/run").join(value("RuntimeDirectory")), config.daemon.run_dir);

@@ -69,8 +69,14 @@ pub(super) struct Inputs<'a> {
     pub(super) open_files: u64,
 }
 
+/// Where containers see this machine's watchdog: where images have theirs.
+const WATCHDOG: &str = "/usr/bin/fwatchdog";
+
 /// The command of an image's container, as Docker composes it.
 pub(super) fn command(request: &ContainerRequest) -> Result<Vec<&str>, RuntimeError> {
+    if request.watchdog.is_some() {
+        return Ok(vec![WATCHDOG]);
+    }
     let config = &request.image.resolved.config;
     let command: Vec<&str> = config.entrypoint.iter().chain(&config.cmd).map(String::as_str).collect();
     if command.iter().all(|word| word.is_empty()) {
@@ -183,6 +189,10 @@ fn mounts(request: &ContainerRequest) -> Vec<Value> {
         let size = format!("size={TMP_SIZE}");
         mounts.push(mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", &size]));
     }
+    if let Some(watchdog) = &request.watchdog {
+        let source = watchdog.display().to_string();
+        mounts.push(mount(WATCHDOG, "bind", &source, &["bind", "ro", "nosuid", "nodev"]));
+    }
     for shown in &request.mounts {
         mounts.push(json!({
             "destination": shown.target,
@@ -263,6 +273,7 @@ mod tests {
             mounts: vec![Mount { source: "/run/x/hosts".into(), target: "/etc/hosts".into() }],
             env: BTreeMap::from([("A".into(), "daemon".into()), ("B".into(), "daemon".into())]),
             pids: 99,
+            watchdog: None,
         }
     }
 
@@ -310,6 +321,19 @@ mod tests {
             theirs["process"]["capabilities"][set] = ours["process"]["capabilities"][set].clone();
         }
         assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn this_machines_watchdog_runs_instead_of_the_images_command() {
+        let watchdog = Some("/usr/local/lib/ingle/fwatchdog".into());
+        let request = ContainerRequest { watchdog, ..request(full(), ImageConfig::default()) };
+        let document = built(&request, &User::default(), false);
+        assert_eq!(document["process"]["args"], json!(["/usr/bin/fwatchdog"]));
+        let mounts = document["mounts"].as_array().expect("a list");
+        let shown =
+            mounts.iter().find(|mount| mount["destination"] == "/usr/bin/fwatchdog").expect("a mount");
+        assert_eq!(shown["source"], "/usr/local/lib/ingle/fwatchdog");
+        assert_eq!(shown["options"], json!(["bind", "ro", "nosuid", "nodev"]), "it must be run from there");
     }
 
     #[test]

@@ -238,7 +238,7 @@ async fn a_wrong_deploy_is_refused_at_once_and_leaves_nothing() {
         (
             r#"{"service":"a","image":"you/no-command"}"#,
             400,
-            "image you/no-command has no entrypoint and no command: set one in the image, or envProcess for an image with a watchdog",
+            "image you/no-command has no entrypoint and no command: set one in the image, or give envProcess",
         ),
         (
             r#"{"service":"a","image":"x","annotations":{"ingle.pull-policy":"Never"}}"#,

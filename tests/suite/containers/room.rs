@@ -91,6 +91,7 @@ impl Room {
             mounts: Vec::new(),
             env: BTreeMap::new(),
             pids: 64,
+            watchdog: None,
         }
     }
 

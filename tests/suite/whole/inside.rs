@@ -50,13 +50,13 @@ fn a_function_sees_its_secrets_variables_and_limits() {
             daemon.api(Method::POST, "/system/secrets").json(&secret).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::CREATED);
         let more = json!({
-            "secrets": ["key"], "envVars": { "colour": "green" }, "envProcess": "cat",
+            "secrets": ["key"], "envVars": { "colour": "green" },
             "limits": { "memory": "64Mi" }, "readOnlyRootFilesystem": true,
         });
         daemon.ready("sees", more).await;
         assert_eq!(daemon.call("sees/file?path=/var/openfaas/secrets/key").await.1, "hidden-value");
         let env = daemon.call("sees/env").await.1;
-        for part in ["colour=green", "fprocess=cat", "exec_timeout="] {
+        for part in ["colour=green", "exec_timeout="] {
             assert!(env.contains(part), "{part} is not in {env}");
         }
         let status = daemon.call("sees/file?path=/proc/self/status").await.1;

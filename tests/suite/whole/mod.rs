@@ -1,6 +1,7 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
+//! commands     commands of any image, with the watchdog that the daemon brings along
 //! clock        the machine's clock jumps
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
@@ -19,6 +20,7 @@
 
 mod chaos;
 mod clock;
+mod commands;
 mod disk;
 mod doctor;
 mod exhausted;

@@ -13,7 +13,7 @@ fn digest(text: &str) -> String {
 pub(super) fn resolved(image: &ImageRef) -> Result<ResolvedImage, RuntimeError> {
     let name = image.to_string();
     let registry = image.reference().registry().to_owned();
-    let mut config = ImageConfig { entrypoint: vec!["/serve".into()], ..ImageConfig::default() };
+    let mut config = ImageConfig { entrypoint: vec!["fwatchdog".into()], ..ImageConfig::default() };
     match image.reference().repository().rsplit('/').next().unwrap_or_default() {
         "missing" => return Err(RuntimeError::ImageNotFound { image: name, registry }),
         "private" => {

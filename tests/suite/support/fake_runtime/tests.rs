@@ -33,6 +33,7 @@ fn request(image: &str) -> ContainerRequest {
         mounts: Vec::new(),
         env: BTreeMap::new(),
         pids: 64,
+        watchdog: None,
     }
 }
 

@@ -1,0 +1,76 @@
+//! Commands in images that know nothing of functions: the daemon brings the watchdog along.
+
+use std::fs;
+use std::path::Path;
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::daemon::{Daemon, in_own_network, run};
+use crate::support::{Item, busybox, write_archive};
+
+const IMAGE: &str = "docker.io/ingle-test/box:1";
+
+/// What a program that was not built static needs beside itself. The one that is installed is static.
+fn libraries(program: &str) -> Vec<Item> {
+    let listed = run("ldd", &[program]);
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/') && Path::new(word).is_file());
+    let item = |path: &str| {
+        let content = fs::read(path).expect("there");
+        Item::File(path.trim_start_matches('/').to_owned().leak(), content, 0o755)
+    };
+    paths.map(item).collect()
+}
+
+#[test]
+fn a_command_of_any_image_is_a_function() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
+    in_own_network(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let watchdog = directory.path().join("fwatchdog");
+        let daemon = Daemon::start(&format!("[functions]\nwatchdog = {watchdog:?}\n")).await;
+        let mut items = busybox();
+        items.push(Item::Link("bin/tr", "busybox"));
+        items.extend(libraries(env!("CARGO_BIN_EXE_fwatchdog")));
+        let archive = directory.path().join("box.tar");
+        // Its own command would end at once.
+        write_archive(&archive, IMAGE, &items, &json!({ "Cmd": ["/bin/sh"] }));
+        daemon.load(&archive).await;
+        let shout = json!({
+            "image": IMAGE, "envProcess": "tr a-z A-Z", "annotations": { "ingle.pull-policy": "Never" },
+            "readOnlyRootFilesystem": true,
+        });
+
+        let refused = daemon.deploy("shout", shout.clone()).await;
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let text = refused.text().await.expect("text");
+        assert!(
+            text.contains("functions.watchdog") && text.contains(&watchdog.display().to_string()),
+            "{text}"
+        );
+        assert!(daemon.describe("shout").await.is_null(), "what was refused changed something");
+
+        fs::copy(env!("CARGO_BIN_EXE_fwatchdog"), &watchdog).expect("copied");
+        daemon.ready("shout", shout.clone()).await;
+        let call = async |body: &'static str| {
+            let answer = daemon.client.post(daemon.url("/function/shout")).body(body).send().await;
+            let answer = answer.expect("an answer");
+            (answer.status(), answer.text().await.expect("text"))
+        };
+        assert_eq!(call("hello, world").await, (StatusCode::OK, "HELLO, WORLD".into()));
+        // Another mode is another revision.
+        let mut update = shout.clone();
+        update["envProcess"] = "sh -c false".into();
+        update["envVars"] = json!({ "mode": "serializing" });
+        daemon.ready("shout", update).await;
+        let failed = (StatusCode::INTERNAL_SERVER_ERROR, "exit status 1\n".to_owned());
+        eventually!(call("x").await == failed, "{:#}", daemon.describe("shout").await);
+        let back =
+            daemon.api(Method::POST, "/system/function/shout/rollback").send().await.expect("an answer");
+        assert!(back.status().is_success(), "{}", back.text().await.expect("text"));
+        eventually!(call("again").await.1 == "AGAIN", "{:#}", daemon.describe("shout").await);
+        daemon.remove("shout").await;
+        daemon.nothing_left().await;
+    });
+}
