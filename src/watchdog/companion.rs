@@ -4,10 +4,12 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +19,8 @@ use super::settings::Settings;
 
 /// How long it may take to leave after SIGTERM.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How long what it wrote may take to be logged after its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Bytes of its output that are read at once.
 const PIECE: usize = 16 << 10;
 
@@ -40,13 +44,15 @@ impl Companion {
         let failed = |error| format!("{}: {error}", settings.command[0]);
         let mut command = Command::new(&settings.command[0]);
         command.args(&settings.command[1..]).stdin(Stdio::null());
+        let mut followers = Vec::new();
         if settings.prefix_logs {
             let (stdout, theirs) = from_process().map_err(failed)?;
             command.stdout(theirs);
             let (stderr, theirs) = from_process().map_err(failed)?;
             command.stderr(theirs);
             for (source, pipe) in [("stdout", stdout), ("stderr", stderr)] {
-                tokio::task::spawn_local(follow(source, pipe, log.clone(), settings.log_buffer_size));
+                let following = follow(source, pipe, log.clone(), settings.log_buffer_size);
+                followers.push(tokio::task::spawn_local(following));
             }
         }
         adjust(&mut command).map_err(failed)?;
@@ -54,7 +60,7 @@ impl Companion {
         let process = processes.spawn(&mut command).map_err(failed)?;
         let companion = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
         let (stop, gone) = (companion.stop.clone(), companion.gone.clone());
-        tokio::task::spawn_local(watch(process, ended, stop, gone));
+        tokio::task::spawn_local(watch(process, followers, ended, stop, gone));
         Ok(companion)
     }
 
@@ -67,18 +73,25 @@ impl Companion {
 
 async fn watch(
     mut process: Process,
+    followers: Vec<JoinHandle<()>>,
     ended: oneshot::Sender<String>,
     stop: CancellationToken,
     gone: CancellationToken,
 ) {
-    tokio::select! {
-        end = process.wait() => drop(ended.send(end.to_string())),
+    let end = tokio::select! {
+        end = process.wait() => Some(end),
         () = stop.cancelled() => {
             process.signal(Signal::SIGTERM);
             if timeout(LEAVE, process.wait()).await.is_err() {
                 process.kill();
             }
+            None
         }
+    };
+    // What it said last is what people look for. Others that it started may hold its pipes open for ever.
+    let _ = timeout(LAST_WORDS, join_all(followers)).await;
+    if let Some(end) = end {
+        let _ = ended.send(end.to_string());
     }
     gone.cancel();
 }

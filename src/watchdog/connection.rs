@@ -26,6 +26,8 @@ const IDLE: Duration = Duration::from_secs(600);
 /// kernel would send a reset that takes the answer with it.
 const LINGER: Duration = Duration::from_secs(2);
 
+const TOO_LATE: &str = "the answer did not end within write_timeout";
+
 /// Serves a connection to its end.
 pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
     let mut buffer = Buffer::default();
@@ -57,7 +59,13 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
         let served = match timeout_at(deadline, respond(&request, &mut body, &mut answer, &shared)).await {
             Ok(served) => served,
             Err(_) => {
-                shared.log.say("an answer was cut off: it did not end within write_timeout");
+                shared.log.say(TOO_LATE);
+                if !answer.has_begun() {
+                    answer.persists = false;
+                    let text = format!("{TOO_LATE}\n");
+                    let told = answer.error(StatusCode::GATEWAY_TIMEOUT, &text);
+                    let _ = timeout_at(Instant::now() + LINGER, told).await;
+                }
                 return;
             }
         };

@@ -6,11 +6,25 @@
 use std::cell::Cell;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 /// Lines that may wait to be written.
 const WAITING: usize = 1024;
+/// How long the last of them may take.
+const LAST: Duration = Duration::from_secs(1);
+
+/// To be waited for at the end, when nobody has the log any more.
+#[derive(Debug)]
+pub(super) struct LastLine(Receiver<()>);
+
+impl LastLine {
+    /// Returns when all was written, or when nobody reads it.
+    pub(super) fn wait(self) {
+        let _ = self.0.recv_timeout(LAST);
+    }
+}
 
 /// Takes lines.
 #[derive(Debug)]
@@ -23,10 +37,15 @@ pub(super) struct Log {
 
 impl Log {
     /// Starts to write; lines begin with their time if `prefix` says so.
-    pub(super) fn start(prefix: bool) -> std::io::Result<Self> {
+    pub(super) fn start(prefix: bool) -> std::io::Result<(Self, LastLine)> {
         let (lines, waiting) = sync_channel(WAITING);
-        std::thread::Builder::new().name("log".into()).stack_size(64 << 10).spawn(move || write(&waiting))?;
-        Ok(Self { lines, prefix, dropped: Cell::new(0) })
+        let (done, last) = sync_channel(0);
+        let work = move || {
+            write(&waiting);
+            drop(done);
+        };
+        std::thread::Builder::new().name("log".into()).stack_size(64 << 10).spawn(work)?;
+        Ok((Self { lines, prefix, dropped: Cell::new(0) }, LastLine(last)))
     }
 
     /// Says something of our own.

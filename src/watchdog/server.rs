@@ -108,17 +108,29 @@ pub(super) fn run(settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match LocalSet::new().block_on(&runtime, serve(settings)) {
+    let (log, last_line) = match Log::start(settings.prefix_logs) {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("fwatchdog: the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tasks = LocalSet::new();
+    let code = match tasks.block_on(&runtime, serve(settings, Rc::new(log))) {
         Ok(code) => code,
         Err(reason) => {
             eprintln!("fwatchdog: {reason}");
             ExitCode::FAILURE
         }
-    }
+    };
+    // With them goes the last that could say anything.
+    drop(tasks);
+    drop(runtime);
+    last_line.wait();
+    code
 }
 
-async fn serve(settings: Settings) -> Result<ExitCode, String> {
-    let log = Rc::new(Log::start(settings.prefix_logs).map_err(|error| format!("the log: {error}"))?);
+async fn serve(settings: Settings, log: Rc<Log>) -> Result<ExitCode, String> {
     let processes = Processes::start().map_err(|error| format!("waiting for processes: {error}"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;

@@ -55,7 +55,9 @@ async fn write_timeout_bounds_what_is_waited_for() {
     eventually!(watchdog.path("child").exists(), "{}", watchdog.log());
     watchdog.signal(Signal::SIGTERM);
     assert_eq!(watchdog.ended(4).await.code(), Some(0));
-    assert!(asked.await.expect("no panic").is_err(), "cut off");
+    let answer = asked.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(answer.text().await.expect("text").contains("write_timeout"));
     eventually!(!super::runs(&watchdog.path("child")), "it runs on");
 }
 
