@@ -126,6 +126,22 @@ impl PrivateContainerd {
         found
     }
 
+    /// Removes bundles of no container that containerd cannot, for want of a file that their shim did not come
+    /// to write; how many there were.
+    pub(crate) fn remove_half_made_bundles(&self) -> usize {
+        let listed = self.ctr(&["containers", "list", "--quiet"]).stdout;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let bundles = self.path().join("state/io.containerd.runtime.v2.task").join(&self.namespace);
+        let entries = fs::read_dir(bundles).into_iter().flatten().flatten();
+        let is_one = |entry: &fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            listed.lines().all(|id| id != name) && !entry.path().join("runtime").exists()
+        };
+        let half: Vec<PathBuf> = entries.filter(is_one).map(|entry| entry.path()).collect();
+        half.iter().for_each(|bundle| fs::remove_dir_all(bundle).expect("nobody uses it"));
+        half.len()
+    }
+
     /// Runs `ctr` in the test's namespace.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> std::process::Output {
         ctr(&self.socket(), &self.namespace, arguments)

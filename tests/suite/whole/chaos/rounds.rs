@@ -49,6 +49,8 @@ struct Tally {
     given_up: u32,
     /// How often containerd had to be started again to remove its own files.
     bundles: u32,
+    /// How many of them it could not remove.
+    half_made: usize,
     slowest: Duration,
 }
 
@@ -128,8 +130,8 @@ impl World {
         println!(
             "chaos: {} rounds, the slowest was as it should be after {:?}; {answered} calls answered, {absent} told that \
              the function is not there, {lost} lost where that could not be helped, {} updates given up, containerd started \
-             {} times to remove files of its own",
-            tally.rounds, tally.slowest, tally.given_up, tally.bundles
+             {} times to remove files of its own, of which it left {}",
+            tally.rounds, tally.slowest, tally.given_up, tally.bundles, tally.half_made
         );
     }
 
@@ -209,7 +211,7 @@ impl World {
         candidates: &BTreeMap<&'static str, Candidates>,
         may_fail: bool,
     ) -> Duration {
-        let (mut began, mut settle) = (Instant::now(), SETTLE);
+        let (mut began, mut settle, mut restarted) = (Instant::now(), SETTLE, false);
         loop {
             let (found, differences) = self.compare(candidates, may_fail).await;
             let faults = self.truth.faults();
@@ -219,10 +221,18 @@ impl World {
                 && differences.iter().all(|text| text.starts_with("bundle: of no container"))
             {
                 // Files of a container that containerd was about to make when it was killed. Nobody else may
-                // remove them, and it does so when it starts the next time, but not at once.
-                self.daemon.containerd.pause();
-                self.daemon.containerd.resume().await;
-                self.tally.bundles += 1;
+                // remove them, and it does so when it starts the next time, but not at once. That of Debian 13
+                // cannot where its shim had not come so far as to write all of them: only a reboot takes these.
+                if restarted {
+                    let half = self.daemon.containerd.remove_half_made_bundles();
+                    assert!(half > 0, "{title}\nafter a restart of containerd: {differences:#?}");
+                    self.tally.half_made += half;
+                } else {
+                    self.daemon.containerd.pause();
+                    self.daemon.containerd.resume().await;
+                    self.tally.bundles += 1;
+                    restarted = true;
+                }
                 began = Instant::now();
                 continue;
             }
