@@ -421,11 +421,7 @@ build() {
     case $build in
         binary*)
             step "Building the release, which takes some minutes"
-            # A static binary. With a target named, the flag does not reach build scripts, which it would break.
-            flags=CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
-            as_builder env "$flags=-C target-feature=+crt-static" INGLE_COMMIT="$(commit)" \
-                "$cargo" build --release --locked \
-                --manifest-path "$here/Cargo.toml" --target-dir "$here/target" --target "$host" ||
+            as_builder env CARGO="$cargo" INGLE_COMMIT="$(commit)" "$here/src/release" "$host" ||
                 stop "the build failed" "see its message above"
             ;;
     esac

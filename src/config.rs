@@ -79,6 +79,8 @@ pub struct Functions {
     pub first_boot: PathBuf,
     /// The watchdog for images that have none.
     pub watchdog: PathBuf,
+    /// Bytes that the files of one handler may have.
+    pub handler_limit: u64,
 }
 
 /// The container engine.
@@ -236,6 +238,8 @@ impl Config {
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
                 first_boot: from.get("functions.first_boot", "/etc/ingle/functions.d", path),
                 watchdog: from.get("functions.watchdog", "/usr/local/lib/ingle/fwatchdog", path),
+                handler_limit: from
+                    .get("functions.handler_limit", "64Mi", |text| size(text).map(|bytes| bytes as u64)),
             },
             containerd: Containerd {
                 socket: from.get("containerd.socket", "/run/containerd/containerd.sock", path),

@@ -28,6 +28,7 @@ use crate::gateway::api::Api;
 use crate::gateway::auth::Credentials;
 use crate::gateway::listener;
 use crate::gateway::server::{self, Gateway, Limits};
+use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::network::Network;
 use crate::network::cni::Cni;
@@ -86,6 +87,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = Arc::new(store);
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
+    let handlers = Handlers::open(&config.daemon.state_dir, config.functions.handler_limit)?;
     let credentials = config
         .gateway
         .basic_auth
@@ -97,7 +99,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let network: Arc<dyn Network> = Arc::new(network);
     let runtime: Arc<dyn Runtime> = Arc::new(connect(&config, &stop).await?);
 
-    let fleet = Fleet::new(&config, runtime.clone(), network, logs.clone(), secrets.clone(), store)?;
+    let fleet =
+        Fleet::new(&config, runtime.clone(), network, logs.clone(), secrets.clone(), handlers, store)?;
     let api = Api {
         fleet: fleet.clone(),
         secrets,

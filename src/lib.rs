@@ -15,7 +15,7 @@ pub mod first_boot;
 pub mod fleet;
 pub mod function;
 pub mod gateway;
-mod http1;
+pub mod handlers;
 pub mod invoke;
 pub mod logs;
 pub mod metrics;
@@ -25,7 +25,6 @@ pub mod runtime;
 pub mod secrets;
 pub mod stack;
 pub mod store;
-pub mod watchdog;
 pub mod wire;
 
 /// An error and its causes on one line, for logs and for reasons that are shown.

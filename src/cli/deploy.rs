@@ -1,5 +1,6 @@
 //! `ingle deploy`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -12,7 +13,8 @@ use super::Globals;
 use super::client::{Answer, Client};
 use super::error::{CliError, Exit};
 use super::follow::{self, Submitted};
-use super::options::Options;
+use super::handler::Packed;
+use super::options::{Options, set};
 use super::output;
 use super::stack::StackArgs;
 
@@ -28,6 +30,12 @@ pub(crate) struct Deploy {
     /// The image to run
     #[arg(long, value_name = "IMAGE", required_unless_present = "file", conflicts_with = "file")]
     image: Option<String>,
+    /// A directory with the function's code, shown to it at /home/app/function
+    ///
+    /// For code that has no image of its own: --image python:3 --handler ./hello --fprocess "python3
+    /// function/handler.py". The daemon keeps it with the revision, and a rollback brings the old code back.
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    handler: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -38,6 +46,7 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let handler = self.handler.as_deref().map(Packed::read).transpose()?;
         let (mut deployments, gateway) = match (self.stack.load().await?, self.name, self.image) {
             (Some(stack), ..) => {
                 stack.notes.iter().for_each(output::note);
@@ -59,7 +68,12 @@ impl Deploy {
             name.map_err(|error| CliError::Usage(format!("function name {}", error.reason)))?;
         }
         let client = Client::open(globals.gateway.as_deref(), gateway.as_deref())?;
-
+        if let Some(handler) = handler {
+            let digest = handler.hand_over(&client).await?;
+            for deployment in &mut deployments {
+                set(deployment, "ingle.handler", digest.to_string(), false);
+            }
+        }
         self.waiting.hand_over(&client, &deployments).await
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod export;
 mod follow;
 mod gateway;
+mod handler;
 mod image;
 mod info;
 mod invoke;

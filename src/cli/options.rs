@@ -77,8 +77,6 @@ impl Options {
             let field = if place == "memory" { &mut limits.memory } else { &mut limits.cpu };
             *field = Some(value.clone());
         }
-        // A setting may stand in labels or annotations. An option replaces it wherever it stands, because
-        // two values are a mistake.
         let number = |n: Option<u32>| n.map(|n| n.to_string());
         let settings = [
             ("com.openfaas.scale.min", number(self.min), true),
@@ -87,12 +85,9 @@ impl Options {
             ("ingle.pull-policy", self.pull_policy.clone(), false),
         ];
         for (key, value, is_label) in settings {
-            let Some(value) = value else { continue };
-            for map in [&mut deployment.labels, &mut deployment.annotations].into_iter().flatten() {
-                map.remove(key);
+            if let Some(value) = value {
+                set(deployment, key, value, is_label);
             }
-            let place = if is_label { &mut deployment.labels } else { &mut deployment.annotations };
-            place.get_or_insert_default().insert(key.to_owned(), value);
         }
         if self.read_only {
             deployment.read_only_root_filesystem = Some(true);
@@ -106,6 +101,16 @@ impl Options {
             }
         }
     }
+}
+
+/// Gives a setting a value. It may stand in labels or annotations, and is replaced wherever it stands, because two
+/// values are a mistake.
+pub(super) fn set(deployment: &mut Deployment, key: &str, value: String, is_label: bool) {
+    for map in [&mut deployment.labels, &mut deployment.annotations].into_iter().flatten() {
+        map.remove(key);
+    }
+    let place = if is_label { &mut deployment.labels } else { &mut deployment.annotations };
+    place.get_or_insert_default().insert(key.to_owned(), value);
 }
 
 fn extend(map: &mut Option<BTreeMap<String, String>>, pairs: &[(String, String)]) {

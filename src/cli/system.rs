@@ -45,6 +45,7 @@ async fn df(globals: &Globals, json: bool) -> anyhow::Result<()> {
         row("images", usage.images),
         row("layers", usage.layers),
         row("replicas", usage.replicas),
+        row("handlers", usage.handlers),
         row("logs", usage.logs),
         row("store", usage.store),
     ];

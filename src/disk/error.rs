@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::handlers::HandlerError;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 
@@ -46,6 +47,9 @@ pub enum DiskError {
     /// What is there could not be listed or changed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Handlers could not be listed or removed.
+    #[error(transparent)]
+    Handlers(#[from] HandlerError),
     /// What is in use could not be found out.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -11,7 +11,7 @@ use crate::store::Store;
 /// Who uses an image, in words.
 pub(super) type Users = Vec<String>;
 
-/// The images that must stay.
+/// The images and handlers that must stay.
 ///
 /// The store is asked, not the fleet: a revision is there from the moment in which it was accepted,
 /// and also when this version cannot run its function.
@@ -19,6 +19,8 @@ pub(super) type Users = Vec<String>;
 pub(super) struct InUse {
     /// By digest.
     digests: BTreeMap<String, UsersOfDigest>,
+    /// The handlers of revisions and containers.
+    handlers: BTreeSet<String>,
     /// Images that are being deployed.
     pinned: Vec<Pinned>,
 }
@@ -39,7 +41,8 @@ impl InUse {
         // In this order: a deploy lets go of its pin after its record is written, and a function that
         // is removed has replicas for a while after its record is gone.
         let mut found = Self { pinned: pins.all(), ..Self::default() };
-        for used in store.images_in_use()? {
+        for used in store.revisions_in_use()? {
+            found.handlers.extend(used.handler);
             let users = found.digests.entry(used.digest).or_default();
             if used.is_old {
                 users.old.entry(used.function).or_default().insert(used.revision);
@@ -48,6 +51,7 @@ impl InUse {
             }
         }
         for container in runtime.containers().await? {
+            found.handlers.extend(container.labels.get(label::HANDLER).cloned());
             if let Some(digest) = container.labels.get(label::IMAGE) {
                 let users = found.digests.entry(digest.clone()).or_default();
                 users.replicas.insert(container.id.to_string());
@@ -67,6 +71,11 @@ impl InUse {
 
     pub(super) fn is_used(&self, image: &ImageRecord) -> bool {
         self.digests.contains_key(&image.digest) || self.pinned.iter().any(|pinned| pinned.is(image))
+    }
+
+    /// The digests of handlers that must stay.
+    pub(super) fn into_handlers(self) -> BTreeSet<String> {
+        self.handlers
     }
 
     /// Their digests, as far as they are known.

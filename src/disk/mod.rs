@@ -2,7 +2,8 @@
 //! is of everything.
 //!
 //! ```text
-//! every five minutes   earlier images of a name beyond the last two; output of functions that are gone
+//! every five minutes   earlier images of a name beyond the last two; output of functions that are gone;
+//!                      handlers that no revision names
 //!                      above images.disk_watermark: what pulls that broke off have left, then unused
 //!                      images, until below images.disk_target
 //! a deploy             the same, if its image does not fit otherwise
@@ -30,6 +31,7 @@ use self::decide::{Plan, decide};
 use self::in_use::{InUse, Pins};
 use crate::config;
 use crate::function::ImageRef;
+use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::runtime::{Disk as FileSystem, ImageRecord, ResolvedImage, Runtime};
 use crate::store::Store;
@@ -44,6 +46,7 @@ pub struct Disk {
     runtime: Arc<dyn Runtime>,
     store: Arc<Store>,
     logs: Arc<Logs>,
+    handlers: Handlers,
     config: config::Images,
     pins: Pins,
     /// Held while it is found out whether an image is in use and its record is removed, and while an
@@ -62,11 +65,13 @@ impl Disk {
         runtime: Arc<dyn Runtime>,
         store: Arc<Store>,
         logs: Arc<Logs>,
+        handlers: Handlers,
     ) -> Self {
         Self {
             runtime,
             store,
             logs,
+            handlers,
             config: config.clone(),
             pins: Pins::default(),
             gate: Mutex::default(),
@@ -97,6 +102,7 @@ impl Disk {
                 break;
             }
         }
+        self.handlers.collect(self.in_use().await?.into_handlers()).await?;
         self.remove_all(&plan.surplus).await?;
         let Some(disk) = self.runtime.disk().await? else { return Ok(()) };
         if disk.used_percent() <= self.config.disk_watermark {
@@ -286,6 +292,7 @@ impl Disk {
         for key in self.logs.kept() {
             logs.add(self.logs.size_of(&key), self.store.has_function(&key)?);
         }
+        let handlers = self.handlers.stored(self.in_use().await?.into_handlers()).await?;
         let store = wire::Share { count: functions, size: self.store.size_on_disk()?, unused: 0 };
         Ok(wire::DiskUsage {
             disk: disk.map(|disk| wire::FileSystem {
@@ -296,6 +303,7 @@ impl Disk {
             images: stored.images.into(),
             layers: stored.layers.into(),
             replicas: stored.replicas.into(),
+            handlers: handlers.into(),
             logs: logs.into(),
             store,
         })
@@ -312,6 +320,8 @@ impl Disk {
         let result = self.remove_records(&images, &mut removed).await;
         self.runtime.sweep().await?;
         result?;
+        // Of these, what was asked for lately stays: its deployment may be on its way.
+        self.handlers.collect(self.in_use().await?.into_handlers()).await?;
         let after = self.runtime.stored(&BTreeSet::new()).await?.size();
         let freed = before.saturating_sub(after).saturating_add(self.discard_output().await?);
         Ok(wire::Pruned { images: removed, freed })

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::disk::DiskError;
 use crate::function::{FunctionKey, Invalid, NamespaceName};
+use crate::handlers::HandlerError;
 use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
@@ -73,6 +74,9 @@ pub enum FleetError {
     /// Secrets could not be read or removed.
     #[error(transparent)]
     Secrets(SecretError),
+    /// Its code is not here.
+    #[error(transparent)]
+    Handler(HandlerError),
     /// The image cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

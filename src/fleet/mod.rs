@@ -36,6 +36,7 @@ pub use error::FleetError;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError};
 use crate::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
+use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::metrics::{CallStats, StatsSnapshot};
 use crate::network::Network;
@@ -77,6 +78,7 @@ impl Fleet {
         network: Arc<dyn Network>,
         logs: Arc<Logs>,
         secrets: Secrets,
+        handlers: Handlers,
         store: Arc<Store>,
     ) -> Result<Arc<Self>, FleetError> {
         let launcher = Launcher::new(
@@ -84,16 +86,18 @@ impl Fleet {
             network.clone(),
             logs.clone(),
             secrets.clone(),
+            handlers.clone(),
             config.functions.clone(),
             config.images.pull_policy,
         );
         let namespaces = Namespaces::load(&store)?;
-        let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone());
+        let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone(), handlers.clone());
         let parts = Parts {
             launcher: Arc::new(launcher),
             store,
             logs,
             secrets,
+            handlers,
             registry: Registry::default(),
             config: config.functions.clone(),
             stop: CancellationToken::new(),
@@ -114,6 +118,11 @@ impl Fleet {
     /// What can be called.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
+    }
+
+    /// The code that functions may be given beside their image.
+    pub fn handlers(&self) -> &Handlers {
+        &self.parts.handlers
     }
 
     /// What is on the disk.
@@ -253,6 +262,8 @@ impl Fleet {
         // The one slow step, before anything is changed or locked.
         let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
         pin.resolved(&image.digest);
+        // Last of what may take long, from when on it is kept for a while.
+        revision::check_handler(&self.parts.handlers, &spec)?;
         revision::check_command(&image, &spec, &self.parts.config.watchdog)?;
         self.disk.check_room(&image).await?;
         let revision = Revision {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::FleetError;
 use super::directory::KeptRevision;
 use crate::function::{FunctionSpec, Invalid};
+use crate::handlers::Handlers;
 use crate::replica::{Revision, needs_watchdog};
 use crate::runtime::ResolvedImage;
 use crate::secrets::{SecretError, Secrets};
@@ -61,6 +62,12 @@ pub(super) fn check_secrets(secrets: &Secrets, spec: &FunctionSpec) -> Result<()
         }
         other => FleetError::Secrets(other),
     })
+}
+
+/// Refuses a function whose code is not there.
+pub(super) fn check_handler(handlers: &Handlers, spec: &FunctionSpec) -> Result<(), FleetError> {
+    let mounted = spec.handler.as_ref().map(|handler| handlers.mount(handler)).transpose();
+    mounted.map(drop).map_err(FleetError::Handler)
 }
 
 /// Refuses what there is nothing to run for.

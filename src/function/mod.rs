@@ -3,16 +3,17 @@
 //! Everything here is parsed once, at the door, and is then correct by its type: code that holds a
 //! [`FunctionSpec`] never asks again whether a name or a quantity is well formed.
 
+mod handler;
 mod image;
 mod name;
 mod probe;
-mod quantity;
 mod spec;
 
+pub use ::quantity::{Cpu, Memory, parse_duration};
+pub use handler::HandlerDigest;
 pub use image::{ImageRef, PullPolicy};
 pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
 pub use probe::{Probe, Probes};
-pub use quantity::{Cpu, Memory, parse_duration};
 pub use spec::{FunctionSpec, Resources, Scale};
 
 /// Why a request that describes a function was refused: the field as the client spelled it, and

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    Cpu, FunctionKey, FunctionName, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes, PullPolicy,
-    SecretName, parse_duration,
+    Cpu, FunctionKey, FunctionName, HandlerDigest, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes,
+    PullPolicy, SecretName, parse_duration,
 };
 use crate::wire;
 
@@ -23,10 +23,11 @@ const MOST_REPLICAS: u32 = 1000;
 const MAX_TEXT: usize = 64 << 10;
 
 /// The settings that are ingle's own.
-const OWN_SETTINGS: [&str; 7] = [
+const OWN_SETTINGS: [&str; 8] = [
     "ingle.32bit",
     "ingle.body-limit",
     "ingle.capabilities",
+    "ingle.handler",
     "ingle.pids",
     "ingle.port",
     "ingle.pull-policy",
@@ -42,6 +43,8 @@ pub struct FunctionSpec {
     pub image: ImageRef,
     /// The command that the watchdog runs, if it is given (`fprocess`).
     pub env_process: Option<String>,
+    /// `ingle.handler`: its code, if that is not part of the image.
+    pub handler: Option<HandlerDigest>,
     /// Environment variables, without those of the image.
     pub env_vars: BTreeMap<String, String>,
     /// Secrets to mount.
@@ -135,6 +138,8 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
         Ok(Self {
             image: body.image.parse()?,
             env_process: body.env_process.clone().filter(|text| !text.is_empty()),
+            handler: settings
+                .parse("ingle.handler", |text| text.parse().map_err(|error: Invalid| error.reason))?,
             secrets,
             limits: resources("limits", body.limits.as_ref())?,
             requests: resources("requests", body.requests.as_ref())?,

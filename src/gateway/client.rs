@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::connection::Facts;
 use super::server::{Unawaited, Worker};
-use crate::http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 use crate::invoke::{BodyError, Caller};
+use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 /// How the body of the answer is delimited for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

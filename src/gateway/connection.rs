@@ -19,8 +19,8 @@ use super::error::ErrorAnswer;
 use super::function::{self, FunctionCall};
 use super::handover;
 use super::server::Worker;
-use crate::http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
 use crate::invoke::Outgoing;
+use http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
 
 /// How long a connection is read on after an answer that came before the end of the request's body:
 /// closed at once, the kernel would send a reset that takes the answer with it, and many clients look
@@ -164,7 +164,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Arc<Worke
         input: Buffer::default(),
         out: Vec::new(),
         outgoing: Outgoing::default(),
-        alarm: Alarm::new(),
+        alarm: Alarm::default(),
     };
     let mut after = After::Next;
     while after == After::Next {

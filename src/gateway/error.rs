@@ -3,6 +3,7 @@
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
 
+use std::io;
 use std::time::Duration;
 
 use axum::response::IntoResponse;
@@ -13,12 +14,13 @@ use crate::chain;
 use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::function::Invalid;
-use crate::http1::{self, HeadError};
+use crate::handlers::HandlerError;
 use crate::invoke::InvokeError;
 use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
 use crate::wire::ErrorBody;
+use http1::{self, HeadError};
 
 /// An error as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +169,8 @@ impl From<FleetError> for ErrorAnswer {
             FleetError::Invalid(invalid) => return invalid.into(),
             FleetError::Runtime(error) => return error.into(),
             FleetError::Secrets(error) => return error.into(),
+            FleetError::Handler(HandlerError::NotFound(_)) => (StatusCode::BAD_REQUEST, "handler_not_found"),
+            FleetError::Handler(error) => return error.into(),
             FleetError::Store(error) => return error.into(),
             FleetError::Disk(error) => return error.into(),
             FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
@@ -217,6 +221,7 @@ impl From<DiskError> for ErrorAnswer {
     fn from(error: DiskError) -> Self {
         let (status, code) = match error {
             DiskError::Runtime(error) => return error.into(),
+            DiskError::Handlers(error) => return error.into(),
             DiskError::Store(error) => return error.into(),
             DiskError::ImageNotFound(_) => (StatusCode::NOT_FOUND, "image_not_found"),
             DiskError::ImageInUse { .. } => (StatusCode::CONFLICT, "image_in_use"),
@@ -235,6 +240,24 @@ impl From<StoreError> for ErrorAnswer {
             | StoreError::InUse { .. }
             | StoreError::Newer { .. }
             | StoreError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<HandlerError> for ErrorAnswer {
+    fn from(error: HandlerError) -> Self {
+        let (status, code) = match &error {
+            HandlerError::NotFound(_) => (StatusCode::NOT_FOUND, "handler_not_found"),
+            HandlerError::Digest { .. } => (StatusCode::BAD_REQUEST, "wrong_digest"),
+            HandlerError::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_handler"),
+            HandlerError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "handler_too_large"),
+            HandlerError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    (StatusCode::INSUFFICIENT_STORAGE, "disk_full")
+                }
+                _ => (StatusCode::INTERNAL_SERVER_ERROR, "handlers_failed"),
+            },
         };
         Self::new(status, code, chain(&error))
     }

@@ -16,8 +16,8 @@ use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
 use crate::fleet::{Directory, Entry};
-use crate::http1::{Alarm, Framing, Header, RequestHead};
 use crate::invoke::{Call, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE};
+use http1::{Alarm, Framing, Header, RequestHead};
 
 /// Where a request goes.
 pub(super) enum Route<'b> {
@@ -309,7 +309,7 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::slots;
+    use http1::slots;
 
     fn path_of(target: &str) -> Option<(String, String)> {
         let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -2,7 +2,7 @@
 //!
 //! [`server`] takes connections and splits them: `/function/…` goes to `function`, which is the
 //! data path and knows nothing of the API; all else goes to one `axum::Router`, which [`api`] makes.
-//! Both are served by one task per connection, which speaks HTTP itself: see [`crate::http1`] for why.
+//! Both are served by one task per connection, which speaks HTTP itself: see [`http1`] for why.
 
 pub mod api;
 pub mod auth;

@@ -11,18 +11,20 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// length of a timeout, looks at the real deadline and is set again. A call that is answered at once
 /// therefore costs the runtime's timer wheel nothing.
 #[derive(Debug)]
-pub(crate) struct Alarm {
+pub struct Alarm {
     sleep: Pin<Box<Sleep>>,
 }
 
-impl Alarm {
+impl Default for Alarm {
     /// Not set yet.
-    pub(crate) fn new() -> Self {
+    fn default() -> Self {
         Self { sleep: Box::pin(sleep_until(Instant::now())) }
     }
+}
 
+impl Alarm {
     /// Ready when `deadline` has passed; else wakes the task when it does.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if self.sleep.deadline() > deadline {
             self.sleep.as_mut().reset(deadline);
         }
@@ -45,7 +47,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_last_deadline_given_and_not_before() {
         let begin = Instant::now();
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::default();
         for seconds in [10, 70, 30] {
             let deadline = begin + Duration::from_secs(seconds);
             let first = std::future::poll_fn(|cx| Poll::Ready(alarm.poll(cx, deadline))).await;

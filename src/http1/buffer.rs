@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// Bytes that a buffer holds before it grows: enough for nearly every head, and a piece of a body
 /// that is large against the cost of a system call.
-pub(crate) const SIZE: usize = 16 << 10;
+const SIZE: usize = 16 << 10;
 /// Buffers that a thread keeps for the next connection.
 const KEPT: usize = 64;
 
@@ -23,7 +23,7 @@ thread_local! {
 /// Bytes that were read and not yet used. Takes its memory when it is first filled, and gives it
 /// back when it is empty and released, or dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -31,17 +31,17 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// What was read and not yet used.
-    pub(crate) fn data(&self) -> &[u8] {
+    pub fn data(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
     /// Whether everything was used.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Marks the first `count` bytes as used.
-    pub(crate) fn consume(&mut self, count: usize) {
+    pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start, "more consumed than there is");
         self.start += count;
         if self.start == self.end {
@@ -51,7 +51,7 @@ impl Buffer {
     }
 
     /// Gives the memory back if nothing is in it.
-    pub(crate) fn release(&mut self) {
+    pub fn release(&mut self) {
         if !self.is_empty() || self.bytes.is_empty() {
             return;
         }
@@ -68,12 +68,12 @@ impl Buffer {
     }
 
     /// Whether nothing more can be read before something is used or the buffer grows.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         !self.bytes.is_empty() && self.start == 0 && self.end == self.bytes.len()
     }
 
     /// Makes room for more, up to `limit` bytes in all. `false` when it is that large already.
-    pub(crate) fn grow(&mut self, limit: usize) -> bool {
+    pub fn grow(&mut self, limit: usize) -> bool {
         let size = self.bytes.len();
         if size >= limit {
             return false;
@@ -83,7 +83,7 @@ impl Buffer {
     }
 
     /// Reads once. `Ok(0)` is the end of the stream; a full buffer must not be filled.
-    pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
+    pub fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
         cx: &mut Context<'_>,

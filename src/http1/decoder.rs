@@ -8,7 +8,7 @@ const MAX_OVERHEAD: u32 = 16 << 10;
 
 /// Finds a body's data in what was read. It holds no bytes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Decoder {
+pub enum Decoder {
     /// So many bytes are still to come.
     Length(u64),
     /// Chunks, as far as they were read.
@@ -19,18 +19,18 @@ pub(crate) enum Decoder {
 
 /// The next thing in the input: `skip` bytes of framing, then `data` bytes of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Decoded {
+pub struct Decoded {
     /// Bytes to pass over.
-    pub(crate) skip: usize,
+    pub skip: usize,
     /// Bytes of the body that follow.
-    pub(crate) data: usize,
+    pub data: usize,
     /// Whether the body ends here. If not, and there is no data, more input is needed.
-    pub(crate) end: bool,
+    pub end: bool,
 }
 
 /// Why a body's framing was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     /// Not a chunk size where one must be.
     #[error("a chunk size is not a hexadecimal number")]
     Size,
@@ -47,7 +47,7 @@ pub(crate) enum FrameError {
 
 /// The state between the bytes of a chunked body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunked {
+pub struct Chunked {
     at: At,
     overhead: u32,
 }
@@ -80,12 +80,12 @@ enum At {
 
 impl Decoder {
     /// A body of chunks, none read yet.
-    pub(crate) fn chunked() -> Self {
+    pub fn chunked() -> Self {
         Self::Chunked(Chunked { at: At::Size(0, 0), overhead: 0 })
     }
 
     /// Whether the whole body has been seen.
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunked) => chunked.at == At::End,
@@ -94,7 +94,7 @@ impl Decoder {
     }
 
     /// Looks at `input`, which begins where the last call's `skip` and `data` ended.
-    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Decoded, FrameError> {
+    pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, FrameError> {
         match self {
             Self::Length(left) => {
                 let data = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
@@ -177,7 +177,7 @@ impl Chunked {
 }
 
 /// Appends `data` as one chunk. An empty chunk would end the body, so it is none.
-pub(crate) fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+pub fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
     if !data.is_empty() {
         write!(out, "{:x}\r\n", data.len()).expect("a vector takes all bytes");
         out.extend_from_slice(data);
@@ -186,7 +186,7 @@ pub(crate) fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
 }
 
 /// Appends the end of a body of chunks.
-pub(crate) fn end_chunks(out: &mut Vec<u8>) {
+pub fn end_chunks(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 

@@ -14,13 +14,13 @@ const LONGEST_NAME: usize = 19;
 pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
 
 /// Room for the headers of one head.
-pub(crate) fn slots<'b>() -> Slots<'b> {
+pub fn slots<'b>() -> Slots<'b> {
     [const { MaybeUninit::uninit() }; MAX_HEADERS]
 }
 
 /// Why a head was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeadError {
+pub enum HeadError {
     /// More bytes or headers than the limit.
     #[error("the head of the request is too large or has more than {MAX_HEADERS} headers")]
     TooLarge,
@@ -37,7 +37,7 @@ pub(crate) enum HeadError {
 
 /// How a body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// There is none.
     None,
     /// It has so many bytes.
@@ -50,7 +50,7 @@ pub(crate) enum Framing {
 
 /// What the `Connection` header asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Connection {
+pub struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Connection {
 
 /// A header that means something to a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Header {
+pub enum Header {
     /// For this connection only: never forwarded.
     Hop,
     Accept,
@@ -82,7 +82,7 @@ pub(crate) enum Header {
 
 impl Header {
     /// What `name` is.
-    pub(crate) fn of(name: &str) -> Self {
+    pub fn of(name: &str) -> Self {
         match Self::exactly(name) {
             Self::Other => Self::in_disguise(name),
             kind => kind,
@@ -158,7 +158,7 @@ impl Connection {
     }
 
     /// Whether `name` is one of the headers that the sender wants to go no further than here.
-    pub(crate) fn names(self, headers: &[httparse::Header<'_>], name: &str) -> bool {
+    pub fn names(self, headers: &[httparse::Header<'_>], name: &str) -> bool {
         self.names_others
             && headers
                 .iter()
@@ -173,7 +173,7 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether an `Accept` header names JSON.
-pub(crate) fn wants_json(accept: &[u8]) -> bool {
+pub fn wants_json(accept: &[u8]) -> bool {
     tokens(accept).any(|range| {
         let media = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         media.eq_ignore_ascii_case(b"application/json")
@@ -182,7 +182,7 @@ pub(crate) fn wants_json(accept: &[u8]) -> bool {
 
 /// Whether a head ends after the byte `from` at the earliest: a head that comes byte by byte is
 /// parsed once, not once for every byte.
-pub(crate) fn ends_after(bytes: &[u8], from: usize) -> bool {
+pub fn ends_after(bytes: &[u8], from: usize) -> bool {
     let tail = &bytes[from.saturating_sub(3)..];
     tail.windows(2).any(|pair| pair == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
 }
@@ -227,28 +227,25 @@ impl Delimiters {
 
 /// The head of a request, checked.
 #[derive(Debug)]
-pub(crate) struct RequestHead<'h, 'b> {
-    pub(crate) method: &'b str,
+pub struct RequestHead<'h, 'b> {
+    pub method: &'b str,
     /// As it stands in the request line.
-    pub(crate) target: &'b str,
-    pub(crate) http10: bool,
-    pub(crate) headers: &'h [httparse::Header<'b>],
-    pub(crate) framing: Framing,
-    pub(crate) connection: Connection,
+    pub target: &'b str,
+    pub http10: bool,
+    pub headers: &'h [httparse::Header<'b>],
+    pub framing: Framing,
+    pub connection: Connection,
     /// The protocol that the client wants to change to.
-    pub(crate) upgrade: bool,
+    pub upgrade: bool,
     /// The client waits for `100 Continue` before it sends the body.
-    pub(crate) expects_continue: bool,
+    pub expects_continue: bool,
     /// Errors are wanted as JSON.
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
     /// Reads a head from the front of `bytes`, and its length. `None` when there is more to come.
-    pub(crate) fn parse(
-        bytes: &'b [u8],
-        slots: &'h mut Slots<'b>,
-    ) -> Result<Option<(Self, usize)>, HeadError> {
+    pub fn parse(bytes: &'b [u8], slots: &'h mut Slots<'b>) -> Result<Option<(Self, usize)>, HeadError> {
         let mut request = httparse::Request::new(&mut []);
         let length = match request.parse_with_uninit_headers(bytes, slots) {
             Ok(Status::Complete(length)) => length,
@@ -310,24 +307,24 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     }
 
     /// Whether the connection can carry another request after this one.
-    pub(crate) fn persists(&self) -> bool {
+    pub fn persists(&self) -> bool {
         self.connection.persists(self.http10)
     }
 
     /// The first header of this kind.
-    pub(crate) fn header(&self, kind: Header) -> Option<&'b [u8]> {
+    pub fn header(&self, kind: Header) -> Option<&'b [u8]> {
         self.headers.iter().find(|header| Header::of(header.name) == kind).map(|header| header.value)
     }
 }
 
 /// The head of an answer, checked.
 #[derive(Debug)]
-pub(crate) struct ResponseHead<'h, 'b> {
-    pub(crate) code: u16,
-    pub(crate) reason: &'b str,
-    pub(crate) headers: &'h [httparse::Header<'b>],
-    pub(crate) framing: Framing,
-    pub(crate) connection: Connection,
+pub struct ResponseHead<'h, 'b> {
+    pub code: u16,
+    pub reason: &'b str,
+    pub headers: &'h [httparse::Header<'b>],
+    pub framing: Framing,
+    pub connection: Connection,
     http10: bool,
     /// It has no body, and speaks of one.
     contradicts: bool,
@@ -336,7 +333,7 @@ pub(crate) struct ResponseHead<'h, 'b> {
 impl<'h, 'b> ResponseHead<'h, 'b> {
     /// Reads a head from the front of `bytes`, and its length. `None` when there is more to come.
     /// `to_head`: it answers a HEAD request, so no body follows whatever the headers say.
-    pub(crate) fn parse(
+    pub fn parse(
         bytes: &'b [u8],
         slots: &'h mut Slots<'b>,
         to_head: bool,
@@ -381,7 +378,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
 
     /// Whether the connection can carry another call after this one. Not after a body that must not
     /// come and was announced: one that comes all the same would be the answer to the next call.
-    pub(crate) fn persists(&self) -> bool {
+    pub fn persists(&self) -> bool {
         self.connection.persists(self.http10) && self.framing != Framing::UntilClose && !self.contradicts
     }
 }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::fleet::Endpoint;
-use crate::http1::{Alarm, Buffer, Decoder, Framing, HeadError, ResponseHead, slots};
+use http1::{Alarm, Buffer, Decoder, Framing, HeadError, ResponseHead, slots};
 
 /// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;

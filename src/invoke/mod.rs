@@ -30,8 +30,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::fleet::{Endpoint, Entry};
-use crate::http1::Alarm;
 use exchange::Lease;
+use http1::Alarm;
 
 /// How long one attempt to connect may take. A replica is on this machine: it answers at once, or
 /// its network is gone.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::exchange::{Caller, Failure, Lease};
 use super::{Call, InvokeError};
 use crate::fleet::{Endpoint, Entry, Phase};
-use crate::http1::Alarm;
+use http1::Alarm;
 
 /// What a look at a function's view gave.
 enum Look {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::function::FunctionKey;
+use crate::handlers::HandlerError;
 use crate::logs::LogError;
 use crate::network::NetworkError;
 use crate::runtime::RuntimeError;
@@ -26,6 +27,9 @@ pub enum LaunchError {
     /// A secret is not there any more.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Its handler is not there any more.
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
     /// Its output could not be set up.
     #[error(transparent)]
     Logs(#[from] LogError),
@@ -95,6 +99,7 @@ impl LaunchError {
             },
             Self::Network { .. }
             | Self::Secret(_)
+            | Self::Handler(_)
             | Self::Logs(_)
             | Self::Exited { .. }
             | Self::NotReady { .. }

@@ -13,6 +13,7 @@ use super::{LaunchError, needs_watchdog};
 use crate::config;
 use crate::fleet::Endpoint;
 use crate::function::{FunctionSpec, PullPolicy, ReplicaId};
+use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::network::{Attachment, Network};
 use crate::runtime::{ContainerRequest, LayerRequest, Progress, ResolvedImage, Runtime, Stdio};
@@ -64,6 +65,7 @@ pub struct Launcher {
     pub(super) network: Arc<dyn Network>,
     pub(super) logs: Arc<Logs>,
     secrets: Secrets,
+    handlers: Handlers,
     config: config::Functions,
     /// That of functions which name none.
     pull_policy: PullPolicy,
@@ -81,11 +83,12 @@ impl Launcher {
         network: Arc<dyn Network>,
         logs: Arc<Logs>,
         secrets: Secrets,
+        handlers: Handlers,
         config: config::Functions,
         pull_policy: PullPolicy,
     ) -> Self {
         let starts = Semaphore::new(config.parallel_starts);
-        Self { runtime, network, logs, secrets, config, pull_policy, starts, left: Notify::new() }
+        Self { runtime, network, logs, secrets, handlers, config, pull_policy, starts, left: Notify::new() }
     }
 
     /// Starts a replica and returns it when it answers. On an error nothing of it is left.
@@ -124,6 +127,9 @@ impl Launcher {
         // finds all or nothing of it.
         let _ = launch.starting.send(id.clone());
         let mut mounts = self.secrets.mount(&spec.key.namespace, &spec.secrets)?;
+        if let Some(handler) = &spec.handler {
+            mounts.push(self.handlers.mount(handler)?);
+        }
         undo.push(Step::Logs);
         let stdio: Stdio = self.logs.open(&spec.key, &id)?;
         undo.push(Step::Network);

@@ -217,6 +217,8 @@ pub mod label {
     pub const PORT: &str = "ingle/port";
     /// The digest of its image.
     pub const IMAGE: &str = "ingle/image";
+    /// The digest of its handler, if it has one.
+    pub const HANDLER: &str = "ingle/handler";
 }
 
 impl ContainerRequest {
@@ -254,13 +256,17 @@ pub struct LayerRequest {
 impl LayerRequest {
     /// What the layer is labelled with, so that its owner is known.
     pub fn labels(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([
+        let mut labels = BTreeMap::from([
             (label::FUNCTION.into(), self.spec.key.name.to_string()),
             (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
             (label::REVISION.into(), self.revision.to_string()),
             (label::PORT.into(), self.spec.port.to_string()),
             (label::IMAGE.into(), self.image.resolved.digest.clone()),
-        ])
+        ]);
+        if let Some(handler) = &self.spec.handler {
+            labels.insert(label::HANDLER.into(), handler.to_string());
+        }
+        labels
     }
 }
 
@@ -280,6 +286,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// Path inside.
     pub target: PathBuf,
+    /// Whether what is in it may be run.
+    pub holds_programs: bool,
 }
 
 /// A container that exists.

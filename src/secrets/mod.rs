@@ -119,7 +119,7 @@ impl Secrets {
             .iter()
             .map(|name| {
                 let source = self.0.existing(namespace, name)?;
-                Ok(Mount { source, target: Path::new(TARGET).join(name.as_str()) })
+                Ok(Mount { source, target: Path::new(TARGET).join(name.as_str()), holds_programs: false })
             })
             .collect()
     }

@@ -52,7 +52,8 @@ async fn a_secret_is_created_once_listed_mounted_and_deleted() {
     assert_eq!(f.secrets.list(default()).await.expect("a list"), names(&["a", "b"]));
 
     let mounts = f.secrets.mount(&default(), &names(&["a"])).expect("mounts");
-    assert_eq!(mounts, [Mount { source: f.directory().join("a"), target: "/var/openfaas/secrets/a".into() }]);
+    let target = "/var/openfaas/secrets/a".into();
+    assert_eq!(mounts, [Mount { source: f.directory().join("a"), target, holds_programs: false }]);
 
     f.secrets.delete(default(), names(&["a"]).remove(0)).await.expect("deleted");
     let gone = f.secrets.delete(default(), names(&["a"]).remove(0)).await;

@@ -25,13 +25,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
-pub use record::{FunctionRecord, ImageUse, RevisionRecord, UpdateFailure};
+pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};
 use crate::wire;
 use ballast::Ballast;
 use large::LargeValues;
-use record::{FunctionDigests, RevisionDigest};
+use record::{FunctionDigests, RevisionDigests};
 use writer::{Operation, Writer};
 
 /// The format of what is stored; a store of a later version is refused.
@@ -100,22 +100,21 @@ impl Store {
         self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
     }
 
-    /// The images that functions may be started from: of revisions that are wanted or serve, and of those
+    /// What functions may be started from: images and handlers of revisions that are wanted or serve, and of those
     /// that are kept to go back to.
-    pub fn images_in_use(&self) -> Result<Vec<ImageUse>, StoreError> {
+    pub fn revisions_in_use(&self) -> Result<Vec<RevisionUse>, StoreError> {
         let mut uses = Vec::new();
         // Functions first: a rollback takes a revision that is kept into the function's record, and one
         // that is then forgotten has left its image to a later row.
         for (_, FunctionDigests { key, wanted, serving }) in self.scan("function/")? {
-            for RevisionDigest { number, digest } in std::iter::once(wanted).chain(serving) {
-                uses.push(ImageUse { function: key.clone(), revision: number, is_old: false, digest });
-            }
+            let revisions = std::iter::once(wanted).chain(serving);
+            uses.extend(revisions.map(|revision| revision.used_by(key.clone(), false)));
         }
-        for (row, RevisionDigest { number, digest }) in self.scan("revision/")? {
+        for (row, revision) in self.scan::<RevisionDigests>("revision/")? {
             let function = function_of(&row).ok_or_else(|| {
                 StoreError::failed("reading the store", format!("revision/{row} belongs to no function"))
             })?;
-            uses.push(ImageUse { function, revision: number, is_old: true, digest });
+            uses.push(revision.used_by(function, true));
         }
         Ok(uses)
     }
@@ -511,7 +510,7 @@ mod tests {
         }
         assert_eq!(served(&store, "a"), [9, 10]);
         let in_use: Vec<_> = store
-            .images_in_use()
+            .revisions_in_use()
             .expect("readable")
             .into_iter()
             .map(|used| (used.function.to_string(), used.revision, used.is_old))

@@ -48,33 +48,60 @@ pub struct RevisionRecord {
     pub config: ImageConfig,
 }
 
-/// An image that a function may be started from.
+/// What a function may be started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageUse {
+pub struct RevisionUse {
     /// The function.
     pub function: FunctionKey,
-    /// The revision that has the image.
+    /// The revision that has it.
     pub revision: u64,
     /// Whether that is only kept to go back to.
     pub is_old: bool,
     /// The image.
     pub digest: String,
+    /// The code that is not part of it, if there is some.
+    pub handler: Option<String>,
 }
 
 /// As much of a [`FunctionRecord`] as says what is in use.
 #[derive(Debug, Deserialize)]
 pub(super) struct FunctionDigests {
     pub(super) key: FunctionKey,
-    pub(super) wanted: RevisionDigest,
+    pub(super) wanted: RevisionDigests,
     #[serde(default)]
-    pub(super) serving: Option<RevisionDigest>,
+    pub(super) serving: Option<RevisionDigests>,
 }
 
 /// As much of a [`RevisionRecord`].
 #[derive(Debug, Deserialize)]
-pub(super) struct RevisionDigest {
-    pub(super) number: u64,
-    pub(super) digest: String,
+pub(super) struct RevisionDigests {
+    number: u64,
+    digest: String,
+    deployment: DeploymentDigests,
+}
+
+/// As much of a [`wire::Deployment`]: users put settings in either of both.
+#[derive(Debug, Deserialize)]
+struct DeploymentDigests {
+    #[serde(default)]
+    annotations: Option<HandlerSetting>,
+    #[serde(default)]
+    labels: Option<HandlerSetting>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HandlerSetting {
+    #[serde(default, rename = "ingle.handler")]
+    digest: Option<String>,
+}
+
+impl RevisionDigests {
+    pub(super) fn used_by(self, function: FunctionKey, is_old: bool) -> RevisionUse {
+        let Self { number, digest, deployment } = self;
+        let settings = [deployment.annotations, deployment.labels];
+        let handler = settings.into_iter().flatten().find_map(|settings| settings.digest);
+        RevisionUse { function, revision: number, is_old, digest, handler }
+    }
 }
 
 /// An update that did not come up.

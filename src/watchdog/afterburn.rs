@@ -1,7 +1,6 @@
 //! `afterburn`: one process, which reads requests from its stdin and writes answers to its stdout, one after the
 //! other, as HTTP/1.1 with a `Content-Length`. What takes long to start, as a JVM does, starts once.
 
-use std::io::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,16 +10,14 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
-use super::answer::Answer;
-use super::body::Body;
+use super::call::Call;
 use super::companion::Companion;
 use super::log::Log;
 use super::mode::Failure;
 use super::process::{Processes, from_process, to_process};
-use super::server::Shared;
 use super::settings::Settings;
-use super::upstream::{Incoming, forwarded, returned};
-use crate::http1::{Header, RequestHead, ResponseHead, slots};
+use super::upstream::{self, Incoming, returned};
+use http1::{RequestHead, ResponseHead, slots};
 
 /// The process and its two pipes.
 #[derive(Debug)]
@@ -56,13 +53,8 @@ impl Afterburn {
         Ok(Self { companion, pipes: Mutex::new(pipes) })
     }
 
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Rc<Shared>,
-    ) -> Result<(), Failure> {
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let Call { request, body, answer, shared } = call;
         // Read whole first: a client that is slow holds up nobody else.
         let whole = body.whole().await?;
         let late = |_| Failure::Timeout {
@@ -114,19 +106,9 @@ async fn ask(
     request: &RequestHead<'_, '_>,
     body: &[u8],
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let mut out = Vec::with_capacity(1024 + body.len());
-    let mut line = |text: std::fmt::Arguments<'_>| out.write_fmt(text).expect("a vector takes all bytes");
-    line(format_args!("{} {} HTTP/1.1\r\n", request.method, request.target));
-    if request.header(Header::Host).is_none() {
-        line(format_args!("Host: localhost\r\n"));
-    }
-    for header in forwarded(request) {
-        out.extend_from_slice(header.name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(header.value);
-        out.extend_from_slice(b"\r\n");
-    }
-    out.write_fmt(format_args!("Content-Length: {}\r\n\r\n", body.len())).expect("a vector takes all bytes");
+    let mut out = upstream::head(request, "");
+    upstream::push(&mut out, "Content-Length", body.len().to_string().as_bytes());
+    out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
     let Pipes { stdin, stdout } = pipes;
     // Both at once: it may answer before it has read all.

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::WriteHalf;
 use tokio::time::Instant;
 
-use crate::http1::{end_chunks, push_chunk};
+use http1::{end_chunks, push_chunk};
 
 /// Bytes that are gathered before they are sent.
 const PIECE: usize = 16 << 10;

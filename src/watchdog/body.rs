@@ -1,15 +1,12 @@
 //! The body of a request, as it arrives.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
-use crate::http1::{Buffer, Decoder, Framing};
-
-/// Longer than any connection lives.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use super::settings::FOREVER;
+use http1::{Buffer, Decoder, Framing};
 
 /// Why a body did not arrive whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

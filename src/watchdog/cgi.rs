@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use percent_encoding::percent_decode_str;
 
-use crate::http1::{Framing, Header, RequestHead};
+use http1::{Framing, Header, RequestHead};
 
 /// The variables of a request.
 ///
@@ -77,7 +77,7 @@ pub(super) fn canonical(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::slots;
+    use http1::slots;
 
     fn of(request: &str) -> Vec<String> {
         let mut slots = slots();

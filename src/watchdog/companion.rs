@@ -4,7 +4,6 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -89,7 +88,12 @@ async fn watch(
         }
     };
     // What it said last is what people look for. Others that it started may hold its pipes open for ever.
-    let _ = timeout(LAST_WORDS, join_all(followers)).await;
+    let _ = timeout(LAST_WORDS, async {
+        for follower in followers {
+            let _ = follower.await;
+        }
+    })
+    .await;
     if let Some(end) = end {
         let _ = ended.send(end.to_string());
     }

@@ -13,10 +13,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
 use super::body::Body;
+use super::call::Call;
 use super::cgi;
 use super::mode::Failure;
 use super::server::Shared;
-use crate::http1::{Buffer, Framing, HeadError, RequestHead, ends_after, slots};
+use http1::{Buffer, Framing, HeadError, RequestHead, ends_after, slots};
 
 /// The largest head of a request.
 const MAX_HEAD: usize = 1 << 20;
@@ -126,10 +127,10 @@ async fn read_head(
 }
 
 /// Answers one request.
-async fn respond(
+async fn respond<'a>(
     request: &RequestHead<'_, '_>,
-    body: &mut Body<'_>,
-    answer: &mut Answer<'_>,
+    body: &mut Body<'a>,
+    answer: &mut Answer<'a>,
     shared: &Rc<Shared>,
 ) -> io::Result<()> {
     match cgi::split(request.target).0 {
@@ -147,7 +148,7 @@ async fn respond(
     if request.expects_continue && request.framing != Framing::None {
         answer.go_on().await?;
     }
-    let served = shared.service.serve(request, body, answer, shared).await;
+    let served = shared.service.serve(Call { request, body, answer, shared }).await;
     let done = match served {
         Ok(()) => Ok(()),
         Err(failure) => fail(failure, answer, shared).await,

@@ -4,14 +4,13 @@ use std::path::{Component, Path, PathBuf};
 
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
 use tokio::sync::oneshot;
 
-use super::answer::Answer;
+use super::call::Call;
 use super::cgi;
 use super::mode::Failure;
 use super::settings::Settings;
-use crate::http1::RequestHead;
 
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
@@ -35,11 +34,11 @@ impl Files {
         Ok(Self { root, _ended: ended })
     }
 
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        answer: &mut Answer<'_>,
-    ) -> Result<(), Failure> {
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let header = |name: &str| call.header(name).and_then(|value| std::str::from_utf8(value).ok());
+        let (since, range) = (header("if-modified-since"), header("range"));
+        let if_range = header("if-range");
+        let Call { request, answer, .. } = call;
         if !matches!(request.method, "GET" | "HEAD") {
             let text = "files are read only: use GET or HEAD\n";
             let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD")];
@@ -57,9 +56,38 @@ impl Files {
         if !data.is_file() {
             return Err(missing());
         }
-        let headers: &[(&str, &[u8])] = &[("Content-Type", kind(&path).as_bytes())];
-        answer.begin(200, "OK", Some(data.len()), headers);
-        let mut left = data.len();
+        let modified = data.modified().map_or_else(|_| String::new(), httpdate::fmt_http_date);
+        let range = range.filter(|_| if_range.is_none_or(|as_it_was| as_it_was == modified));
+        let part = range.map_or(Part::Whole, |range| part(range, data.len()));
+        let mut headers: Vec<(&str, &[u8])> =
+            vec![("Last-Modified", modified.as_bytes()), ("Accept-Ranges", b"bytes")];
+        if !is_newer(&modified, since) {
+            answer.begin(304, "Not Modified", None, &headers);
+            return answer.end().await.map_err(Failure::Client);
+        }
+        let said;
+        let mut left = match part {
+            Part::Whole => {
+                headers.push(("Content-Type", kind(&path).as_bytes()));
+                answer.begin(200, "OK", Some(data.len()), &headers);
+                data.len()
+            }
+            Part::Bytes { from, length } => {
+                said = format!("bytes {from}-{}/{}", from + length - 1, data.len());
+                headers.push(("Content-Type", kind(&path).as_bytes()));
+                headers.push(("Content-Range", said.as_bytes()));
+                file.seek(SeekFrom::Start(from)).await.map_err(|_| missing())?;
+                answer.begin(206, "Partial Content", Some(length), &headers);
+                length
+            }
+            Part::Nothing => {
+                said = format!("bytes */{}", data.len());
+                headers.push(("Content-Range", said.as_bytes()));
+                let text = format!("the file has {} bytes\n", data.len());
+                let done = answer.text(StatusCode::RANGE_NOT_SATISFIABLE, &text, &headers).await;
+                return done.map_err(Failure::Client);
+            }
+        };
         let mut piece = vec![0; PIECE];
         while left > 0 && !answer.is_done() {
             let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
@@ -88,6 +116,52 @@ impl Files {
         // Links may lead anywhere.
         found.starts_with(&self.root).then_some(found)
     }
+}
+
+/// Whether a file was changed since a client last asked for it; the headers have whole seconds.
+fn is_newer(modified: &str, since: Option<&str>) -> bool {
+    let parse = |text: &str| httpdate::parse_http_date(text).ok();
+    match (parse(modified), since.and_then(parse)) {
+        (Some(modified), Some(since)) => modified > since,
+        _ => true,
+    }
+}
+
+/// What of a file is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Bytes {
+        from: u64,
+        length: u64,
+    },
+    /// Nothing that it has.
+    Nothing,
+}
+
+/// What a header Range means for a file of this length. What is not understood, or asks for several parts, is answered
+/// with all of it, as the standard has it.
+fn part(range: &str, length: u64) -> Part {
+    let Some((from, to)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Part::Whole;
+    };
+    let last = length.saturating_sub(1);
+    let (from, to) = match (from.trim(), to.trim()) {
+        ("", count) => match count.parse::<u64>() {
+            Ok(0) => return Part::Nothing,
+            Ok(count) => (length.saturating_sub(count), last),
+            Err(_) => return Part::Whole,
+        },
+        (from, "") => match from.parse::<u64>() {
+            Ok(from) => (from, last),
+            Err(_) => return Part::Whole,
+        },
+        (from, to) => match (from.parse::<u64>(), to.parse::<u64>()) {
+            (Ok(from), Ok(to)) if from <= to => (from, to.min(last)),
+            _ => return Part::Whole,
+        },
+    };
+    if from >= length { Part::Nothing } else { Part::Bytes { from, length: to - from + 1 } }
 }
 
 /// The type of a file, by its name.
@@ -123,6 +197,33 @@ fn kind(path: &Path) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_of_ranges() {
+        let some = |from, length| Part::Bytes { from, length };
+        for (range, length, wanted) in [
+            ("bytes=0-3", 10, some(0, 4)),
+            ("bytes=4-", 10, some(4, 6)),
+            ("bytes=-3", 10, some(7, 3)),
+            ("bytes=-30", 10, some(0, 10)),
+            ("bytes=8-99", 10, some(8, 2)),
+            ("bytes=9-9", 10, some(9, 1)),
+            ("bytes=10-", 10, Part::Nothing),
+            ("bytes=10-12", 10, Part::Nothing),
+            ("bytes=-0", 10, Part::Nothing),
+            ("bytes=0-", 0, Part::Nothing),
+            ("bytes=-1", 0, Part::Nothing),
+            // Not understood: all of it.
+            ("bytes=5-4", 10, Part::Whole),
+            ("bytes=0-1,3-4", 10, Part::Whole),
+            ("bytes=x-", 10, Part::Whole),
+            ("bytes=--1", 10, Part::Whole),
+            ("lines=0-3", 10, Part::Whole),
+            ("", 10, Part::Whole),
+        ] {
+            assert_eq!(part(range, length), wanted, "{range} of {length}");
+        }
+    }
 
     #[test]
     fn no_path_leads_out_of_the_directory() {

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
-use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,13 +16,13 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::body::{Body, BodyError};
+use super::call::Call;
 use super::cgi;
 use super::log::Lines;
 use super::mode::Failure;
 use super::process::{End, Process, Processes, from_process, to_process};
-use super::server::Shared;
 use super::settings::{Mode, Settings};
-use crate::http1::RequestHead;
+use http1::RequestHead;
 
 /// Bytes that are read of a process at once: what a pipe holds.
 const PIECE: usize = 64 << 10;
@@ -72,19 +71,18 @@ impl Fork {
         Self { mode, processes, _ended: ended }
     }
 
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Rc<Shared>,
-    ) -> Result<(), Failure> {
-        let settings = &shared.settings;
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let settings = &call.shared.settings;
         let given = settings.content_type.as_deref().map(str::as_bytes);
         let content_type = match self.mode {
-            Mode::Classic => given.or_else(|| named(request, "content-type")).unwrap_or(b"text/plain"),
+            Mode::Classic => given.or_else(|| call.header("content-type")).unwrap_or(b"text/plain"),
             _ => given.unwrap_or(b"application/octet-stream"),
         };
+        let suffix = match call.header("x-call-id") {
+            Some(id) if settings.log_call_id => format!(" [{}]", String::from_utf8_lossy(id)),
+            _ => String::new(),
+        };
+        let Call { request, body, answer, shared } = call;
         // What is not passed on as it comes is read whole first, so that nothing is started in vain.
         let input = match self.mode {
             Mode::Streaming => None,
@@ -92,12 +90,15 @@ impl Fork {
             _ => Some(body.whole().await?),
         };
         shared.log.say("Forking fprocess.");
-        let child = self.start(request, settings)?;
+        let (mut process, pipes) = self.start(request, settings)?;
         let whole = input.is_some().then(Vec::new);
         let mut output = Output { answer, whole, content_type };
         let limit = settings.exec_timeout.unwrap_or(Duration::MAX);
-        let (mut process, pipes) = child;
-        let work = run(&mut process, pipes, input, body, &mut output, shared, request);
+        let feeding = feed(pipes.stdin, input, body);
+        let mut lines = Lines::new(settings.log_buffer_size);
+        let say = |line: &[u8]| shared.log.line("stderr", line, &suffix);
+        let errors = |bytes: &[u8]| lines.take(bytes, say);
+        let work = carry(&mut process, feeding, (pipes.stdout, pipes.stderr), &mut output, errors);
         let end = match timeout(limit, work).await {
             Ok(end) => end?,
             Err(_) => {
@@ -106,6 +107,7 @@ impl Fork {
                 return Err(self.timed_out());
             }
         };
+        lines.end(say);
         let whole = output.whole.take();
         if !end.is_success() {
             if settings.write_debug
@@ -175,27 +177,18 @@ struct Pipes {
     stderr: Option<pipe::Receiver>,
 }
 
-/// Carries bytes both ways until the process ends.
-async fn run(
+/// Carries bytes both ways until the process ends: `feeding` to it, what comes out to `output` and `errors`.
+async fn carry(
     process: &mut Process,
-    pipes: Pipes,
-    input: Option<Vec<u8>>,
-    body: &mut Body<'_>,
+    feeding: impl Future<Output = Result<(), BodyError>>,
+    (mut stdout, mut stderr): (pipe::Receiver, Option<pipe::Receiver>),
     output: &mut Output<'_, '_>,
-    shared: &Rc<Shared>,
-    request: &RequestHead<'_, '_>,
+    mut errors: impl FnMut(&[u8]),
 ) -> Result<End, Failure> {
-    let Pipes { stdin, mut stdout, mut stderr } = pipes;
-    let mut feeding = std::pin::pin!(feed(stdin, input, body));
+    let mut feeding = std::pin::pin!(feeding);
     let (mut fed, mut open) = (false, true);
     let mut piece = vec![0; PIECE];
-    let mut errors = vec![0; if stderr.is_some() { PIECE } else { 0 }];
-    let mut lines = Lines::new(shared.settings.log_buffer_size);
-    let suffix = match named(request, "x-call-id") {
-        Some(id) if shared.settings.log_call_id => format!(" [{}]", String::from_utf8_lossy(id)),
-        _ => String::new(),
-    };
-    let say = |line: &[u8]| shared.log.line("stderr", line, &suffix);
+    let mut error_piece = vec![0; if stderr.is_some() { PIECE } else { 0 }];
     let end = loop {
         tokio::select! {
             biased;
@@ -204,8 +197,8 @@ async fn run(
                 Ok(count) if count > 0 => output.take(&piece[..count]).await?,
                 _ => open = false,
             },
-            count = read(&mut stderr, &mut errors), if stderr.is_some() => match count {
-                Ok(count) if count > 0 => lines.take(&errors[..count], say),
+            count = read(&mut stderr, &mut error_piece), if stderr.is_some() => match count {
+                Ok(count) if count > 0 => errors(&error_piece[..count]),
                 _ => stderr = None,
             },
             done = &mut feeding, if !fed => {
@@ -220,11 +213,10 @@ async fn run(
         output.take(&piece[..count]).await?;
     }
     while let Some(pipe) = &stderr
-        && let Some(count) = read_now(pipe, &mut errors)
+        && let Some(count) = read_now(pipe, &mut error_piece)
     {
-        lines.take(&errors[..count], say);
+        errors(&error_piece[..count]);
     }
-    lines.end(say);
     Ok(end)
 }
 
@@ -259,10 +251,6 @@ async fn feed(mut stdin: pipe::Sender, input: Option<Vec<u8>>, body: &mut Body<'
         }
     }
     Ok(())
-}
-
-fn named<'b>(request: &RequestHead<'_, 'b>, name: &str) -> Option<&'b [u8]> {
-    request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
 /// Headers and body as JSON: the form that `marshal_request` has always had.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::server::Shared;
-use crate::http1::{Buffer, RequestHead, slots};
+use http1::{Buffer, RequestHead, slots};
 
 /// The upper ends of the histogram's buckets, in seconds: those that Prometheus's own clients have.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

@@ -6,17 +6,15 @@ use http::StatusCode;
 use tokio::sync::oneshot;
 
 use super::afterburn::Afterburn;
-use super::answer::Answer;
-use super::body::{Body, BodyError};
+use super::body::BodyError;
+use super::call::Call;
 use super::files::Files;
 use super::fork::Fork;
 use super::log::Log;
 use super::process::Processes;
 use super::proxy::Proxy;
-use super::server::Shared;
 use super::settings::{Mode, Settings};
 use super::whisk::Whisk;
-use crate::http1::RequestHead;
 
 /// Why a request was not answered as it should have been.
 #[derive(Debug, thiserror::Error)]
@@ -98,19 +96,13 @@ impl Service {
     }
 
     /// Answers a request.
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Rc<Shared>,
-    ) -> Result<(), Failure> {
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         match self {
-            Self::Fork(fork) => fork.serve(request, body, answer, shared).await,
-            Self::Proxy(proxy) => proxy.serve(request, body, answer, shared).await,
-            Self::Files(files) => files.serve(request, answer).await,
-            Self::Afterburn(afterburn) => afterburn.serve(request, body, answer, shared).await,
-            Self::Whisk(whisk) => whisk.serve(request, body, answer, shared).await,
+            Self::Fork(fork) => fork.serve(call).await,
+            Self::Proxy(proxy) => proxy.serve(call).await,
+            Self::Files(files) => files.serve(call).await,
+            Self::Afterburn(afterburn) => afterburn.serve(call).await,
+            Self::Whisk(whisk) => whisk.serve(call).await,
         }
     }
 

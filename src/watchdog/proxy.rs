@@ -1,7 +1,6 @@
 //! `http`: one process, which is a server; requests are passed on to it.
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,15 +15,15 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::Answer;
 use super::body::{Body, BodyError};
+use super::call::Call;
 use super::companion::Companion;
 use super::log::Log;
 use super::mode::Failure;
 use super::process::Processes;
-use super::server::Shared;
 use super::settings::{Settings, Upstream};
-use super::upstream::{Incoming, forwarded, returned};
-use crate::function::parse_duration;
-use crate::http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
+use super::upstream::{self, Incoming, push, returned};
+use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
+use quantity::parse_duration;
 
 /// Connections that are kept for the next request.
 const KEPT: usize = 256;
@@ -85,15 +84,9 @@ impl Proxy {
         tokio::join!(sending, answering).1
     }
 
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Rc<Shared>,
-    ) -> Result<(), Failure> {
-        let limit = limit(request, shared.settings.exec_timeout);
-        let work = self.exchange(request, body, answer, shared.settings.buffer_body);
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let limit = limit(&call);
+        let work = self.exchange(call);
         match timeout(limit.unwrap_or(Duration::MAX), work).await {
             Ok(done) => done,
             Err(_) => Err(Failure::Timeout {
@@ -103,13 +96,9 @@ impl Proxy {
         }
     }
 
-    async fn exchange(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        buffers: bool,
-    ) -> Result<(), Failure> {
+    async fn exchange(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let Call { request, body, answer, shared } = call;
+        let buffers = shared.settings.buffer_body;
         let whole =
             if buffers && request.framing != Framing::None { Some(body.whole().await?) } else { None };
         let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.len() as u64));
@@ -254,10 +243,10 @@ impl Proxy {
 }
 
 /// How long the process has: what the settings say, or less if the caller does.
-fn limit(request: &RequestHead<'_, '_>, settings: Option<Duration>) -> Option<Duration> {
-    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-timeout"));
-    let asked = header.and_then(|header| parse_duration(std::str::from_utf8(header.value).ok()?).ok());
-    match (settings, asked) {
+fn limit(call: &Call<'_, '_>) -> Option<Duration> {
+    let asked =
+        call.header("x-timeout").and_then(|text| parse_duration(std::str::from_utf8(text).ok()?).ok());
+    match (call.shared.settings.exec_timeout, asked) {
         (Some(settings), Some(asked)) => Some(settings.min(asked)),
         (settings, asked) => asked.or(settings),
     }
@@ -265,15 +254,7 @@ fn limit(request: &RequestHead<'_, '_>, settings: Option<Duration>) -> Option<Du
 
 /// The head for the process.
 fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
-    let mut line = |text: std::fmt::Arguments<'_>| out.write_fmt(text).expect("a vector takes all bytes");
-    line(format_args!("{} {prefix}{} HTTP/1.1\r\n", request.method, request.target));
-    if request.header(Header::Host).is_none() {
-        line(format_args!("Host: localhost\r\n"));
-    }
-    for header in forwarded(request) {
-        push(&mut out, header.name, header.value);
-    }
+    let mut out = upstream::head(request, prefix);
     match framing {
         Framing::Length(length) => push(&mut out, "Content-Length", length.to_string().as_bytes()),
         Framing::Chunked => push(&mut out, "Transfer-Encoding", b"chunked"),
@@ -292,13 +273,6 @@ fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8
     }
     out.extend_from_slice(b"\r\n");
     out
-}
-
-fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Sends head and body. A process that does not read all of it may have answered before.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::function::parse_duration;
+use quantity::parse_duration;
 
 /// Where requests come in, unless `port` says otherwise.
 pub(super) const PORT: u16 = 8080;
@@ -12,6 +12,8 @@ pub(super) const PORT: u16 = 8080;
 const METRICS_PORT: u16 = 8081;
 /// A limit that is not given.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than anything takes.
+pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Where a server is expected whose address is not given.
 const UPSTREAM_PORT: u16 = 5000;
 /// Bytes of a line of output that are kept together.
@@ -68,6 +70,9 @@ pub(super) struct Settings {
     pub(super) suppress_lock: bool,
     pub(super) write_debug: bool,
     pub(super) marshal_request: bool,
+    /// The code that an action is given, and what of it is called.
+    pub(super) openwhisk_code: Option<PathBuf>,
+    pub(super) openwhisk_main: String,
 }
 
 /// A server on this machine.
@@ -109,6 +114,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         self.parsed(&[name], parse_duration)
     }
 
+    /// A time that something may take; none at all means that it has no limit.
+    fn limit(&mut self, name: &str) -> Option<Duration> {
+        self.time(name).map(|limit| if limit.is_zero() { FOREVER } else { limit })
+    }
+
     fn number<T: std::str::FromStr>(&mut self, name: &str) -> Option<T> {
         self.parsed(&[name], |text| {
             text.parse().map_err(|_| format!("{text:?} is not a number that can be used"))
@@ -145,11 +155,11 @@ impl Settings {
             command => command.split(' ').map(str::to_owned).collect(),
         };
         let upstream = from.parsed(&["upstream_url", "http_upstream_url"], upstream);
-        let exec_timeout = from.time("exec_timeout").unwrap_or(TIMEOUT);
+        let exec_timeout = from.limit("exec_timeout").unwrap_or(TIMEOUT);
         // A limit that nobody set does not cut short one that somebody did.
         let unset = TIMEOUT.max(exec_timeout);
-        let read_timeout = from.time("read_timeout").unwrap_or(unset);
-        let write_timeout = from.time("write_timeout").unwrap_or(unset);
+        let read_timeout = from.limit("read_timeout").unwrap_or(unset);
+        let write_timeout = from.limit("write_timeout").unwrap_or(unset);
         let settings = Self {
             port: from.number("port").unwrap_or(PORT),
             metrics_port: from.number("metrics_port").unwrap_or(METRICS_PORT),
@@ -161,8 +171,12 @@ impl Settings {
             }),
             read_timeout,
             write_timeout,
-            exec_timeout: Some(exec_timeout).filter(|limit| !limit.is_zero()),
-            healthcheck_interval: from.time("healthcheck_interval").unwrap_or(write_timeout),
+            exec_timeout: Some(exec_timeout).filter(|limit| *limit != FOREVER),
+            // Without end, it would never leave while there are requests.
+            healthcheck_interval: from.time("healthcheck_interval").unwrap_or(match write_timeout {
+                FOREVER => TIMEOUT,
+                limit => limit,
+            }),
             max_inflight: from.number("max_inflight").filter(|limit| *limit > 0),
             content_type: from.text(&["content_type"]).map(|(_, text)| text),
             combine_output: from.switch(&["combined_output", "combine_output"], mode == Mode::Classic),
@@ -178,6 +192,8 @@ impl Settings {
             suppress_lock: from.switch(&["suppress_lock"], false),
             write_debug: from.switch(&["write_debug"], false),
             marshal_request: from.switch(&["marshal_request"], false),
+            openwhisk_code: from.text(&["openwhisk_code"]).map(|(_, text)| text.into()),
+            openwhisk_main: from.text(&["openwhisk_main"]).map_or_else(|| "main".into(), |(_, text)| text),
             command,
         };
         let served_elsewhere = mode == Mode::OpenWhisk && settings.upstream.given;
@@ -253,7 +269,13 @@ mod tests {
         assert_eq!(settings.healthcheck_interval, settings.write_timeout);
         let settings = read(&[("fprocess", "cat"), ("exec_timeout", "0")]).expect("valid");
         assert_eq!(settings.exec_timeout, None);
-        assert_eq!(settings.write_timeout, TIMEOUT);
+        assert_eq!(settings.write_timeout, FOREVER, "not cut off by a limit that nobody set");
+        assert_eq!(settings.healthcheck_interval, TIMEOUT);
+        let given = [("fprocess", "cat"), ("exec_timeout", "0"), ("write_timeout", "5")];
+        assert_eq!(read(&given).expect("valid").write_timeout, Duration::from_secs(5));
+        let given = [("fprocess", "cat"), ("write_timeout", "0"), ("read_timeout", "0")];
+        let settings = read(&given).expect("valid");
+        assert_eq!((settings.read_timeout, settings.write_timeout), (FOREVER, FOREVER));
     }
 
     #[test]

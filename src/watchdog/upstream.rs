@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use tokio::io::AsyncRead;
 
 use super::mode::Failure;
-use crate::http1::{Buffer, Decoder, Framing, Header, RequestHead, ResponseHead, slots};
+use http1::{Buffer, Decoder, Framing, Header, RequestHead, ResponseHead, slots};
 
 /// The largest head of an answer.
 const MAX_HEAD: usize = 1 << 20;
@@ -111,16 +111,32 @@ fn bad(reason: &str) -> Failure {
     Failure::Upstream(format!("the process's answer cannot be read: {reason}"))
 }
 
-/// The headers of a request that its process is to see.
-pub(super) fn forwarded<'h, 'b>(
-    request: &'h RequestHead<'h, 'b>,
-) -> impl Iterator<Item = &'h httparse::Header<'b>> {
-    request.headers.iter().filter(|header| {
-        is_for_the_end(header.name) && !request.connection.names(request.headers, header.name)
-    })
+/// The head of a request as its process is to see it, up to what says how its body ends. `prefix` comes before
+/// its path.
+pub(super) fn head(request: &RequestHead<'_, '_>, prefix: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    for part in [request.method, " ", prefix, request.target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    if request.header(Header::Host).is_none() {
+        push(&mut out, "Host", b"localhost");
+    }
+    for header in request.headers {
+        if is_for_the_end(header.name) && !request.connection.names(request.headers, header.name) {
+            push(&mut out, header.name, header.value);
+        }
+    }
+    out
 }
 
-/// The same of an answer, for the client.
+/// Adds a header to a head.
+pub(super) fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The headers of an answer that its client is to see.
 pub(super) fn returned<'h, 'b>(
     answer: &'h ResponseHead<'h, 'b>,
 ) -> impl Iterator<Item = &'h httparse::Header<'b>> {

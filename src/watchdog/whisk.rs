@@ -7,6 +7,8 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -15,8 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
-use super::answer::Answer;
-use super::body::Body;
+use super::call::Call;
 use super::cgi;
 use super::log::Log;
 use super::mode::Failure;
@@ -24,7 +25,7 @@ use super::process::{Processes, from_process, to_process};
 use super::proxy::Proxy;
 use super::server::Shared;
 use super::settings::Settings;
-use crate::http1::{Header, RequestHead};
+use http1::{Header, RequestHead};
 
 /// What ends an activation in both outputs.
 const END: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
@@ -53,8 +54,8 @@ pub(super) struct Action {
 #[derive(Debug)]
 pub(super) struct Client {
     proxy: Proxy,
-    /// Whether `/init` was answered.
-    initialized: Mutex<bool>,
+    /// What `/init` is sent, until it was answered.
+    init: Mutex<Option<String>>,
 }
 
 #[derive(Deserialize)]
@@ -78,19 +79,15 @@ impl Whisk {
     ) -> Result<Self, String> {
         if settings.upstream.given {
             let proxy = Proxy::start(settings, processes, log, ended)?;
-            return Ok(Self::Client(Client { proxy, initialized: Mutex::new(false) }));
+            let init = Mutex::new(Some(init(settings)?));
+            return Ok(Self::Client(Client { proxy, init }));
         }
         let initialized = RefCell::new(None);
         Ok(Self::Action(Action { processes: processes.clone(), initialized, _ended: ended }))
     }
 
-    pub(super) async fn serve(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Rc<Shared>,
-    ) -> Result<(), Failure> {
+    pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
+        let Call { request, body, answer, shared } = call;
         let whole = body.whole().await?;
         let (status, value) = match self {
             Self::Action(action) => match (request.method, cgi::split(request.target).0) {
@@ -120,6 +117,24 @@ impl Whisk {
             client.proxy.stop().await;
         }
     }
+}
+
+/// The body of `/init`: with the code, where it is not in the action's image already.
+fn init(settings: &Settings) -> Result<String, String> {
+    let code = match &settings.openwhisk_code {
+        None => Vec::new(),
+        Some(path) => {
+            std::fs::read(path).map_err(|error| format!("openwhisk_code {}: {error}", path.display()))?
+        }
+    };
+    // What is no text is an archive, or a program.
+    let (code, binary) = match String::from_utf8(code) {
+        Ok(text) => (text, false),
+        Err(error) => (STANDARD.encode(error.into_bytes()), true),
+    };
+    let main = &settings.openwhisk_main;
+    let value = json!({ "name": "function", "main": main, "code": code, "binary": binary, "env": {} });
+    Ok(json!({ "value": value }).to_string())
 }
 
 impl Action {
@@ -231,19 +246,16 @@ impl Client {
             "deadline": Timestamp::now().as_millisecond().saturating_add(milliseconds),
         });
         let work = async {
-            let mut initialized = self.initialized.lock().await;
-            if !*initialized {
-                let value =
-                    json!({ "name": "function", "main": "main", "code": "", "binary": false, "env": {} });
-                let (status, text) =
-                    self.proxy.post("/init", json!({ "value": value }).to_string().as_bytes()).await?;
+            let mut init = self.init.lock().await;
+            if let Some(body) = &*init {
+                let (status, text) = self.proxy.post("/init", body.as_bytes()).await?;
                 if status != 200 {
                     let text = String::from_utf8_lossy(&text).into_owned();
                     return Err(Failure::Upstream(format!("the action's /init answered {status}: {text}")));
                 }
-                *initialized = true;
+                *init = None;
             }
-            drop(initialized);
+            drop(init);
             self.proxy.post("/run", run.to_string().as_bytes()).await
         };
         let late = |_| Failure::Timeout {

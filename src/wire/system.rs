@@ -68,6 +68,9 @@ pub struct DiskUsage {
     pub layers: Share,
     /// What replicas have written to their own file systems.
     pub replicas: Share,
+    /// Code of functions that is not in their images.
+    #[serde(default)]
+    pub handlers: Share,
     /// Output of functions.
     pub logs: Share,
     /// Functions, namespaces and counts.
@@ -86,7 +89,7 @@ pub struct FileSystem {
 }
 
 /// One kind of what is on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// How many there are; for logs and the store, of how many functions.
     pub count: u64,

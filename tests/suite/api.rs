@@ -5,6 +5,7 @@ mod client;
 mod disk;
 mod faas_cli;
 mod functions;
+mod handlers;
 mod logs_and_images;
 mod metrics;
 mod secrets_and_namespaces;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ingle::config::Config;
 use ingle::fleet::{Fleet, Phase};
 use ingle::function::FunctionKey;
+use ingle::handlers::Handlers;
 use ingle::logs::Logs;
 use ingle::network::Network;
 use ingle::runtime::Runtime;
@@ -86,8 +87,9 @@ impl World {
         let store = Arc::new(Store::open(state.path()).expect("a store"));
         let inner: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let tapped = Tapped::new(inner, tap.clone());
-        let fleet =
-            Fleet::new(&config, tapped, network.clone(), logs.clone(), secrets, store).expect("a fleet");
+        let handlers = Handlers::open(state.path(), config.functions.handler_limit).expect("handlers");
+        let fleet = Fleet::new(&config, tapped, network.clone(), logs.clone(), secrets, handlers, store)
+            .expect("a fleet");
         fleet.start().await.expect("started");
         Self { fleet, runtime, network, logs, state, run, tap }
     }

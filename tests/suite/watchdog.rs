@@ -1,12 +1,14 @@
 //! The watchdog as a program, with real processes in front of real clients.
 //!
 //! ```text
+//! endurance  many requests, of which many go wrong
 //! forking    a process for each request: what it may do wrong, and what its caller is told
 //! passing    http and static: requests that are passed on, files that are sent
 //! lasting    afterburn and openwhisk: one process, one protocol
 //! leaving    limits, health, metrics, and the end
 //! ```
 
+mod endurance;
 mod forking;
 mod lasting;
 mod leaving;
@@ -68,7 +70,7 @@ impl Watchdog {
     async fn start(directory: TempDir, variables: &[(&str, &str)]) -> Self {
         let (address, metrics) = (free_address(), free_address());
         let log = fs::File::create(directory.path().join("log")).expect("made");
-        let process = Command::new(env!("CARGO_BIN_EXE_fwatchdog"))
+        let process = Command::new(crate::support::watchdog())
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("port", address.port().to_string())

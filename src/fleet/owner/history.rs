@@ -57,6 +57,8 @@ impl Owner {
         let record = self.parts.store.revision(key, number)?.ok_or_else(|| not_kept(number))?;
         let old = revision::from_record(&record)?;
         revision::check_secrets(&self.parts.secrets, &old.spec)?;
+        revision::check_handler(&self.parts.handlers, &old.spec)?;
+        revision::check_command(&old.image, &old.spec, &self.parts.config.watchdog)?;
         tracing::info!(function = %key, revision = number, "going back");
         self.deploy(Revision { created_at: jiff::Timestamp::now(), ..old }).await
     }

@@ -37,6 +37,7 @@ use super::registry::Registry;
 use super::{FleetError, revision};
 use crate::config;
 use crate::function::ReplicaId;
+use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::replica::{Launcher, Revision};
 use crate::secrets::Secrets;
@@ -56,6 +57,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<Store>,
     pub(super) logs: Arc<Logs>,
     pub(super) secrets: Secrets,
+    pub(super) handlers: Handlers,
     pub(super) registry: Registry,
     pub(super) config: config::Functions,
     /// Set when the daemon stops: owners end and leave their replicas running.

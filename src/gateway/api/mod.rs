@@ -9,6 +9,7 @@
 
 mod body;
 mod functions;
+mod handlers;
 mod images;
 mod info;
 mod log;
@@ -17,6 +18,7 @@ mod namespaces;
 mod params;
 mod secrets;
 mod system;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use axum::routing::get;
 use http::header::{ALLOW, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
+use self::upload::Archives;
 use super::auth::Credentials;
 use super::error::ErrorAnswer;
 use crate::fleet::Fleet;
@@ -50,7 +53,7 @@ pub struct Api {
     pub runtime: Arc<dyn Runtime>,
     /// Who may use it; everyone if `None`.
     pub credentials: Option<Credentials>,
-    /// Where image archives are kept while they are read.
+    /// Where archives of images and handlers are kept while they are read.
     pub state_dir: PathBuf,
 }
 
@@ -59,12 +62,14 @@ impl Api {
     pub fn router(self) -> std::io::Result<Router> {
         let stats = Arc::new(ApiStats::default());
         let scrape = Scrape::new(self.fleet.directory().clone(), self.runtime.clone(), stats.clone());
+        let archives = Archives::open(&self.state_dir)?;
         let router = Router::new()
             .merge(functions::routes(self.fleet.clone()))
             .merge(secrets::routes(self.fleet.clone(), self.secrets.clone()))
             .merge(namespaces::routes(self.fleet.clone(), self.secrets))
             .merge(log::routes(self.fleet.clone(), self.logs))
-            .merge(images::routes(self.runtime, self.fleet.disk().clone(), &self.state_dir)?)
+            .merge(images::routes(self.runtime, self.fleet.disk().clone(), archives.clone()))
+            .merge(handlers::routes(self.fleet.handlers().clone(), archives))
             .merge(system::routes(self.fleet))
             .merge(info::routes())
             .merge(metrics::routes(scrape));

@@ -109,7 +109,10 @@ pub(super) fn write(
 
 /// The mounts of files that were written before.
 pub(super) fn mounts(directory: &Path) -> Vec<Mount> {
-    paths(directory).into_iter().map(|(source, target)| Mount { source, target: target.into() }).collect()
+    paths(directory)
+        .into_iter()
+        .map(|(source, target)| Mount { source, target: target.into(), holds_programs: false })
+        .collect()
 }
 
 /// The names of the directories under `root`: one for each replica.

@@ -72,6 +72,10 @@ pub(super) struct Inputs<'a> {
 /// Where containers see this machine's watchdog: where images have theirs.
 const WATCHDOG: &str = "/usr/bin/fwatchdog";
 
+/// Where commands start that have a handler, which is below it: `python3 function/handler.py`, as function images
+/// have it.
+const HOME: &str = "/home/app";
+
 /// The command of an image's container, as Docker composes it.
 pub(super) fn command(request: &ContainerRequest) -> Result<Vec<&str>, RuntimeError> {
     if request.watchdog.is_some() {
@@ -103,7 +107,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
         "process": {
             "args": command(request)?,
             "env": environment(&request.image.resolved.config, request),
-            "cwd": working_directory(&request.image.resolved.config),
+            "cwd": working_directory(request),
             "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids },
             "capabilities": {
                 "bounding": capabilities,
@@ -152,8 +156,11 @@ fn environment(config: &ImageConfig, request: &ContainerRequest) -> Vec<String> 
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-fn working_directory(config: &ImageConfig) -> String {
-    match config.working_dir.as_str() {
+fn working_directory(request: &ContainerRequest) -> String {
+    if request.spec.handler.is_some() {
+        return HOME.to_owned();
+    }
+    match request.image.resolved.config.working_dir.as_str() {
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     }
@@ -193,12 +200,13 @@ fn mounts(request: &ContainerRequest) -> Vec<Value> {
         let source = watchdog.display().to_string();
         mounts.push(mount(WATCHDOG, "bind", &source, &["bind", "ro", "nosuid", "nodev"]));
     }
+    let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
     for shown in &request.mounts {
         mounts.push(json!({
             "destination": shown.target,
             "type": "bind",
             "source": shown.source,
-            "options": ["rbind", "ro", "nosuid", "nodev", "noexec"],
+            "options": if shown.holds_programs { &options[..4] } else { &options },
         }));
     }
     mounts
@@ -270,7 +278,11 @@ mod tests {
             address: Ipv4Addr::LOCALHOST.into(),
             netns: "/run/netns/x".into(),
             stdio: Stdio { stdout: "/o".into(), stderr: "/e".into() },
-            mounts: vec![Mount { source: "/run/x/hosts".into(), target: "/etc/hosts".into() }],
+            mounts: vec![Mount {
+                source: "/run/x/hosts".into(),
+                target: "/etc/hosts".into(),
+                holds_programs: false,
+            }],
             env: BTreeMap::from([("A".into(), "daemon".into()), ("B".into(), "daemon".into())]),
             pids: 99,
             watchdog: None,

@@ -104,7 +104,7 @@ async fn an_archive_is_taken_in_and_leaves_no_file() {
     let half = futures_util::stream::iter([Ok("half"), Err(std::io::Error::other("gone"))]);
     let answer = world.send("POST", "/system/images", Body::from_stream(half)).await;
     assert_eq!((answer.status, answer.body.as_str()), (400, "the body could not be read to its end: gone\n"));
-    let empty = "the body is empty: send an archive, as 'ingle image load FILE.tar' does";
+    let empty = "the body is empty: send an archive (tar)";
     world.refused("POST", "/system/images", "", 400, empty).await;
     let archives = world.state_dir().join("archives");
     assert_eq!(std::fs::read_dir(archives).expect("a directory").count(), 0);

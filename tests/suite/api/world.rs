@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use ingle::config::Config;
 use ingle::fleet::Fleet;
 use ingle::gateway::api::Api;
+use ingle::handlers::Handlers;
 use ingle::logs::Logs;
 use ingle::secrets::Secrets;
 use ingle::store::Store;
@@ -48,6 +49,7 @@ impl World {
         let runtime = FakeRuntime::default();
         let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
         let secrets = Secrets::open(state.path()).expect("secrets");
+        let handlers = Handlers::open(state.path(), config.functions.handler_limit).expect("handlers");
         let store = Arc::new(Store::open(state.path()).expect("a store"));
         let fleet = Fleet::new(
             &config,
@@ -55,6 +57,7 @@ impl World {
             Arc::new(FakeNetwork::new()),
             logs.clone(),
             secrets.clone(),
+            handlers,
             store,
         )
         .expect("a fleet");

@@ -278,7 +278,8 @@ async fn files_of_the_host_are_shown_read_only() {
             "cat /var/openfaas/secrets/api-key /etc/hosts; echo x > /var/openfaas/secrets/api-key; rm /etc/hosts; true",
         );
         for target in ["/var/openfaas/secrets/api-key", "/etc/hosts"] {
-            request.mounts.push(Mount { source: shown.clone(), target: target.into() });
+            let mount = Mount { source: shown.clone(), target: target.into(), holds_programs: false };
+            request.mounts.push(mount);
         }
         let ended = room.run(&request).await;
         assert_eq!(ended.stdout, "a secreta secret");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use ingle::config::Config;
 use ingle::disk::{Disk, DiskError};
 use ingle::function::{FunctionKey, PullPolicy};
+use ingle::handlers::Handlers;
 use ingle::logs::Logs;
 use ingle::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
 use ingle::store::{FunctionRecord, RevisionRecord, Store};
@@ -42,7 +43,8 @@ impl Place {
         let config = Config::parse(settings, |_| None).expect("settings");
         let logs = Logs::new(&config.logs, state.path(), state.path()).expect("logs");
         let store = Arc::new(Store::open(state.path()).expect("a store"));
-        let disk = Disk::new(&config.images, self.runtime.clone(), store.clone(), logs);
+        let handlers = Handlers::open(state.path(), config.functions.handler_limit).expect("handlers");
+        let disk = Disk::new(&config.images, self.runtime.clone(), store.clone(), logs, handlers);
         Keeper { disk, store, _state: state }
     }
 }

@@ -55,6 +55,7 @@ impl FakeNetwork {
         let file = |name: &str| Mount {
             source: self.directory(id).join(name),
             target: Path::new("/etc").join(name),
+            holds_programs: false,
         };
         Attachment {
             address,

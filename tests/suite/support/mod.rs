@@ -134,3 +134,13 @@ mod tests {
         panic!("went on");
     }
 }
+
+/// The watchdog's program, which is beside the daemon's.
+pub(crate) fn watchdog() -> &'static str {
+    static PATH: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_BIN_EXE_ingle")).with_file_name("fwatchdog");
+        assert!(path.is_file(), "{} is not there: cargo build --package fwatchdog", path.display());
+        path.display().to_string()
+    });
+    &PATH
+}

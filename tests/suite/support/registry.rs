@@ -135,6 +135,18 @@ impl DockerRegistry {
     }
 }
 
+/// Pushes an archive as `docker save` writes it, with these options of skopeo.
+pub(crate) fn push_archive(registry: &DockerRegistry, archive: &Path, name: &str, options: &[&str]) {
+    let pushed = Command::new(super::tool("skopeo").expect("skopeo"))
+        .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+        .args(options)
+        .arg(format!("docker-archive:{}", archive.display()))
+        .arg(format!("docker://{}/{name}", registry.address()))
+        .output()
+        .expect("run skopeo");
+    assert!(pushed.status.success(), "skopeo: {}", String::from_utf8_lossy(&pushed.stderr));
+}
+
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
         self.stop();

@@ -100,6 +100,37 @@ async fn a_command_is_called_as_an_action() {
 }
 
 #[tokio::test]
+async fn an_action_is_given_its_code_once() {
+    // Keeps what it is initialized with, as an action's image does.
+    let script = "case $Http_Path in /init) cat >>init; echo {} ;; *) echo '{\"ran\": true}' ;; esac";
+    for (code, wanted, binary) in [(b"print(1)".as_slice(), "print(1)", false), (b"PK\xff", "UEv/", true)] {
+        let action = Watchdog::script(script, &[("content_type", "application/json")]).await;
+        let file = action.path("code");
+        std::fs::write(&file, code).expect("written");
+        let (url, file) = (format!("http://{}", action.address), file.display().to_string());
+        let variables = [
+            ("mode", "openwhisk"),
+            ("upstream_url", url.as_str()),
+            ("openwhisk_code", file.as_str()),
+            ("openwhisk_main", "greet"),
+        ];
+        let function = Watchdog::command("", &variables).await;
+        for _ in 0..2 {
+            assert_eq!(
+                function.post("{}").await,
+                (StatusCode::OK, "{\"ran\":true}".into()),
+                "{}",
+                function.log()
+            );
+        }
+        let init = std::fs::read(action.path("init")).expect("it was initialized");
+        let init: Value = serde_json::from_slice(&init).expect("JSON, once");
+        assert_eq!(init["value"]["code"], wanted);
+        assert_eq!((&init["value"]["binary"], &init["value"]["main"]), (&json!(binary), &json!("greet")));
+    }
+}
+
+#[tokio::test]
 async fn an_action_is_called_as_a_function() {
     // The one in front of the other.
     let address = free_address();

@@ -116,7 +116,7 @@ async fn metrics_are_such_as_prometheus_reads() {
 #[tokio::test]
 async fn the_program_says_its_version_its_health_and_its_mistakes() {
     let run = |arguments: &[&str], variables: &[(&str, &str)]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fwatchdog"));
+        let mut command = Command::new(crate::support::watchdog());
         let output =
             command.args(arguments).env_clear().envs(variables.iter().copied()).output().expect("it runs");
         let text = [output.stdout, output.stderr].concat();
@@ -160,8 +160,7 @@ async fn as_process_1_it_reaps_what_others_leave() {
     let script = "(sleep 0.1 &) ; cat /proc/[0-9]*/stat | grep -c ') Z '; true";
     std::fs::write(directory.path().join("fn.sh"), script).expect("written");
     let watchdog = format!("sh {}", directory.path().join("fn.sh").display());
-    let command =
-        format!("unshare --pid --fork --kill-child --mount-proc {}", env!("CARGO_BIN_EXE_fwatchdog"));
+    let command = format!("unshare --pid --fork --kill-child --mount-proc {}", crate::support::watchdog());
     let mut outer = Command::new("sh");
     let (address, metrics) = (super::free_address(), super::free_address());
     let mut outer = outer

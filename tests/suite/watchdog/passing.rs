@@ -272,6 +272,27 @@ async fn files_are_sent_with_their_type() {
     }
     let answer = watchdog.send(Method::HEAD, "/large", "").await;
     assert_eq!(answer.headers()["content-length"], "300000");
+    // A part of it, and not again what the client has.
+    let ask = async |name: &str, value: &str| {
+        let request = watchdog.client.get(watchdog.url("/")).header(name, value);
+        let answer = request.send().await.expect("an answer");
+        let range =
+            answer.headers().get("content-range").map(|range| range.to_str().expect("text").to_owned());
+        (answer.status().as_u16(), range.unwrap_or_default(), answer.text().await.expect("text"))
+    };
+    assert_eq!(ask("Range", "bytes=3-5").await, (206, "bytes 3-5/7".into(), "hom".into()));
+    assert_eq!(ask("Range", "bytes=-2").await, (206, "bytes 5-6/7".into(), "me".into()));
+    let (status, range, _) = ask("Range", "bytes=7-").await;
+    assert_eq!((status, range.as_str()), (416, "bytes */7"));
+    let answer = watchdog.send(Method::GET, "/", "").await;
+    let modified = answer.headers()["last-modified"].to_str().expect("text").to_owned();
+    assert_eq!(ask("If-Modified-Since", &modified).await, (304, String::new(), String::new()));
+    let long_ago = "Sun, 06 Nov 1994 08:49:37 GMT";
+    assert_eq!(ask("If-Modified-Since", long_ago).await.0, 200);
+    let changed =
+        watchdog.client.get(watchdog.url("/")).header("Range", "bytes=0-1").header("If-Range", long_ago);
+    assert_eq!(changed.send().await.expect("an answer").status(), StatusCode::OK, "it is another file now");
+
     assert_eq!(watchdog.get("/none").await.0, StatusCode::NOT_FOUND);
     assert_eq!(watchdog.get("/sub").await.0, StatusCode::NOT_FOUND, "there is no list");
     assert_eq!(watchdog.post("x").await.0, StatusCode::METHOD_NOT_ALLOWED);

@@ -1,15 +1,16 @@
 //! Commands in images that know nothing of functions: the daemon brings the watchdog along.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::daemon::{Daemon, in_own_network, run};
 use crate::support::{Item, busybox, write_archive};
 
-const IMAGE: &str = "docker.io/ingle-test/box:1";
+pub(super) const IMAGE: &str = "docker.io/ingle-test/box:1";
 
 /// What a program that was not built static needs beside itself. The one that is installed is static.
 fn libraries(program: &str) -> Vec<Item> {
@@ -22,21 +23,28 @@ fn libraries(program: &str) -> Vec<Item> {
     paths.map(item).collect()
 }
 
+/// A daemon whose watchdog would be at the path that comes with it, and an image of busybox and what the watchdog
+/// needs, with this configuration.
+pub(super) async fn daemon_with_box(config: Value) -> (Daemon, PathBuf, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let watchdog = directory.path().join("fwatchdog");
+    let daemon = Daemon::start(&format!("[functions]\nwatchdog = {watchdog:?}\n")).await;
+    let mut items = busybox();
+    items.extend(["tr", "cat", "sleep"].map(|name| Item::Link(format!("bin/{name}").leak(), "busybox")));
+    items.extend(libraries(crate::support::watchdog()));
+    let archive = directory.path().join("box.tar");
+    write_archive(&archive, IMAGE, &items, &config);
+    daemon.load(&archive).await;
+    (daemon, watchdog, directory)
+}
+
 #[test]
 fn a_command_of_any_image_is_a_function() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
     in_own_network(async {
-        let directory = tempfile::tempdir().expect("a directory");
-        let watchdog = directory.path().join("fwatchdog");
-        let daemon = Daemon::start(&format!("[functions]\nwatchdog = {watchdog:?}\n")).await;
-        let mut items = busybox();
-        items.push(Item::Link("bin/tr", "busybox"));
-        items.extend(libraries(env!("CARGO_BIN_EXE_fwatchdog")));
-        let archive = directory.path().join("box.tar");
         // Its own command would end at once.
-        write_archive(&archive, IMAGE, &items, &json!({ "Cmd": ["/bin/sh"] }));
-        daemon.load(&archive).await;
+        let (daemon, watchdog, _files) = daemon_with_box(json!({ "Cmd": ["/bin/sh"] })).await;
         let shout = json!({
             "image": IMAGE, "envProcess": "tr a-z A-Z", "annotations": { "ingle.pull-policy": "Never" },
             "readOnlyRootFilesystem": true,
@@ -51,7 +59,7 @@ fn a_command_of_any_image_is_a_function() {
         );
         assert!(daemon.describe("shout").await.is_null(), "what was refused changed something");
 
-        fs::copy(env!("CARGO_BIN_EXE_fwatchdog"), &watchdog).expect("copied");
+        fs::copy(crate::support::watchdog(), &watchdog).expect("copied");
         daemon.ready("shout", shout.clone()).await;
         let call = async |body: &'static str| {
             let answer = daemon.client.post(daemon.url("/function/shout")).body(body).send().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ingle::config::Config;
 use ingle::fleet::{Fleet, Phase};
 use ingle::function::{FunctionKey, ReplicaId};
+use ingle::handlers::Handlers;
 use ingle::logs::Logs;
 use ingle::network::Network;
 use ingle::network::cni::Cni;
@@ -147,7 +148,8 @@ async fn fleet(daemon: &Daemon) -> (Arc<Fleet>, Arc<Fault>) {
     let network: Arc<dyn Network> = Arc::new(network);
     let runtime: Arc<dyn Runtime> = Tapped::new(runtime, fault.clone());
     let network: Arc<dyn Network> = Tapped::new(network, fault.clone());
-    let fleet = Fleet::new(&config, runtime, network, logs, secrets, store).expect("a fleet");
+    let handlers = Handlers::open(state, config.functions.handler_limit).expect("handlers");
+    let fleet = Fleet::new(&config, runtime, network, logs, secrets, handlers, store).expect("a fleet");
     fleet.start().await.expect("started");
     (fleet, fault)
 }

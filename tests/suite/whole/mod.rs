@@ -3,6 +3,9 @@
 //! ```text
 //! commands     commands of any image, with the watchdog that the daemon brings along
 //! clock        the machine's clock jumps
+//! handlers     code that has no image of its own
+//! languages    the examples, each in its language
+//! long_calls   calls that take long, while their function is scaled to nothing
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! restarts     the daemon restarted under load
@@ -25,8 +28,11 @@ mod disk;
 mod doctor;
 mod exhausted;
 mod failures;
+mod handlers;
 mod inside;
+mod languages;
 mod lifecycle;
+mod long_calls;
 mod moving;
 mod refusals;
 mod registry;

@@ -18,7 +18,7 @@ async fn ingle(daemon: &Daemon, arguments: &[&str]) -> Output {
 }
 
 /// The same, of a command that must succeed: what it printed.
-async fn done(daemon: &Daemon, arguments: &[&str]) -> String {
+pub(super) async fn done(daemon: &Daemon, arguments: &[&str]) -> String {
     let output = ingle(daemon, arguments).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));

@@ -1,25 +1,16 @@
 //! A function from a registry: pulled, run, called, refused by the registry's own words, and started
 //! again while the registry is away.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, in_own_network};
-use crate::support::registry::{DockerRegistry, PASSWORD, Setup, USER, write_login};
+use crate::support::registry::{DockerRegistry, PASSWORD, Setup, USER, push_archive, write_login};
 
 /// Pushes the sample as `fn/hello:1`.
 fn push_sample(registry: &DockerRegistry, options: &[&str]) {
-    let pushed = Command::new(crate::support::tool("skopeo").expect("skopeo"))
-        .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
-        .args(options)
-        .arg(format!("docker-archive:{}", crate::support::sample_archive().display()))
-        .arg(format!("docker://{}/fn/hello:1", registry.address()))
-        .output()
-        .expect("run skopeo");
-    assert!(pushed.status.success(), "skopeo: {}", String::from_utf8_lossy(&pushed.stderr));
+    push_archive(registry, &crate::support::sample_archive(), "fn/hello:1", options);
 }
 
 #[test]

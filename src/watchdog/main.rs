@@ -20,6 +20,7 @@
 mod afterburn;
 mod answer;
 mod body;
+mod call;
 mod cgi;
 mod companion;
 mod connection;
@@ -38,13 +39,18 @@ mod whisk;
 
 use std::process::ExitCode;
 
-use crate::{COMMIT, VERSION};
-
 use self::settings::Settings;
 
-/// The program, with the arguments that follow its name.
-pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let arguments: Vec<String> = arguments.collect();
+/// The release, as in Cargo.toml.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was built from, as the build said it in `INGLE_COMMIT`.
+const COMMIT: &str = match option_env!("INGLE_COMMIT") {
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let settings = || Settings::read(variable);
     // With one dash, as Go's programs take them, or with two.
     match arguments.first().map(|argument| argument.trim_start_matches('-')) {

@@ -17,7 +17,7 @@ mod buffer;
 mod decoder;
 mod head;
 
-pub(crate) use alarm::Alarm;
-pub(crate) use buffer::Buffer;
-pub(crate) use decoder::{Decoder, end_chunks, push_chunk};
-pub(crate) use head::{Framing, HeadError, Header, RequestHead, ResponseHead, ends_after, slots, wants_json};
+pub use alarm::Alarm;
+pub use buffer::Buffer;
+pub use decoder::{Decoder, end_chunks, push_chunk};
+pub use head::{Framing, HeadError, Header, RequestHead, ResponseHead, ends_after, slots, wants_json};
