@@ -54,6 +54,14 @@ impl Export {
             let deployments = functions.into_iter().map(|function| self.deployment(function)).collect();
             found.push((namespace(&client, name).await?, deployments));
         }
+        for function in found.iter().flat_map(|(_, functions): &(Namespace, Vec<Deployment>)| functions) {
+            if has_handler(function) {
+                output::note(format!(
+                    "{}: its code is not in the file, which only names it; on another machine deploy it with --handler again",
+                    function.service
+                ));
+            }
+        }
         let text = crate::stack::render(&found).map_err(CliError::from)?;
         let Some(path) = self.output else {
             return Ok(std::io::stdout().write_all(text.as_bytes())?);
@@ -74,6 +82,12 @@ impl Export {
         }
         deployment
     }
+}
+
+/// Whether it has code that is not part of its image.
+fn has_handler(function: &Deployment) -> bool {
+    let mut settings = function.annotations.iter().chain(&function.labels);
+    settings.any(|settings| settings.contains_key("ingle.handler"))
 }
 
 async fn functions(client: &Client, namespace: &str) -> anyhow::Result<Vec<FunctionStatus>> {

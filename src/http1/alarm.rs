@@ -1,6 +1,7 @@
 //! One timer per connection, set again only when it must be.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -23,6 +24,18 @@ impl Default for Alarm {
 }
 
 impl Alarm {
+    /// Does some work, unless `deadline` passes before its end.
+    pub async fn within<T>(&mut self, deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            self.poll(cx, deadline).map(|()| None)
+        })
+        .await
+    }
+
     /// Ready when `deadline` has passed; else wakes the task when it does.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if self.sleep.deadline() > deadline {

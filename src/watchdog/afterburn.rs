@@ -54,7 +54,7 @@ impl Afterburn {
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
-        let Call { request, body, answer, shared } = call;
+        let Call { request, body, answer, shared, .. } = call;
         // Read whole first: a client that is slow holds up nobody else.
         let whole = body.whole().await?;
         let late = |_| Failure::Timeout {
@@ -86,7 +86,7 @@ impl Afterburn {
         let Ok(Some((head, _))) = ResponseHead::parse(&head, &mut slots, false) else {
             return Err(Failure::Upstream("the process's answer cannot be read".into()));
         };
-        let took = format!("{:.6}", answer.elapsed().as_secs_f64());
+        let took = answer.took();
         let mut headers: Vec<(&str, &[u8])> =
             returned(&head).map(|header| (header.name, header.value)).collect();
         headers.push(("X-Duration-Seconds", took.as_bytes()));

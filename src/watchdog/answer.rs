@@ -69,6 +69,12 @@ impl<'a> Answer<'a> {
         self.started.elapsed()
     }
 
+    /// The same in seconds, as headers and logs have it.
+    pub(super) fn took(&self) -> String {
+        let elapsed = self.elapsed();
+        format!("{}.{:06}", elapsed.as_secs(), elapsed.subsec_micros())
+    }
+
     /// Tells the client that its body is wanted.
     pub(super) async fn go_on(&mut self) -> io::Result<()> {
         self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await

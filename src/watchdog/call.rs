@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http1::RequestHead;
+use http1::{Alarm, RequestHead};
 
 use super::answer::Answer;
 use super::body::Body;
@@ -15,6 +15,8 @@ pub(super) struct Call<'c, 'a> {
     pub(super) body: &'c mut Body<'a>,
     pub(super) answer: &'c mut Answer<'a>,
     pub(super) shared: &'c Rc<Shared>,
+    /// For the time that the process may take.
+    pub(super) alarm: &'c mut Alarm,
 }
 
 impl<'c> Call<'c, '_> {

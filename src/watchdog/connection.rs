@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::call::Call;
 use super::cgi;
 use super::mode::Failure;
 use super::server::Shared;
-use http1::{Buffer, Framing, HeadError, RequestHead, ends_after, slots};
+use http1::{Alarm, Buffer, Framing, HeadError, RequestHead, ends_after, slots};
 
 /// The largest head of a request.
 const MAX_HEAD: usize = 1 << 20;
@@ -32,9 +33,11 @@ const TOO_LATE: &str = "the answer did not end within write_timeout";
 /// Serves a connection to its end.
 pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
     let mut buffer = Buffer::default();
+    // One for the connection, one for the process: set anew for each request, they would cost more than all else.
+    let (mut alarm, mut process_alarm) = (Alarm::default(), Alarm::default());
     loop {
         let (mut from, to) = stream.split();
-        let head = match read_head(&mut from, &mut buffer, &shared).await {
+        let head = match read_head(&mut from, &mut buffer, &mut alarm, &shared).await {
             Ok(Some(head)) => head,
             Ok(None) => return,
             Err(error) => {
@@ -57,9 +60,21 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
         let persists = request.persists() && !shared.is_draining();
         let mut answer = Answer::new(to, request.http10, request.method == "HEAD", persists);
         let deadline = started + shared.settings.write_timeout;
-        let served = match timeout_at(deadline, respond(&request, &mut body, &mut answer, &shared)).await {
-            Ok(served) => served,
-            Err(_) => {
+        let call = Call {
+            request: &request,
+            body: &mut body,
+            answer: &mut answer,
+            shared: &shared,
+            alarm: &mut process_alarm,
+        };
+        let responded = {
+            // In its place from the beginning: it is large, and would be copied.
+            let responding = pin!(respond(call));
+            alarm.within(deadline, responding).await
+        };
+        let served = match responded {
+            Some(served) => served,
+            None => {
                 shared.log.say(TOO_LATE);
                 if !answer.has_begun() {
                     answer.persists = false;
@@ -87,6 +102,7 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
 async fn read_head(
     from: &mut ReadHalf<'_>,
     buffer: &mut Buffer,
+    alarm: &mut Alarm,
     shared: &Shared,
 ) -> Result<Option<Vec<u8>>, HeadError> {
     let mut deadline = Instant::now() + IDLE;
@@ -108,7 +124,7 @@ async fn read_head(
         if buffer.is_full() && !buffer.grow(MAX_HEAD) {
             return Err(HeadError::TooLarge);
         }
-        let fill = timeout_at(deadline, poll_fn(|cx| buffer.poll_fill(from, cx)));
+        let fill = alarm.within(deadline, poll_fn(|cx| buffer.poll_fill(from, cx)));
         let filled = if seen == 0 {
             tokio::select! {
                 biased;
@@ -120,19 +136,15 @@ async fn read_head(
             fill.await
         };
         match filled {
-            Ok(Ok(count)) if count > 0 => {}
+            Some(Ok(count)) if count > 0 => {}
             _ => return Ok(None),
         }
     }
 }
 
 /// Answers one request.
-async fn respond<'a>(
-    request: &RequestHead<'_, '_>,
-    body: &mut Body<'a>,
-    answer: &mut Answer<'a>,
-    shared: &Rc<Shared>,
-) -> io::Result<()> {
+async fn respond(call: Call<'_, '_>) -> io::Result<()> {
+    let Call { request, body, answer, shared, alarm } = call;
     match cgi::split(request.target).0 {
         "/_/health" => return health(answer, shared).await,
         "/_/ready" => return ready(answer, shared).await,
@@ -148,7 +160,7 @@ async fn respond<'a>(
     if request.expects_continue && request.framing != Framing::None {
         answer.go_on().await?;
     }
-    let served = shared.service.serve(Call { request, body, answer, shared }).await;
+    let served = shared.service.serve(Call { request, body, answer, shared, alarm }).await;
     let done = match served {
         Ok(()) => Ok(()),
         Err(failure) => fail(failure, answer, shared).await,

@@ -1,5 +1,6 @@
 //! A process for each request: the body on its stdin, its stdout for an answer.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
@@ -21,11 +22,14 @@ use super::cgi;
 use super::log::Lines;
 use super::mode::Failure;
 use super::process::{End, Process, Processes, from_process, to_process};
-use super::settings::{Mode, Settings};
+use super::server::Shared;
+use super::settings::Mode;
 use http1::RequestHead;
 
 /// Bytes that are read of a process at once: what a pipe holds.
 const PIECE: usize = 64 << 10;
+/// Pieces of memory that are kept for the next request: what is given back to the system comes back page by page.
+const KEPT: usize = 8;
 /// How long a process may take to be gone after SIGKILL. One that the kernel cannot end is waited for by nobody.
 const KILL: Duration = Duration::from_secs(1);
 
@@ -82,7 +86,7 @@ impl Fork {
             Some(id) if settings.log_call_id => format!(" [{}]", String::from_utf8_lossy(id)),
             _ => String::new(),
         };
-        let Call { request, body, answer, shared } = call;
+        let Call { request, body, answer, shared, .. } = call;
         // What is not passed on as it comes is read whole first, so that nothing is started in vain.
         let input = match self.mode {
             Mode::Streaming => None,
@@ -90,7 +94,7 @@ impl Fork {
             _ => Some(body.whole().await?),
         };
         shared.log.say("Forking fprocess.");
-        let (mut process, pipes) = self.start(request, settings)?;
+        let (mut process, pipes) = self.start(request, shared).await?;
         let whole = input.is_some().then(Vec::new);
         let mut output = Output { answer, whole, content_type };
         let limit = settings.exec_timeout.unwrap_or(Duration::MAX);
@@ -117,17 +121,16 @@ impl Fork {
             }
             return Err(Failure::Ended(end.to_string()));
         }
-        let took = answer.elapsed().as_secs_f64();
+        let took = answer.took();
         if let Some(whole) = whole {
-            let duration = format!("{took:.6}");
-            let headers = [("Content-Type", content_type), ("X-Duration-Seconds", duration.as_bytes())];
+            let headers = [("Content-Type", content_type), ("X-Duration-Seconds", took.as_bytes())];
             answer.begin(200, "OK", Some(whole.len() as u64), &headers);
             answer.data(&whole).await.map_err(Failure::Client)?;
         } else if !answer.has_begun() {
             answer.begin(200, "OK", Some(0), &[("Content-Type", content_type)]);
         }
         answer.end().await.map_err(Failure::Client)?;
-        shared.log.say(&format!("Wrote {} Bytes - Duration: {took:.6}s", answer.sent));
+        shared.log.say(&format!("Wrote {} Bytes - Duration: {took}s", answer.sent));
         Ok(())
     }
 
@@ -143,7 +146,12 @@ impl Fork {
         }
     }
 
-    fn start(&self, request: &RequestHead<'_, '_>, settings: &Settings) -> Result<(Process, Pipes), Failure> {
+    async fn start(
+        &self,
+        request: &RequestHead<'_, '_>,
+        shared: &Shared,
+    ) -> Result<(Process, Pipes), Failure> {
+        let settings = &shared.settings;
         let mut command = Command::new(&settings.command[0]);
         command.args(&settings.command[1..]);
         if settings.cgi_headers {
@@ -166,8 +174,36 @@ impl Fork {
             None
         };
         command.stdout(theirs);
-        let process = self.processes.spawn(&mut command).map_err(Failure::Start)?;
-        Ok((process, Pipes { stdin, stdout, stderr }))
+        // Alone, it would only wait for the other thread.
+        let process = if shared.in_flight() > 1 {
+            self.processes.spawn_aside(command).await
+        } else {
+            self.processes.spawn(&mut command)
+        };
+        Ok((process.map_err(Failure::Start)?, Pipes { stdin, stdout, stderr }))
+    }
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory to read into.
+struct Piece(Box<[u8]>);
+
+impl Piece {
+    fn take() -> Self {
+        Self(FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; PIECE].into()))
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        FREE.with_borrow_mut(|free| {
+            if free.len() < KEPT {
+                free.push(std::mem::take(&mut self.0));
+            }
+        });
     }
 }
 
@@ -187,18 +223,17 @@ async fn carry(
 ) -> Result<End, Failure> {
     let mut feeding = std::pin::pin!(feeding);
     let (mut fed, mut open) = (false, true);
-    let mut piece = vec![0; PIECE];
-    let mut error_piece = vec![0; if stderr.is_some() { PIECE } else { 0 }];
+    let (mut piece, mut error_piece) = (Piece::take(), Piece::take());
     let end = loop {
         tokio::select! {
             biased;
             // Before the end: what was written is passed on first, as long as there is some.
-            count = stdout.read(&mut piece), if open => match count {
-                Ok(count) if count > 0 => output.take(&piece[..count]).await?,
+            count = stdout.read(&mut piece.0), if open => match count {
+                Ok(count) if count > 0 => output.take(&piece.0[..count]).await?,
                 _ => open = false,
             },
-            count = read(&mut stderr, &mut error_piece), if stderr.is_some() => match count {
-                Ok(count) if count > 0 => errors(&error_piece[..count]),
+            count = read(&mut stderr, &mut error_piece.0), if stderr.is_some() => match count {
+                Ok(count) if count > 0 => errors(&error_piece.0[..count]),
                 _ => stderr = None,
             },
             done = &mut feeding, if !fed => {
@@ -209,13 +244,13 @@ async fn carry(
         }
     };
     // What it wrote before it ended is in the pipes. Others that it started may hold them open for ever.
-    while open && let Some(count) = read_now(&stdout, &mut piece) {
-        output.take(&piece[..count]).await?;
+    while open && let Some(count) = read_now(&stdout, &mut piece.0) {
+        output.take(&piece.0[..count]).await?;
     }
     while let Some(pipe) = &stderr
-        && let Some(count) = read_now(pipe, &mut error_piece)
+        && let Some(count) = read_now(pipe, &mut error_piece.0)
     {
-        errors(&error_piece[..count]);
+        errors(&error_piece.0[..count]);
     }
     Ok(end)
 }

@@ -3,15 +3,18 @@
 //! A thread of its own writes them, so that whoever reads them slowly, or not at all, holds up no request. What it
 //! cannot take is dropped, and counted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write as _;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
-
-/// Lines that may wait to be written.
-const WAITING: usize = 1024;
+/// Bytes that may wait to be written.
+const WAITING: usize = 1 << 20;
+/// The pause after each write, in which lines gather: waking the thread for each would cost more than the line.
+const GATHER: Duration = Duration::from_millis(1);
+/// Bytes of memory that are kept for the next lines.
+const KEPT: usize = 64 << 10;
 /// How long the last of them may take.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -26,26 +29,45 @@ impl LastLine {
     }
 }
 
+/// What waits to be written.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    text: Vec<u8>,
+    /// The thread waits to be told of more.
+    idle: bool,
+    /// There will be no more.
+    closed: bool,
+}
+
 /// Takes lines.
 #[derive(Debug)]
 pub(super) struct Log {
-    lines: SyncSender<Vec<u8>>,
+    queue: Arc<Queue>,
     prefix: bool,
     /// Lines that could not be taken, and were not spoken of yet.
     dropped: Cell<u64>,
+    /// The second that it was lately, and how that is written.
+    now: RefCell<(u64, String)>,
 }
 
 impl Log {
     /// Starts to write; lines begin with their time if `prefix` says so.
     pub(super) fn start(prefix: bool) -> std::io::Result<(Self, LastLine)> {
-        let (lines, waiting) = sync_channel(WAITING);
+        let queue = Arc::<Queue>::default();
+        let waiting = queue.clone();
         let (done, last) = sync_channel(0);
         let work = move || {
-            write(&waiting);
+            waiting.write();
             drop(done);
         };
         std::thread::Builder::new().name("log".into()).stack_size(64 << 10).spawn(work)?;
-        Ok((Self { lines, prefix, dropped: Cell::new(0) }, LastLine(last)))
+        Ok((Self { queue, prefix, dropped: Cell::new(0), now: RefCell::default() }, LastLine(last)))
     }
 
     /// Says something of our own.
@@ -55,38 +77,92 @@ impl Log {
 
     /// Passes a line of a process on, from this source, with something after it.
     pub(super) fn line(&self, source: &str, text: &[u8], suffix: &str) {
-        let mut line = Vec::with_capacity(text.len() + 48);
-        if self.prefix {
-            line.extend_from_slice(now().as_bytes());
-            if !source.is_empty() {
-                line.extend_from_slice(source.as_bytes());
-                line.extend_from_slice(b": ");
-            }
+        let mut waiting = self.queue.lock();
+        if waiting.text.len() + text.len() > WAITING {
+            self.dropped.set(self.dropped.get() + 1);
+            return;
         }
-        line.extend_from_slice(text);
-        line.extend_from_slice(suffix.as_bytes());
-        line.push(b'\n');
+        let out = &mut waiting.text;
         let dropped = self.dropped.take();
         if dropped > 0 {
             let note = format!("{dropped} lines were dropped: whoever reads them is too slow\n");
-            line.splice(..0, note.into_bytes());
+            out.extend_from_slice(note.as_bytes());
         }
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
-            self.dropped.set(dropped + 1);
+        if self.prefix {
+            self.push_time(out);
+            if !source.is_empty() {
+                out.extend_from_slice(source.as_bytes());
+                out.extend_from_slice(b": ");
+            }
         }
+        out.extend_from_slice(text);
+        out.extend_from_slice(suffix.as_bytes());
+        out.push(b'\n');
+        if waiting.idle {
+            self.queue.more.notify_one();
+        }
+    }
+
+    /// Adds the time as Go's programs write it, which people's tools know.
+    fn push_time(&self, out: &mut Vec<u8>) {
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut last = self.now.borrow_mut();
+        if last.0 != second || last.1.is_empty() {
+            *last = (second, written(UNIX_EPOCH + Duration::from_secs(second)));
+        }
+        out.extend_from_slice(last.1.as_bytes());
     }
 }
 
-/// The time as Go's programs write it, which people's tools know.
-fn now() -> String {
-    Timestamp::now().strftime("%Y/%m/%d %H:%M:%S ").to_string()
+/// A time as `2026/11/22 13:21:05 `, in UTC.
+fn written(time: SystemTime) -> String {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    // Sun, 22 Nov 2026 13:21:05 GMT
+    let date = httpdate::fmt_http_date(time);
+    let parts: Vec<&str> = date.split(' ').collect();
+    let [_, day, month, year, clock, _] = parts[..] else { return String::new() };
+    let month = MONTHS.find(month).map_or(0, |place| place / 3 + 1);
+    format!("{year}/{month:02}/{day} {clock} ")
 }
 
-fn write(lines: &Receiver<Vec<u8>>) {
-    let mut err = std::io::stderr().lock();
-    while let Ok(line) = lines.recv() {
-        // There is nobody else to tell.
-        let _ = err.write_all(&line);
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.more.notify_one();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes until there will be no more.
+    #[expect(clippy::disallowed_methods, reason = "it sleeps on a thread of its own")]
+    fn write(&self) {
+        let mut err = std::io::stderr().lock();
+        let mut text = Vec::new();
+        loop {
+            let mut waiting = self.lock();
+            while waiting.text.is_empty() {
+                if waiting.closed {
+                    return;
+                }
+                waiting.idle = true;
+                waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                waiting.idle = false;
+            }
+            std::mem::swap(&mut waiting.text, &mut text);
+            let closed = waiting.closed;
+            drop(waiting);
+            // There is nobody else to tell.
+            let _ = err.write_all(&text);
+            text.clear();
+            text.shrink_to(KEPT);
+            if !closed {
+                std::thread::sleep(GATHER);
+            }
+        }
     }
 }
 
@@ -139,6 +215,36 @@ fn without_return(line: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_people_know_them() {
+        for (seconds, text) in [
+            (0, "1970/01/01 00:00:00 "),
+            (1_709_208_000, "2024/02/29 12:00:00 "),
+            (1_767_225_599, "2025/12/31 23:59:59 "),
+        ] {
+            assert_eq!(written(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn what_nobody_reads_is_dropped_and_counted() {
+        // Without the thread that would write them.
+        let (queue, now) = (Arc::default(), RefCell::default());
+        let log = Log { queue, prefix: false, dropped: Cell::new(0), now };
+        let line = vec![b'x'; WAITING / 2];
+        for _ in 0..4 {
+            log.line("", &line, "");
+        }
+        assert_eq!(log.dropped.get(), 3, "with their ends, two are more than may wait");
+        log.queue.lock().text.clear();
+        log.say("next");
+        let text = log.queue.lock().text.clone();
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            "3 lines were dropped: whoever reads them is too slow\nnext\n"
+        );
+    }
 
     #[test]
     fn lines_are_the_same_however_they_arrive() {

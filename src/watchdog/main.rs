@@ -12,8 +12,8 @@
 //! `docs/watchdog.md` is the list.
 //!
 //! Invariants
-//! - One thread does all the work but writing the log and reading files of `static`, and never waits for a process,
-//!   a client or a log.
+//! - One thread does all the work but writing the log, reading files of `static` and, with several requests under way,
+//!   starting processes; it never waits for a process, a client or a log.
 //! - A process that was started for a request is gone, with its whole group, at the request's limit.
 //! - Every process that ends is reaped, also one that nobody here started.
 

@@ -15,6 +15,8 @@ use http1::{Buffer, RequestHead, slots};
 
 /// The upper ends of the histogram's buckets, in seconds: those that Prometheus's own clients have.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// What a request is counted as whose client has left before there was an answer: nginx's word for it.
+const CLIENT_GONE: u16 = 499;
 /// How long a client may take to ask.
 const ASK: Duration = Duration::from_secs(10);
 /// The pause after a connection could not be taken.
@@ -32,8 +34,9 @@ struct Counts {
 }
 
 impl Metrics {
-    /// Counts a request that was answered.
+    /// Counts a request, by the status of its answer; 0 if there was none.
     pub(super) fn finished(&mut self, method: &str, status: u16, took: Duration) {
+        let status = if status == 0 { CLIENT_GONE } else { status };
         let counts = self.0.entry((known(method), status)).or_default();
         let seconds = took.as_secs_f64();
         for (bucket, end) in counts.buckets.iter_mut().zip(BUCKETS) {
@@ -128,6 +131,7 @@ mod tests {
         metrics.finished("GET", 200, Duration::from_millis(7));
         metrics.finished("GET", 200, Duration::from_secs(20));
         metrics.finished("BREW", 500, Duration::ZERO);
+        metrics.finished("GET", 0, Duration::ZERO);
         let text = metrics.text(3);
         for line in [
             "http_requests_total{code=\"200\",method=\"GET\"} 2",
@@ -137,6 +141,7 @@ mod tests {
             "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"10\"} 1",
             "http_request_duration_seconds_bucket{code=\"200\",method=\"GET\",le=\"+Inf\"} 2",
             "http_request_duration_seconds_sum{code=\"200\",method=\"GET\"} 20.007",
+            "http_requests_total{code=\"499\",method=\"GET\"} 1",
             "http_requests_in_flight 3",
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");

@@ -42,7 +42,17 @@ impl std::fmt::Display for End {
 
 /// All processes that were started here. Cloning gives another handle.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Processes(Rc<RefCell<HashMap<Pid, oneshot::Sender<End>>>>);
+pub(super) struct Processes(Rc<RefCell<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Those that run, and who waits for them.
+    running: HashMap<Pid, oneshot::Sender<End>>,
+    /// Starts that are under way on other threads.
+    starting: usize,
+    /// Ends that came before it was known here that the process had started.
+    early: HashMap<Pid, End>,
+}
 
 impl Processes {
     /// Begins to reap. To be called within a [`tokio::task::LocalSet`], before anything is started.
@@ -60,13 +70,38 @@ impl Processes {
 
     /// Starts a process in a group of its own.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
-        // A start that fails is waited for within `spawn`, so the loop must not run meanwhile; it does not, for
-        // this is its thread.
-        let id = command.process_group(0).spawn()?.id();
-        let pid = Pid::from_raw(id.cast_signed());
+        start(command).map(|pid| self.add(pid))
+    }
+
+    /// The same on another thread: the one that starts a process is held up until the program is loaded, and this
+    /// one has others to serve.
+    pub(super) async fn spawn_aside(&self, mut command: Command) -> io::Result<Process> {
+        let (sender, started) = oneshot::channel();
+        let processes = self.clone();
+        self.0.borrow_mut().starting += 1;
+        // A task of its own: whoever asked may give up meanwhile, and then what was started must end.
+        tokio::task::spawn_local(async move {
+            let done = tokio::task::spawn_blocking(move || start(&mut command)).await;
+            let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+            // Dropped if nobody takes it any more, which kills it.
+            let _ = sender.send(done.map(|pid| processes.add(pid)));
+            let mut known = processes.0.borrow_mut();
+            known.starting -= 1;
+            if known.starting == 0 {
+                known.early.clear();
+            }
+        });
+        started.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    fn add(&self, pid: Pid) -> Process {
         let (ended, end) = oneshot::channel();
-        self.0.borrow_mut().insert(pid, ended);
-        Ok(Process { pid, end, ended: None })
+        let mut known = self.0.borrow_mut();
+        match known.early.remove(&pid) {
+            Some(end) => drop(ended.send(end)),
+            None => drop(known.running.insert(pid, ended)),
+        }
+        Process { pid, end, ended: None }
     }
 
     fn reap(&self) {
@@ -77,12 +112,21 @@ impl Processes {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
-            // One that nobody here started was left to process 1 by another.
-            if let Some(waiting) = self.0.borrow_mut().remove(&pid) {
+            let mut known = self.0.borrow_mut();
+            if let Some(waiting) = known.running.remove(&pid) {
                 let _ = waiting.send(end);
+            } else if known.starting > 0 {
+                known.early.insert(pid, end);
             }
+            // Else nobody here started it: it was left to process 1 by another.
         }
     }
+}
+
+/// A start that fails is waited for by the C library; the loop may be faster, which it does not mind.
+fn start(command: &mut Command) -> io::Result<Pid> {
+    let id = command.process_group(0).spawn()?.id();
+    Ok(Pid::from_raw(id.cast_signed()))
 }
 
 /// A process and its group. Dropped before its end, it is killed.
@@ -161,6 +205,45 @@ mod tests {
             assert_eq!(run("exit 7").await.to_string(), "exit status 7");
             assert_eq!(run("kill -9 $$").await.to_string(), "signal: killed");
             assert!(processes.spawn(&mut Command::new("/no/such/program")).is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn ends_of_those_that_were_started_aside_are_told_too() {
+        within(async {
+            let processes = Processes::start().expect("signals");
+            let run = async |code: i32| {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("exit {code}")]);
+                processes.spawn_aside(command).await.expect("started").wait().await
+            };
+            // Many at once: some end before it is known that they have started.
+            let all = futures_util::future::join_all((0..50).map(run)).await;
+            let wanted: Vec<_> = (0..50).map(End::Exited).collect();
+            assert_eq!(all, wanted);
+            assert!(processes.spawn_aside(Command::new("/no/such/program")).await.is_err());
+            let known = processes.0.borrow();
+            assert_eq!((known.running.len(), known.early.len(), known.starting), (0, 0, 0));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_start_that_nobody_waits_for_any_more_ends_what_it_started() {
+        within(async {
+            let processes = Processes::start().expect("signals");
+            let (output, theirs) = from_process().expect("a pipe");
+            let mut command = Command::new("sleep");
+            command.arg("60").stdout(theirs);
+            let starting = processes.spawn_aside(command);
+            assert!(timeout(Duration::ZERO, starting).await.is_err(), "it is not that fast");
+            loop {
+                output.readable().await.expect("a pipe");
+                if let Ok(0) = output.try_read(&mut [0; 16]) {
+                    break;
+                }
+            }
         })
         .await;
     }

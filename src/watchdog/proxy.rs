@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::AsRawFd as _;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
 use super::body::{Body, BodyError};
@@ -86,19 +87,25 @@ impl Proxy {
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let limit = limit(&call);
-        let work = self.exchange(call);
-        match timeout(limit.unwrap_or(Duration::MAX), work).await {
-            Ok(done) => done,
-            Err(_) => Err(Failure::Timeout {
-                text: "the process did not answer within exec_timeout",
-                status: StatusCode::GATEWAY_TIMEOUT,
-            }),
+        let Call { request, body, answer, shared, alarm } = call;
+        let work = pin!(self.exchange(request, body, answer, shared.settings.buffer_body));
+        let late = Failure::Timeout {
+            text: "the process did not answer within exec_timeout",
+            status: StatusCode::GATEWAY_TIMEOUT,
+        };
+        match limit {
+            Some(limit) => alarm.within(Instant::now() + limit, work).await.unwrap_or(Err(late)),
+            None => work.await,
         }
     }
 
-    async fn exchange(&self, call: Call<'_, '_>) -> Result<(), Failure> {
-        let Call { request, body, answer, shared } = call;
-        let buffers = shared.settings.buffer_body;
+    async fn exchange(
+        &self,
+        request: &RequestHead<'_, '_>,
+        body: &mut Body<'_>,
+        answer: &mut Answer<'_>,
+        buffers: bool,
+    ) -> Result<(), Failure> {
         let whole =
             if buffers && request.framing != Framing::None { Some(body.whole().await?) } else { None };
         let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.len() as u64));
@@ -313,7 +320,7 @@ async fn send(
 
 /// Makes the head of the answer from that of the process.
 fn begin(head: &ResponseHead<'_, '_>, answer: &mut Answer<'_>) {
-    let took = format!("{:.6}", answer.elapsed().as_secs_f64());
+    let took = answer.took();
     let mut headers: Vec<(&str, &[u8])> = returned(head).map(|header| (header.name, header.value)).collect();
     if head.code == 101 {
         let upgrade = head.headers.iter().find(|header| Header::of(header.name) == Header::Upgrade);

@@ -27,6 +27,10 @@ const LOCK: &str = "/tmp/.lock";
 /// The pause after a connection could not be taken, as when there are no free files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Threads beside the one that does all the rest, while there is work for them.
+const ASIDE: usize = 4;
+/// Bytes of stack that each of them has.
+const ASIDE_STACK: usize = 256 << 10;
 /// How long those have to learn of it who waited for a process that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -101,7 +105,10 @@ impl Drop for Ticket {
 
 /// Runs until it is told to leave, or cannot go on.
 pub(super) fn run(settings: Settings) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // What may hold a thread up, and is short: starting processes, reading files.
+    builder.enable_all().max_blocking_threads(ASIDE).thread_stack_size(ASIDE_STACK);
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("fwatchdog: {error}");

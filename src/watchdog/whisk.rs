@@ -5,12 +5,11 @@
 use std::cell::RefCell;
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -87,7 +86,7 @@ impl Whisk {
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
-        let Call { request, body, answer, shared } = call;
+        let Call { request, body, answer, shared, .. } = call;
         let whole = body.whole().await?;
         let (status, value) = match self {
             Self::Action(action) => match (request.method, cgi::split(request.target).0) {
@@ -236,14 +235,15 @@ impl Client {
         let limit = settings.exec_timeout.unwrap_or(NO_LIMIT);
         let call = request.header(Header::CallId).unwrap_or_default();
         let call = String::from_utf8_lossy(call);
-        let milliseconds = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = json!({
             "value": value,
             "namespace": "_",
             "action_name": "function",
             "activation_id": call,
             "transaction_id": call,
-            "deadline": Timestamp::now().as_millisecond().saturating_add(milliseconds),
+            "deadline": milliseconds(now.saturating_add(limit)),
         });
         let work = async {
             let mut init = self.init.lock().await;

@@ -81,8 +81,9 @@ async fn a_command_is_called_as_an_action() {
     let run = json!({ "value": { "a": 1 }, "action_name": "guest/a", "deadline": "1" });
     let wanted = json!({ "input": { "a": 1 }, "own": "mine", "name": "guest/a" });
     assert_eq!(ask("/run", run).await, (StatusCode::OK, wanted));
+    let ends = || watchdog.log().matches("XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX").count();
+    eventually!(ends() == 2, "{}", watchdog.log());
     let log = watchdog.log();
-    assert_eq!(log.matches("XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX").count(), 2, "{log}");
     assert!(
         log.contains("stdout: said") && log.contains("stderr: aside") && !log.contains("\"input\""),
         "{log}"

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use super::commands::{IMAGE, daemon_with_box};
-use super::moving::done;
+use super::moving::{done, ingle};
 use crate::support::daemon::{Daemon, in_own_network};
 
 /// Deploys the code of a directory.
@@ -43,6 +43,10 @@ fn code_without_an_image_runs_and_a_rollback_brings_the_old_one_back() {
         eventually!(text(&daemon).await.1 == "bye\nit stays\n", "{:?}", text(&daemon).await);
         done(&daemon, &["rollback", "greet"]).await;
         eventually!(text(&daemon).await.1.starts_with("hello you"), "{:?}", text(&daemon).await);
+
+        let said = ingle(&daemon, &["export"]).await;
+        let note = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.success() && note.contains("greet: its code is not in the file"), "{note}");
 
         // The daemon and the replica are killed: the code is there for the next one.
         daemon.end(nix::sys::signal::Signal::SIGKILL);

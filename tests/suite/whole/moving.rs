@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, SAMPLE, in_own_network};
 
 /// Runs a client command against the daemon.
-async fn ingle(daemon: &Daemon, arguments: &[&str]) -> Output {
+pub(super) async fn ingle(daemon: &Daemon, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ingle"));
     command.args(arguments).env("HOME", daemon.containerd.path());
     command.env("INGLE_GATEWAY", daemon.url("")).env("INGLE_PASSWORD", daemon.password());
