@@ -312,12 +312,8 @@ check_sources() {
         binary=$INGLE_BINARY
     elif [ -f "$here/ingle" ]; then
         binary=$here/ingle
-    elif ! is_fresh "$binary"; then
-        if is_fresh "$here/target/release/ingle"; then
-            binary=$here/target/release/ingle
-        else
-            build=binary
-        fi
+    elif ! is_fresh "${binary%/*}"; then
+        build=binary
     fi
     if [ -z "$build" ] && ! shown=$("$binary" --version 2>&1); then
         fault "$binary does not run here: $(echo "$shown" | head -n 1)" \
@@ -331,9 +327,18 @@ check_sources() {
     [ -z "$build" ] || check_compiler
 }
 
-# Whether a binary is there and newer than what it is made from.
+# Whether a directory has both programs, each newer than what it is made from.
 is_fresh() {
-    [ -x "$1" ] && [ -z "$(find "$here/src" "$here/Cargo.toml" "$here/Cargo.lock" -newer "$1" -print)" ]
+    is_newer "$1/ingle" "$here/src" -path "$here/src/watchdog" -prune -o -name '*.rs' &&
+        is_newer "$1/fwatchdog" "$here/src/watchdog" "$here/src/http1" "$here/src/quantity" -name '*.rs'
+}
+
+# is_newer FILE ARGUMENT...: than what find finds with these, and than the manifests.
+is_newer() {
+    file=$1
+    shift
+    [ -x "$file" ] && [ -z "$(find "$@" -newer "$file" -print)" ] &&
+        [ -z "$(find "$here" -maxdepth 3 -path "$here/target" -prune -o \( -name Cargo.toml -o -name Cargo.lock \) -newer "$file" -print)" ]
 }
 
 # Finds a Rust compiler that is new enough: of whoever called sudo, of root, of the system, or by apt. Sets

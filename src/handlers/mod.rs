@@ -211,8 +211,12 @@ impl Directory {
     fn stored(&self, used: &BTreeSet<String>) -> Result<Share, HandlerError> {
         let mut share = Share::default();
         for (digest, path) in self.all()? {
-            let size = size(&path).map_err(HandlerError::io(format!("measuring {}", path.display())))?;
-            share.add(size, used.contains(digest.as_str()));
+            match size(&path) {
+                Ok(size) => share.add(size, used.contains(digest.as_str())),
+                // It was removed just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(HandlerError::io(format!("measuring {}", path.display()))(error)),
+            }
         }
         Ok(share)
     }

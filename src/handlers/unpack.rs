@@ -14,18 +14,17 @@ use super::HandlerError;
 const MAX_ENTRIES: usize = 20_000;
 /// The longest path in bytes: longer ones cannot be opened inside a container.
 const MAX_PATH: usize = 1024;
+/// The longest target of a link in bytes, as the kernel has it.
+const MAX_TARGET: usize = 4095;
 
 /// Unpacks an archive into a directory that is empty: files and directories that everyone may read, and programs
 /// that everyone may run. Of what the archive says of owners, times and modes, no more than that is kept.
 pub(super) fn unpack(archive: impl Read, root: &Path, limit: u64) -> Result<(), HandlerError> {
     let mut unpacking =
-        Unpacking { root, limit, left: limit, directories: BTreeSet::new(), links: Vec::new() };
+        Unpacking { root, limit, left: limit, count: 0, directories: BTreeSet::new(), links: Vec::new() };
     let mut archive = Archive::new(archive);
     let entries = archive.entries().map_err(unreadable)?;
-    for (count, entry) in entries.enumerate() {
-        if count == MAX_ENTRIES {
-            return Err(HandlerError::Malformed(format!("it has more than {MAX_ENTRIES} files")));
-        }
+    for entry in entries {
         unpacking.take(entry.map_err(unreadable)?)?;
     }
     unpacking.finish()
@@ -36,6 +35,8 @@ struct Unpacking<'a> {
     limit: u64,
     /// Bytes that files may still have.
     left: u64,
+    /// Files, directories and links so far, also directories that only paths name.
+    count: usize,
     /// What was made, so that nothing is written through a link.
     directories: BTreeSet<PathBuf>,
     /// Links and what they point to, which may be anything: only containers follow them, inside.
@@ -58,7 +59,11 @@ impl Unpacking<'_> {
             EntryType::Symlink => {
                 let target = entry.link_name().map_err(unreadable)?;
                 let target = target.ok_or_else(|| refuse(&path, "is a link to nothing"))?.into_owned();
+                if target.as_os_str().is_empty() || target.as_os_str().len() > MAX_TARGET {
+                    return Err(refuse(&path, "is a link to nothing, or has too long a target"));
+                }
                 self.parent(&path)?;
+                self.one_more()?;
                 self.links.push((path, target));
                 Ok(())
             }
@@ -72,6 +77,7 @@ impl Unpacking<'_> {
             return Err(refuse(path, "has no name"));
         }
         self.parent(path)?;
+        self.one_more()?;
         let full = self.root.join(path);
         let mut file = OpenOptions::new()
             .write(true)
@@ -89,6 +95,16 @@ impl Unpacking<'_> {
         Ok(())
     }
 
+    fn one_more(&mut self) -> Result<(), HandlerError> {
+        self.count += 1;
+        if self.count > MAX_ENTRIES {
+            return Err(HandlerError::Malformed(format!(
+                "it has more than {MAX_ENTRIES} files and directories"
+            )));
+        }
+        Ok(())
+    }
+
     fn parent(&mut self, path: &Path) -> Result<(), HandlerError> {
         path.parent().map_or(Ok(()), |parent| self.directory(parent))
     }
@@ -99,6 +115,7 @@ impl Unpacking<'_> {
             return Ok(());
         }
         self.parent(path)?;
+        self.one_more()?;
         let full = self.root.join(path);
         std::fs::create_dir(&full)
             .and_then(|()| std::fs::set_permissions(&full, Permissions::from_mode(0o755)))
@@ -119,6 +136,9 @@ impl Unpacking<'_> {
 fn failed(path: &Path, error: io::Error) -> HandlerError {
     match error.kind() {
         io::ErrorKind::AlreadyExists => refuse(path, "is there twice"),
+        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => {
+            refuse(path, "cannot be a file's name")
+        }
         io::ErrorKind::NotADirectory => refuse(path, "is below a file"),
         // What reading an archive that was cut off, or is none, ends with.
         io::ErrorKind::UnexpectedEof | io::ErrorKind::Other | io::ErrorKind::InvalidData => unreadable(error),
@@ -235,6 +255,7 @@ mod tests {
             (&[(Char, "c", "")], "neither"),
             (&[(Block, "b", "")], "neither"),
             (&[(Regular, "", "x")], "has no name"),
+            (&[(Symlink, "l", "")], "link to nothing"),
         ];
         for (entries, reason) in cases {
             let (_outer, done) = unpacked(&archive(entries));
@@ -258,6 +279,14 @@ mod tests {
         assert!(written <= LIMIT + 1, "{written}");
         let many: Vec<String> = (0..=MAX_ENTRIES).map(|number| format!("{number}")).collect();
         let many: Vec<_> = many.iter().map(|name| (EntryType::Regular, name.as_str(), "")).collect();
+        let (_outer, done) = unpacked(&archive(&many));
+        assert!(done.expect_err("too many").to_string().contains("more than"));
+    }
+
+    #[test]
+    fn directories_that_only_paths_name_count_too() {
+        let paths: Vec<String> = (0..1000).map(|number| format!("{number}{}x", "/a".repeat(40))).collect();
+        let many: Vec<_> = paths.iter().map(|path| (EntryType::Regular, path.as_str(), "")).collect();
         let (_outer, done) = unpacked(&archive(&many));
         assert!(done.expect_err("too many").to_string().contains("more than"));
     }

@@ -82,6 +82,8 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
                     let told = answer.error(StatusCode::GATEWAY_TIMEOUT, &text);
                     let _ = timeout_at(Instant::now() + LINGER, told).await;
                 }
+                let (status, took) = (answer.status, answer.elapsed());
+                shared.metrics.borrow_mut().finished(request.method, status, took);
                 return;
             }
         };

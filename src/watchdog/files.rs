@@ -1,12 +1,14 @@
 //! `static`: files below a directory.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
 use tokio::sync::oneshot;
 
+use super::answer::INTERNAL;
 use super::call::Call;
 use super::cgi;
 use super::mode::Failure;
@@ -41,7 +43,7 @@ impl Files {
         let Call { request, answer, .. } = call;
         if !matches!(request.method, "GET" | "HEAD") {
             let text = "files are read only: use GET or HEAD\n";
-            let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD")];
+            let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD"), (INTERNAL.0, INTERNAL.1.as_bytes())];
             let done = answer.text(StatusCode::METHOD_NOT_ALLOWED, text, headers).await;
             return done.map_err(Failure::Client);
         }
@@ -56,12 +58,13 @@ impl Files {
         if !data.is_file() {
             return Err(missing());
         }
-        let modified = data.modified().map_or_else(|_| String::new(), httpdate::fmt_http_date);
-        let range = range.filter(|_| if_range.is_none_or(|as_it_was| as_it_was == modified));
+        let modified = data.modified().ok().and_then(written);
+        let range = range.filter(|_| if_range.is_none_or(|as_it_was| Some(as_it_was) == modified.as_deref()));
         let part = range.map_or(Part::Whole, |range| part(range, data.len()));
-        let mut headers: Vec<(&str, &[u8])> =
-            vec![("Last-Modified", modified.as_bytes()), ("Accept-Ranges", b"bytes")];
-        if !is_newer(&modified, since) {
+        let mut headers: Vec<(&str, &[u8])> = vec![("Accept-Ranges", b"bytes")];
+        headers.extend(modified.as_ref().map(|modified| ("Last-Modified", modified.as_bytes())));
+        // Any other time is another file, also an earlier one: code can be gone back from.
+        if since.is_some_and(|since| Some(since) == modified.as_deref()) {
             answer.begin(304, "Not Modified", None, &headers);
             return answer.end().await.map_err(Failure::Client);
         }
@@ -83,6 +86,7 @@ impl Files {
             Part::Nothing => {
                 said = format!("bytes */{}", data.len());
                 headers.push(("Content-Range", said.as_bytes()));
+                headers.push((INTERNAL.0, INTERNAL.1.as_bytes()));
                 let text = format!("the file has {} bytes\n", data.len());
                 let done = answer.text(StatusCode::RANGE_NOT_SATISFIABLE, &text, &headers).await;
                 return done.map_err(Failure::Client);
@@ -118,13 +122,12 @@ impl Files {
     }
 }
 
-/// Whether a file was changed since a client last asked for it; the headers have whole seconds.
-fn is_newer(modified: &str, since: Option<&str>) -> bool {
-    let parse = |text: &str| httpdate::parse_http_date(text).ok();
-    match (parse(modified), since.and_then(parse)) {
-        (Some(modified), Some(since)) => modified > since,
-        _ => true,
-    }
+/// A time as headers have it. Images that are made to be the same each time say that all is of 1970, which says
+/// nothing; what is before it, or after the year 9999, cannot be written.
+fn written(time: SystemTime) -> Option<String> {
+    const LAST: u64 = 253_402_300_799;
+    let second = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    (1..=LAST).contains(&second).then(|| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second)))
 }
 
 /// What of a file is asked for.
@@ -197,6 +200,15 @@ fn kind(path: &Path) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_says_nothing_or_cannot_be_written_is_left_out() {
+        let second = Duration::from_secs(1);
+        assert_eq!(written(UNIX_EPOCH + second).as_deref(), Some("Thu, 01 Jan 1970 00:00:01 GMT"));
+        for time in [UNIX_EPOCH, UNIX_EPOCH - second, UNIX_EPOCH + second * 2_000_000_000 * 200] {
+            assert_eq!(written(time), None, "{time:?}");
+        }
+    }
 
     #[test]
     fn a_table_of_ranges() {

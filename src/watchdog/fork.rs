@@ -94,7 +94,7 @@ impl Fork {
             _ => Some(body.whole().await?),
         };
         shared.log.say("Forking fprocess.");
-        let (mut process, pipes) = self.start(request, shared).await?;
+        let (mut process, mut pipes) = self.start(request, shared).await?;
         let whole = input.is_some().then(Vec::new);
         let mut output = Output { answer, whole, content_type };
         let limit = settings.exec_timeout.unwrap_or(Duration::MAX);
@@ -102,16 +102,16 @@ impl Fork {
         let mut lines = Lines::new(settings.log_buffer_size);
         let say = |line: &[u8]| shared.log.line("stderr", line, &suffix);
         let errors = |bytes: &[u8]| lines.take(bytes, say);
-        let work = carry(&mut process, feeding, (pipes.stdout, pipes.stderr), &mut output, errors);
-        let end = match timeout(limit, work).await {
-            Ok(end) => end?,
-            Err(_) => {
-                process.kill();
-                let _ = timeout(KILL, process.wait()).await;
-                return Err(self.timed_out());
-            }
-        };
+        let (out, err) = (&mut pipes.stdout, &mut pipes.stderr);
+        let carried = timeout(limit, carry(&mut process, feeding, (out, err), &mut output, errors)).await;
+        if !matches!(carried, Ok(Ok(_))) {
+            process.kill();
+            let _ = timeout(KILL, process.wait()).await;
+        }
+        // What it said last is what people look for.
+        drain(&pipes.stderr, |bytes| lines.take(bytes, say));
         lines.end(say);
+        let end = carried.map_err(|_| self.timed_out())??;
         let whole = output.whole.take();
         if !end.is_success() {
             if settings.write_debug
@@ -217,7 +217,7 @@ struct Pipes {
 async fn carry(
     process: &mut Process,
     feeding: impl Future<Output = Result<(), BodyError>>,
-    (mut stdout, mut stderr): (pipe::Receiver, Option<pipe::Receiver>),
+    (stdout, stderr): (&mut pipe::Receiver, &mut Option<pipe::Receiver>),
     output: &mut Output<'_, '_>,
     mut errors: impl FnMut(&[u8]),
 ) -> Result<End, Failure> {
@@ -232,9 +232,9 @@ async fn carry(
                 Ok(count) if count > 0 => output.take(&piece.0[..count]).await?,
                 _ => open = false,
             },
-            count = read(&mut stderr, &mut error_piece.0), if stderr.is_some() => match count {
+            count = read(stderr, &mut error_piece.0), if stderr.is_some() => match count {
                 Ok(count) if count > 0 => errors(&error_piece.0[..count]),
-                _ => stderr = None,
+                _ => *stderr = None,
             },
             done = &mut feeding, if !fed => {
                 fed = true;
@@ -244,15 +244,19 @@ async fn carry(
         }
     };
     // What it wrote before it ended is in the pipes. Others that it started may hold them open for ever.
-    while open && let Some(count) = read_now(&stdout, &mut piece.0) {
+    while open && let Some(count) = read_now(stdout, &mut piece.0) {
         output.take(&piece.0[..count]).await?;
     }
-    while let Some(pipe) = &stderr
-        && let Some(count) = read_now(pipe, &mut error_piece.0)
-    {
-        errors(&error_piece.0[..count]);
-    }
     Ok(end)
+}
+
+/// Takes what is in a pipe now.
+fn drain(pipe: &Option<pipe::Receiver>, mut take: impl FnMut(&[u8])) {
+    let Some(pipe) = pipe else { return };
+    let mut piece = Piece::take();
+    while let Some(count) = read_now(pipe, &mut piece.0) {
+        take(&piece.0[..count]);
+    }
 }
 
 async fn read(from: &mut Option<pipe::Receiver>, piece: &mut [u8]) -> io::Result<usize> {

@@ -78,16 +78,13 @@ impl Log {
     /// Passes a line of a process on, from this source, with something after it.
     pub(super) fn line(&self, source: &str, text: &[u8], suffix: &str) {
         let mut waiting = self.queue.lock();
-        if waiting.text.len() + text.len() > WAITING {
+        // One that is longer by itself is the only one.
+        if !waiting.text.is_empty() && waiting.text.len() + text.len() > WAITING {
             self.dropped.set(self.dropped.get() + 1);
             return;
         }
         let out = &mut waiting.text;
-        let dropped = self.dropped.take();
-        if dropped > 0 {
-            let note = format!("{dropped} lines were dropped: whoever reads them is too slow\n");
-            out.extend_from_slice(note.as_bytes());
-        }
+        self.push_dropped(out);
         if self.prefix {
             self.push_time(out);
             if !source.is_empty() {
@@ -100,6 +97,15 @@ impl Log {
         out.push(b'\n');
         if waiting.idle {
             self.queue.more.notify_one();
+        }
+    }
+
+    /// Adds how many lines were dropped since it was last said.
+    fn push_dropped(&self, out: &mut Vec<u8>) {
+        let dropped = self.dropped.take();
+        if dropped > 0 {
+            let note = format!("{dropped} lines were dropped: whoever reads them is too slow\n");
+            out.extend_from_slice(note.as_bytes());
         }
     }
 
@@ -127,7 +133,10 @@ fn written(time: SystemTime) -> String {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.queue.lock().closed = true;
+        let mut waiting = self.queue.lock();
+        self.push_dropped(&mut waiting.text);
+        waiting.closed = true;
+        drop(waiting);
         self.queue.more.notify_one();
     }
 }
@@ -140,7 +149,6 @@ impl Queue {
     /// Writes until there will be no more.
     #[expect(clippy::disallowed_methods, reason = "it sleeps on a thread of its own")]
     fn write(&self) {
-        let mut err = std::io::stderr().lock();
         let mut text = Vec::new();
         loop {
             let mut waiting = self.lock();
@@ -156,7 +164,7 @@ impl Queue {
             let closed = waiting.closed;
             drop(waiting);
             // There is nobody else to tell.
-            let _ = err.write_all(&text);
+            let _ = std::io::stderr().write_all(&text);
             text.clear();
             text.shrink_to(KEPT);
             if !closed {

@@ -48,10 +48,13 @@ pub(super) struct Processes(Rc<RefCell<Known>>);
 struct Known {
     /// Those that run, and who waits for them.
     running: HashMap<Pid, oneshot::Sender<End>>,
-    /// Starts that are under way on other threads.
-    starting: usize,
-    /// Ends that came before it was known here that the process had started.
-    early: HashMap<Pid, End>,
+    /// Starts that are under way on other threads, by how many ends had come when each began.
+    starting: Vec<u64>,
+    /// Ends that came before it was known here that the process had started, with their numbers: an id can be given
+    /// again to a process that begins later.
+    early: HashMap<Pid, (u64, End)>,
+    /// How many of them there were.
+    ends: u64,
 }
 
 impl Processes {
@@ -70,7 +73,7 @@ impl Processes {
 
     /// Starts a process in a group of its own.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
-        start(command).map(|pid| self.add(pid))
+        start(command).map(|pid| self.add(pid, u64::MAX))
     }
 
     /// The same on another thread: the one that starts a process is held up until the program is loaded, and this
@@ -78,28 +81,30 @@ impl Processes {
     pub(super) async fn spawn_aside(&self, mut command: Command) -> io::Result<Process> {
         let (sender, started) = oneshot::channel();
         let processes = self.clone();
-        self.0.borrow_mut().starting += 1;
+        let since = {
+            let mut known = self.0.borrow_mut();
+            let since = known.ends;
+            known.starting.push(since);
+            since
+        };
         // A task of its own: whoever asked may give up meanwhile, and then what was started must end.
         tokio::task::spawn_local(async move {
             let done = tokio::task::spawn_blocking(move || start(&mut command)).await;
             let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
             // Dropped if nobody takes it any more, which kills it.
-            let _ = sender.send(done.map(|pid| processes.add(pid)));
-            let mut known = processes.0.borrow_mut();
-            known.starting -= 1;
-            if known.starting == 0 {
-                known.early.clear();
-            }
+            let _ = sender.send(done.map(|pid| processes.add(pid, since)));
+            processes.0.borrow_mut().started(since);
         });
         started.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
-    fn add(&self, pid: Pid) -> Process {
+    /// One that was started when `since` ends had come.
+    fn add(&self, pid: Pid, since: u64) -> Process {
         let (ended, end) = oneshot::channel();
         let mut known = self.0.borrow_mut();
         match known.early.remove(&pid) {
-            Some(end) => drop(ended.send(end)),
-            None => drop(known.running.insert(pid, ended)),
+            Some((number, end)) if number >= since => drop(ended.send(end)),
+            _ => drop(known.running.insert(pid, ended)),
         }
         Process { pid, end, ended: None }
     }
@@ -115,11 +120,24 @@ impl Processes {
             let mut known = self.0.borrow_mut();
             if let Some(waiting) = known.running.remove(&pid) {
                 let _ = waiting.send(end);
-            } else if known.starting > 0 {
-                known.early.insert(pid, end);
+            } else if !known.starting.is_empty() {
+                let number = known.ends;
+                known.ends += 1;
+                known.early.insert(pid, (number, end));
             }
             // Else nobody here started it: it was left to process 1 by another.
         }
+    }
+}
+
+impl Known {
+    /// Forgets a start that began when `since` ends had come, and the ends that none can be meant by any more.
+    fn started(&mut self, since: u64) {
+        if let Some(place) = self.starting.iter().position(|known| *known == since) {
+            self.starting.swap_remove(place);
+        }
+        let oldest = self.starting.iter().min().copied().unwrap_or(u64::MAX);
+        self.early.retain(|_, (number, _)| *number >= oldest);
     }
 }
 
@@ -224,7 +242,7 @@ mod tests {
             assert_eq!(all, wanted);
             assert!(processes.spawn_aside(Command::new("/no/such/program")).await.is_err());
             let known = processes.0.borrow();
-            assert_eq!((known.running.len(), known.early.len(), known.starting), (0, 0, 0));
+            assert_eq!((known.running.len(), known.early.len(), known.starting.len()), (0, 0, 0));
         })
         .await;
     }

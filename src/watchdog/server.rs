@@ -123,18 +123,15 @@ pub(super) fn run(settings: Settings) -> ExitCode {
         }
     };
     let tasks = LocalSet::new();
-    let code = match tasks.block_on(&runtime, serve(settings, Rc::new(log))) {
-        Ok(code) => code,
-        Err(reason) => {
-            eprintln!("fwatchdog: {reason}");
-            ExitCode::FAILURE
-        }
-    };
+    let ended = tasks.block_on(&runtime, serve(settings, Rc::new(log)));
     // With them goes the last that could say anything.
     drop(tasks);
     drop(runtime);
     last_line.wait();
-    code
+    ended.unwrap_or_else(|reason| {
+        eprintln!("fwatchdog: {reason}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn serve(settings: Settings, log: Rc<Log>) -> Result<ExitCode, String> {

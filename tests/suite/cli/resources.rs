@@ -201,7 +201,7 @@ fn commands_with_one_request() {
                 200,
                 r#"{"disk":{"path":"/var/lib/containerd","size":2000000000,"free":1000000000},
                     "images":{"count":2,"size":63000000,"unused":31500000},"layers":{"count":9,"size":1,"unused":0},
-                    "replicas":{"count":1,"size":2,"unused":0},"logs":{"count":1,"size":3,"unused":0},
+                    "replicas":{"count":1,"size":2,"unused":0},"handlers":{"count":1,"size":5,"unused":5},"logs":{"count":1,"size":3,"unused":0},
                     "store":{"count":1,"size":4,"unused":0}}"#,
             ),
             "GET /system/df",
@@ -210,6 +210,7 @@ fn commands_with_one_request() {
              images    2      63.0 MB  31.5 MB\n\
              layers    9      1 B      0 B\n\
              replicas  1      2 B      0 B\n\
+             handlers  1      5 B      5 B\n\
              logs      1      3 B      0 B\n\
              store     1      4 B      0 B\n\
              1.0 GB of 2.0 GB are free at /var/lib/containerd\n",

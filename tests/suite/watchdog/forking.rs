@@ -214,3 +214,18 @@ async fn long_lines_are_cut_and_nothing_stops() {
     assert_eq!(watchdog.post("").await.0, StatusCode::OK);
     eventually!(watchdog.log().contains("\na\n\nb"), "{}", watchdog.log());
 }
+
+#[tokio::test]
+async fn what_a_killed_process_said_last_is_logged_and_counted() {
+    let watchdog =
+        Watchdog::script("printf 'waiting for the database' >&2; sleep 9", &[("exec_timeout", "300ms")])
+            .await;
+    assert_eq!(watchdog.post("").await.0, StatusCode::GATEWAY_TIMEOUT);
+    eventually!(watchdog.log().contains("stderr: waiting for the database"), "{}", watchdog.log());
+    // The other limit is counted, too.
+    let watchdog = Watchdog::script("sleep 9", &[("write_timeout", "300ms")]).await;
+    assert_eq!(watchdog.post("").await.0, StatusCode::GATEWAY_TIMEOUT);
+    let metrics = watchdog.client.get(format!("http://{}/metrics", watchdog.metrics)).send().await;
+    let text = metrics.expect("an answer").text().await.expect("text");
+    assert!(text.contains("http_requests_total{code=\"504\",method=\"POST\"} 1"), "{text}");
+}

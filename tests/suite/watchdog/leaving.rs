@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 
-use super::Watchdog;
+use super::{Watchdog, free_address};
 
 #[tokio::test]
 async fn an_idle_watchdog_leaves_at_once() {
@@ -180,4 +180,22 @@ async fn as_process_1_it_reaps_what_others_leave() {
     eventually!(ask().await.as_deref() == Some("0\n"), "processes that have ended are left");
     outer.kill().expect("it runs");
     outer.wait().expect("waited");
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_is_the_end_and_is_said() {
+    for mode in ["http", "afterburn"] {
+        let mut command = tokio::process::Command::new(crate::support::watchdog());
+        let ports = [free_address(), free_address()].map(|address| address.port().to_string());
+        command
+            .env_clear()
+            .env("mode", mode)
+            .env("fprocess", "/no/such --program")
+            .env("suppress_lock", "true");
+        command.env("port", &ports[0]).env("metrics_port", &ports[1]).kill_on_drop(true);
+        let ended = tokio::time::timeout(Duration::from_secs(10), command.output()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{mode}: it hangs")).expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && said.contains("/no/such: No such file"), "{mode}: {said}");
+    }
 }
