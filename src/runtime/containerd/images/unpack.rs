@@ -60,7 +60,7 @@ impl Unpacker {
         layout: &Layout,
     ) -> Result<(), RuntimeError> {
         let mut first_missing = layout.chain_ids.len();
-        while first_missing > 0 && !self.has(&layout.chain_ids[first_missing - 1]).await? {
+        while first_missing > 0 && !self.has_and_holds(lease, &layout.chain_ids[first_missing - 1]).await? {
             first_missing -= 1;
         }
         for position in first_missing..layout.chain_ids.len() {
@@ -82,6 +82,16 @@ impl Unpacker {
             .await?;
         }
         Ok(())
+    }
+
+    /// Whether a snapshot is there, which then stays. Seen before it is held, it might be collected in between, when
+    /// the last image that had it is removed.
+    async fn has_and_holds(&self, lease: &Lease, chain_id: &str) -> Result<bool, RuntimeError> {
+        if !self.has(chain_id).await? {
+            return Ok(false);
+        }
+        lease.hold_snapshot(&self.snapshotter, chain_id).await?;
+        self.has(chain_id).await
     }
 
     async fn unpack_layer(
