@@ -91,12 +91,11 @@ impl<'a> Body<'a> {
     /// Whether there is nothing more to read of it, so that another request can follow.
     pub(super) fn is_read(&mut self) -> bool {
         self.buffer.consume(std::mem::take(&mut self.given));
-        if !self.decoder.is_done() && !self.buffer.is_empty() {
-            // Of a body of chunks, the end may have arrived without being asked for.
-            if let Ok(found) = self.decoder.decode(self.buffer.data())
-                && found.data == 0
-            {
-                self.buffer.consume(found.skip);
+        // What has arrived without being asked for is dropped: left, it would be read as the next request.
+        while !self.decoder.is_done() && !self.buffer.is_empty() {
+            match self.decoder.decode(self.buffer.data()) {
+                Ok(found) if found.skip + found.data > 0 => self.buffer.consume(found.skip + found.data),
+                _ => return false,
             }
         }
         self.decoder.is_done()

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -26,7 +27,7 @@ use super::server::Shared;
 use super::settings::Mode;
 use http1::RequestHead;
 
-/// Bytes that are read of a process at once: what a pipe holds.
+/// Bytes that are read of a process at once: what a pipe holds, mostly.
 const PIECE: usize = 64 << 10;
 /// Pieces of memory that are kept for the next request: what is given back to the system comes back page by page.
 const KEPT: usize = 8;
@@ -227,7 +228,8 @@ async fn carry(
     let end = loop {
         tokio::select! {
             biased;
-            // Before the end: what was written is passed on first, as long as there is some.
+            // First: one that it leaves behind may always have something to say.
+            end = process.wait() => break end,
             count = stdout.read(&mut piece.0), if open => match count {
                 Ok(count) if count > 0 => output.take(&piece.0[..count]).await?,
                 _ => open = false,
@@ -240,23 +242,36 @@ async fn carry(
                 fed = true;
                 done?;
             }
-            end = process.wait() => break end,
         }
     };
-    // What it wrote before it ended is in the pipes. Others that it started may hold them open for ever.
-    while open && let Some(count) = read_now(stdout, &mut piece.0) {
+    // What it wrote before it ended is in the pipes. Others that it started may hold them open for ever, and write
+    // for ever: no more is read than a pipe holds.
+    let mut left = if open { capacity(stdout) } else { 0 };
+    while left > 0
+        && let Some(count) = read_now(stdout, &mut piece.0[..left.min(PIECE)])
+    {
         output.take(&piece.0[..count]).await?;
+        left -= count;
     }
     Ok(end)
 }
 
-/// Takes what is in a pipe now.
+/// Takes what is in a pipe now, and nothing that is written meanwhile beyond what it holds.
 fn drain(pipe: &Option<pipe::Receiver>, mut take: impl FnMut(&[u8])) {
     let Some(pipe) = pipe else { return };
     let mut piece = Piece::take();
-    while let Some(count) = read_now(pipe, &mut piece.0) {
+    let mut left = capacity(pipe);
+    while left > 0
+        && let Some(count) = read_now(pipe, &mut piece.0[..left.min(PIECE)])
+    {
         take(&piece.0[..count]);
+        left -= count;
     }
+}
+
+/// Bytes that a pipe can hold: whoever writes to it may have asked for more than usual.
+fn capacity(pipe: &pipe::Receiver) -> usize {
+    fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| size.try_into().ok()).unwrap_or(PIECE)
 }
 
 async fn read(from: &mut Option<pipe::Receiver>, piece: &mut [u8]) -> io::Result<usize> {

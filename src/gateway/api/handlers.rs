@@ -24,7 +24,7 @@ struct Handles {
 pub(super) fn routes(handlers: Handlers, archives: Archives) -> Router {
     // Without axum's own limit, which is for bodies that are kept in memory.
     Router::new()
-        .route("/system/handlers/{digest}", put(keep).head(look).get(look))
+        .route("/system/handlers/{digest}", put(keep).get(look))
         .with_state(Handles { handlers, archives })
 }
 

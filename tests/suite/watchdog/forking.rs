@@ -1,8 +1,11 @@
 //! A process for each request.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -213,6 +216,20 @@ async fn long_lines_are_cut_and_nothing_stops() {
     let watchdog = Watchdog::script("printf 'a\\n\\nb' >&2", &[("prefix_logs", "false")]).await;
     assert_eq!(watchdog.post("").await.0, StatusCode::OK);
     eventually!(watchdog.log().contains("\na\n\nb"), "{}", watchdog.log());
+}
+
+#[tokio::test]
+async fn one_that_is_left_behind_and_writes_for_ever_holds_nothing_up() {
+    for script in ["yes & echo $! >left; echo done", "yes >&2 & echo $! >left; echo done"] {
+        let watchdog = Watchdog::script(script, &[("mode", "serializing")]).await;
+        let answered = tokio::time::timeout(Duration::from_secs(10), watchdog.post("")).await;
+        // Before the next: it would go on after the watchdog has gone.
+        let left = fs::read_to_string(watchdog.path("left")).expect("it was started");
+        kill(Pid::from_raw(left.trim().parse().expect("a number")), Signal::SIGKILL).expect("it runs");
+        let (status, text) = answered.unwrap_or_else(|_| panic!("{script}: it hangs"));
+        assert_eq!(status, StatusCode::OK, "{script}");
+        assert!(text.contains("done"), "{script}");
+    }
 }
 
 #[tokio::test]
