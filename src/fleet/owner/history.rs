@@ -75,7 +75,9 @@ impl Owner {
         if self.removing {
             return;
         }
-        // Calls that wait for it need not wait for the disk.
+        // Calls that wait for it need not wait for the disk, and none goes to what it replaces once it is said to
+        // serve.
+        self.reconcile();
         self.publish();
         let mut record = self.record.clone();
         record.serving = None;
