@@ -19,7 +19,9 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::Config;
 use crate::first_boot;
@@ -189,20 +191,22 @@ fn raise_file_limit() {
     }
 }
 
-fn log_filter(filter: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(filter).with_context(|| {
+fn log_filter(filter: &str) -> anyhow::Result<Targets> {
+    filter.parse::<Targets>().with_context(|| {
         format!("daemon.log = {filter:?} is not a level (info) or a filter (ingle::fleet=debug,info)")
     })
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(log_filter(filter)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
+    let filtered = tracing_subscriber::registry().with(log_filter(filter)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     // journald notes the time itself.
     #[expect(clippy::disallowed_methods, reason = "systemd's variable, not a setting")]
     let journal = std::env::var("JOURNAL_STREAM").is_ok();
-    let started = if journal { log.without_time().try_init() } else { log.try_init() };
+    let started = if journal {
+        filtered.with(lines.without_time()).try_init()
+    } else {
+        filtered.with(lines).try_init()
+    };
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
 }
