@@ -43,6 +43,27 @@ async fn a_rollback_is_a_new_revision_of_an_old_image_and_asks_for_no_tag() {
 }
 
 #[tokio::test]
+async fn what_is_said_to_serve_is_all_that_can_be_called() {
+    let world = World::new().await;
+    let mut last = String::new();
+    for number in 1..=5 {
+        world.deploy(&format!("you/echo:{number}")).await;
+        let entry = world.fleet.directory().get(&key()).expect("it is there");
+        let mut changes = entry.watch();
+        loop {
+            let view = entry.view();
+            let callable: Vec<_> = view.endpoints.iter().map(|endpoint| endpoint.id.to_string()).collect();
+            if view.revision == number && !callable.is_empty() {
+                assert!(callable.len() == 1 && callable[0] != last, "{callable:?} after {last}");
+                last = callable[0].clone();
+                break;
+            }
+            changes.changed().await.expect("it has an owner");
+        }
+    }
+}
+
+#[tokio::test]
 async fn where_there_is_nothing_to_go_back_to_the_reason_is_said_and_nothing_changes() {
     let world = World::new().await;
     let error = world.rollback(None).await.expect_err("there is no function");
