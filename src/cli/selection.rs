@@ -1,6 +1,6 @@
 //! Which functions of a stack file are meant.
 
-use regex::Regex;
+use regex_lite::Regex;
 
 use crate::cli::error::CliError;
 
