@@ -11,6 +11,7 @@ use crate::wire::{Deployment, Namespace};
 use super::client::Client;
 use super::deploy::Waiting;
 use super::error::CliError;
+use super::handler::Carried;
 use super::passphrase::Passphrase;
 use super::{Globals, export, follow, output, sealed, stack};
 
@@ -27,6 +28,9 @@ pub(crate) struct Apply {
     secrets: Option<PathBuf>,
     #[command(flatten)]
     passphrase: Passphrase,
+    /// Hand over the code that functions need from this directory: what 'ingle export --handlers' wrote
+    #[arg(long, value_name = "DIR", requires = "files")]
+    handlers: Option<PathBuf>,
     /// Leave ${NAME} in the files as it is
     #[arg(long)]
     no_envsubst: bool,
@@ -51,12 +55,17 @@ impl Apply {
             secrets = sealed::open(path, passphrase, globals.namespace()).await?;
         }
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
+        let mut carried = Carried::default();
+        if let Some(directory) = &self.handlers {
+            carried = Carried::read(&client, &wanted.functions, directory).await?;
+        }
         for namespace in wanted.namespaces {
             apply_namespace(&client, namespace).await?;
         }
         for secret in &secrets {
             sealed::set(&client, secret).await?;
         }
+        carried.hand_over(&client).await?;
         let mut changed: Vec<Deployment> = Vec::new();
         for mut deployment in wanted.functions {
             if let Some(namespace) = globals.namespace() {

@@ -137,6 +137,24 @@ impl Request<'_> {
         }
     }
 
+    /// Sends it, and takes an answer of up to `limit` bytes that may take as long as it likes while some of it
+    /// arrives.
+    pub(crate) async fn download(self, limit: usize) -> Result<Vec<u8>, CliError> {
+        let client = self.client;
+        let mut response = self.stream_ok().await?;
+        let failed = |text: &str| CliError::Failed(format!("the answer of {} {text}", client.gateway));
+        let mut body = Vec::new();
+        loop {
+            let part = tokio::time::timeout(ANSWER_WITHIN, response.chunk()).await;
+            let part = part.map_err(|_| failed("has stopped in the middle"))?;
+            let Some(part) = part.map_err(|error| client.failed(error))? else { return Ok(body) };
+            if body.len() + part.len() > limit {
+                return Err(failed(&format!("is larger than {} MB", limit >> 20)));
+            }
+            body.extend_from_slice(&part);
+        }
+    }
+
     /// Sends it within the usual limit of time.
     pub(crate) async fn send(mut self) -> Result<Answer, CliError> {
         self.builder = self.builder.timeout(ANSWER_WITHIN);

@@ -13,7 +13,7 @@ use super::Globals;
 use super::client::{Answer, Client};
 use super::error::{CliError, Exit};
 use super::follow::{self, Submitted};
-use super::handler::Packed;
+use super::handler::{self, Packed};
 use super::options::{Options, set};
 use super::output;
 use super::stack::StackArgs;
@@ -71,7 +71,7 @@ impl Deploy {
         if let Some(handler) = handler {
             let digest = handler.hand_over(&client).await?;
             for deployment in &mut deployments {
-                set(deployment, "ingle.handler", digest.to_string(), false);
+                set(deployment, handler::ANNOTATION, digest.to_string(), false);
             }
         }
         self.waiting.hand_over(&client, &deployments).await

@@ -12,12 +12,12 @@ use crate::wire::{Deployment, FunctionStatus, Namespace, Resources};
 use super::client::Client;
 use super::error::CliError;
 use super::passphrase::Passphrase;
-use super::{Globals, output, sealed};
+use super::{Globals, handler, output, sealed};
 
 /// Write all functions and namespaces as a stack file: a backup, and the way to another machine
 ///
-/// 'ingle apply -f' reads it. Secrets are named in it; their values are not there, but in a file of their own if
-/// --secrets says so.
+/// 'ingle apply -f' reads it. Secrets, and code that is not in an image, are named in it; they are not there, but in
+/// a file and a directory of their own if --secrets and --handlers say so.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Export {
     /// Write to this file instead of stdout
@@ -31,6 +31,9 @@ pub(crate) struct Export {
     secrets: Option<PathBuf>,
     #[command(flatten)]
     passphrase: Passphrase,
+    /// Write the code of functions that were deployed with --handler to this directory
+    #[arg(long, value_name = "DIR")]
+    handlers: Option<PathBuf>,
 }
 
 impl Export {
@@ -54,13 +57,18 @@ impl Export {
             let deployments = functions.into_iter().map(|function| self.deployment(function)).collect();
             found.push((namespace(&client, name).await?, deployments));
         }
-        for function in found.iter().flat_map(|(_, functions): &(Namespace, Vec<Deployment>)| functions) {
-            if has_handler(function) {
+        let all = || found.iter().flat_map(|(_, functions): &(Namespace, Vec<Deployment>)| functions);
+        match &self.handlers {
+            Some(directory) => {
+                let count = handler::save(&client, all(), directory).await?;
+                output::note(format!("{count} handlers are in {}", directory.display()));
+            }
+            None => all().filter(|function| handler::of(function).is_some()).for_each(|function| {
                 output::note(format!(
-                    "{}: its code is not in the file, which only names it; on another machine deploy it with --handler again",
+                    "{}: its code is not in the file, which only names it; --handlers DIR writes it there",
                     function.service
                 ));
-            }
+            }),
         }
         let text = crate::stack::render(&found).map_err(CliError::from)?;
         let Some(path) = self.output else {
@@ -82,12 +90,6 @@ impl Export {
         }
         deployment
     }
-}
-
-/// Whether it has code that is not part of its image.
-fn has_handler(function: &Deployment) -> bool {
-    let mut settings = function.annotations.iter().chain(&function.labels);
-    settings.any(|settings| settings.contains_key("ingle.handler"))
 }
 
 async fn functions(client: &Client, namespace: &str) -> anyhow::Result<Vec<FunctionStatus>> {

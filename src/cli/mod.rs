@@ -13,6 +13,7 @@ mod doctor;
 mod environment;
 mod error;
 mod export;
+mod file;
 mod follow;
 mod gateway;
 mod handler;

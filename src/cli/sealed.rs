@@ -5,9 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -20,7 +17,7 @@ use crate::wire::{Secret, SecretsExport};
 
 use super::client::Client;
 use super::error::CliError;
-use super::{output, stdin};
+use super::{file, output, stdin};
 
 /// Bytes of a file that is read: more than the daemon exports at once.
 const MAX_FILE: usize = 64 << 20;
@@ -35,9 +32,9 @@ pub(super) async fn export(
     let key = FileKey::random();
     let request = client.system(Method::POST, &["secrets", "export"], &[("namespace", namespace)]);
     let payload = request.json(&SecretsExport { key: key.encode() }).send().await?.body;
-    let mut file = tokio::task::spawn_blocking(move || age::header(&key, &passphrase)).await?;
-    file.extend_from_slice(&payload);
-    replace(path, &file).with_context(|| format!("writing {}", path.display()))?;
+    let mut sealed = tokio::task::spawn_blocking(move || age::header(&key, &passphrase)).await?;
+    sealed.extend_from_slice(&payload);
+    file::replace(path, &sealed).with_context(|| format!("writing {}", path.display()))?;
     output::note(format!("the secrets are in {}", path.display()));
     Ok(())
 }
@@ -70,27 +67,6 @@ pub(super) async fn open(
         }
     }
     Ok(secrets)
-}
-
-/// Replaces a file by another that is nobody else's, or leaves it as it is: it may be the last good copy.
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    if path.exists() && !path.is_file() {
-        return Err(std::io::Error::other("it is there, and is no file"));
-    }
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&draft, path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&draft);
-    }
-    written
 }
 
 /// A secret's name with its namespace.

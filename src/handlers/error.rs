@@ -9,7 +9,7 @@ use crate::function::HandlerDigest;
 pub enum HandlerError {
     /// Nobody has handed it over, or no function has used it for an hour.
     #[error(
-        "handler {0} is not here: hand it over with 'ingle deploy NAME --handler DIR' or PUT /system/handlers/{0}"
+        "handler {0} is not here: hand it over with 'ingle deploy NAME --handler DIR', 'ingle apply --handlers DIR' or PUT /system/handlers/{0}"
     )]
     NotFound(HandlerDigest),
     /// The archive is another one, or was changed on its way.
@@ -40,7 +40,7 @@ pub enum HandlerError {
 }
 
 impl HandlerError {
-    pub(super) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
         move |source| Self::Io { operation, source }
     }

@@ -1,13 +1,14 @@
 //! Handlers: directories with the code of functions whose image has none of its own.
 //!
 //! ```text
-//! ingle deploy NAME --handler DIR    the archive of a directory -> handlers/<digest>/
+//! ingle deploy NAME --handler DIR    the archive of a directory -> handlers/<digest>/archive.tar and files/
 //! its deployment                     names it: the annotation ingle.handler
 //! its replicas                       see it at /home/app/function, read-only
 //! ```
 //!
 //! The digest is that of the archive, and nothing is changed in a directory once it is there. So a revision that
-//! is gone back to finds the code that it had, and functions with the same code share it.
+//! is gone back to finds the code that it had, and functions with the same code share it. The archive is kept for
+//! those who take the functions elsewhere: from the files another one would be made, with another digest.
 //!
 //! Invariants
 //! - A directory under a digest holds all that the archive held, also after a crash.
@@ -35,6 +36,9 @@ use crate::secrets::file;
 
 /// Where replicas see the handler.
 pub const TARGET: &str = "/home/app/function";
+/// What a handler's directory has: the archive, and what was in it.
+const ARCHIVE: &str = "archive.tar";
+const FILES: &str = "files";
 /// How long a handler stays that no function names.
 pub const GRACE: Duration = Duration::from_secs(3600);
 
@@ -72,7 +76,14 @@ impl Handlers {
     /// What a replica mounts to see the handler, which is then kept for a while.
     pub fn mount(&self, digest: &HandlerDigest) -> Result<Mount, HandlerError> {
         self.0.touch(digest)?;
-        Ok(Mount { source: self.0.path(digest), target: TARGET.into(), holds_programs: true })
+        Ok(Mount { source: self.0.path(digest).join(FILES), target: TARGET.into(), holds_programs: true })
+    }
+
+    /// The archive that it was handed over as; it is then kept for a while.
+    pub fn archive(&self, digest: &HandlerDigest) -> Result<File, HandlerError> {
+        self.0.touch(digest)?;
+        let path = self.0.path(digest).join(ARCHIVE);
+        File::open(&path).map_err(HandlerError::io(format!("opening {}", path.display())))
     }
 
     /// Removes those that are not in `used` and were not asked for within [`GRACE`]; how many.
@@ -146,17 +157,20 @@ impl Directory {
         let failed = |operation: &str| HandlerError::io(format!("{operation} {}", unfinished.display()));
         let file = File::open(archive).map_err(failed("reading the archive for"))?;
         let mut hashed = Hashed { from: file, hash: Sha256::new() };
+        let files = unfinished.join(FILES);
         file::private_directory(unfinished).map_err(failed("making"))?;
+        file::private_directory(&files).map_err(failed("making"))?;
         // A directory has what it says, or is not used: the first mistake of the archive need not be the answer
         // where it is not the one that was meant.
-        let unpacked = unpack::unpack(BufReader::new(&mut hashed), unfinished, self.limit);
+        let unpacked = unpack::unpack(BufReader::new(&mut hashed), &files, self.limit);
         io::copy(&mut hashed, &mut io::sink()).map_err(failed("reading the archive for"))?;
         let found = HandlerDigest::of(&hashed.hash.finalize().into());
         if found != *digest {
             return Err(HandlerError::Digest { named: digest.clone(), found });
         }
         unpacked?;
-        sync(unfinished).map_err(failed("writing"))?;
+        std::fs::hard_link(archive, unfinished.join(ARCHIVE)).map_err(failed("keeping the archive in"))?;
+        sync(&files).map_err(failed("writing"))?;
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(digest);
         if path.is_dir() {
@@ -295,11 +309,15 @@ mod tests {
         let handlers = Handlers::open(state.path(), 1000).expect("opened");
         let (file, digest) = archive("print(1)");
         assert!(matches!(handlers.mount(&digest), Err(HandlerError::NotFound(_))));
+        assert!(matches!(handlers.archive(&digest), Err(HandlerError::NotFound(_))));
         assert!(handlers.keep(digest.clone(), file.path().into()).await.expect("kept"), "new");
         assert!(!handlers.keep(digest.clone(), file.path().into()).await.expect("kept"), "known");
         let mount = handlers.mount(&digest).expect("there");
         assert_eq!(mount.target, Path::new("/home/app/function"));
         assert_eq!(std::fs::read_to_string(mount.source.join("handler.py")).expect("there"), "print(1)");
+        let mut archive = Vec::new();
+        handlers.archive(&digest).expect("there").read_to_end(&mut archive).expect("readable");
+        assert_eq!(archive, std::fs::read(file.path()).expect("readable"), "as it was handed over");
         assert_eq!(names(&state), [digest.hex()], "nothing else is left");
     }
 

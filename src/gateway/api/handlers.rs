@@ -1,16 +1,20 @@
 //! `/system/handlers`: code of functions that is not in their images.
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::response::IntoResponse;
 use axum::routing::put;
 use http::StatusCode;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use tokio_util::io::ReaderStream;
 
 use super::params::PathName;
 use super::to_the_end;
 use super::upload::Archives;
 use crate::function::{HandlerDigest, Invalid};
 use crate::gateway::error::ErrorAnswer;
-use crate::handlers::Handlers;
+use crate::handlers::{HandlerError, Handlers};
 
 /// Bytes that the archive itself may add to its files: a head for each, and padding.
 const OVERHEAD: u64 = 16 << 20;
@@ -24,7 +28,7 @@ struct Handles {
 pub(super) fn routes(handlers: Handlers, archives: Archives) -> Router {
     // Without axum's own limit, which is for bodies that are kept in memory.
     Router::new()
-        .route("/system/handlers/{digest}", put(keep).get(look))
+        .route("/system/handlers/{digest}", put(keep).get(archive))
         .with_state(Handles { handlers, archives })
 }
 
@@ -48,8 +52,13 @@ async fn keep(
     .await
 }
 
-/// Whether it is here; if so, it is kept for a while.
-async fn look(State(handles): State<Handles>, PathName(name): PathName) -> Result<StatusCode, ErrorAnswer> {
-    handles.handlers.mount(&digest(&name)?)?;
-    Ok(StatusCode::OK)
+/// The archive that it was handed over as; it is then kept for a while.
+async fn archive(
+    State(handles): State<Handles>,
+    PathName(name): PathName,
+) -> Result<impl IntoResponse, ErrorAnswer> {
+    let file = handles.handlers.archive(&digest(&name)?)?;
+    let size = file.metadata().map_err(HandlerError::io("looking at the archive"))?.len();
+    let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));
+    Ok(([(CONTENT_TYPE, "application/x-tar".to_owned()), (CONTENT_LENGTH, size.to_string())], body))
 }

@@ -61,8 +61,11 @@ async fn a_function_gets_the_handler_that_it_names() {
     assert_eq!(world.get("/system/function/env").await.status, 404, "what was refused changed something");
 
     assert_eq!(world.hand_over(&digest, bytes.clone()).await.0, 201);
-    assert_eq!(world.hand_over(&digest, bytes).await.0, 200, "it is here");
-    assert_eq!(world.get(&path).await.status, 200);
+    assert_eq!(world.hand_over(&digest, bytes.clone()).await.0, 200, "it is here");
+    let answer = world.get(&path).await;
+    assert_eq!((answer.status, answer.body.as_bytes()), (200, bytes.as_slice()), "as it was handed over");
+    let answer = world.send("HEAD", &path, "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
     let answer = world.send("POST", "/system/functions", deployment(&digest)).await;
     assert_eq!(answer.status, 202, "{}", answer.body);
     eventually!(!world.runtime.requests().is_empty(), "no replica is made");
@@ -139,5 +142,9 @@ async fn what_a_revision_names_stays_and_is_there_again_after_a_rollback() {
     world.serves("env", 3).await;
     let request = world.runtime.requests().into_iter().find(|request| request.revision == 3);
     let request = request.expect("a replica");
-    assert!(request.mounts.iter().any(|mount| mount.source == there(&digests[0])), "{:?}", request.mounts);
+    assert!(
+        request.mounts.iter().any(|mount| mount.source == there(&digests[0]).join("files")),
+        "{:?}",
+        request.mounts
+    );
 }

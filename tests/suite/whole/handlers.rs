@@ -44,10 +44,6 @@ fn code_without_an_image_runs_and_a_rollback_brings_the_old_one_back() {
         done(&daemon, &["rollback", "greet"]).await;
         eventually!(text(&daemon).await.1.starts_with("hello you"), "{:?}", text(&daemon).await);
 
-        let said = ingle(&daemon, &["export"]).await;
-        let note = String::from_utf8_lossy(&said.stderr).into_owned();
-        assert!(said.status.success() && note.contains("greet: its code is not in the file"), "{note}");
-
         // The daemon and the replica are killed: the code is there for the next one.
         daemon.end(nix::sys::signal::Signal::SIGKILL);
         for container in daemon.containers() {
@@ -55,6 +51,55 @@ fn code_without_an_image_runs_and_a_rollback_brings_the_old_one_back() {
         }
         daemon.resume().await;
         eventually!(within 30, text(&daemon).await.1.starts_with("hello you"), "{:?}", text(&daemon).await);
+        daemon.remove("greet").await;
+        daemon.nothing_left().await;
+    });
+}
+
+#[test]
+fn code_without_an_image_moves_with_its_function() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
+    in_own_network(async {
+        let (daemon, watchdog, files) = daemon_with_box(json!({ "Cmd": ["/bin/sh"] })).await;
+        fs::copy(crate::support::watchdog(), watchdog).expect("copied");
+        let path = |name: &str| files.path().join(name);
+        let shown = |name: &str| path(name).display().to_string();
+        fs::create_dir(path("code")).expect("made");
+        fs::write(path("code/greet.sh"), "echo hello").expect("written");
+        deploy(&daemon, &path("code")).await;
+        let said = ingle(&daemon, &["export"]).await;
+        let note = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.success() && note.contains("greet: its code is not in the file"), "{note}");
+        let (stack, handlers, empty) = (shown("functions.yml"), shown("handlers"), shown("empty"));
+        let export = ["export", "-o", &stack, "--handlers", &handlers];
+        done(&daemon, &export).await;
+        done(&daemon, &export).await;
+        let apply = ["apply", "-f", &stack];
+        let carrying = |directory| [&apply[..], &["--handlers", directory]].concat();
+        let said = done(&daemon, &carrying(&handlers)).await;
+        assert!(said.contains("greet is unchanged"), "{said}");
+
+        // Another machine has neither.
+        daemon.remove("greet").await;
+        let kept = fs::read_dir(daemon.state_dir().join("handlers")).expect("there").next().expect("one");
+        fs::remove_dir_all(kept.expect("readable").path()).expect("removed");
+        fs::create_dir(path("empty")).expect("made");
+        let refused = async |arguments: &[&str], part: &str| {
+            let output = ingle(&daemon, arguments).await;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains(part), "{arguments:?}: {said}");
+            assert_eq!(daemon.describe("greet").await, serde_json::Value::Null);
+        };
+        refused(&apply, "apply --handlers DIR").await;
+        refused(&carrying(&empty), "neither at the gateway nor in").await;
+        let archive = fs::read_dir(&handlers).expect("there").next().expect("one").expect("readable").path();
+        fs::copy(&archive, path("good.tar")).expect("copied");
+        fs::write(&archive, "changed").expect("written");
+        refused(&carrying(&handlers), "it was changed").await;
+        fs::rename(path("good.tar"), &archive).expect("renamed");
+        done(&daemon, &carrying(&handlers)).await;
+        assert_eq!(daemon.call("greet").await, (StatusCode::OK, "hello\n".into()));
         daemon.remove("greet").await;
         daemon.nothing_left().await;
     });

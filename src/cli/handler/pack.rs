@@ -1,4 +1,4 @@
-//! `--handler DIR`: a directory as an archive that is the same whenever its files are.
+//! A directory as an archive that is the same whenever its files are.
 
 use std::fs::{self, DirEntry, FileType};
 use std::io;
@@ -6,62 +6,30 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use reqwest::Method;
-use reqwest::header::CONTENT_TYPE;
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::client::Client;
-use super::error::CliError;
-use crate::function::HandlerDigest;
+use super::MAX_ARCHIVE;
+use crate::cli::error::CliError;
 
-/// The archive is in memory while it is sent.
-const MAX_ARCHIVE: usize = 1 << 30;
 /// What belongs to a version control system, not to the function.
 const LEFT_OUT: [&str; 3] = [".git", ".hg", ".svn"];
 
-/// A directory, packed.
-#[derive(Debug)]
-pub(super) struct Packed {
-    digest: HandlerDigest,
-    archive: Vec<u8>,
-}
-
-impl Packed {
-    /// Reads a directory. Owners, times, and of modes all but whether a file is a program, are left out, so that
-    /// the same code has the same digest on every machine.
-    pub(super) fn read(directory: &Path) -> anyhow::Result<Self> {
-        let shown = || directory.display().to_string();
-        let data =
-            fs::metadata(directory).map_err(|error| CliError::Usage(format!("{}: {error}", shown())))?;
-        if !data.is_dir() {
-            let text = format!("{} is not a directory: --handler takes the one that has the code", shown());
-            return Err(CliError::Usage(text).into());
-        }
-        let mut builder = Builder::new(Vec::new());
-        append(&mut builder, directory, Path::new(""))?;
-        let archive = builder.into_inner().with_context(shown)?;
-        if archive.is_empty() || archive.iter().all(|byte| *byte == 0) {
-            return Err(CliError::Usage(format!("{} is empty", shown())).into());
-        }
-        let digest = HandlerDigest::of(&Sha256::digest(&archive).into());
-        Ok(Self { digest, archive })
+/// The archive of a directory. Owners, times, and of modes all but whether a file is a program, are left out, so that
+/// the same code is the same archive on every machine.
+pub(super) fn pack(directory: &Path) -> anyhow::Result<Vec<u8>> {
+    let shown = || directory.display().to_string();
+    let data = fs::metadata(directory).map_err(|error| CliError::Usage(format!("{}: {error}", shown())))?;
+    if !data.is_dir() {
+        let text = format!("{} is not a directory: --handler takes the one that has the code", shown());
+        return Err(CliError::Usage(text).into());
     }
-
-    /// Hands it over, unless the daemon has it; what deployments name it by.
-    pub(super) async fn hand_over(self, client: &Client) -> anyhow::Result<HandlerDigest> {
-        let Self { digest, archive } = self;
-        let path = ["handlers", digest.as_str()];
-        match client.system(Method::GET, &path, &[]).send().await {
-            Ok(_) => return Ok(digest),
-            Err(CliError::Refused { status: 404, .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let request = client.system(Method::PUT, &path, &[]);
-        let request = request.map(|builder| builder.header(CONTENT_TYPE, "application/x-tar").body(archive));
-        request.stream_ok().await.context("handing the handler over")?;
-        Ok(digest)
+    let mut builder = Builder::new(Vec::new());
+    append(&mut builder, directory, Path::new(""))?;
+    let archive = builder.into_inner().with_context(shown)?;
+    if archive.is_empty() || archive.iter().all(|byte| *byte == 0) {
+        return Err(CliError::Usage(format!("{} is empty", shown())).into());
     }
+    Ok(archive)
 }
 
 /// Adds what is in a directory, in the order of names; `below` is its path in the archive.
@@ -142,13 +110,13 @@ mod tests {
     #[test]
     fn the_same_code_is_the_same_archive() {
         let (one, other) = (directory(), directory());
-        let read = |directory: &tempfile::TempDir| Packed::read(directory.path()).expect("packed");
-        assert_eq!(read(&one).digest, read(&other).digest);
+        let read = |directory: &tempfile::TempDir| pack(directory.path()).expect("packed");
+        assert!(read(&one) == read(&other));
         fs::set_permissions(other.path().join("b.py"), Permissions::from_mode(0o600)).expect("set");
-        assert_eq!(read(&one).digest, read(&other).digest, "who may read it is not packed");
+        assert!(read(&one) == read(&other), "who may read it is not packed");
         fs::write(other.path().join("b.py"), "B").expect("written");
-        assert_ne!(read(&one).digest, read(&other).digest);
-        let archive = read(&one).archive;
+        assert!(read(&one) != read(&other));
+        let archive = read(&one);
         let mut archive = tar::Archive::new(archive.as_slice());
         let entries: Vec<_> = archive
             .entries()
@@ -166,16 +134,16 @@ mod tests {
     #[test]
     fn what_is_no_directory_of_files_is_refused() {
         let empty = tempfile::tempdir().expect("a directory");
-        let error = Packed::read(empty.path()).expect_err("nothing is in it").to_string();
+        let error = pack(empty.path()).expect_err("nothing is in it").to_string();
         assert!(error.ends_with("is empty"), "{error}");
-        let error = Packed::read(&empty.path().join("none")).expect_err("it is not there").to_string();
+        let error = pack(&empty.path().join("none")).expect_err("it is not there").to_string();
         assert!(error.contains("No such file"), "{error}");
         let file = empty.path().join("file");
         fs::write(&file, "x").expect("written");
-        let error = Packed::read(&file).expect_err("it is a file").to_string();
+        let error = pack(&file).expect_err("it is a file").to_string();
         assert!(error.contains("is not a directory"), "{error}");
         nix::unistd::mkfifo(&empty.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("made");
-        let error = format!("{:#}", Packed::read(empty.path()).expect_err("it has a pipe"));
+        let error = format!("{:#}", pack(empty.path()).expect_err("it has a pipe"));
         assert!(error.contains("pipe") && error.contains("neither"), "{error}");
     }
 }
