@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use reqwest::StatusCode;
 use serde_json::json;
 
+use super::moving::ingle;
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::registry::{DockerRegistry, Setup, push_archive};
 
@@ -91,6 +92,53 @@ fn each_language_answers_through_the_gateway() {
             (StatusCode::INTERNAL_SERVER_ERROR, b"exit status 1\n".as_slice())
         );
         daemon.remove("imagemagick").await;
+        daemon.nothing_left().await;
+    });
+}
+
+/// Runs a program that must succeed.
+fn done(program: &str, arguments: &[&str]) {
+    let output = std::process::Command::new(crate::support::tool(program).expect(program))
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_server_without_an_image_of_its_own_runs_in_that_of_its_language() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "docker-registry", "skopeo", "umoci");
+    let archive = match archive("python-http") {
+        Ok(archive) => archive,
+        Err(reason) => return crate::support::cannot_run(&reason),
+    };
+    in_own_network(async {
+        let registry = DockerRegistry::start(Setup::default()).await;
+        // Python as its makers would ship it: nothing in its configuration says what a function is.
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = format!("{}:1", directory.path().join("python").display());
+        let (from, to) = (format!("docker-archive:{}", archive.display()), format!("oci:{layout}"));
+        done("skopeo", &["--insecure-policy", "copy", "--quiet", &from, &to]);
+        let config = ["config", "--image", &layout, "--clear=config.env", "--config.cmd=python3"];
+        done("umoci", &config);
+        let image = format!("{}/library/python:3", registry.address());
+        let pushed = format!("docker://{image}");
+        done("skopeo", &["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &to, &pushed]);
+        let mut daemon =
+            Daemon::bare(&format!("[functions]\nwatchdog = {:?}\n", crate::support::watchdog())).await;
+        daemon.resume().await;
+
+        let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python-http").display().to_string();
+        let server = ["--mode", "http", "--handler", &code, "--fprocess", "python3 function/handler.py"];
+        let said = ingle(&daemon, &[&["deploy", "hello", "--image", &image][..], &server].concat()).await;
+        assert!(said.status.success(), "{}{}", String::from_utf8_lossy(&said.stderr), daemon.log());
+        for call in 1..=2 {
+            let (status, _, body) = post(&daemon, "hello/greet", "Ada").await;
+            let wanted = format!("Hello, Ada, from Python, call {call} (POST /greet)\n");
+            assert_eq!((status, String::from_utf8_lossy(&body).into_owned()), (StatusCode::OK, wanted));
+        }
+        daemon.remove("hello").await;
         daemon.nothing_left().await;
     });
 }
