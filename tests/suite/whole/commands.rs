@@ -74,9 +74,21 @@ fn a_command_of_any_image_is_a_function() {
         daemon.ready("shout", update).await;
         let failed = (StatusCode::INTERNAL_SERVER_ERROR, "exit status 1\n".to_owned());
         eventually!(call("x").await == failed, "{:#}", daemon.describe("shout").await);
-        let back =
-            daemon.api(Method::POST, "/system/function/shout/rollback").send().await.expect("an answer");
-        assert!(back.status().is_success(), "{}", back.text().await.expect("text"));
+        let back = async || {
+            let answer = daemon.api(Method::POST, "/system/function/shout/rollback").send().await;
+            let answer = answer.expect("an answer");
+            (answer.status(), answer.text().await.expect("text"))
+        };
+        // Without it nothing would come up: the revision that serves stays, and no other is made.
+        let gone = watchdog.with_extension("gone");
+        fs::rename(&watchdog, &gone).expect("renamed");
+        let (status, text) = back().await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{text}");
+        assert!(text.contains("functions.watchdog"), "{text}");
+        assert_eq!(daemon.describe("shout").await["revision"], 2);
+        fs::rename(&gone, &watchdog).expect("renamed");
+        let (status, text) = back().await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{text}");
         eventually!(call("again").await.1 == "AGAIN", "{:#}", daemon.describe("shout").await);
         daemon.remove("shout").await;
         daemon.nothing_left().await;
