@@ -57,7 +57,7 @@ impl Apply {
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
         let mut carried = Carried::default();
         if let Some(directory) = &self.handlers {
-            carried = Carried::read(&client, &wanted.functions, directory).await?;
+            carried = Carried::find(&client, &wanted.functions, directory).await?;
         }
         for namespace in wanted.namespaces {
             apply_namespace(&client, namespace).await?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -54,11 +53,11 @@ pub(crate) async fn save<'a>(
 
 /// Handlers that are handed over before the deployments that name them.
 #[derive(Debug, Default)]
-pub(crate) struct Carried(Vec<Packed>);
+pub(crate) struct Carried(Vec<(HandlerDigest, PathBuf)>);
 
 impl Carried {
-    /// Reads those of the handlers of `deployments` from a directory that the gateway does not have.
-    pub(crate) async fn read<'a>(
+    /// Those of the handlers of `deployments` that the gateway does not have: each is in the directory, and whole.
+    pub(crate) async fn find<'a>(
         client: &Client,
         deployments: impl IntoIterator<Item = &'a Deployment>,
         directory: &Path,
@@ -69,31 +68,33 @@ impl Carried {
                 continue;
             }
             let path = path(directory, &digest);
-            let shown = path.display();
-            match fs::read(&path) {
-                Ok(archive) => {
-                    carried.push(Packed::of(archive).checked(&digest).with_context(|| shown.to_string())?)
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let text = format!(
-                        "the handler of {function} is neither at the gateway nor in {shown}: \
-                         'ingle export --handlers' writes it where it is"
-                    );
-                    return Err(CliError::Usage(text).into());
-                }
-                Err(error) => return Err(error).with_context(|| format!("reading {shown}")),
+            if !path.exists() {
+                let text = format!(
+                    "the handler of {function} is neither at the gateway nor in {}: \
+                     'ingle export --handlers' writes it where it is",
+                    path.display()
+                );
+                return Err(CliError::Usage(text).into());
             }
+            open(&path, &digest)?;
+            carried.push((digest, path));
         }
         Ok(Self(carried))
     }
 
-    /// Hands them over.
+    /// Hands them over, one after the other: each is in memory while it is sent.
     pub(crate) async fn hand_over(self, client: &Client) -> anyhow::Result<()> {
-        for packed in self.0 {
-            packed.hand_over(client).await?;
+        for (digest, path) in self.0 {
+            open(&path, &digest)?.hand_over(client).await?;
         }
         Ok(())
     }
+}
+
+/// Reads the archive of a handler.
+fn open(path: &Path, digest: &HandlerDigest) -> anyhow::Result<Packed> {
+    let read = || Packed::of(fs::read(path)?).checked(digest);
+    read().with_context(|| path.display().to_string())
 }
 
 impl Packed {
