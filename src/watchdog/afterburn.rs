@@ -42,11 +42,11 @@ impl Afterburn {
         ended: oneshot::Sender<String>,
     ) -> Result<Self, String> {
         let mut pipes = None;
-        let companion = Companion::start(settings, processes, log, ended, |command| {
+        let companion = Companion::start(settings, processes, log, ended, |given| {
             let (stdin, theirs) = to_process()?;
-            command.stdin(theirs);
+            given.stdin = Some(theirs);
             let (stdout, theirs) = from_process()?;
-            command.stdout(theirs);
+            given.stdout = Some(theirs);
             pipes = Some(Pipes { stdin, stdout: Incoming::new(stdout) });
             Ok(())
         })?;

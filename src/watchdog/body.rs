@@ -73,6 +73,19 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// All of it, if that is at most `limit` bytes and has arrived already; it will not be given again.
+    pub(super) fn arrived(&mut self, limit: usize) -> Option<&[u8]> {
+        let Decoder::Length(length) = self.decoder else { return None };
+        let length = usize::try_from(length).ok().filter(|length| *length <= limit)?;
+        if self.given > 0 || self.buffer.data().len() < length {
+            return None;
+        }
+        if length > 0 {
+            self.given = self.decoder.decode(self.buffer.data()).ok()?.data;
+        }
+        Some(&self.buffer.data()[..self.given])
+    }
+
     /// All of it.
     pub(super) async fn whole(&mut self) -> Result<Vec<u8>, BodyError> {
         let mut all = Vec::new();

@@ -1,52 +1,48 @@
 //! What a process learns of its request: variables, much as CGI had them.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+use std::ffi::CString;
 
 use percent_encoding::percent_decode_str;
 
+use super::program::variable;
 use http1::{Framing, Header, RequestHead};
 
 /// The variables of a request.
 ///
 /// A header `X-Call-Id` becomes `Http_X_Call_Id`: in the case that Go's programs give names, because that is what
 /// functions look for; clients and proxies write them as they like.
-pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<(OsString, OsString)> {
-    let text = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<CString> {
+    let text = |name: &str, value: &[u8]| variable(name.as_bytes(), value);
     let (path, query) = split(head.target);
     let length = match head.framing {
         Framing::Length(length) => length.to_string(),
         Framing::Chunked => "-1".into(),
         Framing::None | Framing::UntilClose => "0".into(),
     };
-    let mut variables = vec![
-        text("Http_Method", head.method.as_bytes()),
-        // The same twice: the first of the watchdogs had it under both names.
-        text("Http_ContentLength", length.as_bytes()),
-        text("Http_Content_Length", length.as_bytes()),
-    ];
+    let mut variables = Vec::with_capacity(16);
+    variables.extend(text("Http_Method", head.method.as_bytes()));
+    // The same twice: the first of the watchdogs had it under both names.
+    variables.extend(text("Http_ContentLength", length.as_bytes()));
+    variables.extend(text("Http_Content_Length", length.as_bytes()));
     if head.framing == Framing::Chunked {
-        variables.push(text("Http_Transfer_Encoding", b"chunked"));
+        variables.extend(text("Http_Transfer_Encoding", b"chunked"));
     }
     if !query.is_empty() {
-        variables.push(text("Http_Query", query.as_bytes()));
+        variables.extend(text("Http_Query", query.as_bytes()));
     }
     if !path.is_empty() {
         let path: Vec<u8> = percent_decode_str(path).collect();
-        // No variable can hold a zero byte.
-        if !path.contains(&0) {
-            variables.push(text("Http_Path", &path));
-        }
+        variables.extend(text("Http_Path", &path));
     }
     for header in head.headers {
         match Header::of(header.name) {
-            Header::Host => variables.push(text("Http_Host", header.value)),
+            Header::Host => variables.extend(text("Http_Host", header.value)),
             Header::ContentLength | Header::TransferEncoding => {}
             _ => {
-                let name = format!("Http_{}", canonical(header.name).replace('-', "_"));
+                let name = format!("Http_{}=", canonical(header.name).replace('-', "_"));
                 // The first of several counts.
-                if !variables.iter().any(|(known, _)| known.to_str() == Some(&name)) {
-                    variables.push(text(&name, header.value));
+                if !variables.iter().any(|known| known.to_bytes().starts_with(name.as_bytes())) {
+                    variables.extend(text(&name[..name.len() - 1], header.value));
                 }
             }
         }
@@ -82,11 +78,8 @@ mod tests {
     fn of(request: &str) -> Vec<String> {
         let mut slots = slots();
         let (head, _) = RequestHead::parse(request.as_bytes(), &mut slots).expect("valid").expect("whole");
-        let text = |text: OsString| text.into_string().expect("UTF-8");
-        let mut all: Vec<String> = variables(&head)
-            .into_iter()
-            .map(|(name, value)| format!("{}={}", text(name), text(value)))
-            .collect();
+        let mut all: Vec<String> =
+            variables(&head).into_iter().map(|variable| variable.into_string().expect("UTF-8")).collect();
         all.sort_unstable();
         all
     }

@@ -1,6 +1,5 @@
 //! A process that lives as long as the watchdog does.
 
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::{Lines, Log};
 use super::process::{Process, Processes, from_process};
+use super::program::{Given, Program, nothing};
 use super::settings::Settings;
 
 /// How long it may take to leave after SIGTERM.
@@ -31,32 +31,32 @@ pub(super) struct Companion {
 }
 
 impl Companion {
-    /// Starts the command of the settings, which `adjust` may change; what it writes is logged. `ended` is told
+    /// Starts the command of the settings with what `adjust` makes of what it is given; what it writes is logged. `ended` is told
     /// when it ends by itself, and how.
     pub(super) fn start(
         settings: &Settings,
         processes: &Processes,
         log: &Rc<Log>,
         ended: oneshot::Sender<String>,
-        adjust: impl FnOnce(&mut Command) -> std::io::Result<()>,
+        adjust: impl FnOnce(&mut Given) -> std::io::Result<()>,
     ) -> Result<Self, String> {
-        let failed = |error| format!("{}: {error}", settings.command[0]);
-        let mut command = Command::new(&settings.command[0]);
-        command.args(&settings.command[1..]).stdin(Stdio::null());
+        let failed = |error| settings.cannot_start(&error);
+        let program = Program::new(&settings.command).map_err(failed)?;
+        let mut given = Given { stdin: Some(nothing().map_err(failed)?), ..Given::default() };
         let mut followers = Vec::new();
         if settings.prefix_logs {
             let (stdout, theirs) = from_process().map_err(failed)?;
-            command.stdout(theirs);
+            given.stdout = Some(theirs);
             let (stderr, theirs) = from_process().map_err(failed)?;
-            command.stderr(theirs);
+            given.stderr = Some(theirs);
             for (source, pipe) in [("stdout", stdout), ("stderr", stderr)] {
                 let following = follow(source, pipe, log.clone(), settings.log_buffer_size);
                 followers.push(tokio::task::spawn_local(following));
             }
         }
-        adjust(&mut command).map_err(failed)?;
+        adjust(&mut given).map_err(failed)?;
         log.say("Forking fprocess.");
-        let process = processes.spawn(&mut command).map_err(failed)?;
+        let process = processes.spawn(&program, &given).map_err(failed)?;
         let companion = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
         let (stop, gone) = (companion.stop.clone(), companion.gone.clone());
         tokio::task::spawn_local(watch(process, followers, ended, stop, gone));

@@ -1,20 +1,17 @@
 //! A process for each request: the body on its stdin, its stdout for an answer.
 
-use std::cell::RefCell;
-use std::io;
-use std::os::fd::AsFd as _;
-use std::process::{Command, Stdio};
+use std::io::{self, PipeWriter, Write as _};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::unix::pipe;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
 use super::body::{Body, BodyError};
@@ -22,15 +19,18 @@ use super::call::Call;
 use super::cgi;
 use super::log::Lines;
 use super::mode::Failure;
-use super::process::{End, Process, Processes, from_process, to_process};
+use super::process::{End, Process, Processes};
+use super::program::{Given, Program};
 use super::server::Shared;
-use super::settings::Mode;
+use super::settings::{Mode, Settings};
+use super::source::{Piece, Source};
 use http1::RequestHead;
 
-/// Bytes that are read of a process at once: what a pipe holds, mostly.
-const PIECE: usize = 64 << 10;
-/// Pieces of memory that are kept for the next request: what is given back to the system comes back page by page.
-const KEPT: usize = 8;
+/// Bytes that an empty pipe takes at once, however little its user may have: a page.
+const SMALL: usize = 4096;
+/// How long nobody looks at what a process writes. Small commands have ended by then, and are answered at once, with a
+/// length; of the others everything is passed on as it comes. Nobody who watches it come notices the difference.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// How long a process may take to be gone after SIGKILL. One that the kernel cannot end is waited for by nobody.
 const KILL: Duration = Duration::from_secs(1);
 
@@ -39,41 +39,19 @@ const KILL: Duration = Duration::from_secs(1);
 pub(super) struct Fork {
     mode: Mode,
     processes: Processes,
+    program: Arc<Program>,
     /// Nothing ends with a process here.
     _ended: oneshot::Sender<String>,
 }
 
-/// What a process writes, and where it goes.
-struct Output<'o, 'a> {
-    answer: &'o mut Answer<'a>,
-    /// What is held back until the process has ended.
-    whole: Option<Vec<u8>>,
-    content_type: &'o [u8],
-}
-
-impl Output<'_, '_> {
-    async fn take(&mut self, data: &[u8]) -> Result<(), Failure> {
-        match &mut self.whole {
-            Some(whole) => {
-                whole.extend_from_slice(data);
-                Ok(())
-            }
-            None => {
-                if !self.answer.has_begun() {
-                    self.answer.begin(200, "OK", None, &[("Content-Type", self.content_type)]);
-                }
-                let sent = self.answer.data(data).await;
-                // A person may be watching it come.
-                let sent = if sent.is_ok() { self.answer.flush().await } else { sent };
-                sent.map_err(Failure::Client)
-            }
-        }
-    }
-}
-
 impl Fork {
-    pub(super) fn new(mode: Mode, processes: Processes, ended: oneshot::Sender<String>) -> Self {
-        Self { mode, processes, _ended: ended }
+    pub(super) fn new(
+        settings: &Settings,
+        processes: &Processes,
+        ended: oneshot::Sender<String>,
+    ) -> Result<Self, String> {
+        let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
+        Ok(Self { mode: settings.mode, program, processes: processes.clone(), _ended: ended })
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
@@ -87,51 +65,51 @@ impl Fork {
             Some(id) if settings.log_call_id => format!(" [{}]", String::from_utf8_lossy(id)),
             _ => String::new(),
         };
-        let Call { request, body, answer, shared, .. } = call;
+        let Call { request, body, answer, shared, alarm } = call;
         // What is not passed on as it comes is read whole first, so that nothing is started in vain.
-        let input = match self.mode {
+        let whole = match self.mode {
             Mode::Streaming => None,
             _ if settings.marshal_request => Some(marshal(request, &body.whole().await?)),
             _ => Some(body.whole().await?),
         };
         shared.log.say("Forking fprocess.");
-        let (mut process, mut pipes) = self.start(request, shared).await?;
-        let whole = input.is_some().then(Vec::new);
-        let mut output = Output { answer, whole, content_type };
-        let limit = settings.exec_timeout.unwrap_or(Duration::MAX);
-        let feeding = feed(pipes.stdin, input, body);
+        let input = match &whole {
+            Some(whole) => Some(&whole[..]).filter(|whole| whole.len() <= SMALL),
+            None => body.arrived(SMALL),
+        };
+        let (mut process, mut pipes) = self.start(request, input, shared).await?;
+        let mut output = Output { answer, held: Vec::new(), streams: whole.is_none(), content_type };
+        let stdin = pipes.stdin.take();
+        let feeding = stdin.map(|stdin| feed(stdin, whole, body));
         let mut lines = Lines::new(settings.log_buffer_size);
         let say = |line: &[u8]| shared.log.line("stderr", line, &suffix);
         let errors = |bytes: &[u8]| lines.take(bytes, say);
-        let (out, err) = (&mut pipes.stdout, &mut pipes.stderr);
-        let carried = timeout(limit, carry(&mut process, feeding, (out, err), &mut output, errors)).await;
-        if !matches!(carried, Ok(Ok(_))) {
+        let carried = {
+            let carrying = pin!(carry(&mut process, feeding, &mut pipes, &mut output, errors));
+            match settings.exec_timeout {
+                Some(limit) => alarm.within(Instant::now() + limit, carrying).await,
+                None => Some(carrying.await),
+            }
+        };
+        if !matches!(carried, Some(Ok(_))) {
             process.kill();
             let _ = timeout(KILL, process.wait()).await;
         }
         // What it said last is what people look for.
-        drain(&pipes.stderr, |bytes| lines.take(bytes, say));
+        let (mut piece, mut left) = (Piece::take(), pipes.stderr.left());
+        while let Some(count) = left.next(&mut piece) {
+            lines.take(piece.first(count), say);
+        }
         lines.end(say);
-        let end = carried.map_err(|_| self.timed_out())??;
-        let whole = output.whole.take();
+        let end = carried.ok_or_else(|| self.timed_out())??;
         if !end.is_success() {
-            if settings.write_debug
-                && let Some(whole) = &whole
-            {
-                shared.log.line("stdout", whole, "");
+            if settings.write_debug && !output.held.is_empty() {
+                shared.log.line("stdout", &output.held, "");
             }
             return Err(Failure::Ended(end.to_string()));
         }
-        let took = answer.took();
-        if let Some(whole) = whole {
-            let headers = [("Content-Type", content_type), ("X-Duration-Seconds", took.as_bytes())];
-            answer.begin(200, "OK", Some(whole.len() as u64), &headers);
-            answer.data(&whole).await.map_err(Failure::Client)?;
-        } else if !answer.has_begun() {
-            answer.begin(200, "OK", Some(0), &[("Content-Type", content_type)]);
-        }
-        answer.end().await.map_err(Failure::Client)?;
-        shared.log.say(&format!("Wrote {} Bytes - Duration: {took}s", answer.sent));
+        output.end().await.map_err(Failure::Client)?;
+        shared.log.say(&format!("Wrote {} Bytes - Duration: {}s", answer.sent, answer.took()));
         Ok(())
     }
 
@@ -147,156 +125,150 @@ impl Fork {
         }
     }
 
+    /// Starts the process, and gives it all of its `input`, if that is known and small.
     async fn start(
         &self,
         request: &RequestHead<'_, '_>,
+        input: Option<&[u8]>,
         shared: &Shared,
     ) -> Result<(Process, Pipes), Failure> {
         let settings = &shared.settings;
-        let mut command = Command::new(&settings.command[0]);
-        command.args(&settings.command[1..]);
-        if settings.cgi_headers {
-            command.envs(cgi::variables(request));
-        }
-        let (stdin, theirs) = to_process().map_err(Failure::Start)?;
-        command.stdin(theirs);
-        let (stdout, theirs) = from_process().map_err(Failure::Start)?;
+        let variables = if settings.cgi_headers { cgi::variables(request) } else { Vec::new() };
+        let (theirs, mut stdin) = io::pipe().map_err(Failure::Start)?;
+        // Before it starts: it need not wait for it, and nobody needs to be told when it can take more.
+        let rest = match input {
+            Some(input) => {
+                stdin.write_all(input).map_err(Failure::Start)?;
+                None
+            }
+            None => Some(stdin),
+        };
+        let mut given = Given { variables, stdin: Some(theirs.into()), ..Given::default() };
+        let (stdout, theirs) = Source::new().map_err(Failure::Start)?;
         let stderr = if self.mode == Mode::Classic && settings.combine_output {
             // One pipe for both, so that what is written stays in its order.
-            command.stderr(theirs.try_clone().map_err(Failure::Start)?);
-            None
+            given.stderr = Some(theirs.try_clone().map_err(Failure::Start)?);
+            Source::Closed
         } else if settings.prefix_logs || settings.log_call_id {
-            let (stderr, theirs) = from_process().map_err(Failure::Start)?;
-            command.stderr(theirs);
-            Some(stderr)
+            let (stderr, theirs) = Source::new().map_err(Failure::Start)?;
+            given.stderr = Some(theirs);
+            stderr
         } else {
             // As it is: there is nothing to add.
-            command.stderr(Stdio::inherit());
-            None
+            Source::Closed
         };
-        command.stdout(theirs);
+        given.stdout = Some(theirs);
         // Alone, it would only wait for the other thread.
         let process = if shared.in_flight() > 1 {
-            self.processes.spawn_aside(command).await
+            self.processes.spawn_aside(&self.program, given).await
         } else {
-            self.processes.spawn(&mut command)
+            self.processes.spawn(&self.program, &given)
         };
-        Ok((process.map_err(Failure::Start)?, Pipes { stdin, stdout, stderr }))
+        Ok((process.map_err(Failure::Start)?, Pipes { stdin: rest, stdout, stderr }))
     }
 }
 
-thread_local! {
-    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Memory to read into.
-struct Piece(Box<[u8]>);
-
-impl Piece {
-    fn take() -> Self {
-        Self(FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; PIECE].into()))
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| {
-            if free.len() < KEPT {
-                free.push(std::mem::take(&mut self.0));
-            }
-        });
-    }
-}
-
+/// Our ends of a process's pipes.
 struct Pipes {
-    stdin: pipe::Sender,
-    stdout: pipe::Receiver,
-    stderr: Option<pipe::Receiver>,
+    /// None when it has got all.
+    stdin: Option<PipeWriter>,
+    stdout: Source,
+    stderr: Source,
 }
 
-/// Carries bytes both ways until the process ends: `feeding` to it, what comes out to `output` and `errors`.
+/// What a process writes, on its way to the client.
+struct Output<'o, 'a> {
+    answer: &'o mut Answer<'a>,
+    /// What was not passed on yet.
+    held: Vec<u8>,
+    /// Everything is passed on as it comes, and not only when the process has ended.
+    streams: bool,
+    content_type: &'o [u8],
+}
+
+impl Output<'_, '_> {
+    /// Passes on what is held, and `data`.
+    async fn pass(&mut self, data: &[u8]) -> Result<(), Failure> {
+        if !self.streams {
+            self.held.extend_from_slice(data);
+            return Ok(());
+        }
+        if !self.answer.has_begun() {
+            self.answer.begin(200, "OK", None, &[("Content-Type", self.content_type)]);
+        }
+        let sent = self.answer.data(data).await;
+        // A person may be watching it come.
+        let sent = if sent.is_ok() { self.answer.flush().await } else { sent };
+        sent.map_err(Failure::Client)
+    }
+
+    /// Ends the answer of a process that has ended well.
+    async fn end(&mut self) -> io::Result<()> {
+        if !self.answer.has_begun() {
+            let took = self.answer.took();
+            let headers = [("Content-Type", self.content_type), ("X-Duration-Seconds", took.as_bytes())];
+            let headers = if self.streams { &headers[..1] } else { &headers };
+            self.answer.begin(200, "OK", Some(self.held.len() as u64), headers);
+        }
+        self.answer.data(&self.held).await?;
+        self.answer.end().await
+    }
+}
+
+/// Carries bytes both ways until the process ends: `feeding` to it, what comes out to `output` and `errors`. What is
+/// left in the pipe of its errors stays there.
 async fn carry(
     process: &mut Process,
-    feeding: impl Future<Output = Result<(), BodyError>>,
-    (stdout, stderr): (&mut pipe::Receiver, &mut Option<pipe::Receiver>),
+    feeding: Option<impl Future<Output = Result<(), BodyError>>>,
+    pipes: &mut Pipes,
     output: &mut Output<'_, '_>,
     mut errors: impl FnMut(&[u8]),
 ) -> Result<End, Failure> {
-    let mut feeding = std::pin::pin!(feeding);
-    let (mut fed, mut open) = (false, true);
     let (mut piece, mut error_piece) = (Piece::take(), Piece::take());
+    let mut fed = feeding.is_none();
+    let mut feeding = pin!(async {
+        match feeding {
+            Some(feeding) => feeding.await,
+            None => Ok(()),
+        }
+    });
+    let mut waiting = pin!(sleep(PATIENCE));
+    let mut patient = true;
     let end = loop {
         tokio::select! {
             biased;
             // First: one that it leaves behind may always have something to say.
             end = process.wait() => break end,
-            count = stdout.read(&mut piece.0), if open => match count {
-                Ok(count) if count > 0 => output.take(&piece.0[..count]).await?,
-                _ => open = false,
-            },
-            count = read(stderr, &mut error_piece.0), if stderr.is_some() => match count {
-                Ok(count) if count > 0 => errors(&error_piece.0[..count]),
-                _ => *stderr = None,
-            },
+            () = &mut waiting, if patient => patient = false,
+            read = pipes.stdout.read(&mut piece), if !patient && pipes.stdout.is_open() => {
+                if let Some(count) = read {
+                    output.pass(piece.first(count)).await?;
+                }
+            }
+            read = pipes.stderr.read(&mut error_piece), if !patient && pipes.stderr.is_open() => {
+                if let Some(count) = read {
+                    errors(error_piece.first(count));
+                }
+            }
             done = &mut feeding, if !fed => {
                 fed = true;
                 done?;
             }
         }
     };
-    // What it wrote before it ended is in the pipes. Others that it started may hold them open for ever, and write
-    // for ever: no more is read than a pipe holds.
-    let mut left = if open { capacity(stdout) } else { 0 };
-    while left > 0
-        && let Some(count) = read_now(stdout, &mut piece.0[..left.min(PIECE)])
-    {
-        output.take(&piece.0[..count]).await?;
-        left -= count;
+    // What it wrote before it ended is in the pipe.
+    let mut left = pipes.stdout.left();
+    while let Some(count) = left.next(&mut piece) {
+        output.held.extend_from_slice(piece.first(count));
     }
     Ok(end)
 }
 
-/// Takes what is in a pipe now, and nothing that is written meanwhile beyond what it holds.
-fn drain(pipe: &Option<pipe::Receiver>, mut take: impl FnMut(&[u8])) {
-    let Some(pipe) = pipe else { return };
-    let mut piece = Piece::take();
-    let mut left = capacity(pipe);
-    while left > 0
-        && let Some(count) = read_now(pipe, &mut piece.0[..left.min(PIECE)])
-    {
-        take(&piece.0[..count]);
-        left -= count;
-    }
-}
-
-/// Bytes that a pipe can hold: whoever writes to it may have asked for more than usual.
-fn capacity(pipe: &pipe::Receiver) -> usize {
-    fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| size.try_into().ok()).unwrap_or(PIECE)
-}
-
-async fn read(from: &mut Option<pipe::Receiver>, piece: &mut [u8]) -> io::Result<usize> {
-    match from {
-        Some(pipe) => pipe.read(piece).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What can be read at once, whatever the runtime knows of it yet.
-fn read_now(pipe: &pipe::Receiver, piece: &mut [u8]) -> Option<usize> {
-    loop {
-        match nix::unistd::read(pipe.as_fd(), piece) {
-            Ok(0) => return None,
-            Ok(count) => return Some(count),
-            Err(Errno::EINTR) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
 /// Gives the process its input, and then its end. One that does not want it all is no failure.
-async fn feed(mut stdin: pipe::Sender, input: Option<Vec<u8>>, body: &mut Body<'_>) -> Result<(), BodyError> {
-    if let Some(input) = input {
-        let _ = stdin.write_all(&input).await;
+async fn feed(stdin: PipeWriter, whole: Option<Vec<u8>>, body: &mut Body<'_>) -> Result<(), BodyError> {
+    let Ok(mut stdin) = Sender::from_owned_fd(stdin.into()) else { return Ok(()) };
+    if let Some(whole) = whole {
+        let _ = stdin.write_all(&whole).await;
         return Ok(());
     }
     while let Some(piece) = body.next().await? {

@@ -31,9 +31,11 @@ mod log;
 mod metrics;
 mod mode;
 mod process;
+mod program;
 mod proxy;
 mod server;
 mod settings;
+mod source;
 mod upstream;
 mod whisk;
 

@@ -85,7 +85,7 @@ impl Service {
         let (sender, ended) = oneshot::channel();
         let service = match settings.mode {
             Mode::Streaming | Mode::Serializing | Mode::Classic => {
-                Self::Fork(Fork::new(settings.mode, processes.clone(), sender))
+                Self::Fork(Fork::new(settings, processes, sender)?)
             }
             Mode::Http => Self::Proxy(Proxy::start(settings, processes, log, sender)?),
             Mode::Static => Self::Files(Files::new(settings, sender)?),

@@ -5,9 +5,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -15,6 +14,8 @@ use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+
+use super::program::{Given, Program};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +73,15 @@ impl Processes {
     }
 
     /// Starts a process in a group of its own.
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
-        start(command).map(|pid| self.add(pid, u64::MAX))
+    pub(super) fn spawn(&self, program: &Program, given: &Given) -> io::Result<Process> {
+        program.start(given).map(|pid| self.add(pid, u64::MAX))
     }
 
     /// The same on another thread: the one that starts a process is held up until the program is loaded, and this
     /// one has others to serve.
-    pub(super) async fn spawn_aside(&self, mut command: Command) -> io::Result<Process> {
+    pub(super) async fn spawn_aside(&self, program: &Arc<Program>, given: Given) -> io::Result<Process> {
         let (sender, started) = oneshot::channel();
-        let processes = self.clone();
+        let (processes, program) = (self.clone(), program.clone());
         let since = {
             let mut known = self.0.borrow_mut();
             let since = known.ends;
@@ -89,7 +90,7 @@ impl Processes {
         };
         // A task of its own: whoever asked may give up meanwhile, and then what was started must end.
         tokio::task::spawn_local(async move {
-            let done = tokio::task::spawn_blocking(move || start(&mut command)).await;
+            let done = tokio::task::spawn_blocking(move || program.start(&given)).await;
             let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
             // Dropped if nobody takes it any more, which kills it.
             let _ = sender.send(done.map(|pid| processes.add(pid, since)));
@@ -139,12 +140,6 @@ impl Known {
         let oldest = self.starting.iter().min().copied().unwrap_or(u64::MAX);
         self.early.retain(|_, (number, _)| *number >= oldest);
     }
-}
-
-/// A start that fails is waited for by the C library; the loop may be faster, which it does not mind.
-fn start(command: &mut Command) -> io::Result<Pid> {
-    let id = command.process_group(0).spawn()?.id();
-    Ok(Pid::from_raw(id.cast_signed()))
 }
 
 /// A process and its group. Dropped before its end, it is killed.
@@ -208,6 +203,11 @@ mod tests {
 
     use super::*;
 
+    fn program(command: &[&str]) -> Arc<Program> {
+        let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        Program::new(&command).expect("a program")
+    }
+
     async fn within<T>(work: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(10), LocalSet::new().run_until(work)).await.expect("in time")
     }
@@ -217,12 +217,16 @@ mod tests {
         within(async {
             let processes = Processes::start().expect("signals");
             let run = async |script: &str| {
-                processes.spawn(Command::new("sh").args(["-c", script])).expect("started").wait().await
+                processes
+                    .spawn(&program(&["sh", "-c", script]), &Given::default())
+                    .expect("started")
+                    .wait()
+                    .await
             };
             assert_eq!(run("exit 0").await, End::Exited(0));
             assert_eq!(run("exit 7").await.to_string(), "exit status 7");
             assert_eq!(run("kill -9 $$").await.to_string(), "signal: killed");
-            assert!(processes.spawn(&mut Command::new("/no/such/program")).is_err());
+            assert!(processes.spawn(&program(&["/no/such/program"]), &Given::default()).is_err());
         })
         .await;
     }
@@ -232,15 +236,14 @@ mod tests {
         within(async {
             let processes = Processes::start().expect("signals");
             let run = async |code: i32| {
-                let mut command = Command::new("sh");
-                command.args(["-c", &format!("exit {code}")]);
-                processes.spawn_aside(command).await.expect("started").wait().await
+                let program = program(&["sh", "-c", &format!("exit {code}")]);
+                processes.spawn_aside(&program, Given::default()).await.expect("started").wait().await
             };
             // Many at once: some end before it is known that they have started.
             let all = futures_util::future::join_all((0..50).map(run)).await;
             let wanted: Vec<_> = (0..50).map(End::Exited).collect();
             assert_eq!(all, wanted);
-            assert!(processes.spawn_aside(Command::new("/no/such/program")).await.is_err());
+            assert!(processes.spawn_aside(&program(&["/no/such/program"]), Given::default()).await.is_err());
             let known = processes.0.borrow();
             assert_eq!((known.running.len(), known.early.len(), known.starting.len()), (0, 0, 0));
         })
@@ -252,9 +255,9 @@ mod tests {
         within(async {
             let processes = Processes::start().expect("signals");
             let (output, theirs) = from_process().expect("a pipe");
-            let mut command = Command::new("sleep");
-            command.arg("60").stdout(theirs);
-            let starting = processes.spawn_aside(command);
+            let program = program(&["sleep", "60"]);
+            let given = Given { stdout: Some(theirs), ..Given::default() };
+            let starting = processes.spawn_aside(&program, given);
             assert!(timeout(Duration::ZERO, starting).await.is_err(), "it is not that fast");
             loop {
                 output.readable().await.expect("a pipe");
@@ -271,10 +274,10 @@ mod tests {
         within(async {
             let processes = Processes::start().expect("signals");
             let (output, theirs) = from_process().expect("a pipe");
-            let mut command = Command::new("sh");
-            command.args(["-c", "trap '' TERM; sleep 60 & sleep 60"]).stdout(theirs);
-            let process = processes.spawn(&mut command).expect("started");
-            drop(command);
+            let program = program(&["sh", "-c", "trap '' TERM; sleep 60 & sleep 60"]);
+            let given = Given { stdout: Some(theirs), ..Given::default() };
+            let process = processes.spawn(&program, &given).expect("started");
+            drop(given);
             process.signal(Signal::SIGTERM);
             drop(process);
             // It ends when the last process that could write to it has.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -108,6 +109,10 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What may hold a thread up, and is short: starting processes, reading files.
     builder.enable_all().max_blocking_threads(ASIDE).thread_stack_size(ASIDE_STACK);
+    // The end of a process is for the thread that waits for it: the others would only be disturbed.
+    builder.on_thread_start(|| {
+        let _ = SigSet::from(Signal::SIGCHLD).thread_block();
+    });
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -136,6 +136,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 }
 
 impl Settings {
+    /// Says that the command cannot be started.
+    pub(super) fn cannot_start(&self, error: &std::io::Error) -> String {
+        format!("{}: {error}", self.command[0])
+    }
+
     /// Reads all of them; or says all that is wrong with them.
     pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
         let mut from = Reader { variable, faults: Vec::new() };

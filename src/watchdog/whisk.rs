@@ -3,8 +3,10 @@
 //! nothing of it.
 
 use std::cell::RefCell;
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -21,6 +23,7 @@ use super::cgi;
 use super::log::Log;
 use super::mode::Failure;
 use super::process::{Processes, from_process, to_process};
+use super::program::{Given, Program, variable};
 use super::proxy::Proxy;
 use super::server::Shared;
 use super::settings::Settings;
@@ -44,6 +47,7 @@ pub(super) enum Whisk {
 #[derive(Debug)]
 pub(super) struct Action {
     processes: Processes,
+    program: Arc<Program>,
     /// The variables that `/init` brought, once it has.
     initialized: RefCell<Option<Map<String, Value>>>,
     _ended: oneshot::Sender<String>,
@@ -82,7 +86,8 @@ impl Whisk {
             return Ok(Self::Client(Client { proxy, init }));
         }
         let initialized = RefCell::new(None);
-        Ok(Self::Action(Action { processes: processes.clone(), initialized, _ended: ended }))
+        let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
+        Ok(Self::Action(Action { processes: processes.clone(), program, initialized, _ended: ended }))
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
@@ -150,6 +155,19 @@ impl Action {
         }
     }
 
+    /// Those of `/init`, and those of a run, which go before them.
+    fn variables(&self, run: &Map<String, Value>) -> Vec<CString> {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut all = BTreeMap::new();
+        for (name, value) in self.initialized.borrow().iter().flatten() {
+            all.insert(name.clone(), plain(value));
+        }
+        for (name, value) in run {
+            all.insert(format!("__OW_{}", name.to_uppercase()), plain(value));
+        }
+        all.iter().filter_map(|(name, value)| variable(name.as_bytes(), value.as_bytes())).collect()
+    }
+
     async fn run(&self, body: &[u8], shared: &Rc<Shared>) -> Result<(StatusCode, Value), Failure> {
         let mut run: Map<String, Value> = match serde_json::from_slice(body) {
             Ok(run) => run,
@@ -157,21 +175,15 @@ impl Action {
         };
         let input = run.remove("value").unwrap_or_else(|| json!({})).to_string();
         let settings = &shared.settings;
-        let mut command = Command::new(&settings.command[0]);
-        command.args(&settings.command[1..]);
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        if let Some(variables) = &*self.initialized.borrow() {
-            command.envs(variables.iter().map(|(name, value)| (name, plain(value))));
-        }
-        command.envs(run.iter().map(|(name, value)| (format!("__OW_{}", name.to_uppercase()), plain(value))));
+        let variables = self.variables(&run);
         let (mut stdin, theirs) = to_process().map_err(Failure::Start)?;
-        command.stdin(theirs);
+        let mut given = Given { variables, stdin: Some(theirs), ..Given::default() };
         let (mut stdout, theirs) = from_process().map_err(Failure::Start)?;
-        command.stdout(theirs);
+        given.stdout = Some(theirs);
         let (mut stderr, theirs) = from_process().map_err(Failure::Start)?;
-        command.stderr(theirs);
-        let mut process = self.processes.spawn(&mut command).map_err(Failure::Start)?;
-        drop(command);
+        given.stderr = Some(theirs);
+        let mut process = self.processes.spawn(&self.program, &given).map_err(Failure::Start)?;
+        drop(given);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let work = async {
             let feed = async {
