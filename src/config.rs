@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::function::{Memory, PullPolicy, parse_duration};
+use crate::function::{Memory, PullPolicy, attempts, parse_duration};
+use crate::queue::RetryPolicy;
 
 /// Where the configuration file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ingle/config.toml";
@@ -33,6 +34,8 @@ pub struct Config {
     pub network: Network,
     /// `logs.*`
     pub logs: Logs,
+    /// `queue.*`
+    pub queue: Queue,
     /// `daemon.*`
     pub daemon: Daemon,
 }
@@ -138,6 +141,31 @@ pub struct Logs {
     pub line_limit: usize,
     /// Whether lines are also sent to journald, where it runs.
     pub journal: bool,
+}
+
+/// Calls that are made later.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    /// The largest body in bytes.
+    pub body_limit: u64,
+    /// Calls that may be queued.
+    pub max_calls: usize,
+    /// Bytes that their bodies may have together.
+    pub max_size: u64,
+    /// How long a call is tried that its function has no room for.
+    pub max_age: Duration,
+    /// How long a call is kept that was given up.
+    pub keep_dead: Duration,
+    /// Calls at most that were given up and are kept.
+    pub max_dead: usize,
+    /// Calls that are made at the same time, in all.
+    pub parallel_calls: usize,
+    /// Of one named queue.
+    pub parallel_calls_per_queue: usize,
+    /// Of one function, unless it says otherwise.
+    pub parallel_calls_per_function: usize,
+    /// How a call that failed is made again, unless its function says otherwise.
+    pub retry: RetryPolicy,
 }
 
 /// The process itself.
@@ -270,6 +298,24 @@ impl Config {
                 file_limit: from.get("logs.file_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
                 line_limit: from.get("logs.line_limit", "64Ki", size),
                 journal: from.get("logs.journal", "true", boolean),
+            },
+            queue: Queue {
+                body_limit: from.get("queue.body_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                max_calls: from.get("queue.max_calls", "100000", count),
+                max_size: from.get("queue.max_size", "1Gi", |text| size(text).map(|bytes| bytes as u64)),
+                max_age: from.get("queue.max_age", "24h", duration),
+                keep_dead: from.get("queue.keep_dead", "168h", duration),
+                max_dead: from.get("queue.max_dead", "10000", count),
+                parallel_calls: from.get("queue.parallel_calls", "100", count),
+                parallel_calls_per_queue: from.get("queue.parallel_calls_per_queue", "100", count),
+                parallel_calls_per_function: from.get("queue.parallel_calls_per_function", "10", count),
+                retry: RetryPolicy {
+                    attempts: from.get("queue.retry_attempts", "10", attempts),
+                    codes: from.get("queue.retry_codes", "408,429,500,502,504", str::parse),
+                    min_wait: from.get("queue.retry_min_wait", "10s", duration),
+                    max_wait: from.get("queue.retry_max_wait", "120s", duration),
+                    jitter: from.get("queue.retry_jitter", "equal", str::parse),
+                },
             },
             daemon: Daemon {
                 state_dir: from.get("daemon.state_dir", "/var/lib/ingle", path),

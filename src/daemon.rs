@@ -1,7 +1,7 @@
 //! Puts the parts together, starts and stops them in order.
 //!
 //! ```text
-//! store -> network -> containerd -> fleet -> gateway -> ready
+//! store -> network -> containerd -> fleet -> queue -> gateway -> ready
 //! ```
 //!
 //! Stopping goes the other way: no new connections, those who follow logs are let go, calls in flight
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
@@ -34,6 +35,7 @@ use crate::handlers::Handlers;
 use crate::logs::Logs;
 use crate::network::Network;
 use crate::network::cni::Cni;
+use crate::queue::Queue;
 use crate::runtime::Runtime;
 use crate::runtime::containerd::Containerd;
 use crate::secrets::Secrets;
@@ -101,18 +103,27 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let network: Arc<dyn Network> = Arc::new(network);
     let runtime: Arc<dyn Runtime> = Arc::new(connect(&config, &stop).await?);
 
-    let fleet =
-        Fleet::new(&config, runtime.clone(), network, logs.clone(), secrets.clone(), handlers, store)?;
+    let fleet = Fleet::new(
+        &config,
+        runtime.clone(),
+        network,
+        logs.clone(),
+        secrets.clone(),
+        handlers,
+        store.clone(),
+    )?;
+    fleet.start().await?;
+    let queue = Queue::open(&config, store, fleet.directory().clone(), Handle::current())?;
     let api = Api {
         fleet: fleet.clone(),
+        queue: queue.clone(),
         secrets,
         logs: logs.clone(),
         runtime,
         credentials,
         state_dir: config.daemon.state_dir.clone(),
     };
-    let gateway = Gateway { directory: fleet.directory().clone(), api: api.router()? };
-    fleet.start().await?;
+    let gateway = Gateway { directory: fleet.directory().clone(), queue: queue.clone(), api: api.router()? };
     tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
     listener::keep(&listener);
     // Where there is no systemd this says nothing to nobody.
@@ -126,10 +137,26 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         // They have no end that could be waited for.
         logs.end_following();
     };
-    let served = server::serve(listener, gateway, Limits::of(&config), shutdown).await;
+    let making = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.run().await }
+    });
+    let limits = Limits::of(&config);
+    let drain = limits.drain;
+    let stopping = async {
+        stop.cancelled().await;
+        queue.stop(drain).await;
+    };
+    let serving = async {
+        let served = server::serve(listener, gateway, limits, shutdown).await;
+        stop.cancel();
+        served
+    };
+    let (served, ()) = tokio::join!(serving, stopping);
     tracing::info!("stopping; functions run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
+    let _ = making.await;
     // It ends at once; a deploy that it was at is gone on with by the next start.
     let _ = first_boot.await;
     fleet.stop().await;

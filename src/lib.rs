@@ -20,6 +20,7 @@ pub mod invoke;
 pub mod logs;
 pub mod metrics;
 pub mod network;
+pub mod queue;
 pub mod replica;
 pub mod runtime;
 pub mod secrets;

@@ -28,6 +28,7 @@ mod options;
 mod output;
 mod passphrase;
 mod prompt;
+mod queue;
 mod remove;
 mod rollback;
 mod scale;
@@ -111,6 +112,8 @@ enum Command {
     #[command(subcommand)]
     Namespace(namespace::Namespace),
     #[command(subcommand)]
+    Queue(queue::Queue),
+    #[command(subcommand)]
     Image(image::Image),
     #[command(subcommand)]
     System(system::System),
@@ -170,6 +173,7 @@ impl Command {
             Self::Remove(command) => command.run(globals).await,
             Self::Secret(command) => command.run(globals).await,
             Self::Namespace(command) => command.run(globals).await,
+            Self::Queue(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
             Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,

@@ -7,6 +7,7 @@ mod handler;
 mod image;
 mod name;
 mod probe;
+mod retry;
 mod spec;
 
 pub use ::quantity::{Cpu, Memory, parse_duration};
@@ -14,7 +15,8 @@ pub use handler::HandlerDigest;
 pub use image::{ImageRef, PullPolicy};
 pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
 pub use probe::{Probe, Probes};
-pub use spec::{FunctionSpec, Resources, Scale};
+pub use retry::{Codes, RetrySettings, attempts};
+pub use spec::{Asynchronous, FunctionSpec, Resources, Scale, check_queue_name};
 
 /// Why a request that describes a function was refused: the field as the client spelled it, and
 /// what to write instead.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Cpu, FunctionKey, FunctionName, HandlerDigest, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes,
-    PullPolicy, SecretName, parse_duration,
+    PullPolicy, RetrySettings, SecretName, attempts, parse_duration,
 };
 use crate::wire;
 
@@ -23,11 +23,12 @@ const MOST_REPLICAS: u32 = 1000;
 const MAX_TEXT: usize = 64 << 10;
 
 /// The settings that are ingle's own.
-const OWN_SETTINGS: [&str; 8] = [
+const OWN_SETTINGS: [&str; 9] = [
     "ingle.32bit",
     "ingle.body-limit",
     "ingle.capabilities",
     "ingle.handler",
+    "ingle.parallel-calls",
     "ingle.pids",
     "ingle.port",
     "ingle.pull-policy",
@@ -75,6 +76,8 @@ pub struct FunctionSpec {
     pub pids: Option<u32>,
     /// How many replicas.
     pub scale: Scale,
+    /// How queued calls are made.
+    pub asynchronous: Asynchronous,
     /// How to find out whether a replica can serve.
     pub probes: Probes,
 }
@@ -95,6 +98,17 @@ pub struct Scale {
     pub min: u32,
     /// `com.openfaas.scale.max`
     pub max: u32,
+}
+
+/// How a function's queued calls are made; the configuration's defaults stand in for what is not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asynchronous {
+    /// `com.openfaas.queue`: the queue that they go to.
+    pub queue: Option<Box<str>>,
+    /// `ingle.parallel-calls`, else the variable `max_inflight`: how many are made at the same time for each replica.
+    pub parallel_calls: Option<usize>,
+    /// `com.openfaas.retry.*`
+    pub retry: RetrySettings,
 }
 
 impl TryFrom<&wire::Deployment> for FunctionSpec {
@@ -153,6 +167,7 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             programs_32bit: settings.parse("ingle.32bit", switch)?.unwrap_or(false),
             pids: settings.parse("ingle.pids", positive)?,
             scale: scale(&settings)?,
+            asynchronous: asynchronous(&settings, &env_vars)?,
             probes: Probes {
                 ready: probe(&settings, "com.openfaas.ready.http")?,
                 health: probe(&settings, "com.openfaas.health.http")?,
@@ -291,6 +306,44 @@ fn capabilities(text: &str) -> Result<Vec<String>, String> {
 /// Whether the OCI types know the capability by its serialised name.
 fn known_capability(name: &str) -> bool {
     serde_json::from_value::<oci_spec::runtime::Capability>(name.into()).is_ok()
+}
+
+fn asynchronous(
+    settings: &Settings<'_>,
+    env_vars: &BTreeMap<String, String>,
+) -> Result<Asynchronous, Invalid> {
+    let number = |text: &str| positive(text).map(|number| number as usize);
+    let parallel_calls = match settings.parse("ingle.parallel-calls", number)? {
+        Some(given) => Some(given),
+        // What the watchdog cannot read, it says; 0 is no limit there.
+        None => env_vars.get("max_inflight").and_then(|text| number(text).ok()),
+    };
+    let retry = RetrySettings {
+        attempts: settings.parse("com.openfaas.retry.attempts", attempts)?,
+        codes: settings.parse("com.openfaas.retry.codes", str::parse)?,
+        min_wait: settings.parse("com.openfaas.retry.min_wait", parse_duration)?,
+        max_wait: settings.parse("com.openfaas.retry.max_wait", parse_duration)?,
+    };
+    if let (Some(min), Some(max)) = (retry.min_wait, retry.max_wait)
+        && max < min
+    {
+        let text = format!("is {max:?}, less than com.openfaas.retry.min_wait, which is {min:?}");
+        return Err(Invalid::new("com.openfaas.retry.max_wait", text));
+    }
+    Ok(Asynchronous {
+        queue: settings.parse("com.openfaas.queue", |text| check_queue_name(text).map(|()| text.into()))?,
+        parallel_calls,
+        retry,
+    })
+}
+
+/// Refuses what cannot be the name of a queue.
+pub fn check_queue_name(text: &str) -> Result<(), String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !text.is_empty() && text.len() <= 63 && text.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    Err(format!("{text:?} is not the name of a queue: up to 63 letters, digits, '-', '_' and '.'"))
 }
 
 fn scale(settings: &Settings<'_>) -> Result<Scale, Invalid> {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::error::ErrorAnswer;
 use super::function::{self, FunctionCall};
 use super::handover;
+use super::later::{self, LaterCall};
 use super::server::Worker;
 use crate::invoke::Outgoing;
 use http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
@@ -127,6 +128,7 @@ fn push_seconds(out: &mut Vec<u8>, time: Duration) {
 /// A request's head, taken from the connection.
 enum Request {
     Function(FunctionCall),
+    Later(Box<LaterCall>),
     Api(Box<http::request::Parts>),
     Refused(ErrorAnswer),
 }
@@ -174,6 +176,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Arc<Worke
                 let _busy = worker.begin();
                 match request {
                     Request::Function(call) => function::serve(&mut connection, &facts, &call).await,
+                    Request::Later(call) => later::serve(&mut connection, &facts, *call).await,
                     Request::Api(parts) => handover::serve(&mut connection, &facts, *parts).await,
                     Request::Refused(answer) => connection.refuse(&facts, &answer).await,
                 }
@@ -247,10 +250,16 @@ impl Connection {
         let request = match function::route(&self.worker.gateway.directory, &head) {
             function::Route::Call { entry, path } => {
                 let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };
-                let call = FunctionCall::new(entry, &head);
                 self.outgoing.begin(facts.has_body());
-                forward.write(&call, &mut self.outgoing.bytes);
-                Request::Function(call)
+                forward.write(&entry, &mut self.outgoing.bytes);
+                Request::Function(FunctionCall::new(entry, &head))
+            }
+            function::Route::Later { entry, path } => {
+                let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };
+                match LaterCall::new(entry, &forward) {
+                    Ok(call) => Request::Later(Box::new(call)),
+                    Err(answer) => Request::Refused(answer),
+                }
             }
             function::Route::Unknown(error) => Request::Refused(error.into()),
             function::Route::NotAFunction => match handover::parts(&head) {

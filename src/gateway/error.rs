@@ -16,6 +16,7 @@ use crate::fleet::FleetError;
 use crate::function::Invalid;
 use crate::handlers::HandlerError;
 use crate::invoke::InvokeError;
+use crate::queue::QueueError;
 use crate::runtime::RuntimeError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
@@ -124,21 +125,21 @@ impl From<HeadError> for ErrorAnswer {
 
 impl From<InvokeError> for ErrorAnswer {
     fn from(error: InvokeError) -> Self {
-        let (status, code) = match &error {
-            InvokeError::NotFound { .. } => (StatusCode::NOT_FOUND, "function_not_found"),
-            InvokeError::Failed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "function_failed"),
-            InvokeError::BackingOff { .. } => (StatusCode::SERVICE_UNAVAILABLE, "backing_off"),
-            InvokeError::TooManyWaiting { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_waiting"),
-            InvokeError::NoReplicaInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_replica_in_time"),
-            InvokeError::NoAnswerInTime { .. } => (StatusCode::GATEWAY_TIMEOUT, "no_answer_in_time"),
-            InvokeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "function_unreachable"),
-            InvokeError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "bad_answer"),
-            InvokeError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            InvokeError::BodyStalled { .. } => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
-            InvokeError::BadBody { .. } => (StatusCode::BAD_REQUEST, "bad_body"),
-            // Nobody reads this answer; the status is what nginx logs for it, and is counted.
-            InvokeError::CallerGone { .. } => (client_closed_request(), "caller_gone"),
+        let code = match &error {
+            InvokeError::NotFound { .. } => "function_not_found",
+            InvokeError::Failed { .. } => "function_failed",
+            InvokeError::BackingOff { .. } => "backing_off",
+            InvokeError::TooManyWaiting { .. } => "too_many_waiting",
+            InvokeError::NoReplicaInTime { .. } => "no_replica_in_time",
+            InvokeError::NoAnswerInTime { .. } => "no_answer_in_time",
+            InvokeError::Unreachable { .. } => "function_unreachable",
+            InvokeError::BadAnswer { .. } => "bad_answer",
+            InvokeError::BodyTooLarge { .. } => "body_too_large",
+            InvokeError::BodyStalled { .. } => "body_stalled",
+            InvokeError::BadBody { .. } => "bad_body",
+            InvokeError::CallerGone { .. } => "caller_gone",
         };
+        let status = error.status();
         let answer = Self::new(status, code, chain(&error));
         match error {
             InvokeError::TooManyWaiting { .. } => answer.retry_after(1),
@@ -153,8 +154,28 @@ fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
-fn client_closed_request() -> StatusCode {
-    StatusCode::from_u16(499).expect("a number of three digits")
+impl From<QueueError> for ErrorAnswer {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Full { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
+                    .retry_after(retry_after)
+            }
+            QueueError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "call_not_found", error.to_string())
+            }
+            QueueError::Spool(source)
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                let text = format!("the queue's directory has no room for the body: {source}");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", text)
+            }
+            QueueError::Spool(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "queue_failed", chain(&error))
+            }
+            QueueError::Store(error) => error.into(),
+        }
+    }
 }
 
 impl From<Invalid> for ErrorAnswer {

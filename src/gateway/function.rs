@@ -16,13 +16,15 @@ use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
 use crate::fleet::{Directory, Entry};
-use crate::invoke::{Call, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE};
+use crate::invoke::{Call, Caller as _, Counted, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE};
 use http1::{Alarm, Framing, Header, RequestHead};
 
 /// Where a request goes.
 pub(super) enum Route<'b> {
     /// To a function, as a request for `path`.
     Call { entry: Arc<Entry>, path: Path<'b> },
+    /// To the queue, to be that later.
+    Later { entry: Arc<Entry>, path: Path<'b> },
     /// To a function that is not there.
     Unknown(InvokeError),
     /// Elsewhere.
@@ -45,7 +47,8 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
         return Route::NotAFunction;
     }
     let path = origin_form(head.target);
-    let (name, rest) = match path.strip_prefix("/function/") {
+    let later = path.strip_prefix("/async-function/");
+    let (name, rest) = match path.strip_prefix("/function/").or(later) {
         Some(named) => named.split_at(named.find(['/', '?', '#']).unwrap_or(named.len())),
         // A gateway on a single port can be told the function by a header instead.
         None if path == "/" => match head.header(Header::Function).map(std::str::from_utf8) {
@@ -54,8 +57,10 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
         },
         None => return Route::NotAFunction,
     };
+    let path = Path { slash: !rest.starts_with('/'), rest };
     match directory.find(name) {
-        Some(entry) => Route::Call { entry, path: Path { slash: !rest.starts_with('/'), rest } },
+        Some(entry) if later.is_some() => Route::Later { entry, path },
+        Some(entry) => Route::Call { entry, path },
         // The name is shown, but only as much of it as a name can have.
         None => Route::Unknown(InvokeError::NotFound { function: name.chars().take(128).collect() }),
     }
@@ -79,6 +84,13 @@ pub(super) struct FunctionCall {
     reuse: bool,
 }
 
+impl std::fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.slash { "/" } else { "" })?;
+        f.write_str(self.rest)
+    }
+}
+
 impl FunctionCall {
     pub(super) fn new(entry: Arc<Entry>, head: &RequestHead<'_, '_>) -> Self {
         let view = entry.peek();
@@ -87,7 +99,7 @@ impl FunctionCall {
         let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
         // Many servers do not look for a body where none is usual. They would take it for the next
         // request, and what they answer for the answer to the next call.
-        let reuse = head.framing == Framing::None || matches!(head.method, "POST" | "PUT" | "PATCH");
+        let reuse = head.framing == Framing::None || takes_body(head.method);
         Self { entry, timeout, body_limit, idempotent, reuse }
     }
 }
@@ -102,7 +114,26 @@ pub(super) struct Forward<'a, 'h, 'b> {
 
 impl Forward<'_, '_, '_> {
     /// Writes the head that the function gets.
-    pub(super) fn write(&self, call: &FunctionCall, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, entry: &Entry, out: &mut Vec<u8>) {
+        self.write_lines(entry, out);
+        match self.head.framing {
+            Framing::Length(length) => {
+                out.extend_from_slice(b"Content-Length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            // Said, because some servers wait for a body that is not announced either way.
+            Framing::None | Framing::UntilClose if takes_body(self.head.method) => {
+                out.extend_from_slice(b"Content-Length: 0\r\n");
+            }
+            Framing::None | Framing::UntilClose => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same without what says how long the body is, and without the empty line at the end.
+    pub(super) fn write_lines(&self, entry: &Entry, out: &mut Vec<u8>) {
         let head = self.head;
         let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
@@ -127,18 +158,7 @@ impl Forward<'_, '_, '_> {
             push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
         if host.is_none() {
-            push(&[b"Host: ", call.entry.label.as_bytes(), b"\r\n"]);
-        }
-        match head.framing {
-            Framing::Length(length) => {
-                push(&[b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
-            }
-            Framing::Chunked => push(&[b"Transfer-Encoding: chunked\r\n"]),
-            // Said, because some servers wait for a body that is not announced either way.
-            Framing::None | Framing::UntilClose if matches!(head.method, "POST" | "PUT" | "PATCH") => {
-                push(&[b"Content-Length: 0\r\n"]);
-            }
-            Framing::None | Framing::UntilClose => {}
+            push(&[b"Host: ", entry.label.as_bytes(), b"\r\n"]);
         }
         if head.upgrade {
             push(&[b"Connection: Upgrade\r\n"]);
@@ -156,8 +176,13 @@ impl Forward<'_, '_, '_> {
         if !proto {
             out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
         }
-        out.extend_from_slice(b"\r\n\r\n");
+        out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Whether a body is usual with this method.
+pub(super) fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
 }
 
 /// The client's address, without going through `fmt` for the common kind.
@@ -175,23 +200,9 @@ fn push_address(out: &mut Vec<u8>, peer: SocketAddr) {
     }
 }
 
-/// Counts a call from its beginning until it is dropped, however it ends.
-struct Counted<'a> {
-    entry: &'a Entry,
-    started: Instant,
-    code: u16,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.entry.stats.finished(self.code, self.started.elapsed().as_secs_f64());
-    }
-}
-
 /// Carries out a call whose head is in `connection.outgoing`.
 pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &FunctionCall) -> After {
-    call.entry.stats.started();
-    let mut counted = Counted { entry: &call.entry, started: facts.started, code: 499 };
+    let mut counted = Counted::begin(&call.entry, facts.started);
     let invoke = Call {
         entry: &call.entry,
         expected: Expected {
@@ -209,7 +220,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         let error =
             InvokeError::BodyTooLarge { function: call.entry.label.to_string(), limit: call.body_limit };
         let answer = ErrorAnswer::from(error);
-        counted.code = answer.status.as_u16();
+        counted.ends_with(answer.status.as_u16());
         return connection.refuse(facts, &answer).await;
     }
     let Connection { stream, worker, input, out, outgoing, alarm, .. } = connection;
@@ -217,7 +228,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
     let mut client = Client::new(stream, input, out, facts, call.body_limit, worker);
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
-            counted.code = client.code();
+            counted.ends_with(client.code());
             match answer(exchange, outgoing, &mut client, alarm, call.timeout).await {
                 Ok(()) if client.persists() => return After::Next,
                 // Closed in order, for a body that ends with the connection.
@@ -234,7 +245,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         return After::Close;
     }
     let answer = ErrorAnswer::from(error);
-    counted.code = answer.status.as_u16();
+    counted.ends_with(answer.status.as_u16());
     let persists = client.may_persist();
     push_error(client.out, Some(facts), &answer, persists);
     let stall = worker.limits.idle_timeout;

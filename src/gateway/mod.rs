@@ -11,5 +11,6 @@ mod connection;
 pub mod error;
 mod function;
 mod handover;
+mod later;
 pub mod listener;
 pub mod server;

@@ -21,6 +21,7 @@ use super::connection;
 use crate::config::Config;
 use crate::fleet::Directory;
 use crate::invoke::own_share;
+use crate::queue::Queue;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +39,8 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 pub struct Gateway {
     /// The functions that can be called.
     pub directory: Arc<Directory>,
+    /// The calls that are made later.
+    pub queue: Queue,
     /// Everything that is not `/function/…`. Its handlers run on the runtime that called [`serve`],
     /// never on the threads that carry calls.
     pub api: Router,

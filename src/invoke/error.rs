@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use http::StatusCode;
+
 /// A call that the function did not answer. Each text names the function.
 #[derive(Debug, thiserror::Error)]
 pub enum InvokeError {
@@ -104,4 +106,23 @@ pub enum InvokeError {
         /// The function's name.
         function: String,
     },
+}
+
+impl InvokeError {
+    /// The status that a caller is answered, and that is counted.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Failed { .. } | Self::BackingOff { .. } | Self::TooManyWaiting { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::NoReplicaInTime { .. } | Self::NoAnswerInTime { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreachable { .. } | Self::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BadBody { .. } => StatusCode::BAD_REQUEST,
+            // Nobody reads this answer; the status is what nginx logs for it, and is counted.
+            Self::CallerGone { .. } => StatusCode::from_u16(499).expect("a number of three digits"),
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! Invariants: a call holds no lock while it waits, spawns no task, and asks nothing of containerd;
 //! all waiting ends with the call's deadline or when its caller goes away.
 
+mod counted;
 mod error;
 mod exchange;
 mod upstream;
@@ -17,6 +18,7 @@ mod wake;
 pub use error::InvokeError;
 pub use upstream::Upstream;
 
+pub(crate) use counted::Counted;
 pub(crate) use exchange::{BodyError, Caller, Exchange, Expected, Failure, Outgoing, PIECE};
 pub(crate) use upstream::own_share;
 

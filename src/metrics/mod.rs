@@ -12,6 +12,7 @@ mod api;
 mod calls;
 mod functions;
 mod process;
+mod queue;
 mod scrape;
 mod text;
 mod usage;

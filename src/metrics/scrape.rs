@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::text::{Kind, Text};
 use super::usage::UsageReader;
-use super::{ApiStats, functions, process, usage};
+use super::{ApiStats, functions, process, queue, usage};
 use crate::fleet::Directory;
+use crate::queue::Queue;
 use crate::runtime::Runtime;
 
 /// Where the numbers are.
@@ -13,13 +14,19 @@ use crate::runtime::Runtime;
 pub struct Scrape {
     directory: Arc<Directory>,
     usage: UsageReader,
+    queue: Queue,
     api: Arc<ApiStats>,
 }
 
 impl Scrape {
-    /// The metrics of these functions, of what `runtime` says they use, and of the API.
-    pub fn new(directory: Arc<Directory>, runtime: Arc<dyn Runtime>, api: Arc<ApiStats>) -> Self {
-        Self { directory, usage: UsageReader::new(runtime), api }
+    /// The metrics of these functions, of what `runtime` says they use, of the queue, and of the API.
+    pub fn new(
+        directory: Arc<Directory>,
+        runtime: Arc<dyn Runtime>,
+        queue: Queue,
+        api: Arc<ApiStats>,
+    ) -> Self {
+        Self { directory, usage: UsageReader::new(runtime), queue, api }
     }
 
     /// The metrics now, as Prometheus text.
@@ -32,6 +39,7 @@ impl Scrape {
         text.sample("ingle_build_info", &version, 1);
         functions::write(&mut text, &entries);
         usage::write(&mut text, &usages);
+        queue::write(&mut text, &self.queue);
         self.api.write(&mut text);
         process::write(&mut text);
         text.finish()

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::StoreError;
 
 /// The largest value that sled is given, in bytes.
-pub(super) const LIMIT: usize = 4 << 10;
+pub(super) const LIMIT: usize = 8 << 10;
 
 /// First byte of a stored value: the rest is the value.
 const INLINE: u8 = b'=';

@@ -12,6 +12,7 @@
 
 mod ballast;
 mod error;
+mod jobs;
 mod large;
 mod record;
 mod writer;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
+pub use jobs::StoredJob;
 pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};

@@ -6,6 +6,7 @@
 mod function;
 mod log;
 mod namespace;
+mod queue;
 mod secret;
 mod system;
 
@@ -15,6 +16,7 @@ pub use function::{
 };
 pub use log::LogLine;
 pub use namespace::Namespace;
+pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
 pub use secret::{Secret, SecretsExport};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,

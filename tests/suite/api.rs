@@ -8,5 +8,6 @@ mod functions;
 mod handlers;
 mod logs_and_images;
 mod metrics;
+mod queue;
 mod secrets_and_namespaces;
 mod world;

@@ -16,6 +16,7 @@ mod log;
 mod metrics;
 mod namespaces;
 mod params;
+mod queue;
 mod secrets;
 mod system;
 mod upload;
@@ -37,6 +38,7 @@ use super::error::ErrorAnswer;
 use crate::fleet::Fleet;
 use crate::logs::Logs;
 use crate::metrics::{ApiStats, Scrape};
+use crate::queue::Queue;
 use crate::runtime::Runtime;
 use crate::secrets::Secrets;
 
@@ -47,6 +49,8 @@ pub struct Api {
     pub fleet: Arc<Fleet>,
     /// Secrets.
     pub secrets: Secrets,
+    /// Calls that are made later.
+    pub queue: Queue,
     /// Output of functions.
     pub logs: Arc<Logs>,
     /// Images, and what replicas use.
@@ -61,7 +65,12 @@ impl Api {
     /// The routes. Made once: it counts requests, and removes archives that a crash left behind.
     pub fn router(self) -> std::io::Result<Router> {
         let stats = Arc::new(ApiStats::default());
-        let scrape = Scrape::new(self.fleet.directory().clone(), self.runtime.clone(), stats.clone());
+        let scrape = Scrape::new(
+            self.fleet.directory().clone(),
+            self.runtime.clone(),
+            self.queue.clone(),
+            stats.clone(),
+        );
         let archives = Archives::open(&self.state_dir)?;
         let router = Router::new()
             .merge(functions::routes(self.fleet.clone()))
@@ -70,6 +79,7 @@ impl Api {
             .merge(log::routes(self.fleet.clone(), self.logs))
             .merge(images::routes(self.runtime, self.fleet.disk().clone(), archives.clone()))
             .merge(handlers::routes(self.fleet.handlers().clone(), archives))
+            .merge(queue::routes(self.queue))
             .merge(system::routes(self.fleet))
             .merge(info::routes())
             .merge(metrics::routes(scrape));
@@ -99,11 +109,7 @@ async fn no_ui() -> ErrorAnswer {
 
 async fn no_such_route(request: Request) -> ErrorAnswer {
     let path = request.uri().path();
-    let mut text = format!("there is nothing at {path}");
-    if path.starts_with("/async-function/") {
-        text.push_str(": calls cannot be queued yet; /function/NAME calls at once");
-    }
-    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", text)
+    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", format!("there is nothing at {path}"))
 }
 
 async fn wrong_method(request: Request) -> ErrorAnswer {

@@ -68,8 +68,6 @@ async fn errors_are_json_for_those_who_ask() {
     assert_eq!(status, 404);
     assert_eq!(headers[CONTENT_TYPE], "application/json");
     assert_eq!(body, r#"{"error":"there is nothing at /nowhere","code":"route_not_found"}"#);
-    let (status, _, body) = send(request("POST", "/async-function/env"), "").await;
-    assert_eq!((status, body.contains("/function/NAME")), (404, true), "{body}");
     let unknown = Request::get("/system/info").header(ACCEPT, "application/json");
     let (status, headers, body) = send(unknown, "").await;
     assert_eq!(status, 401);

@@ -12,8 +12,10 @@ use ingle::fleet::Fleet;
 use ingle::gateway::api::Api;
 use ingle::handlers::Handlers;
 use ingle::logs::Logs;
+use ingle::queue::Queue;
 use ingle::secrets::Secrets;
 use ingle::store::Store;
+use tokio::runtime::Handle;
 use tower::ServiceExt;
 
 use crate::support::fake_network::FakeNetwork;
@@ -21,6 +23,7 @@ use crate::support::fake_runtime::FakeRuntime;
 
 pub(super) struct World {
     pub(super) fleet: Arc<Fleet>,
+    pub(super) queue: Queue,
     pub(super) runtime: FakeRuntime,
     pub(super) router: Router,
     state: tempfile::TempDir,
@@ -58,19 +61,27 @@ impl World {
             logs.clone(),
             secrets.clone(),
             handlers,
-            store,
+            store.clone(),
         )
         .expect("a fleet");
         fleet.start().await.expect("started");
+        config.daemon.state_dir = state.path().to_owned();
+        let directory = fleet.directory().clone();
+        let queue = Queue::open(&config, store, directory, Handle::current()).expect("a queue");
+        tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.run().await }
+        });
         let api = Api {
             fleet: fleet.clone(),
+            queue: queue.clone(),
             secrets,
             logs,
             runtime: Arc::new(runtime.clone()),
             credentials: None,
             state_dir: state.path().to_owned(),
         };
-        Self { fleet, runtime, router: api.router().expect("routes"), state, _run: run }
+        Self { fleet, queue, runtime, router: api.router().expect("routes"), state, _run: run }
     }
 
     pub(super) fn state_dir(&self) -> &Path {

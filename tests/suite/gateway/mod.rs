@@ -8,6 +8,8 @@
 //! smuggling  damaged streams of requests, and what the function sees of them
 //! strangers  replicas that say more than they were asked
 //! clients    clients that are slow, malformed, impatient, or gone
+//! later      calls that are queued: what is accepted, what the function gets, what is refused
+//! retries    calls that are made again, and those that are given up
 //! api        what is not a function goes to the router
 //! stopping   what a stop waits for
 //! ```
@@ -16,7 +18,9 @@ mod api;
 mod bodies;
 mod calls;
 mod clients;
+mod later;
 mod replicas;
+mod retries;
 mod smuggling;
 mod stopping;
 mod strangers;
@@ -30,8 +34,12 @@ use ingle::fleet::{Directory, Endpoint, Entry, View};
 use ingle::function::ReplicaId;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use ingle::metrics::CallStats;
+use ingle::queue::Queue;
+use ingle::store::Store;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::support::view::view;
@@ -43,6 +51,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Gate {
     address: SocketAddr,
     entry: Arc<Entry>,
+    directory: Arc<Directory>,
+    queue: Queue,
+    store: Arc<Store>,
+    state: Arc<TempDir>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -55,21 +67,41 @@ impl Gate {
 
     /// The same, with other settings.
     async fn with(replicas: &[SocketAddr], change: impl FnOnce(&mut View, &mut Limits)) -> Self {
-        let config = Config::parse("[daemon]\nthreads = 2", |_| None).expect("defaults");
+        let state = Arc::new(tempfile::tempdir().expect("a directory"));
+        Self::over(state, "", replicas, change).await
+    }
+
+    /// The same, with this state and these settings of the queue.
+    async fn over(
+        state: Arc<TempDir>,
+        queue: &str,
+        replicas: &[SocketAddr],
+        change: impl FnOnce(&mut View, &mut Limits),
+    ) -> Self {
+        let settings = format!("[daemon]\nthreads = 2\n[queue]\n{queue}");
+        let mut config = Config::parse(&settings, |_| None).expect("settings");
+        config.daemon.state_dir = state.path().to_owned();
         let mut limits = Limits { drain: PATIENCE, ..Limits::of(&config) };
         let mut view = view("env", replicas.iter().map(|address| endpoint(*address)).collect());
         change(&mut view, &mut limits);
         let entry = Entry::new(view.spec.key.clone(), CallStats::default(), view);
         let directory = Arc::new(Directory::default());
         directory.insert([entry.clone()]);
-        let gateway = Gateway { directory, api: api::router() };
+        let store = Arc::new(Store::open(state.path()).expect("a store"));
+        let queue =
+            Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
+        let gateway = Gateway { directory: directory.clone(), queue: queue.clone(), api: api::router() };
+        tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.run().await }
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listener, gateway, limits, async {
             let _ = stopped.await;
         }));
-        Self { address, entry, stop: Some(stop), served }
+        Self { address, entry, directory, queue, store, state, stop: Some(stop), served }
     }
 
     async fn connect(&self) -> Client {

@@ -5,6 +5,7 @@
 //! clock        the machine's clock jumps
 //! handlers     code that has no image of its own
 //! languages    the examples, each in its language
+//! queue        the daemon killed again and again while calls are queued
 //! long_calls   calls that take long, while their function is scaled to nothing
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
@@ -34,6 +35,7 @@ mod languages;
 mod lifecycle;
 mod long_calls;
 mod moving;
+mod queue;
 mod refusals;
 mod registry;
 mod restarts;

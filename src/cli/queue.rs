@@ -1,0 +1,197 @@
+//! `ingle queue`
+
+use reqwest::Method;
+
+use crate::wire::{DeadCall, DeadCount, QueueChange, QueueStatus};
+
+use super::client::Client;
+use super::error::CliError;
+use super::{Globals, output};
+
+/// See, pause and resume queues of calls that are made later, and the calls that were given up
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Queue {
+    /// List the queues, and how many calls each has
+    List {
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make no more calls of a queue; they are accepted and kept
+    Pause {
+        /// Its name
+        name: String,
+    },
+    /// Make the calls of a queue again
+    Resume {
+        /// Its name
+        name: String,
+    },
+    /// List calls that were given up, newest first
+    Dead {
+        /// Only those of this function
+        #[arg(long, value_name = "NAME")]
+        function: Option<String>,
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: u32,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a call that was given up, with all its tries
+    Show {
+        /// Its number, as 'ingle queue dead' lists it
+        number: u64,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Queue calls that were given up once more
+    Replay(Chosen),
+    /// Throw calls away that were given up
+    Purge(Chosen),
+}
+
+/// Which of the calls that were given up.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Chosen {
+    /// Its number, as 'ingle queue dead' lists it
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    number: Option<u64>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+    /// With --all: only those of this function
+    #[arg(long, value_name = "NAME", requires = "all")]
+    function: Option<String>,
+}
+
+impl Queue {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
+        match self {
+            Self::List { json } => {
+                let answer = client.system(Method::GET, &["queues"], &[]).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                let rows: Vec<_> = answer.json::<Vec<QueueStatus>>()?.into_iter().map(row).collect();
+                output::table(["NAME", "STATE", "READY", "WAITING", "RUNNING"], &rows)?;
+            }
+            Self::Pause { name } => pause(&client, &name, true).await?,
+            Self::Resume { name } => pause(&client, &name, false).await?,
+            Self::Dead { function, limit, json } => {
+                let limit = limit.to_string();
+                let query = [
+                    ("function", function.as_deref()),
+                    ("namespace", globals.namespace()),
+                    ("limit", Some(limit.as_str())),
+                ];
+                let answer = client.system(Method::GET, &["dead"], &query).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                let rows: Vec<_> = answer.json::<Vec<DeadCall>>()?.into_iter().map(dead_row).collect();
+                output::table(["NUMBER", "FUNCTION", "QUEUED", "TRIES", "REASON"], &rows)?;
+            }
+            Self::Show { number, json } => {
+                let answer = client.system(Method::GET, &["dead", &number.to_string()], &[]).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                show(answer.json()?)?;
+            }
+            Self::Replay(chosen) => {
+                let (what, path) = chosen.path(Some("replay"));
+                let count = send(&client, Method::POST, &path, &chosen, globals).await?;
+                output::line(what.map_or_else(
+                    || format!("{count} calls were queued again"),
+                    |number| format!("call {number} was queued again"),
+                ))?;
+            }
+            Self::Purge(chosen) => {
+                let (what, path) = chosen.path(None);
+                let count = send(&client, Method::DELETE, &path, &chosen, globals).await?;
+                output::line(what.map_or_else(
+                    || format!("{count} calls were thrown away"),
+                    |number| format!("call {number} was thrown away"),
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Chosen {
+    /// The call, if it is one, and where it or all of them are.
+    fn path(&self, then: Option<&str>) -> (Option<u64>, Vec<String>) {
+        let number = self.number.map(|number| number.to_string());
+        let path = std::iter::once("dead".to_owned()).chain(number).chain(then.map(str::to_owned));
+        (self.number, path.collect())
+    }
+}
+
+/// Does something to calls that were given up; to how many, where the answer says it.
+async fn send(
+    client: &Client,
+    method: Method,
+    path: &[String],
+    chosen: &Chosen,
+    globals: &Globals,
+) -> anyhow::Result<usize> {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let function = chosen.function.as_deref();
+    let query = [("function", function), ("namespace", globals.namespace().filter(|_| function.is_some()))];
+    let answer = client.system(method, &path, &query).send().await?;
+    if chosen.number.is_some() {
+        return Ok(1);
+    }
+    Ok(answer.json::<DeadCount>()?.count)
+}
+
+async fn pause(client: &Client, name: &str, paused: bool) -> anyhow::Result<()> {
+    if name.is_empty() {
+        return Err(CliError::usage("give the name of a queue, as 'ingle queue list' shows it").into());
+    }
+    client.system(Method::PUT, &["queues", name], &[]).json(&QueueChange { paused }).send().await?;
+    let text = if paused { "is paused: calls are accepted and kept" } else { "goes on" };
+    Ok(output::line(format!("queue {name} {text}"))?)
+}
+
+fn row(queue: QueueStatus) -> [String; 5] {
+    let state = if queue.paused { "paused" } else { "active" };
+    let [ready, waiting, running] =
+        [queue.ready, queue.waiting, queue.running].map(|count| count.to_string());
+    [queue.name, state.into(), ready, waiting, running]
+}
+
+fn dead_row(call: DeadCall) -> [String; 5] {
+    let reason = call.tries.last().map_or_else(String::new, |last| last.reason.clone());
+    [
+        call.number.to_string(),
+        format!("{}.{}", call.name, call.namespace),
+        output::time(&call.queued_at),
+        call.tries.len().to_string(),
+        reason,
+    ]
+}
+
+fn show(call: DeadCall) -> anyhow::Result<()> {
+    output::fields(&[
+        ("Number", call.number.to_string()),
+        ("Function", format!("{}.{}", call.name, call.namespace)),
+        ("Call id", call.call_id),
+        ("Request", format!("{} {} with {} bytes", call.method, call.path, call.size)),
+        ("Queued", output::time(&call.queued_at)),
+    ])?;
+    let rows: Vec<_> = call
+        .tries
+        .into_iter()
+        .map(|one| {
+            let code = one.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
+            [output::time(&one.at), format!("{} ms", one.took_ms), code, one.reason]
+        })
+        .collect();
+    Ok(output::table(["TRIED", "TOOK", "CODE", "REASON"], &rows)?)
+}

@@ -1,0 +1,152 @@
+//! `/system/queues` and `/system/dead`: calls that are made later, and those that were given up.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{get, post, put};
+use http::StatusCode;
+
+use super::body::Json;
+use super::params::Params;
+use super::to_the_end;
+use crate::function::{FunctionKey, Invalid, check_queue_name};
+use crate::gateway::error::ErrorAnswer;
+use crate::queue::{self, Queue};
+use crate::wire;
+
+/// The largest body in bytes.
+const BODY: usize = 1 << 10;
+/// Calls in one answer, unless the query says otherwise.
+const LIMIT: usize = 100;
+/// Calls in one answer at most.
+const MOST: usize = 1000;
+
+pub(super) fn routes(queue: Queue) -> Router {
+    Router::new()
+        .route("/system/queues", get(queues))
+        .route("/system/queues/{name}", put(change))
+        .route("/system/dead", get(list).delete(purge_all))
+        .route("/system/dead/replay", post(replay_all))
+        .route("/system/dead/{number}", get(show).delete(purge))
+        .route("/system/dead/{number}/replay", post(replay))
+        .with_state(queue)
+}
+
+async fn queues(State(queue): State<Queue>) -> axum::Json<Vec<wire::QueueStatus>> {
+    let status = |found: queue::QueueStatus| wire::QueueStatus {
+        name: found.name.into(),
+        paused: found.paused,
+        ready: found.counts.ready,
+        waiting: found.counts.waiting,
+        running: found.counts.running,
+    };
+    axum::Json(queue.queues().into_iter().map(status).collect())
+}
+
+async fn change(
+    State(queue): State<Queue>,
+    Path(name): Path<String>,
+    Json(body): Json<wire::QueueChange, BODY>,
+) -> Result<StatusCode, ErrorAnswer> {
+    check_queue_name(&name).map_err(|reason| Invalid::new("queue", reason))?;
+    to_the_end(async move {
+        queue.pause(&name, body.paused).await?;
+        Ok(StatusCode::OK)
+    })
+    .await
+}
+
+async fn list(
+    State(queue): State<Queue>,
+    params: Params,
+) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorAnswer> {
+    let limit = match params.get("limit") {
+        None => LIMIT,
+        Some(text) => {
+            let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+            limit
+                .ok_or_else(|| Invalid::new("limit", format!("{text:?} is not a number from 1 to {MOST}")))?
+        }
+    };
+    let found = queue.dead(function(&params)?.as_ref(), limit)?;
+    Ok(axum::Json(found.into_iter().map(dead).collect()))
+}
+
+async fn show(
+    State(queue): State<Queue>,
+    Path(text): Path<String>,
+) -> Result<axum::Json<wire::DeadCall>, ErrorAnswer> {
+    Ok(axum::Json(dead(queue.dead_call(number(&text)?)?)))
+}
+
+async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+    let number = number(&text)?;
+    to_the_end(async move {
+        queue.replay(number).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+async fn replay_all(
+    State(queue): State<Queue>,
+    params: Params,
+) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
+    let function = function(&params)?;
+    to_the_end(async move {
+        let count = queue.replay_all(function.as_ref()).await?;
+        Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
+    })
+    .await
+}
+
+async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+    let number = number(&text)?;
+    to_the_end(async move {
+        queue.purge(number).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+async fn purge_all(
+    State(queue): State<Queue>,
+    params: Params,
+) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
+    let function = function(&params)?;
+    to_the_end(async move {
+        let count = queue.purge_all(function.as_ref()).await?;
+        Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
+    })
+    .await
+}
+
+/// The function that a query means, if it means one. It need not be there any more.
+fn function(params: &Params) -> Result<Option<FunctionKey>, Invalid> {
+    let Some(name) = params.get("function") else { return Ok(None) };
+    Ok(Some(FunctionKey::new(name.parse()?, params.namespace_or_default(None)?)))
+}
+
+fn number(text: &str) -> Result<u64, Invalid> {
+    text.parse().map_err(|_| Invalid::new("number", format!("{text:?} is not the number of a call")))
+}
+
+fn dead(call: queue::DeadCall) -> wire::DeadCall {
+    let queue::Facts { function, call_id, method, path, queued_at, tries, .. } = call.facts;
+    let tries = tries.into_iter().map(|one| wire::Try {
+        at: one.at.to_string(),
+        took_ms: one.took_ms,
+        code: one.code,
+        reason: one.reason,
+    });
+    wire::DeadCall {
+        number: call.number,
+        name: function.name.to_string(),
+        namespace: function.namespace.to_string(),
+        call_id,
+        method,
+        path,
+        size: call.size,
+        queued_at: queued_at.to_string(),
+        tries: tries.collect(),
+    }
+}

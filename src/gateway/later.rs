@@ -1,0 +1,163 @@
+//! `/async-function/{name}`: takes a call in, to be made later.
+//!
+//! The request is written down as its function will get it, so that nothing of it is understood twice. The body
+//! goes to the spool piece by piece, and the client is answered when all of it is on disk.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::StatusCode;
+use jiff::Timestamp;
+
+use super::client::Client;
+use super::connection::{After, Connection, Facts, push_error};
+use super::error::ErrorAnswer;
+use super::function::Forward;
+use crate::fleet::Entry;
+use crate::invoke::{BodyError, Caller as _, InvokeError};
+use crate::queue::{self, Draft, Job, Queue, QueueError};
+use http1::{Alarm, Framing};
+
+/// Bytes that the head of a call may have: it is kept with what else is known of the call, in one record.
+const MAX_HEAD: usize = 64 << 10;
+
+/// A call to a function that is to be made later.
+pub(super) struct LaterCall {
+    entry: Arc<Entry>,
+    facts: queue::Facts,
+    head: Vec<u8>,
+}
+
+impl LaterCall {
+    /// Writes down what is known before the body.
+    pub(super) fn new(entry: Arc<Entry>, forward: &Forward<'_, '_, '_>) -> Result<Self, ErrorAnswer> {
+        let request = forward.head;
+        let bad = |text: &str| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_request", text);
+        if request.upgrade {
+            return Err(bad("a call that is made later cannot change the protocol: leave out Upgrade"));
+        }
+        if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("x-callback-url")) {
+            return Err(bad("answers of queued calls are not sent on yet: leave out X-Callback-Url"));
+        }
+        let mut head = Vec::new();
+        forward.write_lines(&entry, &mut head);
+        if head.len() > MAX_HEAD {
+            let text = format!("the head of a call that is made later may have {MAX_HEAD} bytes");
+            return Err(ErrorAnswer::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                text,
+            ));
+        }
+        let facts = queue::Facts {
+            function: entry.key.clone(),
+            call_id: String::from_utf8_lossy(forward.facts.call_id.as_bytes()).into_owned(),
+            method: request.method.to_owned(),
+            path: forward.path.to_string(),
+            queued_at: Timestamp::now(),
+            not_before: None,
+            tries: Vec::new(),
+        };
+        Ok(Self { entry, facts, head })
+    }
+}
+
+/// Takes in the body and hands the call to the queue.
+pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: LaterCall) -> After {
+    let queue = connection.worker.gateway.queue.clone();
+    let limit = queue.body_limit().min(call.entry.peek().body_limit);
+    let too_large =
+        || ErrorAnswer::from(InvokeError::BodyTooLarge { function: call.entry.label.to_string(), limit });
+    if matches!(facts.framing, Framing::Length(length) if length > limit) {
+        return connection.refuse(facts, &too_large()).await;
+    }
+    let Connection { stream, worker, input, out, alarm, .. } = connection;
+    out.clear();
+    let mut client = Client::new(stream, input, out, facts, limit, worker);
+    client.take_body_plain();
+    let mut draft = queue.draft();
+    let taken = match read(&mut client, &mut draft, facts, alarm).await {
+        Ok(()) => Ok(()),
+        Err(Unread::Gone) => return After::Close,
+        Err(Unread::TooLarge) => Err(too_large()),
+        Err(Unread::Bad(answer)) => Err(answer),
+    };
+    let LaterCall { facts: kept, head, .. } = call;
+    let accepted = match taken {
+        Ok(()) => accept(&queue, kept, head, draft).await.map_err(ErrorAnswer::from),
+        Err(answer) => Err(answer),
+    };
+    let persists = client.may_persist();
+    match accepted {
+        Ok(()) => push_accepted(client.out, facts, persists),
+        Err(answer) => push_error(client.out, Some(facts), &answer, persists),
+    }
+    let stall = worker.limits.idle_timeout;
+    match client.flush(alarm, stall).await {
+        true if persists => After::Next,
+        true => After::Linger,
+        false => After::Close,
+    }
+}
+
+async fn accept(queue: &Queue, facts: queue::Facts, head: Vec<u8>, draft: Draft) -> Result<(), QueueError> {
+    let body = draft.finish().await?;
+    queue.accept(Job { facts, head, body }).await
+}
+
+/// Why a body was not taken in.
+enum Unread {
+    Gone,
+    TooLarge,
+    Bad(ErrorAnswer),
+}
+
+/// Takes the body in.
+async fn read(
+    client: &mut Client<'_>,
+    draft: &mut Draft,
+    facts: &Facts,
+    alarm: &mut Alarm,
+) -> Result<(), Unread> {
+    let mut piece = Vec::new();
+    let mut more = facts.has_body();
+    while more {
+        let read = poll_fn(|cx| match client.poll_body(cx, &mut piece) {
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => match client.body_deadline() {
+                Some(deadline) => alarm.poll(cx, deadline).map(|()| None),
+                None => Poll::Pending,
+            },
+        });
+        more = match read.await {
+            Some(Ok(more)) => more,
+            Some(Err(BodyError::TooLarge)) => return Err(Unread::TooLarge),
+            Some(Err(BodyError::Gone)) => return Err(Unread::Gone),
+            Some(Err(BodyError::Bad(reason))) => {
+                let text = format!("the body is malformed: {reason}");
+                return Err(Unread::Bad(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)));
+            }
+            None => {
+                let text = format!("nothing of the body came for {:?} (gateway.idle_timeout)", client.stall);
+                return Err(Unread::Bad(ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)));
+            }
+        };
+        let written = draft.push(&piece).await;
+        written.map_err(|error| Unread::Bad(ErrorAnswer::from(QueueError::from(error))))?;
+        piece.clear();
+    }
+    Ok(())
+}
+
+/// Writes the answer to a call that was accepted.
+fn push_accepted(out: &mut Vec<u8>, facts: &Facts, persists: bool) {
+    out.extend_from_slice(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n");
+    if !persists {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if facts.http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    facts.push_headers(out);
+    out.extend_from_slice(b"\r\n");
+}

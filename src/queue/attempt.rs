@@ -1,0 +1,262 @@
+//! One try of one call: the road that all calls take, with nobody waiting for the answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::fs::File;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+use super::job::{Body, Job};
+use super::retry::{RetryPolicy, retry_after};
+use super::spool::Spool;
+use crate::fleet::Entry;
+use crate::invoke::{
+    BodyError, Call, Caller, Counted, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+};
+use http1::{Alarm, ResponseHead};
+
+/// How long a function is left alone that cannot take a call now, unless it says so itself.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What came of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The function answered, and not with a code after which it is called again.
+    Done {
+        /// What it answered.
+        code: u16,
+    },
+    /// It was not called, or not because of this call: it has no room, or no replica yet. That is no try.
+    Busy {
+        /// How long to leave it alone.
+        pause: Duration,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It was called, and that failed.
+    Failed {
+        /// What it answered, if it did.
+        code: Option<u16>,
+        /// The pause that it asked for.
+        pause: Option<Duration>,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It fails however often it is tried.
+    Hopeless {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// Makes a call once.
+pub(super) async fn attempt(
+    entry: &Arc<Entry>,
+    job: &Job,
+    spool: &Spool,
+    policy: &RetryPolicy,
+    max_waiting: usize,
+) -> Outcome {
+    let (timeout, body_limit) = {
+        let view = entry.peek();
+        (view.timeout, view.body_limit)
+    };
+    if job.body.size() > body_limit {
+        let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
+        return Outcome::Hopeless { reason: error.to_string() };
+    }
+    let body = match &job.body {
+        Body::Inline(bytes) => Source::Memory(bytes),
+        Body::File { name, .. } => match spool.file(*name).await {
+            Ok(file) => Source::File(file),
+            Err(error) => return Outcome::Hopeless { reason: format!("its body cannot be read: {error}") },
+        },
+    };
+    let mut counted = Counted::begin(entry, Instant::now());
+    let method = job.facts.method.as_str();
+    let call = Call {
+        entry,
+        expected: Expected {
+            to_head: method == "HEAD",
+            upgrade: false,
+            reuse: job.body.size() == 0 || takes_body(method),
+            deadline: counted.started() + timeout,
+        },
+        limit: timeout,
+        body_limit,
+        idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        max_waiting,
+    };
+    let mut out = Outgoing::default();
+    out.begin(job.body.size() > 0);
+    write_head(job, &mut out.bytes);
+    let mut caller = Quiet { body, answer: Answer::default() };
+    let mut alarm = Alarm::default();
+    let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
+        Ok(exchange) => {
+            let rest = read_to_end(exchange, &mut out, &mut caller, &mut alarm, timeout).await;
+            rest.map_err(|failure| call.failed(failure))
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => {
+            counted.ends_with(caller.answer.code);
+            judge(caller.answer, policy)
+        }
+        Err(error) => {
+            counted.ends_with(error.status().as_u16());
+            judge_error(&error, policy)
+        }
+    }
+}
+
+/// Whether a body is usual with this method, and so is said where there is none.
+fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+fn write_head(job: &Job, out: &mut Vec<u8>) {
+    out.extend_from_slice(&job.head);
+    let size = job.body.size();
+    if size > 0 || takes_body(&job.facts.method) {
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Reads the answer to its end, which nobody wants: a function that is cut off may not have done its work.
+async fn read_to_end(
+    exchange: Exchange,
+    out: &mut Outgoing,
+    caller: &mut Quiet<'_>,
+    alarm: &mut Alarm,
+    limit: Duration,
+) -> Result<(), Failure> {
+    let mut running = Some(exchange);
+    let mut deadline = Instant::now() + limit;
+    poll_fn(|cx| {
+        while let Some(exchange) = &mut running {
+            match exchange.poll_data(cx, out, caller) {
+                Poll::Ready(Ok(true)) => deadline = Instant::now() + limit,
+                Poll::Ready(Ok(false)) => {
+                    if let Some(exchange) = running.take() {
+                        exchange.finish(out);
+                    }
+                }
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending => return alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+/// What counts of an answer.
+#[derive(Debug, Default)]
+struct Answer {
+    code: u16,
+    retry_after: Option<Duration>,
+    /// It is the watchdog's own word, not the function's.
+    internal: bool,
+}
+
+/// A caller that does not wait for the answer.
+struct Quiet<'a> {
+    body: Source<'a>,
+    answer: Answer,
+}
+
+/// Where the body comes from.
+enum Source<'a> {
+    Memory(&'a [u8]),
+    File(File),
+}
+
+impl Caller for Quiet<'_> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, BodyError>> {
+        match &mut self.body {
+            Source::Memory(bytes) => {
+                out.extend_from_slice(bytes);
+                Poll::Ready(Ok(false))
+            }
+            Source::File(file) => {
+                let start = out.len();
+                out.resize(start + PIECE, 0);
+                let mut piece = ReadBuf::new(&mut out[start..]);
+                let read = Pin::new(file).poll_read(cx, &mut piece);
+                let count = piece.filled().len();
+                out.truncate(start + count);
+                ready!(read)
+                    .map_err(|error| BodyError::Bad(format!("it cannot be read from the disk: {error}")))?;
+                Poll::Ready(Ok(count > 0))
+            }
+        }
+    }
+
+    fn body_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn head(&mut self, head: &ResponseHead<'_, '_>) {
+        if head.code < 200 {
+            return;
+        }
+        let header = |name: &str| {
+            let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.and_then(|header| std::str::from_utf8(header.value).ok())
+        };
+        self.answer = Answer {
+            code: head.code,
+            retry_after: header("retry-after").and_then(|value| retry_after(value, jiff::Timestamp::now())),
+            internal: header("x-openfaas-internal").is_some(),
+        };
+    }
+
+    fn data(&mut self, _: &[u8]) {}
+}
+
+fn judge(answer: Answer, policy: &RetryPolicy) -> Outcome {
+    let Answer { code, retry_after, internal } = answer;
+    if !policy.codes.contains(code) {
+        return Outcome::Done { code };
+    }
+    if code == 429 && internal {
+        let reason = "the function has as many calls as it takes (max_inflight)".to_owned();
+        return Outcome::Busy { pause: retry_after.unwrap_or(BUSY_PAUSE), reason };
+    }
+    Outcome::Failed { code: Some(code), pause: retry_after, reason: format!("the function answered {code}") }
+}
+
+fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
+    let reason = crate::chain(error);
+    match error {
+        InvokeError::NotFound { .. } | InvokeError::BodyTooLarge { .. } | InvokeError::BadBody { .. } => {
+            Outcome::Hopeless { reason }
+        }
+        InvokeError::TooManyWaiting { .. } => Outcome::Busy { pause: BUSY_PAUSE, reason },
+        // Nothing was sent: a replica is on its way out, or in.
+        InvokeError::Unreachable { source, .. }
+            if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut) =>
+        {
+            Outcome::Busy { pause: BUSY_PAUSE, reason }
+        }
+        InvokeError::BackingOff { wait, .. } => Outcome::Failed { code: None, pause: Some(*wait), reason },
+        // Its answer would have been one of these, and the function says which are worth another try.
+        InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Hopeless { reason },
+        InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
+        _ => Outcome::Failed { code: None, pause: None, reason },
+    }
+}

@@ -1,0 +1,30 @@
+//! Why a call was not accepted.
+
+use std::io;
+
+use crate::store::StoreError;
+
+/// An error of the queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// It has as much as it takes.
+    #[error("the queue holds {what} already: try again later")]
+    Full {
+        /// The limit that was reached.
+        what: String,
+        /// When to try again, in seconds.
+        retry_after: u32,
+    },
+    /// There is no such call among those that were given up.
+    #[error("no call {number} was given up: see 'ingle queue dead'")]
+    NotFound {
+        /// The number.
+        number: u64,
+    },
+    /// A body could not be written or read.
+    #[error("the body of a call in the queue directory: {0}")]
+    Spool(#[from] io::Error),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

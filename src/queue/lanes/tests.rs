@@ -1,0 +1,195 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn key(name: &str) -> FunctionKey {
+    FunctionKey::parse(name).expect("a name")
+}
+
+impl Lanes {
+    /// The counts of a function.
+    fn of(&self, function: &FunctionKey) -> Counts {
+        self.lanes.get(function).map_or_else(Counts::default, |lane| Counts {
+            ready: lane.ready.len(),
+            waiting: lane.waiting,
+            running: lane.running,
+        })
+    }
+}
+
+fn lanes(all: usize, queue: usize) -> Lanes {
+    Lanes::new(Limits { all, queue })
+}
+
+/// What is made next, while `limit` of each function may run.
+fn take(lanes: &mut Lanes, limit: usize) -> Vec<u64> {
+    let now = Instant::now();
+    std::iter::from_fn(|| lanes.next(now, |_| limit)).map(|(_, number)| number).collect()
+}
+
+#[test]
+fn a_lane_keeps_its_order_and_lanes_take_turns() {
+    let mut lanes = lanes(100, 100);
+    for number in 1..=4 {
+        lanes.add(&key("busy"), "", number, None);
+    }
+    lanes.add(&key("other"), "", 5, None);
+    assert_eq!(take(&mut lanes, 100), [1, 5, 2, 3, 4]);
+    assert_eq!(lanes.of(&key("busy")), Counts { running: 4, ..Counts::default() });
+}
+
+#[test]
+fn limits_hold_for_a_function_a_queue_and_all() {
+    let mut of_function = lanes(100, 100);
+    (1..=3).for_each(|number| of_function.add(&key("slow"), "", number, None));
+    of_function.add(&key("quick"), "", 4, None);
+    assert_eq!(take(&mut of_function, 1), [1, 4], "the slow one holds up nobody else");
+    of_function.ended(&key("slow"), 1, None);
+    assert_eq!(take(&mut of_function, 1), [2]);
+
+    let mut of_queue = lanes(100, 2);
+    for (number, function, queue) in [(1, "a", "x"), (2, "b", "x"), (3, "c", "x"), (4, "d", "y")] {
+        of_queue.add(&key(function), queue, number, None);
+    }
+    assert_eq!(take(&mut of_queue, 9), [1, 2, 4]);
+    of_queue.ended(&key("b"), 2, None);
+    assert_eq!(take(&mut of_queue, 9), [3]);
+
+    let mut of_all = lanes(2, 100);
+    (1..=3).for_each(|number| of_all.add(&key("a"), "", number, None));
+    assert_eq!(take(&mut of_all, 9), [1, 2]);
+    of_all.ended(&key("a"), 1, None);
+    assert_eq!(take(&mut of_all, 9), [3]);
+}
+
+#[test]
+fn what_waits_comes_in_time_and_before_what_came_after_it() {
+    let mut lanes = lanes(1, 1);
+    let now = Instant::now();
+    let later = now + Duration::from_secs(10);
+    lanes.add(&key("a"), "", 1, None);
+    lanes.add(&key("a"), "", 2, None);
+    lanes.add(&key("a"), "", 3, None);
+    assert_eq!(lanes.next(now, |_| 9), Some((key("a"), 1)));
+    lanes.ended(&key("a"), 1, Some(later));
+    assert_eq!(lanes.of(&key("a")), Counts { ready: 2, waiting: 1, running: 0 });
+    assert_eq!(lanes.next_due(), Some(later));
+    assert_eq!(lanes.next(now, |_| 9), Some((key("a"), 2)));
+    lanes.ended(&key("a"), 2, None);
+    assert_eq!(lanes.next(later, |_| 9), Some((key("a"), 1)));
+    lanes.ended(&key("a"), 1, None);
+    assert_eq!(lanes.next(later, |_| 9), Some((key("a"), 3)));
+    lanes.ended(&key("a"), 3, None);
+    assert_eq!((lanes.total(), lanes.next_due()), (0, None));
+}
+
+#[test]
+fn a_paused_queue_makes_no_calls_and_keeps_them() {
+    let mut lanes = lanes(9, 9);
+    lanes.pause("x", true);
+    lanes.add(&key("a"), "x", 1, None);
+    lanes.add(&key("b"), "", 2, None);
+    assert_eq!(take(&mut lanes, 9), [2]);
+    let queues = lanes.queues();
+    assert_eq!(queues["x"], (true, Counts { ready: 1, ..Counts::default() }));
+    assert_eq!(queues[""], (false, Counts { running: 1, ..Counts::default() }));
+    lanes.pause("x", false);
+    assert_eq!(take(&mut lanes, 9), [1]);
+}
+
+#[test]
+fn a_function_that_changes_its_queue_takes_what_runs_along() {
+    let mut lanes = lanes(9, 1);
+    lanes.add(&key("a"), "x", 1, None);
+    assert_eq!(take(&mut lanes, 9), [1]);
+    lanes.add(&key("a"), "y", 2, None);
+    lanes.add(&key("b"), "x", 3, None);
+    assert_eq!(take(&mut lanes, 9), [3], "its call counts for y now");
+    lanes.ended(&key("a"), 1, None);
+    assert_eq!(take(&mut lanes, 9), [2]);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Add { function: u8, queue: u8, later: bool },
+    Next,
+    End { which: usize, again: bool },
+    Pause { queue: u8, paused: bool },
+    Pass,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => (0u8..3, 0u8..2, any::<bool>()).prop_map(|(function, queue, later)| Event::Add { function, queue, later }),
+        4 => Just(Event::Next),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, again)| Event::End { which, again }),
+        1 => (0u8..2, any::<bool>()).prop_map(|(queue, paused)| Event::Pause { queue, paused }),
+        1 => Just(Event::Pass),
+    ];
+    prop::collection::vec(event, 0..80)
+}
+
+proptest! {
+    /// Whatever happens: nothing is lost or made twice at the same time, the limits hold, and once no queue is
+    /// paused and time has passed, everything is made.
+    #[test]
+    fn nothing_is_lost_and_limits_hold(
+        all in 1usize..5, queue in 1usize..4, limit in 1usize..4, events in events(),
+    ) {
+        let mut lanes = lanes(all, queue);
+        let mut now = Instant::now();
+        let mut held = BTreeSet::new();
+        let mut running: Vec<(FunctionKey, u64)> = Vec::new();
+        let mut number = 0;
+        let function = |index: u8| key(["a", "b", "c"][usize::from(index)]);
+        for event in events {
+            match event {
+                Event::Add { function: index, queue, later } => {
+                    number += 1;
+                    held.insert(number);
+                    let at = later.then(|| now + Duration::from_secs(5));
+                    lanes.add(&function(index), ["x", "y"][usize::from(queue)], number, at);
+                }
+                Event::Next => {
+                    if let Some(found) = lanes.next(now, |_| limit) {
+                        prop_assert!(held.contains(&found.1) && !running.contains(&found));
+                        running.push(found);
+                    }
+                }
+                Event::End { which, again } if !running.is_empty() => {
+                    let (function, number) = running.swap_remove(which % running.len());
+                    lanes.ended(&function, number, again.then(|| now + Duration::from_secs(5)));
+                    if !again {
+                        held.remove(&number);
+                    }
+                }
+                Event::Pause { queue, paused } => lanes.pause(["x", "y"][usize::from(queue)], paused),
+                Event::Pass => now += Duration::from_secs(3),
+                Event::End { .. } => {}
+            }
+            prop_assert_eq!(lanes.total(), held.len());
+            prop_assert!(running.len() <= all);
+            for index in 0..3 {
+                let of = running.iter().filter(|(owner, _)| *owner == function(index)).count();
+                prop_assert!(of <= limit);
+                prop_assert_eq!(lanes.of(&function(index)).running, of);
+            }
+        }
+        lanes.pause("x", false);
+        lanes.pause("y", false);
+        now += Duration::from_secs(10);
+        for _ in 0..200 {
+            while let Some(found) = lanes.next(now, |_| limit) {
+                running.push(found);
+            }
+            for (function, number) in running.drain(..) {
+                lanes.ended(&function, number, None);
+                held.remove(&number);
+            }
+        }
+        prop_assert!(held.is_empty(), "{:?} were never made", held);
+        prop_assert_eq!(lanes.total(), 0);
+    }
+}

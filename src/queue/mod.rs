@@ -1,0 +1,268 @@
+//! The queue: calls that are accepted now and made later, each at least once.
+//!
+//! ```text
+//! POST /async-function/NAME ──▶ spool the body ──▶ on disk ──▶ 202
+//!                                                     │
+//!                              lanes ── whose turn ──▶ attempt ──┬─ answered ─────────────▶ forgotten
+//!                                ▲                               ├─ failed, or no room ──▶ back, for later
+//!                                └───────────────────────────────┤
+//!                                                                └─ too often, or for ever ▶ given up, and kept
+//! ```
+//!
+//! Invariants
+//! - Whoever was answered 202 has a call on disk. It stays there until it has been answered by its function, or is
+//!   among those that were given up.
+//! - A call is made by one task at a time. No clock takes it away from that task: what runs is known to this process
+//!   alone, and a process that starts finds nothing running.
+//! - Which call is next is decided under one lock, which is never held while anything waits.
+
+mod attempt;
+mod dead;
+mod error;
+mod job;
+mod lanes;
+mod retry;
+mod spool;
+mod state;
+mod work;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use dead::DeadCall;
+pub use error::QueueError;
+pub use job::{Body, Facts, Job, Try};
+pub use lanes::Counts;
+pub use retry::{Jitter, RetryPolicy};
+pub use spool::Draft;
+
+use crate::config;
+use crate::fleet::Directory;
+use crate::store::Store;
+use lanes::{Lanes, Limits};
+use spool::Spool;
+use state::{Shared, State, Totals, count, readable};
+
+/// The queue of functions that name none.
+pub const DEFAULT_QUEUE: &str = "default";
+/// How often calls that were given up are looked through for old ones.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// The calls that are made later. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct Queue(Arc<Shared>);
+
+/// How a queue is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: Box<str>,
+    /// No call of it is made.
+    pub paused: bool,
+    /// Its calls.
+    pub counts: Counts,
+}
+
+/// Counts of calls since the daemon began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// They were accepted.
+    pub accepted: u64,
+    /// They were answered as they should be.
+    pub made: u64,
+    /// Tries that failed, and were followed by another.
+    pub retried: u64,
+    /// They were given up.
+    pub given_up: u64,
+}
+
+impl Queue {
+    /// The queue of this machine, with what an earlier process has left. Blocks; nothing is made before [`Self::run`].
+    pub fn open(
+        config: &config::Config,
+        store: Arc<Store>,
+        directory: Arc<Directory>,
+        runtime: Handle,
+    ) -> Result<Self, QueueError> {
+        let spool = Spool::open(&config.daemon.state_dir)?;
+        let settings = config.queue.clone();
+        let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
+        let mut state = State { lanes: Lanes::new(limits), next: 1, arriving: 0, size: 0 };
+        let mut files = HashSet::new();
+        for row in store.dead_jobs() {
+            let (number, bytes) = row?;
+            state.next = state.next.max(number + 1);
+            if let Some(Body::File { name, .. }) = readable(number, &bytes).map(|job| job.body) {
+                files.insert(name);
+            }
+        }
+        let shared = Shared {
+            store: store.clone(),
+            directory,
+            spool,
+            config: settings,
+            max_waiting: config.functions.max_waiting,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            runtime,
+            stop: CancellationToken::new(),
+            running: TaskTracker::new(),
+            burying: tokio::sync::Mutex::default(),
+            totals: Totals::default(),
+        };
+        let (now, instant) = (Timestamp::now(), Instant::now());
+        for row in store.jobs() {
+            let (number, bytes) = row?;
+            let mut state = shared.state();
+            state.next = state.next.max(number + 1);
+            // One that cannot be read stays where it is: a later version may know more.
+            let Some(job) = readable(number, &bytes) else { continue };
+            if let Body::File { name, .. } = &job.body {
+                files.insert(*name);
+            }
+            state.size += job.body.size();
+            let pause =
+                job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+            let queue = shared.queue_of(&job.facts.function);
+            state.lanes.add(&job.facts.function, &queue, number, pause.map(|pause| instant + pause));
+        }
+        for queue in store.paused_queues()? {
+            shared.state().lanes.pause(&queue, true);
+        }
+        shared.spool.retain(&files)?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Makes calls until [`Self::stop`].
+    pub async fn run(&self) {
+        let shared = &self.0;
+        let mut expiry = tokio::time::interval(EXPIRE_EVERY);
+        loop {
+            let changed = shared.changed.notified();
+            self.pump();
+            let due = shared.state().lanes.next_due();
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = changed => {}
+                _ = expiry.tick() => {
+                    if let Err(error) = self.expire().await {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "calls that were given up are kept for longer");
+                    }
+                }
+                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Begins no more calls, and waits for those that run, for at most so long. What is broken off then is made again
+    /// by the next process.
+    pub async fn stop(&self, limit: Duration) {
+        self.0.stop.cancel();
+        self.0.running.close();
+        if tokio::time::timeout(limit, self.0.running.wait()).await.is_err() {
+            tracing::warn!(
+                calls = self.0.running.len(),
+                "queued calls that run are broken off; the next start makes them again"
+            );
+        }
+    }
+
+    /// Begins to take in a body.
+    pub fn draft(&self) -> Draft {
+        self.0.spool.draft()
+    }
+
+    /// The largest body of a call in bytes.
+    pub fn body_limit(&self) -> u64 {
+        self.0.config.body_limit
+    }
+
+    /// Accepts a call; returns when it is on disk.
+    pub async fn accept(&self, job: Job) -> Result<(), QueueError> {
+        let shared = &self.0;
+        let size = job.body.size();
+        let arriving = match shared.arrive(size) {
+            Ok(arriving) => arriving,
+            Err(error) => {
+                shared.spool.remove(&job.body).await;
+                return Err(error);
+            }
+        };
+        let number = arriving.number;
+        if let Err(error) = shared.store.put_job(number, job.encode()).await {
+            shared.spool.remove(&job.body).await;
+            return Err(error.into());
+        }
+        arriving.arrived(&job.facts.function);
+        count(&shared.totals.accepted);
+        self.pump();
+        Ok(())
+    }
+
+    /// The queues that there are, and how many calls each has.
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        let queues = self.0.state().lanes.queues().into_iter();
+        queues.map(|(name, (paused, counts))| QueueStatus { name, paused, counts }).collect()
+    }
+
+    /// Makes no more calls of a queue, or makes them again; returns when that is on disk.
+    pub async fn pause(&self, queue: &str, paused: bool) -> Result<(), QueueError> {
+        self.0.store.pause_queue(queue, paused).await?;
+        self.0.state().lanes.pause(queue, paused);
+        self.pump();
+        Ok(())
+    }
+
+    /// The counts of all queues together.
+    pub fn summary(&self) -> Summary {
+        let totals = &self.0.totals;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Summary {
+            accepted: of(&totals.accepted),
+            made: of(&totals.made),
+            retried: of(&totals.retried),
+            given_up: of(&totals.given_up),
+        }
+    }
+
+    /// How long the call waits that was queued first; nothing if there is none.
+    pub fn oldest(&self) -> Result<Duration, QueueError> {
+        // Numbers are given out in order.
+        let Some(row) = self.0.store.jobs().next() else { return Ok(Duration::ZERO) };
+        let (number, bytes) = row?;
+        let queued_at = readable(number, &bytes).map(|job| job.facts.queued_at);
+        Ok(queued_at.map_or(Duration::ZERO, |at| Timestamp::now().duration_since(at).unsigned_abs()))
+    }
+
+    /// How many calls were given up and are kept.
+    pub fn dead_count(&self) -> Result<usize, QueueError> {
+        Ok(self.0.store.dead_jobs_count()?)
+    }
+
+    /// Begins as many calls as there may be.
+    fn pump(&self) {
+        let shared = &self.0;
+        let now = Instant::now();
+        loop {
+            // One at a time: others accept meanwhile.
+            let next = {
+                let mut state = shared.state();
+                if shared.stop.is_cancelled() {
+                    return;
+                }
+                state.lanes.next(now, |function| shared.limit_of(function))
+            };
+            let Some((function, number)) = next else { return };
+            let queue = self.clone();
+            shared.running.spawn_on(async move { queue.work(&function, number).await }, &shared.runtime);
+        }
+    }
+}

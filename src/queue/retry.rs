@@ -1,0 +1,167 @@
+//! When a call that failed is made again.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::function::{Codes, RetrySettings};
+
+/// How long `Retry-After` is obeyed.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// How often and after which pauses a call is made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Tries in all, the first one included.
+    pub attempts: u32,
+    /// The answers after which it is made again.
+    pub codes: Codes,
+    /// The shortest pause.
+    pub min_wait: Duration,
+    /// The longest pause.
+    pub max_wait: Duration,
+    /// What chance does to a pause.
+    pub jitter: Jitter,
+}
+
+/// What chance does to a pause, so that calls that failed together do not come back together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jitter {
+    /// Anything from the shortest pause to the computed one.
+    Full,
+    /// Anything from half of the computed pause to all of it.
+    Equal,
+}
+
+impl RetryPolicy {
+    /// This policy, with what a function says in its place.
+    pub fn with(&self, settings: &RetrySettings) -> Self {
+        let min_wait = settings.min_wait.unwrap_or(self.min_wait);
+        Self {
+            attempts: settings.attempts.unwrap_or(self.attempts),
+            codes: settings.codes.clone().unwrap_or_else(|| self.codes.clone()),
+            min_wait,
+            max_wait: settings.max_wait.unwrap_or(self.max_wait).max(min_wait),
+            jitter: self.jitter,
+        }
+    }
+
+    /// The pause after the `failed`th try that failed, counted from 1. It doubles from try to try; `chance` is
+    /// from 0 to 1.
+    pub fn pause(&self, failed: u32, chance: f64) -> Duration {
+        let doubled = 2u32.checked_pow(failed.max(1)).and_then(|factor| self.min_wait.checked_mul(factor));
+        let longest = doubled.map_or(self.max_wait, |doubled| doubled.min(self.max_wait));
+        let shortest = match self.jitter {
+            Jitter::Full => self.min_wait,
+            Jitter::Equal => (longest / 2).max(self.min_wait),
+        };
+        let spread = longest.saturating_sub(shortest);
+        shortest.min(longest) + spread.mul_f64(chance.clamp(0.0, 1.0))
+    }
+}
+
+/// The pause that `Retry-After` asks for: seconds, or a date, as HTTP has them. One that cannot be read asks for none.
+pub(super) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    let pause = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+            Duration::try_from(date.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(pause.min(LONGEST_RETRY_AFTER))
+}
+
+impl FromStr for Jitter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "equal" => Ok(Self::Equal),
+            _ => Err(format!("{text:?} is neither full nor equal")),
+        }
+    }
+}
+
+impl fmt::Display for Jitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Equal => "equal",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(jitter: Jitter) -> RetryPolicy {
+        RetryPolicy {
+            attempts: 10,
+            codes: "500".parse().expect("codes"),
+            min_wait: Duration::from_secs(10),
+            max_wait: Duration::from_secs(120),
+            jitter,
+        }
+    }
+
+    #[test]
+    fn a_pause_doubles_up_to_the_longest() {
+        let seconds = |jitter, failed, chance| policy(jitter).pause(failed, chance).as_secs();
+        for (failed, full, equal) in [
+            (1, (10, 20), (10, 20)),
+            (2, (10, 40), (20, 40)),
+            (3, (10, 80), (40, 80)),
+            (4, (10, 120), (60, 120)),
+        ] {
+            let both = |jitter| (seconds(jitter, failed, 0.0), seconds(jitter, failed, 1.0));
+            assert_eq!((both(Jitter::Full), both(Jitter::Equal)), (full, equal), "after {failed}");
+        }
+        assert_eq!(seconds(Jitter::Full, u32::MAX, 1.0), 120);
+        assert_eq!(seconds(Jitter::Full, 1, 0.5), 15);
+    }
+
+    proptest! {
+        #[test]
+        fn a_pause_keeps_its_bounds(
+            min in 0u64..100_000, max in 0u64..100_000, failed in any::<u32>(), chance in 0.0f64..=1.0, full in any::<bool>(),
+        ) {
+            let settings = RetrySettings {
+                min_wait: Some(Duration::from_millis(min)),
+                max_wait: Some(Duration::from_millis(max)),
+                ..RetrySettings::default()
+            };
+            let policy = policy(if full { Jitter::Full } else { Jitter::Equal }).with(&settings);
+            let pause = policy.pause(failed, chance);
+            prop_assert!(pause >= policy.min_wait && pause <= policy.max_wait, "{pause:?} of {policy:?}");
+        }
+
+        #[test]
+        fn no_text_is_more_than_an_error(text in "\\PC{0,20}") {
+            let _ = retry_after(&text, jiff::Timestamp::UNIX_EPOCH);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: jiff::Timestamp = "2026-11-22T08:00:00Z".parse().expect("a time");
+        let seconds = |text| retry_after(text, now).map(|pause| pause.as_secs());
+        for (text, wanted) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            ("999999", Some(3600)),
+            ("Sun, 22 Nov 2026 08:01:30 GMT", Some(90)),
+            ("Sun, 22 Nov 2026 07:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+            ("1.5", None),
+        ] {
+            assert_eq!(seconds(text), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What the queue has in memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lanes::Lanes;
+use super::spool::Spool;
+use super::{DEFAULT_QUEUE, Job, QueueError, RetryPolicy};
+use crate::config;
+use crate::fleet::{Directory, Entry};
+use crate::function::FunctionKey;
+use crate::store::Store;
+
+/// When to come back to a queue that is full, in seconds.
+const FULL_PAUSE: u32 = 5;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<Store>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) spool: Spool,
+    pub(super) config: config::Queue,
+    /// Calls that may wait for a replica of one function.
+    pub(super) max_waiting: usize,
+    pub(super) state: Mutex<State>,
+    /// Rung when something is due earlier than it was.
+    pub(super) changed: Notify,
+    /// Where calls are made.
+    pub(super) runtime: Handle,
+    /// Set when the daemon stops: no more calls are begun.
+    pub(super) stop: CancellationToken,
+    pub(super) running: TaskTracker,
+    /// Held while calls that were given up are taken up again or thrown away.
+    pub(super) burying: tokio::sync::Mutex<()>,
+    pub(super) totals: Totals,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) lanes: Lanes,
+    /// The number of the next call.
+    pub(super) next: u64,
+    /// Calls that are on their way to the disk.
+    pub(super) arriving: usize,
+    /// Bytes of all bodies.
+    pub(super) size: u64,
+}
+
+/// Counts since the daemon began.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    /// Calls that were accepted.
+    pub(super) accepted: AtomicU64,
+    /// Calls that were answered as they should be.
+    pub(super) made: AtomicU64,
+    /// Tries that failed, and are followed by another.
+    pub(super) retried: AtomicU64,
+    /// Calls that were given up.
+    pub(super) given_up: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for a call, and gives it a number.
+    pub(super) fn arrive(&self, size: u64) -> Result<Arriving<'_>, QueueError> {
+        let mut state = self.state();
+        let (calls, bytes) = (self.config.max_calls, self.config.max_size);
+        if state.lanes.total() + state.arriving >= calls {
+            return Err(QueueError::Full {
+                what: format!("{calls} calls (queue.max_calls)"),
+                retry_after: FULL_PAUSE,
+            });
+        }
+        if state.size + size > bytes {
+            return Err(QueueError::Full {
+                what: format!("{bytes} bytes (queue.max_size)"),
+                retry_after: FULL_PAUSE,
+            });
+        }
+        state.arriving += 1;
+        state.size += size;
+        let number = state.next;
+        state.next += 1;
+        Ok(Arriving { shared: self, number, size, kept: false })
+    }
+
+    /// The name of the queue that a function's calls go to.
+    pub(super) fn queue_of(&self, function: &FunctionKey) -> Box<str> {
+        let entry = self.directory.get(function);
+        let name = entry.and_then(|entry| entry.peek().spec.asynchronous.queue.clone());
+        name.unwrap_or_else(|| DEFAULT_QUEUE.into())
+    }
+
+    /// How many calls of a function may run at the same time.
+    pub(super) fn limit_of(&self, function: &FunctionKey) -> usize {
+        let Some(entry) = self.directory.get(function) else { return 1 };
+        let view = entry.peek();
+        let each = view.spec.asynchronous.parallel_calls;
+        each.map_or(self.config.parallel_calls_per_function, |each| each * view.endpoints.len().max(1))
+    }
+
+    pub(super) fn policy_of(&self, entry: &Entry) -> RetryPolicy {
+        self.config.retry.with(&entry.peek().spec.asynchronous.retry)
+    }
+}
+
+/// A call on its way to the disk, which has a place.
+pub(super) struct Arriving<'a> {
+    shared: &'a Shared,
+    pub(super) number: u64,
+    size: u64,
+    kept: bool,
+}
+
+impl Arriving<'_> {
+    pub(super) fn arrived(mut self, function: &FunctionKey) {
+        self.kept = true;
+        let queue = self.shared.queue_of(function);
+        self.shared.state().lanes.add(function, &queue, self.number, None);
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.arriving -= 1;
+        if !self.kept {
+            state.size -= self.size;
+        }
+    }
+}
+
+/// A call that was stored, if it can be read.
+pub(super) fn readable(number: u64, bytes: &[u8]) -> Option<Job> {
+    Job::decode(bytes)
+        .inspect_err(|error| tracing::error!(number, %error, "a call is left as it is stored"))
+        .ok()
+}

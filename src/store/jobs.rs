@@ -1,0 +1,146 @@
+//! Calls that are made later, and those that were given up. What they are made of is the queue's to know.
+
+use super::writer::Operation;
+use super::{Store, StoreError, delete};
+
+/// Rows of calls that are still to be made.
+const JOBS: &str = "job/";
+/// Rows of calls that were given up.
+const DEAD: &str = "dead/";
+
+/// Rows of queues that are paused.
+const PAUSED: &str = "paused/";
+
+/// A call as it is stored, with its number.
+pub type StoredJob = (u64, Vec<u8>);
+
+impl Store {
+    /// Keeps a call; returns when it is on disk.
+    pub async fn put_job(&self, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
+        self.writer.write(vec![put(JOBS, number, job)]).await
+    }
+
+    /// Keeps a call in another form soon: it reaches the disk with the next flush, and nobody waits for it.
+    pub fn put_job_soon(&self, number: u64, job: Vec<u8>) {
+        self.writer.write_soon(vec![put(JOBS, number, job)]);
+    }
+
+    /// Forgets a call that was made; returns when that is on disk.
+    pub async fn delete_job(&self, number: u64) -> Result<(), StoreError> {
+        self.writer.write(vec![delete(&key(JOBS, number))]).await
+    }
+
+    /// Gives a call up, and keeps it in this form; returns when that is on disk.
+    pub async fn bury_job(&self, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
+        self.writer.write(vec![delete(&key(JOBS, number)), put(DEAD, number, job)]).await
+    }
+
+    /// Takes a call up again that was given up, under another number and in this form; returns when that is on disk.
+    pub async fn revive_job(&self, dead: u64, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
+        self.writer.write(vec![delete(&key(DEAD, dead)), put(JOBS, number, job)]).await
+    }
+
+    /// Forgets calls that were given up; returns when that is on disk.
+    pub async fn delete_dead_jobs(&self, numbers: &[u64]) -> Result<(), StoreError> {
+        self.writer.write(numbers.iter().map(|number| delete(&key(DEAD, *number))).collect()).await
+    }
+
+    /// A call that is to be made.
+    pub fn job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.job_at(&key(JOBS, number))
+    }
+
+    /// A call that was given up.
+    pub fn dead_job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.job_at(&key(DEAD, number))
+    }
+
+    /// Calls that are to be made, one after the other, oldest first.
+    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
+        self.rows(JOBS)
+    }
+
+    /// Calls that were given up, one after the other, oldest first.
+    pub fn dead_jobs(&self) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
+        self.rows(DEAD)
+    }
+
+    /// How many calls were given up.
+    pub fn dead_jobs_count(&self) -> Result<usize, StoreError> {
+        let rows = self.db.scan_prefix(DEAD).keys().map(|row| row.map(|_| 1));
+        rows.sum::<sled::Result<usize>>().map_err(|error| StoreError::failed("reading the store", error))
+    }
+
+    /// Notes whether a queue is paused; returns when that is on disk.
+    pub async fn pause_queue(&self, queue: &str, paused: bool) -> Result<(), StoreError> {
+        let key = format!("{PAUSED}{queue}");
+        let operation = if paused { Operation::Put { key, value: Vec::new() } } else { delete(&key) };
+        self.writer.write(vec![operation]).await
+    }
+
+    /// The names of the queues that are paused.
+    pub fn paused_queues(&self) -> Result<Vec<String>, StoreError> {
+        let keys = self.db.scan_prefix(PAUSED).keys();
+        let name = |key: sled::IVec| String::from_utf8_lossy(&key[PAUSED.len()..]).into_owned();
+        keys.map(|key| key.map(name).map_err(|error| StoreError::failed("reading the store", error)))
+            .collect()
+    }
+
+    fn job_at(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
+        value.map(|value| Ok(self.large.resolve(&value)?.into_owned())).transpose()
+    }
+
+    fn rows(&self, prefix: &'static str) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
+        self.db.scan_prefix(prefix).map(move |row| {
+            let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
+            let number = std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|text| text.parse().ok());
+            let number = number.ok_or_else(|| {
+                StoreError::failed("reading the store", format!("{prefix} has a row without a number"))
+            })?;
+            Ok((number, self.large.resolve(&value)?.into_owned()))
+        })
+    }
+}
+
+/// Sorts as the numbers do.
+fn key(prefix: &str, number: u64) -> String {
+    format!("{prefix}{number:020}")
+}
+
+fn put(prefix: &str, number: u64, value: Vec<u8>) -> Operation {
+    Operation::Put { key: key(prefix, number), value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(rows: impl Iterator<Item = Result<StoredJob, StoreError>>) -> Vec<u64> {
+        rows.map(|row| row.expect("readable").0).collect()
+    }
+
+    #[tokio::test]
+    async fn a_call_is_in_one_place_also_after_a_restart() {
+        let state = tempfile::tempdir().expect("a directory");
+        let store = Store::open(state.path()).expect("opened");
+        for number in [2, 10, 9] {
+            store.put_job(number, vec![7; 9000]).await.expect("kept");
+        }
+        store.delete_job(2).await.expect("deleted");
+        store.bury_job(9, b"dead".to_vec()).await.expect("given up");
+        store.put_job_soon(10, b"again".to_vec());
+        store.close().await;
+        drop(store);
+        let store = Store::open(state.path()).expect("opened again");
+        assert_eq!((numbers(store.jobs()), numbers(store.dead_jobs())), (vec![10], vec![9]));
+        assert_eq!(store.job(10).expect("readable").as_deref(), Some(&b"again"[..]));
+        assert_eq!(store.dead_job(9).expect("readable").as_deref(), Some(&b"dead"[..]));
+        assert_eq!((store.job(9).expect("readable"), store.dead_job(10).expect("readable")), (None, None));
+        store.revive_job(9, 11, b"alive".to_vec()).await.expect("revived");
+        store.bury_job(10, b"dead".to_vec()).await.expect("given up");
+        assert_eq!((numbers(store.jobs()), numbers(store.dead_jobs())), (vec![11], vec![10]));
+        store.delete_dead_jobs(&[10]).await.expect("deleted");
+        assert_eq!(numbers(store.dead_jobs()), [0; 0]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Calls that are made later.
+
+use serde::{Deserialize, Serialize};
+
+/// One queue, as `GET /system/queues` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: String,
+    /// No call of it is made.
+    pub paused: bool,
+    /// Calls that could be made now.
+    pub ready: usize,
+    /// Calls that wait for their next try.
+    pub waiting: usize,
+    /// Calls that are being made.
+    pub running: usize,
+}
+
+/// `PUT /system/queues/NAME`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueChange {
+    /// No call of it is made any more.
+    pub paused: bool,
+}
+
+/// A call that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadCall {
+    /// Its number, under which it is found.
+    pub number: u64,
+    /// The function's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// `X-Call-Id`
+    pub call_id: String,
+    /// The request's method.
+    pub method: String,
+    /// The request's path and query, as the function gets it.
+    pub path: String,
+    /// Bytes of the request's body.
+    pub size: u64,
+    /// When it was queued, RFC 3339.
+    pub queued_at: String,
+    /// The tries that failed, in order.
+    pub tries: Vec<Try>,
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Try {
+    /// When it began, RFC 3339.
+    pub at: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// The status that the function answered, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Why that was no success.
+    pub reason: String,
+}
+
+/// How many calls were taken up again, or thrown away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadCount {
+    /// That many.
+    pub count: usize,
+}

@@ -1,0 +1,121 @@
+//! Queues, and calls that were given up.
+
+use ingle::function::FunctionKey;
+use ingle::queue::{Body, Facts, Job};
+use serde_json::{Value, json};
+
+use super::world::World;
+
+impl World {
+    async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        serde_json::from_str(&answer.body).expect("json")
+    }
+
+    /// Queues a call of a function that is not there, which is given up at once.
+    async fn give_up(&self, function: &str, call_id: &str) {
+        let before = self.json("/system/dead").await.as_array().expect("a list").len();
+        let facts = Facts {
+            function: FunctionKey::parse(function).expect("a name"),
+            call_id: call_id.to_owned(),
+            method: "POST".to_owned(),
+            path: "/a?b=c".to_owned(),
+            queued_at: jiff::Timestamp::UNIX_EPOCH,
+            not_before: None,
+            tries: Vec::new(),
+        };
+        let body = Body::Inline(b"hi".to_vec());
+        self.queue.accept(Job { facts, head: Vec::new(), body }).await.expect("accepted");
+        eventually!(
+            self.json("/system/dead").await.as_array().expect("a list").len() == before + 1,
+            "it is not given up"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_queue_is_paused_and_goes_on() {
+    let world = World::new().await;
+    assert_eq!(world.json("/system/queues").await, json!([]));
+    world.change("PUT", "/system/queues/slow", r#"{"paused":true}"#, 200).await;
+    let queue = json!([{ "name": "slow", "paused": true, "ready": 0, "waiting": 0, "running": 0 }]);
+    assert_eq!(world.json("/system/queues").await, queue);
+    world.change("PUT", "/system/queues/slow", r#"{"paused":false}"#, 200).await;
+    assert_eq!(world.json("/system/queues").await[0]["paused"], false);
+    for (path, body, text) in [
+        ("/system/queues/a%20b", r#"{"paused":true}"#, "is not the name of a queue"),
+        ("/system/queues/a", r#"{"paused":"yes"}"#, "expected a boolean"),
+        ("/system/queues/a", "", "body"),
+    ] {
+        let answer = world.send("PUT", path, body.to_owned()).await;
+        assert!(answer.status == 400 && answer.body.contains(text), "{path} {body}: {}", answer.body);
+    }
+    assert_eq!(
+        world.json("/system/queues").await.as_array().expect("a list").len(),
+        1,
+        "nothing was changed"
+    );
+}
+
+#[tokio::test]
+async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
+    let world = World::new().await;
+    assert_eq!(world.json("/system/dead").await, json!([]));
+    for (function, id) in [("gone", "one"), ("gone", "two"), ("lost.dev", "three")] {
+        world.give_up(function, id).await;
+    }
+    let all = world.json("/system/dead").await;
+    let ids: Vec<_> = all.as_array().expect("a list").iter().map(|call| call["callId"].as_str()).collect();
+    assert_eq!(ids, [Some("three"), Some("two"), Some("one")], "newest first");
+    let of = async |query: &str| world.json(&format!("/system/dead?{query}")).await;
+    assert_eq!(of("function=gone&limit=1").await, json!([all[1]]));
+    assert_eq!(of("function=lost&namespace=dev").await, json!([all[0]]));
+    assert_eq!(of("function=lost").await, json!([]));
+    let number = all[0]["number"].as_u64().expect("a number");
+    let shown = world.json(&format!("/system/dead/{number}")).await;
+    assert_eq!(shown, all[0]);
+    assert_eq!(
+        (&shown["name"], &shown["namespace"], &shown["method"], &shown["path"], &shown["size"]),
+        (&json!("lost"), &json!("dev"), &json!("POST"), &json!("/a?b=c"), &json!(2))
+    );
+    assert_eq!(shown["tries"][0]["reason"], "there is no function lost.dev any more");
+
+    // Still not there: it is given up once more, under another number.
+    world.change("POST", &format!("/system/dead/{number}/replay"), "", 202).await;
+    eventually!(
+        world.json("/system/dead").await.as_array().expect("a list").len() == 3,
+        "it is not given up again"
+    );
+    world
+        .refused(
+            "GET",
+            &format!("/system/dead/{number}"),
+            "",
+            404,
+            &format!("no call {number} was given up: see 'ingle queue dead'"),
+        )
+        .await;
+    let newest = world.json("/system/dead?limit=1").await[0].clone();
+    assert_eq!((&newest["callId"], newest["tries"].as_array().map(Vec::len)), (&json!("three"), Some(1)));
+    let answer = world.send("POST", "/system/dead/replay?function=gone", "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"count":2}"#));
+    eventually!(
+        world.json("/system/dead").await.as_array().expect("a list").len() == 3,
+        "they are not given up again"
+    );
+
+    world.change("DELETE", &format!("/system/dead/{}", newest["number"]), "", 202).await;
+    let answer = world.send("DELETE", "/system/dead", "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"count":2}"#));
+    assert_eq!(world.json("/system/dead").await, json!([]));
+    for (method, path, status) in [
+        ("GET", "/system/dead/x", 400),
+        ("GET", "/system/dead?limit=0", 400),
+        ("GET", "/system/dead?function=../x", 400),
+        ("DELETE", "/system/dead/1", 404),
+        ("POST", "/system/dead/1/replay", 404),
+    ] {
+        assert_eq!(world.send(method, path, "").await.status, status, "{method} {path}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Calls that are queued: what is accepted, what the function gets, what is refused.
+
+use std::sync::{Arc, Mutex};
+
+use ingle::wire::Deployment;
+
+use super::{Answer, Client, Gate, SocketAddr, replica};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// What replicas got: heads as they came, and bodies.
+pub(super) type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// Reads one request, with a body of a known length.
+pub(super) async fn request(connection: &mut Client) -> Option<(String, Vec<u8>)> {
+    while !connection.left.windows(4).any(|part| part == b"\r\n\r\n") {
+        if !connection.more().await {
+            return None;
+        }
+    }
+    let head = connection.until("\r\n\r\n").await;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let body = connection.exactly(length.map_or(0, |length| length.parse().expect("a length"))).await;
+    Some((head, body))
+}
+
+/// A replica that notes what it gets, and answers with the next of these answers, the last one again and again.
+pub(super) async fn noting(seen: &Seen, answers: &[&'static str]) -> SocketAddr {
+    let (seen, answers) = (seen.clone(), answers.to_vec());
+    replica(move |mut connection, _| {
+        let (seen, answers) = (seen.clone(), answers.clone());
+        async move {
+            while let Some(found) = request(&mut connection).await {
+                let answer = {
+                    let mut seen = seen.lock().expect("no panic");
+                    seen.push(found);
+                    answers[(seen.len() - 1).min(answers.len() - 1)]
+                };
+                connection.send(answer).await;
+            }
+        }
+    })
+    .await
+}
+
+impl Gate {
+    /// Queues a call of this path with this body.
+    pub(super) async fn queue(&self, path: &str, body: &str) -> Answer {
+        let length = body.len();
+        let head = format!("POST /async-function/{path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
+        self.call(&format!("{head}\r\n{body}")).await
+    }
+
+    /// How many calls are stored that are to be made.
+    pub(super) fn stored(&self) -> usize {
+        self.store.jobs().count()
+    }
+
+    /// Files of bodies.
+    pub(super) fn bodies(&self) -> usize {
+        std::fs::read_dir(self.state.path().join("queue")).expect("there").count()
+    }
+
+    /// Gives the function these annotations.
+    pub(super) fn annotate(&self, annotations: &[(&str, &str)]) {
+        let mut view = (*self.entry.view()).clone();
+        let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let deployment =
+            Deployment { annotations: Some(annotations.collect()), ..(*view.deployment).clone() };
+        view.spec = Arc::new((&deployment).try_into().expect("a valid deployment"));
+        self.entry.publish(view);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_call_reaches_its_function_as_it_was_sent() {
+    let seen = Seen::default();
+    let gate = Gate::new(&[noting(&seen, &[OK]).await]).await;
+    let mut client = gate.connect().await;
+    client
+        .send(
+            "PUT /async-function/env/a%20b?c=1 HTTP/1.1\r\nHost: example.org\r\nX-Call-Id: mine\r\nX-Mine: 1\r\n\
+             Expect: 100-continue\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n",
+        )
+        .await;
+    client.until("100 Continue\r\n\r\n").await;
+    client.send("2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.code, answer.body.as_str(), answer.header("x-call-id")), (202, "", Some("mine")));
+    // The connection is kept.
+    client.send("GET /async-function/env.openfaas-fn HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!(answer.code, 202);
+    let id = answer.header("x-call-id").expect("a new one").to_owned();
+    eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.queues());
+    assert_eq!(gate.stored(), 0, "they are still queued");
+    let seen = seen.lock().expect("no panic");
+    let (mut put, mut get) = (&seen[0], &seen[1]);
+    if get.0.starts_with("PUT") {
+        (put, get) = (get, put);
+    }
+    assert!(put.0.starts_with("PUT /a%20b?c=1 HTTP/1.1\r\n"), "{}", put.0);
+    for line in [
+        "Host: example.org",
+        "X-Call-Id: mine",
+        "X-Mine: 1",
+        "Content-Length: 5",
+        "X-Forwarded-For: 127.0.0.1",
+    ] {
+        assert!(put.0.contains(&format!("{line}\r\n")), "{line} is not in {}", put.0);
+    }
+    for line in ["Expect", "Transfer-Encoding", "TE:"] {
+        assert!(!put.0.contains(line), "{line} is in {}", put.0);
+    }
+    assert_eq!(put.1, b"hello");
+    assert!(get.0.starts_with("GET / HTTP/1.1\r\n") && get.0.to_lowercase().contains(&id), "{}", get.0);
+    assert!(!get.0.contains("Content-Length"), "{}", get.0);
+    assert_eq!(gate.entry.stats.snapshot().started, 2, "they count as calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_goes_through_a_file_and_leaves_none() {
+    let seen = Seen::default();
+    let gate = Gate::new(&[noting(&seen, &[OK]).await]).await;
+    gate.queue.pause("default", true).await.expect("paused");
+    let body = "0123456789".repeat(300_000);
+    assert_eq!(gate.queue("env", &body).await.code, 202);
+    assert_eq!((gate.stored(), gate.bodies()), (1, 1));
+    gate.queue.pause("default", false).await.expect("resumed");
+    eventually!(gate.stored() == 0 && gate.bodies() == 0, "{} and {}", gate.stored(), gate.bodies());
+    let seen = seen.lock().expect("no panic");
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].1 == body.as_bytes(), "the body is another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_not_kept() {
+    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let seen = Seen::default();
+    let replicas = [noting(&seen, &[OK]).await];
+    let gate =
+        Gate::over(state, "body_limit = \"10k\"\nmax_calls = 1\nmax_size = \"15k\"", &replicas, |_, _| {})
+            .await;
+    gate.queue.pause("default", true).await.expect("paused");
+    let large = "x".repeat(10_001);
+    for (request, code, text) in [
+        ("POST /async-function/none HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx".to_owned(), 404, "function none was not found"),
+        (format!("POST /async-function/env HTTP/1.1\r\nHost: a\r\nContent-Length: 10001\r\n\r\n{large}"), 413, "10000 bytes"),
+        (format!("POST /async-function/env HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2711\r\n{large}\r\n0\r\n\r\n"), 413, "10000 bytes"),
+        ("POST /async-function/env HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(), 400, "malformed"),
+        ("GET /async-function/env HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned(), 400, "Upgrade"),
+        ("POST /async-function/env HTTP/1.1\r\nHost: a\r\nX-Callback-Url: http://b/\r\nContent-Length: 0\r\n\r\n".to_owned(), 400, "X-Callback-Url"),
+    ] {
+        let answer = gate.call(&request).await;
+        assert_eq!(answer.code, code, "{request:.200}: {}", answer.body);
+        assert!(answer.body.contains(text), "{}", answer.body);
+        assert_eq!((gate.stored(), gate.bodies()), (0, 0), "{request:.200}");
+    }
+    // A client that leaves in the middle.
+    let mut client = gate.connect().await;
+    client.send("POST /async-function/env HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n").await;
+    client.send("x".repeat(8000)).await;
+    eventually!(gate.bodies() == 1, "nothing is taken in");
+    drop(client);
+    eventually!(gate.bodies() == 0, "its body stays");
+    // The queue is full.
+    assert_eq!(gate.queue("env", &"x".repeat(6000)).await.code, 202);
+    for body in ["", "x"] {
+        let answer = gate.queue("env", body).await;
+        assert_eq!((answer.code, answer.header("retry-after")), (429, Some("5")), "{}", answer.body);
+        assert!(answer.body.contains("1 calls (queue.max_calls)"), "{}", answer.body);
+    }
+    assert_eq!((gate.stored(), gate.bodies()), (1, 1));
+    assert!(seen.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_is_made_by_the_next_process() {
+    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let gate = Gate::over(state.clone(), "", &[], |_, _| {}).await;
+    gate.queue.pause("default", true).await.expect("paused");
+    for number in 0..20 {
+        assert_eq!(gate.queue(&format!("env/{number}"), &"x".repeat(number * 1000)).await.code, 202);
+    }
+    let mut gate = gate;
+    gate.begin_to_stop().await;
+    gate.queue.stop(super::PATIENCE).await;
+    gate.store.close().await;
+    gate.stopped().await;
+    // What a crash would have left beside.
+    std::fs::write(state.path().join("queue/0a0a0a0a-0000-4000-8000-000000000000"), "x").expect("written");
+
+    let seen = Seen::default();
+    let gate =
+        Gate::over(state, "parallel_calls_per_function = 1", &[noting(&seen, &[OK]).await], |_, _| {}).await;
+    assert_eq!(gate.queue.queues()[0].counts.ready, 20, "it is still paused");
+    assert_eq!(gate.bodies(), 15);
+    gate.queue.pause("default", false).await.expect("resumed");
+    eventually!(gate.stored() == 0 && gate.bodies() == 0, "{} and {}", gate.stored(), gate.bodies());
+    let seen = seen.lock().expect("no panic");
+    let lengths: Vec<_> =
+        seen.iter().map(|(head, body)| (head.split(' ').nth(1).expect("a path"), body.len())).collect();
+    let wanted: Vec<_> = (0..20).map(|number| (format!("/{number}"), number * 1000)).collect();
+    assert!(
+        lengths.iter().zip(&wanted).all(|(found, wanted)| *found == (wanted.0.as_str(), wanted.1)),
+        "{lengths:?}"
+    );
+    assert_eq!(seen.len(), 20);
+}
