@@ -7,6 +7,9 @@ use super::state::{count, readable};
 use super::{Queue, QueueError};
 use crate::function::FunctionKey;
 
+/// Calls that are thrown away in one write; others may want their turn in between.
+const PART: usize = 256;
+
 /// A call that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadCall {
@@ -122,12 +125,25 @@ impl Queue {
 
     async fn purge_some(&self, numbers: Vec<u64>) -> Result<usize, QueueError> {
         let mut purged = 0;
-        for number in numbers {
-            match self.purge(number).await {
-                Ok(()) => purged += 1,
-                Err(QueueError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+        for part in numbers.chunks(PART) {
+            let _one = self.0.burying.lock().await;
+            let (mut there, mut bodies) = (Vec::new(), Vec::new());
+            for number in part {
+                match self.dead_job(*number) {
+                    Ok(job) => {
+                        there.push(*number);
+                        bodies.push(job.body);
+                    }
+                    // Somebody else was faster.
+                    Err(QueueError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            self.0.store.delete_dead_jobs(&there).await?;
+            for body in &bodies {
+                self.0.spool.remove(body).await;
+            }
+            purged += there.len();
         }
         Ok(purged)
     }

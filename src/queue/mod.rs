@@ -143,8 +143,12 @@ impl Queue {
 
     /// Makes calls until [`Self::stop`].
     pub async fn run(&self) {
+        tokio::join!(self.make(), self.tidy());
+    }
+
+    /// Begins calls when they are due, or have room.
+    async fn make(&self) {
         let shared = &self.0;
-        let mut expiry = tokio::time::interval(EXPIRE_EVERY);
         loop {
             let changed = shared.changed.notified();
             self.pump();
@@ -152,12 +156,20 @@ impl Queue {
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = changed => {}
-                _ = expiry.tick() => {
-                    if let Err(error) = self.expire().await {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "calls that were given up are kept for longer");
-                    }
-                }
                 () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Throws away what was kept for long enough, now and then.
+    async fn tidy(&self) {
+        let mut interval = tokio::time::interval(EXPIRE_EVERY);
+        while let Some(_now) = self.0.stop.run_until_cancelled(interval.tick()).await {
+            if let Err(error) = self.expire().await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "calls that were given up are kept for longer"
+                );
             }
         }
     }

@@ -49,7 +49,9 @@ impl Queue {
                 self.give_up(running, job).await;
             }
             Outcome::Busy { pause, reason } => {
-                if at.duration_since(job.facts.queued_at).unsigned_abs() > self.0.config.max_age {
+                // A clock that was set back makes it young again.
+                let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
+                if age > self.0.config.max_age {
                     job.facts.tries.push(failed(None, format!("{reason}, for longer than queue.max_age")));
                     self.give_up(running, job).await;
                 } else {

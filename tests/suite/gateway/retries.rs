@@ -188,9 +188,12 @@ async fn no_more_calls_are_made_at_once_than_a_function_takes() {
     for (annotations, limit) in [(&[][..], 5), (&[("ingle.parallel-calls", "2")], 2)] {
         gate.annotate(annotations);
         most.store(0, Ordering::SeqCst);
+        // All of them are there before the first is made.
+        gate.queue.pause("default", true).await.expect("paused");
         for _ in 0..12 {
             assert_eq!(gate.queue("env", "").await.code, 202);
         }
+        gate.queue.pause("default", false).await.expect("resumed");
         eventually!(gate.stored() == 0, "{:?}", gate.queue.queues());
         assert_eq!(most.load(Ordering::SeqCst), limit);
     }
