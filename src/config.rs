@@ -150,7 +150,7 @@ pub struct Queue {
     pub body_limit: u64,
     /// Calls that may be queued.
     pub max_calls: usize,
-    /// Bytes that their bodies may have together.
+    /// Bytes that they may send together.
     pub max_size: u64,
     /// How long a call is tried that its function has no room for.
     pub max_age: Duration,
@@ -158,6 +158,8 @@ pub struct Queue {
     pub keep_dead: Duration,
     /// Calls at most that were given up and are kept.
     pub max_dead: usize,
+    /// Bytes that they may send together.
+    pub max_dead_size: u64,
     /// Calls that are made at the same time, in all.
     pub parallel_calls: usize,
     /// Of one named queue.
@@ -306,6 +308,8 @@ impl Config {
                 max_age: from.get("queue.max_age", "24h", duration),
                 keep_dead: from.get("queue.keep_dead", "168h", duration),
                 max_dead: from.get("queue.max_dead", "10000", count),
+                max_dead_size: from
+                    .get("queue.max_dead_size", "1Gi", |text| size(text).map(|bytes| bytes as u64)),
                 parallel_calls: from.get("queue.parallel_calls", "100", count),
                 parallel_calls_per_queue: from.get("queue.parallel_calls_per_queue", "100", count),
                 parallel_calls_per_function: from.get("queue.parallel_calls_per_function", "10", count),

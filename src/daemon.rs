@@ -44,6 +44,9 @@ use crate::{COMMIT, VERSION};
 
 /// Threads for everything but calls: deploys, events, the API. They wait most of the time.
 const CONTROL_THREADS: usize = 2;
+/// How long queued calls that run may go on when the daemon stops, beyond those that clients wait for: they are made
+/// again by the next one, and new clients wait for it.
+const QUEUE_DRAIN: Duration = Duration::from_secs(10);
 /// How long to wait for containerd at the start: it may be starting as well.
 const CONTAINERD_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two attempts.
@@ -145,7 +148,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let drain = limits.drain;
     let stopping = async {
         stop.cancelled().await;
-        queue.stop(drain).await;
+        queue.stop(drain.min(QUEUE_DRAIN)).await;
     };
     let serving = async {
         let served = server::serve(listener, gateway, limits, shutdown).await;

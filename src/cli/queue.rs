@@ -142,8 +142,9 @@ async fn send(
 ) -> anyhow::Result<usize> {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let function = chosen.function.as_deref();
-    let query = [("function", function), ("namespace", globals.namespace().filter(|_| function.is_some()))];
-    let answer = client.system(method, &path, &query).send().await?;
+    let query: &[_] =
+        if chosen.all { &[("function", function), ("namespace", globals.namespace())] } else { &[] };
+    let answer = client.system(method, &path, query).send().await?;
     if chosen.number.is_some() {
         return Ok(1);
     }
@@ -172,7 +173,7 @@ fn dead_row(call: DeadCall) -> [String; 5] {
         call.number.to_string(),
         format!("{}.{}", call.name, call.namespace),
         output::time(&call.queued_at),
-        call.tries.len().to_string(),
+        call.tried.to_string(),
         reason,
     ]
 }

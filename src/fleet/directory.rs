@@ -33,7 +33,8 @@ impl Directory {
 
     /// The function with this key.
     pub fn get(&self, key: &FunctionKey) -> Option<Arc<Entry>> {
-        self.find(&key.to_string())
+        // A name may look like another one with its namespace: a.b is one, and b may be a namespace.
+        self.find(&key.to_string()).filter(|entry| entry.key == *key)
     }
 
     /// Every function once, sorted by namespace and name.

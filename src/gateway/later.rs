@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::StatusCode;
-use jiff::Timestamp;
 
 use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
@@ -16,10 +15,10 @@ use super::error::ErrorAnswer;
 use super::function::Forward;
 use crate::fleet::Entry;
 use crate::invoke::{BodyError, Caller as _, InvokeError};
-use crate::queue::{self, Draft, Job, Queue, QueueError};
+use crate::queue::{self, Draft, QueueError};
 use http1::{Alarm, Framing};
 
-/// Bytes that the head of a call may have: it is kept with what else is known of the call, in one record.
+/// Bytes that the head of a call may have: it is read into memory for each try.
 const MAX_HEAD: usize = 64 << 10;
 
 /// A call to a function that is to be made later.
@@ -50,15 +49,12 @@ impl LaterCall {
                 text,
             ));
         }
-        let facts = queue::Facts {
-            function: entry.key.clone(),
-            call_id: String::from_utf8_lossy(forward.facts.call_id.as_bytes()).into_owned(),
-            method: request.method.to_owned(),
-            path: forward.path.to_string(),
-            queued_at: Timestamp::now(),
-            not_before: None,
-            tries: Vec::new(),
-        };
+        let facts = queue::Facts::new(
+            entry.key.clone(),
+            String::from_utf8_lossy(forward.facts.call_id.as_bytes()).into_owned(),
+            request.method.to_owned(),
+            &forward.path.to_string(),
+        );
         Ok(Self { entry, facts, head })
     }
 }
@@ -66,27 +62,42 @@ impl LaterCall {
 /// Takes in the body and hands the call to the queue.
 pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: LaterCall) -> After {
     let queue = connection.worker.gateway.queue.clone();
-    let limit = queue.body_limit().min(call.entry.peek().body_limit);
-    let too_large =
-        || ErrorAnswer::from(InvokeError::BodyTooLarge { function: call.entry.label.to_string(), limit });
-    if matches!(facts.framing, Framing::Length(length) if length > limit) {
-        return connection.refuse(facts, &too_large()).await;
-    }
+    let LaterCall { entry, facts: kept, head } = call;
+    let limits = (queue.body_limit(), entry.peek().body_limit);
+    let limit = limits.0.min(limits.1);
+    let too_large = || {
+        if limits.1 <= limits.0 {
+            return InvokeError::BodyTooLarge { function: entry.label.to_string(), limit }.into();
+        }
+        let text = format!("the body of a call that is made later may have {limit} bytes (queue.body_limit)");
+        ErrorAnswer::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+    };
+    let announced = match facts.framing {
+        Framing::Length(length) if length > limit => return connection.refuse(facts, &too_large()).await,
+        Framing::Length(length) => Some(length),
+        _ => None,
+    };
+    // Before the body: what has no place need not be sent.
+    let mut draft = match queue.draft(head, announced) {
+        Ok(draft) => draft,
+        Err(error) => return connection.refuse(facts, &error.into()).await,
+    };
     let Connection { stream, worker, input, out, alarm, .. } = connection;
     out.clear();
     let mut client = Client::new(stream, input, out, facts, limit, worker);
     client.take_body_plain();
-    let mut draft = queue.draft();
     let taken = match read(&mut client, &mut draft, facts, alarm).await {
         Ok(()) => Ok(()),
         Err(Unread::Gone) => return After::Close,
         Err(Unread::TooLarge) => Err(too_large()),
         Err(Unread::Bad(answer)) => Err(answer),
     };
-    let LaterCall { facts: kept, head, .. } = call;
     let accepted = match taken {
-        Ok(()) => accept(&queue, kept, head, draft).await.map_err(ErrorAnswer::from),
-        Err(answer) => Err(answer),
+        Ok(()) => queue.accept(kept, draft).await.map_err(ErrorAnswer::from),
+        Err(answer) => {
+            drop(draft);
+            Err(answer)
+        }
     };
     let persists = client.may_persist();
     match accepted {
@@ -99,11 +110,6 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: Late
         true => After::Linger,
         false => After::Close,
     }
-}
-
-async fn accept(queue: &Queue, facts: queue::Facts, head: Vec<u8>, draft: Draft) -> Result<(), QueueError> {
-    let body = draft.finish().await?;
-    queue.accept(Job { facts, head, body }).await
 }
 
 /// Why a body was not taken in.
@@ -144,7 +150,7 @@ async fn read(
             }
         };
         let written = draft.push(&piece).await;
-        written.map_err(|error| Unread::Bad(ErrorAnswer::from(QueueError::from(error))))?;
+        written.map_err(|error: QueueError| Unread::Bad(error.into()))?;
         piece.clear();
     }
     Ok(())

@@ -48,10 +48,16 @@ pub(super) fn write(text: &mut Text, queue: &Queue) {
         queue.dead_count().map_or(f64::NAN, |count| count as f64),
     );
     one(
+        "ingle_queue_dead_bytes",
+        Kind::Gauge,
+        "Bytes that calls send that were given up and are kept.",
+        queue.dead_size() as f64,
+    );
+    one(
         "ingle_queue_oldest_call_seconds",
         Kind::Gauge,
         "Age of the queued call that was queued first.",
-        queue.oldest().map_or(f64::NAN, |age| age.as_secs_f64()),
+        queue.oldest().as_secs_f64(),
     );
     text.family("ingle_queue_calls", Kind::Gauge, "Queued calls, by queue and by what they wait for.");
     for queue in &queues {

@@ -11,29 +11,27 @@ use tokio::fs::File;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::job::{Body, Job};
+use super::job::{Content, Job};
 use super::retry::{RetryPolicy, retry_after};
 use super::spool::Spool;
+use crate::config;
 use crate::fleet::Entry;
 use crate::invoke::{
     BodyError, Call, Caller, Counted, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
 };
 use http1::{Alarm, ResponseHead};
 
-/// How long a function is left alone that cannot take a call now, unless it says so itself.
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a function is left alone that cannot be reached.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The function answered, and not with a code after which it is called again.
-    Done {
-        /// What it answered.
-        code: u16,
-    },
-    /// It was not called, or not because of this call: it has no room, or no replica yet. That is no try.
+    Done,
+    /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.
     Busy {
-        /// How long to leave it alone.
+        /// How long to leave the function alone at least.
         pause: Duration,
         /// Why, in words.
         reason: String,
@@ -60,21 +58,34 @@ pub(super) async fn attempt(
     job: &Job,
     spool: &Spool,
     policy: &RetryPolicy,
+    config: &config::Queue,
     max_waiting: usize,
 ) -> Outcome {
     let (timeout, body_limit) = {
         let view = entry.peek();
         (view.timeout, view.body_limit)
     };
-    if job.body.size() > body_limit {
+    let size = job.content.body_size();
+    if size > body_limit {
         let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
         return Outcome::Hopeless { reason: error.to_string() };
     }
-    let body = match &job.body {
-        Body::Inline(bytes) => Source::Memory(bytes),
-        Body::File { name, .. } => match spool.file(*name).await {
-            Ok(file) => Source::File(file),
-            Err(error) => return Outcome::Hopeless { reason: format!("its body cannot be read: {error}") },
+    let read;
+    let (head, body) = match &job.content {
+        Content::Inline { head, body } => (head, Source::Memory(body)),
+        Content::File { name, head, body } => match spool.read(*name, *head, *body).await {
+            Ok((head, file)) => {
+                read = head;
+                (&read, Source::File(file))
+            }
+            Err(error) => {
+                let reason = format!("what it sends cannot be read from the disk: {error}");
+                return match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Hopeless { reason },
+                    // As when there are no free files: not for this call alone.
+                    _ => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
+                };
+            }
         },
     };
     let mut counted = Counted::begin(entry, Instant::now());
@@ -84,7 +95,7 @@ pub(super) async fn attempt(
         expected: Expected {
             to_head: method == "HEAD",
             upgrade: false,
-            reuse: job.body.size() == 0 || takes_body(method),
+            reuse: size == 0 || takes_body(method),
             deadline: counted.started() + timeout,
         },
         limit: timeout,
@@ -93,13 +104,16 @@ pub(super) async fn attempt(
         max_waiting,
     };
     let mut out = Outgoing::default();
-    out.begin(job.body.size() > 0);
-    write_head(job, &mut out.bytes);
+    out.begin(size > 0);
+    out.bytes.extend_from_slice(head);
+    push_length(method, size, &mut out.bytes);
     let mut caller = Quiet { body, answer: Answer::default() };
     let mut alarm = Alarm::default();
     let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
         Ok(exchange) => {
-            let rest = read_to_end(exchange, &mut out, &mut caller, &mut alarm, timeout).await;
+            // One that never ends would have its place for ever.
+            let end = counted.started() + config.max_age.max(timeout);
+            let rest = read_to_end(exchange, &mut out, &mut caller, &mut alarm, timeout, end).await;
             rest.map_err(|failure| call.failed(failure))
         }
         Err(error) => Err(error),
@@ -121,10 +135,9 @@ fn takes_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }
 
-fn write_head(job: &Job, out: &mut Vec<u8>) {
-    out.extend_from_slice(&job.head);
-    let size = job.body.size();
-    if size > 0 || takes_body(&job.facts.method) {
+/// Says how long the body is, and ends the head.
+fn push_length(method: &str, size: u64, out: &mut Vec<u8>) {
+    if size > 0 || takes_body(method) {
         out.extend_from_slice(b"Content-Length: ");
         out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -139,13 +152,14 @@ async fn read_to_end(
     caller: &mut Quiet<'_>,
     alarm: &mut Alarm,
     limit: Duration,
+    end: Instant,
 ) -> Result<(), Failure> {
     let mut running = Some(exchange);
-    let mut deadline = Instant::now() + limit;
+    let mut deadline = end.min(Instant::now() + limit);
     poll_fn(|cx| {
         while let Some(exchange) = &mut running {
             match exchange.poll_data(cx, out, caller) {
-                Poll::Ready(Ok(true)) => deadline = Instant::now() + limit,
+                Poll::Ready(Ok(true)) => deadline = end.min(Instant::now() + limit),
                 Poll::Ready(Ok(false)) => {
                     if let Some(exchange) = running.take() {
                         exchange.finish(out);
@@ -153,6 +167,9 @@ async fn read_to_end(
                 }
                 Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
                 Poll::Pending => return alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout)),
+            }
+            if Instant::now() >= end {
+                return Poll::Ready(Err(Failure::Timeout));
             }
         }
         Poll::Ready(Ok(()))
@@ -230,12 +247,13 @@ impl Caller for Quiet<'_> {
 
 fn judge(answer: Answer, policy: &RetryPolicy) -> Outcome {
     let Answer { code, retry_after, internal } = answer;
-    if !policy.codes.contains(code) {
-        return Outcome::Done { code };
-    }
+    // Before all else: nothing was done with this call, whatever its function thinks of that code.
     if code == 429 && internal {
         let reason = "the function has as many calls as it takes (max_inflight)".to_owned();
-        return Outcome::Busy { pause: retry_after.unwrap_or(BUSY_PAUSE), reason };
+        return Outcome::Busy { pause: retry_after.unwrap_or_default(), reason };
+    }
+    if !policy.codes.contains(code) {
+        return Outcome::Done;
     }
     Outcome::Failed { code: Some(code), pause: retry_after, reason: format!("the function answered {code}") }
 }
@@ -246,17 +264,28 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
         InvokeError::NotFound { .. } | InvokeError::BodyTooLarge { .. } | InvokeError::BadBody { .. } => {
             Outcome::Hopeless { reason }
         }
-        InvokeError::TooManyWaiting { .. } => Outcome::Busy { pause: BUSY_PAUSE, reason },
-        // Nothing was sent: a replica is on its way out, or in.
-        InvokeError::Unreachable { source, .. }
-            if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut) =>
-        {
-            Outcome::Busy { pause: BUSY_PAUSE, reason }
+        // Nothing was sent.
+        InvokeError::TooManyWaiting { .. } => Outcome::Busy { pause: Duration::ZERO, reason },
+        InvokeError::NoReplicaInTime { .. } => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
+        InvokeError::BackingOff { wait, .. } => Outcome::Busy { pause: *wait, reason },
+        // Nor here: a replica is on its way out, or in.
+        InvokeError::Unreachable { source, .. } if is_refusal(source.kind()) => {
+            Outcome::Busy { pause: UNREACHABLE_PAUSE, reason }
         }
-        InvokeError::BackingOff { wait, .. } => Outcome::Failed { code: None, pause: Some(*wait), reason },
         // Its answer would have been one of these, and the function says which are worth another try.
         InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Hopeless { reason },
         InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
         _ => Outcome::Failed { code: None, pause: None, reason },
     }
+}
+
+/// What only one who connects is told.
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }

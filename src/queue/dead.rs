@@ -1,14 +1,32 @@
 //! Calls that were given up: kept to be looked at, made again, or thrown away.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::job::{Facts, Job};
+use super::job::{Content, Facts, Job};
 use super::state::{count, readable};
 use super::{Queue, QueueError};
-use crate::function::FunctionKey;
+use crate::function::{FunctionKey, FunctionName, NamespaceName};
 
 /// Calls that are thrown away in one write; others may want their turn in between.
 const PART: usize = 256;
+
+/// Which of them are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Those of functions with this name.
+    pub name: Option<FunctionName>,
+    /// Those of functions in this namespace.
+    pub namespace: Option<NamespaceName>,
+}
+
+impl Which {
+    fn means(&self, function: &FunctionKey) -> bool {
+        self.name.as_ref().is_none_or(|name| *name == function.name)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == function.namespace)
+    }
+}
 
 /// A call that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +36,16 @@ pub struct DeadCall {
     /// What is known of it.
     pub facts: Facts,
     /// Bytes of its body.
+    pub body_size: u64,
+    /// Bytes of all that it sends.
     pub size: u64,
 }
 
 impl DeadCall {
+    fn new(number: u64, Job { facts, content }: Job) -> Self {
+        Self { number, facts, body_size: content.body_size(), size: content.size() }
+    }
+
     /// When it was given up, near enough: when its last try began.
     fn since(&self) -> Timestamp {
         self.facts.tries.last().map_or(self.facts.queued_at, |last| last.at)
@@ -29,61 +53,55 @@ impl DeadCall {
 }
 
 impl Queue {
-    /// Calls that were given up, newest first: of one function or all, at most `limit`.
-    pub fn dead(&self, function: Option<&FunctionKey>, limit: usize) -> Result<Vec<DeadCall>, QueueError> {
-        self.dead_calls(function).rev().take(limit).collect()
+    /// Calls that were given up, newest first, at most `limit`.
+    pub fn dead(&self, which: &Which, limit: usize) -> Vec<DeadCall> {
+        self.dead_calls(which).rev().take(limit).collect()
     }
 
-    /// All of them, one after the other, oldest first.
-    fn dead_calls(
-        &self,
-        function: Option<&FunctionKey>,
-    ) -> impl DoubleEndedIterator<Item = Result<DeadCall, QueueError>> {
+    /// All of them, one after the other, oldest first. What cannot be read is left out: it was said when the queue
+    /// was opened.
+    fn dead_calls(&self, which: &Which) -> impl DoubleEndedIterator<Item = DeadCall> {
+        let which = which.clone();
         self.0.store.dead_jobs().filter_map(move |row| {
-            let (number, bytes) = match row {
-                Ok(row) => row,
-                Err(error) => return Some(Err(error.into())),
-            };
-            let Job { facts, body, .. } = readable(number, &bytes)?;
-            let is_meant = function.is_none_or(|function| facts.function == *function);
-            is_meant.then(|| Ok(DeadCall { number, facts, size: body.size() }))
+            let (number, bytes) = row.ok()?;
+            let job = Job::decode(&bytes).ok()?;
+            which.means(&job.facts.function).then(|| DeadCall::new(number, job))
         })
     }
 
     /// One of them.
     pub fn dead_call(&self, number: u64) -> Result<DeadCall, QueueError> {
-        let Job { facts, body, .. } = self.dead_job(number)?;
-        Ok(DeadCall { number, facts, size: body.size() })
+        Ok(DeadCall::new(number, self.dead_job(number)?))
     }
 
-    /// Queues one of them again, with all its tries; the number that it has from then on.
+    /// Queues one of them again, as if it were new; the number that it has from then on.
     pub async fn replay(&self, number: u64) -> Result<u64, QueueError> {
         // One change at a time: a call that is taken up twice would share its body.
         let _one = self.0.burying.lock().await;
         let mut job = self.dead_job(number)?;
-        let arriving = self.0.arrive(job.body.size())?;
-        job.facts.tries.clear();
-        job.facts.not_before = None;
-        job.facts.queued_at = Timestamp::now();
+        let size = job.content.size();
+        let arriving = self.0.arrive(size)?;
+        job.facts.renew();
         let again = arriving.number;
         self.0.store.revive_job(number, again, job.encode()).await?;
+        self.0.state().dead_size -= size;
         arriving.arrived(&job.facts.function);
         count(&self.0.totals.accepted);
         self.pump();
         Ok(again)
     }
 
-    /// Queues all of them again, of one function or all; how many.
-    pub async fn replay_all(&self, function: Option<&FunctionKey>) -> Result<usize, QueueError> {
+    /// Queues all of them again; how many. When the queue is full, the rest stays where it is.
+    pub async fn replay_all(&self, which: &Which) -> Result<usize, QueueError> {
         // In the order in which they were queued at first.
-        let numbers =
-            self.dead_calls(function).map(|call| Ok(call?.number)).collect::<Result<Vec<_>, QueueError>>()?;
+        let numbers: Vec<u64> = self.dead_calls(which).map(|call| call.number).collect();
         let mut replayed = 0;
         for number in numbers {
             match self.replay(number).await {
                 Ok(_) => replayed += 1,
                 // Somebody else was faster.
                 Err(QueueError::NotFound { .. }) => {}
+                Err(QueueError::Full { .. }) if replayed > 0 => break,
                 Err(error) => return Err(error),
             }
         }
@@ -95,30 +113,41 @@ impl Queue {
         let _one = self.0.burying.lock().await;
         let job = self.dead_job(number)?;
         self.0.store.delete_dead_jobs(&[number]).await?;
-        self.0.spool.remove(&job.body).await;
+        self.0.state().dead_size -= job.content.size();
+        self.0.spool.remove(&job.content).await;
         Ok(())
     }
 
-    /// Throws all of them away, of one function or all; how many.
-    pub async fn purge_all(&self, function: Option<&FunctionKey>) -> Result<usize, QueueError> {
-        let numbers = self.dead_calls(function).map(|call| Ok(call?.number));
-        self.purge_some(numbers.collect::<Result<_, QueueError>>()?).await
+    /// Throws all of them away; how many.
+    pub async fn purge_all(&self, which: &Which) -> Result<usize, QueueError> {
+        self.purge_some(self.dead_calls(which).map(|call| call.number).collect()).await
     }
 
-    /// Throws away what was kept for long enough, and what is too much, the oldest first; how many.
+    /// Throws away what was kept for long enough, and what is too much, those first that were given up first; how
+    /// many.
     pub async fn expire(&self) -> Result<usize, QueueError> {
         let settings = &self.0.config;
-        let too_many = self.0.store.dead_jobs_count()?.saturating_sub(settings.max_dead);
-        let now = Timestamp::now();
-        let is_old = |call: &DeadCall| now.duration_since(call.since()).unsigned_abs() > settings.keep_dead;
-        let mut numbers = Vec::new();
-        for (index, call) in self.dead_calls(None).enumerate() {
-            let call = call?;
-            // Those that follow were queued later.
-            if index >= too_many && !is_old(&call) {
+        let queue = self.clone();
+        let look = move || {
+            let mut calls: Vec<(Timestamp, u64, u64)> = queue
+                .dead_calls(&Which::default())
+                .map(|call| (call.since(), call.number, call.size))
+                .collect();
+            calls.sort_unstable();
+            calls
+        };
+        // There may be many.
+        let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
+        let mut size: u64 = calls.iter().map(|(.., size)| size).sum();
+        let (now, mut count, mut numbers) = (Timestamp::now(), calls.len(), Vec::new());
+        for (since, number, bytes) in calls {
+            // A clock that was set back makes it young again.
+            let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            if age <= settings.keep_dead && count <= settings.max_dead && size <= settings.max_dead_size {
                 break;
             }
-            numbers.push(call.number);
+            numbers.push(number);
+            (count, size) = (count - 1, size - bytes);
         }
         self.purge_some(numbers).await
     }
@@ -127,12 +156,12 @@ impl Queue {
         let mut purged = 0;
         for part in numbers.chunks(PART) {
             let _one = self.0.burying.lock().await;
-            let (mut there, mut bodies) = (Vec::new(), Vec::new());
+            let (mut there, mut contents) = (Vec::new(), Vec::new());
             for number in part {
                 match self.dead_job(*number) {
                     Ok(job) => {
                         there.push(*number);
-                        bodies.push(job.body);
+                        contents.push(job.content);
                     }
                     // Somebody else was faster.
                     Err(QueueError::NotFound { .. }) => {}
@@ -140,8 +169,9 @@ impl Queue {
                 }
             }
             self.0.store.delete_dead_jobs(&there).await?;
-            for body in &bodies {
-                self.0.spool.remove(body).await;
+            self.0.state().dead_size -= contents.iter().map(Content::size).sum::<u64>();
+            for content in &contents {
+                self.0.spool.remove(content).await;
             }
             purged += there.len();
         }

@@ -21,8 +21,8 @@ pub enum QueueError {
         /// The number.
         number: u64,
     },
-    /// A body could not be written or read.
-    #[error("the body of a call in the queue directory: {0}")]
+    /// What a call sends could not be written or read.
+    #[error("the directory of queued calls, queue in daemon.state_dir: {0}")]
     Spool(#[from] io::Error),
     /// The store did not take it.
     #[error(transparent)]

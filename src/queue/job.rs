@@ -8,16 +8,18 @@ use uuid::Uuid;
 
 use crate::function::FunctionKey;
 
+/// Tries of a call that are remembered, the last ones: they are kept with it in one record, which must stay small.
+const KEPT_TRIES: usize = 8;
+/// Bytes of a reason, or of a path, that are remembered.
+const KEPT_TEXT: usize = 240;
+
 /// A call, from its acceptance until it has succeeded or is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// What is known of it beside what it sends.
     pub facts: Facts,
-    /// The head of the request as the function gets it, without what says how long its body is, and without the
-    /// empty line at its end.
-    pub head: Vec<u8>,
-    /// The request's body.
-    pub body: Body,
+    /// What it sends.
+    pub content: Content,
 }
 
 /// What is known of a call.
@@ -29,16 +31,61 @@ pub struct Facts {
     pub call_id: String,
     /// Its method.
     pub method: String,
-    /// Its path and query.
+    /// Its path and query, or how they begin.
     pub path: String,
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// Not to be made before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// The tries that failed, in order.
+    /// How many tries have failed.
+    #[serde(default)]
+    pub tried: u32,
+    /// The last of them, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
+}
+
+impl Facts {
+    /// Those of a call that is accepted now.
+    pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
+        Self {
+            function,
+            call_id,
+            method,
+            path: beginning(path),
+            queued_at: Timestamp::now(),
+            not_before: None,
+            tried: 0,
+            tries: Vec::new(),
+        }
+    }
+
+    /// Remembers a try that failed.
+    pub(super) fn failed(&mut self, one: Try) {
+        self.tried = self.tried.saturating_add(1);
+        if self.tries.len() >= KEPT_TRIES {
+            self.tries.remove(0);
+        }
+        self.tries.push(one);
+    }
+
+    /// All tries are forgotten: it is made as if it were new.
+    pub(super) fn renew(&mut self) {
+        self.tried = 0;
+        self.tries.clear();
+        self.not_before = None;
+        self.queued_at = Timestamp::now();
+    }
+}
+
+/// As much of a text as is remembered.
+fn beginning(text: &str) -> String {
+    if text.len() <= KEPT_TEXT {
+        return text.to_owned();
+    }
+    let end = (0..=KEPT_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 /// A try that failed.
@@ -57,31 +104,47 @@ pub struct Try {
 
 impl Try {
     /// One that ended now.
-    pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: impl Into<String>) -> Self {
-        Self { at, took_ms: took.as_millis().try_into().unwrap_or(u64::MAX), code, reason: reason.into() }
+    pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
+        Self { at, took_ms: took.as_millis().try_into().unwrap_or(u64::MAX), code, reason: beginning(reason) }
     }
 }
 
-/// The body of a call.
+/// What a call sends: the head of the request as the function gets it, without what says how long its body is, and
+/// without the empty line at its end; and the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
-    /// A short one, kept with the rest.
-    Inline(Vec<u8>),
-    /// A longer one, in a file of its own.
+pub enum Content {
+    /// Short, and kept with the rest.
+    Inline {
+        /// The head.
+        head: Vec<u8>,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// Both in a file of their own, one after the other.
     File {
         /// Its name.
         name: Uuid,
-        /// Its length in bytes.
-        size: u64,
+        /// Bytes of the head.
+        head: u64,
+        /// Bytes of the body.
+        body: u64,
     },
 }
 
-impl Body {
-    /// Its length in bytes.
+impl Content {
+    /// Bytes of all of it.
     pub fn size(&self) -> u64 {
         match self {
-            Self::Inline(bytes) => bytes.len() as u64,
-            Self::File { size, .. } => *size,
+            Self::Inline { head, body } => (head.len() + body.len()) as u64,
+            Self::File { head, body, .. } => head + body,
+        }
+    }
+
+    /// Bytes of the body.
+    pub fn body_size(&self) -> u64 {
+        match self {
+            Self::Inline { body, .. } => body.len() as u64,
+            Self::File { body, .. } => *body,
         }
     }
 }
@@ -91,8 +154,8 @@ impl Body {
 struct Stored {
     #[serde(flatten)]
     facts: Facts,
-    /// Bytes of the head, which follows.
-    head: usize,
+    /// Bytes of the head, which follows, or begins the file.
+    head: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<StoredFile>,
 }
@@ -100,7 +163,8 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 struct StoredFile {
     name: Uuid,
-    size: u64,
+    /// Bytes of the body.
+    body: u64,
 }
 
 /// What is stored cannot be read.
@@ -109,17 +173,17 @@ struct StoredFile {
 pub(super) struct Unreadable(String);
 
 impl Job {
-    /// As it is stored: a line of JSON, the head, and the body if it is a short one. Heads and bodies are not text.
+    /// As it is stored: a line of JSON, and what it sends if that is short. Heads and bodies are not text.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let file = match &self.body {
-            Body::Inline(_) => None,
-            Body::File { name, size } => Some(StoredFile { name: *name, size: *size }),
+        let (head, file) = match &self.content {
+            Content::Inline { head, .. } => (head.len() as u64, None),
+            Content::File { name, head, body } => (*head, Some(StoredFile { name: *name, body: *body })),
         };
-        let stored = Stored { facts: self.facts.clone(), head: self.head.len(), file };
+        let stored = Stored { facts: self.facts.clone(), head, file };
         let mut bytes = serde_json::to_vec(&stored).expect("facts are JSON");
         bytes.push(b'\n');
-        bytes.extend_from_slice(&self.head);
-        if let Body::Inline(body) = &self.body {
+        if let Content::Inline { head, body } = &self.content {
+            bytes.extend_from_slice(head);
             bytes.extend_from_slice(body);
         }
         bytes
@@ -130,15 +194,18 @@ impl Job {
         let wrong = |reason: &str| Unreadable(reason.to_owned());
         // JSON has no line break in it that is not escaped.
         let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| wrong("it has no end"))?;
-        let stored: Stored =
+        let Stored { facts, head, file } =
             serde_json::from_slice(&bytes[..end]).map_err(|error| Unreadable(error.to_string()))?;
-        let rest = &bytes[end + 1..];
-        let (head, body) = rest.split_at_checked(stored.head).ok_or_else(|| wrong("it is cut"))?;
-        let body = match stored.file {
-            Some(StoredFile { name, size }) => Body::File { name, size },
-            None => Body::Inline(body.to_vec()),
+        let content = match file {
+            Some(StoredFile { name, body }) => Content::File { name, head, body },
+            None => {
+                let head = usize::try_from(head).ok();
+                let parts = head.and_then(|head| bytes[end + 1..].split_at_checked(head));
+                let (head, body) = parts.ok_or_else(|| wrong("it is cut"))?;
+                Content::Inline { head: head.to_vec(), body: body.to_vec() }
+            }
         };
-        Ok(Self { facts: stored.facts, head: head.to_vec(), body })
+        Ok(Self { facts, content })
     }
 }
 
@@ -146,41 +213,50 @@ impl Job {
 mod tests {
     use super::*;
 
-    fn job(body: Body) -> Job {
-        Job {
-            facts: Facts {
-                function: FunctionKey::parse("resize.dev").expect("a name"),
-                call_id: "one\ntwo \"three\"".into(),
-                method: "POST".into(),
-                path: "/a%20b?c=1".into(),
-                queued_at: Timestamp::UNIX_EPOCH,
-                not_before: None,
-                tries: vec![Try::ended(
-                    Timestamp::UNIX_EPOCH,
-                    Duration::from_millis(5),
-                    Some(500),
-                    "500\nno",
-                )],
-            },
-            head: b"POST / HTTP/1.1\r\nX: \xff\r\n".to_vec(),
-            body,
-        }
+    fn job(content: Content) -> Job {
+        let function = FunctionKey::parse("resize.dev").expect("a name");
+        let mut facts = Facts::new(function, "one\ntwo \"three\"".into(), "POST".into(), "/a%20b?c=1");
+        facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::from_millis(5), Some(500), "500\nno"));
+        Job { facts, content }
     }
 
     #[test]
     fn what_is_stored_is_read_again() {
-        let file = Body::File { name: Uuid::from_u128(7), size: 1 << 40 };
-        for body in [Body::Inline(Vec::new()), Body::Inline(b"\n\0\xff{}".to_vec()), file] {
-            let job = job(body);
+        let head = b"POST / HTTP/1.1\r\nX: \xff\r\n".to_vec();
+        for content in [
+            Content::Inline { head: head.clone(), body: Vec::new() },
+            Content::Inline { head, body: b"\n\0\xff{}".to_vec() },
+            Content::File { name: Uuid::from_u128(7), head: 9, body: 1 << 40 },
+        ] {
+            let job = job(content);
             assert_eq!(Job::decode(&job.encode()).expect("readable"), job);
         }
     }
 
     #[test]
     fn what_is_damaged_is_no_job() {
-        let bytes = job(Body::File { name: Uuid::nil(), size: 1 }).encode();
+        let bytes = job(Content::File { name: Uuid::nil(), head: 1, body: 1 }).encode();
         for damaged in [&bytes[..0], &bytes[..20], &bytes[..bytes.len() - 1], b"{}\n"] {
             assert!(Job::decode(damaged).is_err(), "{}", String::from_utf8_lossy(damaged));
         }
+    }
+
+    #[test]
+    fn a_record_stays_small_whatever_happens_to_its_call() {
+        let content = Content::Inline { head: vec![b'h'; 100], body: vec![b'b'; 3900] };
+        let mut job = job(content);
+        job.facts = Facts::new(
+            FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
+            "i".repeat(128),
+            "OPTIONS".into(),
+            &"/ü".repeat(4000),
+        );
+        for _ in 0..100 {
+            job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &"ö".repeat(4000)));
+        }
+        assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
+        let size = job.encode().len();
+        // What the store keeps within sled.
+        assert!(size <= 8 << 10, "{size} bytes");
     }
 }

@@ -1,18 +1,23 @@
 //! Which call is made next: one lane for each function, and turns between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
-//! in which they were queued, apart from those that wait for another try. Lanes take turns, so that a function with
-//! a long queue, or a slow one, holds up nobody but itself.
+//! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
+//! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
+//! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy.
 //!
 //! Invariants
 //! - A number is in one place: ready or waiting in its lane, or running.
 //! - Never more run than the limits allow, of a lane, of a queue, and of all.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::function::FunctionKey;
+
+/// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
+const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Calls that may be made at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,10 @@ struct Lane {
     running: usize,
     /// How many wait for their time.
     waiting: usize,
+    /// None is made before.
+    held: Option<Instant>,
+    /// How often in a row the function had no room.
+    refused: u32,
 }
 
 /// One named queue.
@@ -79,24 +88,36 @@ impl Lanes {
 
     /// Takes in a call, to be made at once or at a time. The queue that it names is its function's from now on.
     pub(super) fn add(&mut self, function: &FunctionKey, queue: &str, number: u64, at: Option<Instant>) {
-        let lane = self.lanes.entry(function.clone()).or_default();
-        if *lane.queue != *queue {
-            let running = lane.running;
-            let before = std::mem::replace(&mut lane.queue, queue.into());
-            self.moved(&before, queue, running);
-        }
+        self.lanes.entry(function.clone()).or_default();
+        self.assign(function, queue);
         match at {
             Some(at) => self.wait(function, number, at),
             None => self.push(function, number),
         }
     }
 
-    /// What runs of a lane counts for the queue that the lane is in.
-    fn moved(&mut self, from: &str, to: &str, running: usize) {
-        if let Some(queue) = self.queues.get_mut(from) {
-            queue.running -= running;
+    /// Puts a function's lane into a queue. What runs of it counts for the queue that it is in.
+    fn assign(&mut self, function: &FunctionKey, queue: &str) {
+        let Some(lane) = self.lanes.get_mut(function) else { return };
+        if *lane.queue == *queue {
+            return;
         }
-        self.queues.entry(to.into()).or_default().running += running;
+        let running = lane.running;
+        let before = std::mem::replace(&mut lane.queue, queue.into());
+        if let Some(before) = self.queues.get_mut(&before) {
+            before.running -= running;
+        }
+        self.queues.entry(queue.into()).or_default().running += running;
+    }
+
+    /// Puts every lane into the queue that its function names now; `None` leaves it where it is.
+    pub(super) fn reassign(&mut self, queue_of: impl Fn(&FunctionKey) -> Option<Box<str>>) {
+        let functions: Vec<FunctionKey> = self.lanes.keys().cloned().collect();
+        for function in functions {
+            if let Some(queue) = queue_of(&function) {
+                self.assign(&function, &queue);
+            }
+        }
     }
 
     fn wait(&mut self, function: &FunctionKey, number: u64, at: Instant) {
@@ -126,12 +147,15 @@ impl Lanes {
         if self.running >= self.limits.all {
             return None;
         }
+        let share = self.limits.all.div_ceil(2);
         for _ in 0..self.turns.len() {
             let function = self.turns.pop_front()?;
             let lane = self.lanes.get_mut(&function)?;
             let queue = self.queues.entry(lane.queue.clone()).or_default();
-            let may_run =
-                !queue.paused && queue.running < self.limits.queue && lane.running < limit(&function);
+            let may_run = !queue.paused
+                && queue.running < self.limits.queue
+                && lane.running < limit(&function).min(share)
+                && lane.held.is_none_or(|until| until <= now);
             if !may_run {
                 self.turns.push_back(function);
                 continue;
@@ -161,23 +185,45 @@ impl Lanes {
         }
     }
 
-    /// When the first of those that wait is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, ..)| *at)
+    /// When the first of those that wait is due, or of the lanes that are left alone.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let held = self.turns.iter().filter_map(|function| self.lanes.get(function)?.held);
+        let due = self.due.first().map(|(at, ..)| *at);
+        held.filter(|until| *until > now).chain(due).min()
     }
 
     /// A call that ran does not any more. With a time it is to be made again then.
     pub(super) fn ended(&mut self, function: &FunctionKey, number: u64, again: Option<Instant>) {
-        let Some(lane) = self.lanes.get_mut(function) else { return };
+        let Some(lane) = self.left(function) else { return };
+        (lane.held, lane.refused) = (None, 0);
+        match again {
+            Some(at) => self.wait(function, number, at),
+            None => self.tidy(function),
+        }
+    }
+
+    /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
+    /// `asked`, or for longer with each time in a row.
+    pub(super) fn refused(&mut self, function: &FunctionKey, number: u64, now: Instant, asked: Duration) {
+        let Some(lane) = self.left(function) else { return };
+        // Those that were made at the same time say the same.
+        if lane.held.is_none_or(|held| held <= now) {
+            lane.refused = lane.refused.saturating_add(1);
+        }
+        let own = HOLD.0.saturating_mul(1 << (lane.refused - 1).min(16)).min(HOLD.1);
+        lane.held = lane.held.max(Some(now + asked.max(own)));
+        self.push(function, number);
+    }
+
+    /// One fewer runs.
+    fn left(&mut self, function: &FunctionKey) -> Option<&mut Lane> {
+        let lane = self.lanes.get_mut(function)?;
         lane.running -= 1;
         self.running -= 1;
         if let Some(queue) = self.queues.get_mut(&lane.queue) {
             queue.running -= 1;
         }
-        match again {
-            Some(at) => self.wait(function, number, at),
-            None => self.tidy(function),
-        }
+        Some(lane)
     }
 
     /// Forgets a lane that has nothing.

@@ -1,7 +1,7 @@
 //! The queue: calls that are accepted now and made later, each at least once.
 //!
 //! ```text
-//! POST /async-function/NAME ──▶ spool the body ──▶ on disk ──▶ 202
+//! POST /async-function/NAME ──▶ room? ──▶ spool ──▶ on disk ──▶ 202
 //!                                                     │
 //!                              lanes ── whose turn ──▶ attempt ──┬─ answered ─────────────▶ forgotten
 //!                                ▲                               ├─ failed, or no room ──▶ back, for later
@@ -18,6 +18,7 @@
 
 mod attempt;
 mod dead;
+mod draft;
 mod error;
 mod job;
 mod lanes;
@@ -37,17 +38,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-pub use dead::DeadCall;
+pub use dead::{DeadCall, Which};
+pub use draft::Draft;
 pub use error::QueueError;
-pub use job::{Body, Facts, Job, Try};
+pub use job::{Content, Facts, Job, Try};
 pub use lanes::Counts;
 pub use retry::{Jitter, RetryPolicy};
-pub use spool::Draft;
 
 use crate::config;
 use crate::fleet::Directory;
-use crate::store::Store;
+use crate::store::{Store, StoreError, StoredJob};
 use lanes::{Lanes, Limits};
 use spool::Spool;
 use state::{Shared, State, Totals, count, readable};
@@ -56,6 +58,12 @@ use state::{Shared, State, Totals, count, readable};
 pub const DEFAULT_QUEUE: &str = "default";
 /// How often calls that were given up are looked through for old ones.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+/// How often functions are asked for their queue, and idle connections to them are closed.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The longest pause that is believed of a call that an earlier process has left, unless the configuration has longer
+/// ones: the clock may have been another.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// The calls that are made later. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct Queue(Arc<Shared>);
@@ -95,16 +103,14 @@ impl Queue {
         let spool = Spool::open(&config.daemon.state_dir)?;
         let settings = config.queue.clone();
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
-        let mut state = State { lanes: Lanes::new(limits), next: 1, arriving: 0, size: 0 };
-        let mut files = HashSet::new();
+        let mut state = State { lanes: Lanes::new(limits), next: 1, arriving: 0, size: 0, dead_size: 0 };
+        let mut left = Left::default();
         for row in store.dead_jobs() {
-            let (number, bytes) = row?;
+            let Some((number, job)) = left.row(row) else { continue };
             state.next = state.next.max(number + 1);
-            if let Some(Body::File { name, .. }) = readable(number, &bytes).map(|job| job.body) {
-                files.insert(name);
-            }
+            state.dead_size += job.map_or(0, |job| job.content.size());
         }
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             store: store.clone(),
             directory,
             spool,
@@ -112,38 +118,45 @@ impl Queue {
             max_waiting: config.functions.max_waiting,
             state: Mutex::new(state),
             changed: Notify::new(),
+            expire: Notify::new(),
             runtime,
             stop: CancellationToken::new(),
+            break_off: CancellationToken::new(),
             running: TaskTracker::new(),
             burying: tokio::sync::Mutex::default(),
+            pausing: tokio::sync::Mutex::default(),
             totals: Totals::default(),
-        };
+        });
         let (now, instant) = (Timestamp::now(), Instant::now());
+        let longest = shared.config.retry.max_wait.max(LONGEST_PAUSE);
         for row in store.jobs() {
-            let (number, bytes) = row?;
+            let Some((number, job)) = left.row(row) else { continue };
             let mut state = shared.state();
             state.next = state.next.max(number + 1);
-            // One that cannot be read stays where it is: a later version may know more.
-            let Some(job) = readable(number, &bytes) else { continue };
-            if let Body::File { name, .. } = &job.body {
-                files.insert(*name);
-            }
-            state.size += job.body.size();
+            let Some(job) = job else { continue };
+            state.size += job.content.size();
             let pause =
                 job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+            let at = pause.map(|pause| instant + pause.min(longest));
             let queue = shared.queue_of(&job.facts.function);
-            state.lanes.add(&job.facts.function, &queue, number, pause.map(|pause| instant + pause));
+            let queue = queue.as_deref().unwrap_or(DEFAULT_QUEUE);
+            state.lanes.add(&job.facts.function, queue, number, at);
         }
         for queue in store.paused_queues()? {
             shared.state().lanes.pause(&queue, true);
         }
-        shared.spool.retain(&files)?;
-        Ok(Self(Arc::new(shared)))
+        if left.unreadable {
+            // Nobody knows whose they are.
+            tracing::warn!("files of queued calls are not looked through, because some calls cannot be read");
+        } else {
+            shared.spool.retain(&left.files)?;
+        }
+        Ok(Self(shared))
     }
 
     /// Makes calls until [`Self::stop`].
     pub async fn run(&self) {
-        tokio::join!(self.make(), self.tidy());
+        tokio::join!(self.make(), self.tidy(), self.look());
     }
 
     /// Begins calls when they are due, or have room.
@@ -152,7 +165,7 @@ impl Queue {
         loop {
             let changed = shared.changed.notified();
             self.pump();
-            let due = shared.state().lanes.next_due();
+            let due = shared.state().lanes.next_due(Instant::now());
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = changed => {}
@@ -164,13 +177,32 @@ impl Queue {
     /// Throws away what was kept for long enough, now and then.
     async fn tidy(&self) {
         let mut interval = tokio::time::interval(EXPIRE_EVERY);
-        while let Some(_now) = self.0.stop.run_until_cancelled(interval.tick()).await {
+        loop {
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                _ = interval.tick() => {}
+                () = self.0.expire.notified() => {}
+            }
             if let Err(error) = self.expire().await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "calls that were given up are kept for longer"
                 );
             }
+        }
+    }
+
+    /// Follows functions into other queues, and closes connections that nobody needs: those of queued calls belong to
+    /// no thread that serves calls, and would be looked at by nobody.
+    async fn look(&self) {
+        let shared = &self.0;
+        let mut interval = tokio::time::interval(LOOK_EVERY);
+        while let Some(_now) = shared.stop.run_until_cancelled(interval.tick()).await {
+            shared.state().lanes.reassign(|function| shared.queue_of(function));
+            for entry in shared.directory.all() {
+                entry.peek().endpoints.iter().for_each(|endpoint| endpoint.upstream.sweep());
+            }
+            shared.changed.notify_one();
         }
     }
 
@@ -184,12 +216,9 @@ impl Queue {
                 calls = self.0.running.len(),
                 "queued calls that run are broken off; the next start makes them again"
             );
+            self.0.break_off.cancel();
+            self.0.running.wait().await;
         }
-    }
-
-    /// Begins to take in a body.
-    pub fn draft(&self) -> Draft {
-        self.0.spool.draft()
     }
 
     /// The largest body of a call in bytes.
@@ -197,20 +226,21 @@ impl Queue {
         self.0.config.body_limit
     }
 
+    /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
+    pub fn draft(&self, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
+        let arriving = self.0.arrive(head.len() as u64 + body.unwrap_or(0))?;
+        Ok(Draft::new(arriving, self.0.spool.draft(head)))
+    }
+
     /// Accepts a call; returns when it is on disk.
-    pub async fn accept(&self, job: Job) -> Result<(), QueueError> {
+    pub async fn accept(&self, facts: Facts, draft: Draft) -> Result<(), QueueError> {
         let shared = &self.0;
-        let size = job.body.size();
-        let arriving = match shared.arrive(size) {
-            Ok(arriving) => arriving,
-            Err(error) => {
-                shared.spool.remove(&job.body).await;
-                return Err(error);
-            }
-        };
+        let (arriving, content) = draft.finish().await?;
+        let job = Job { facts, content };
         let number = arriving.number;
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
-            shared.spool.remove(&job.body).await;
+            // It may be there all the same. Then its file must be, too: the next start takes care of both.
+            shared.store.delete_job_soon(number);
             return Err(error.into());
         }
         arriving.arrived(&job.facts.function);
@@ -227,6 +257,7 @@ impl Queue {
 
     /// Makes no more calls of a queue, or makes them again; returns when that is on disk.
     pub async fn pause(&self, queue: &str, paused: bool) -> Result<(), QueueError> {
+        let _one = self.0.pausing.lock().await;
         self.0.store.pause_queue(queue, paused).await?;
         self.0.state().lanes.pause(queue, paused);
         self.pump();
@@ -246,12 +277,17 @@ impl Queue {
     }
 
     /// How long the call waits that was queued first; nothing if there is none.
-    pub fn oldest(&self) -> Result<Duration, QueueError> {
-        // Numbers are given out in order.
-        let Some(row) = self.0.store.jobs().next() else { return Ok(Duration::ZERO) };
-        let (number, bytes) = row?;
-        let queued_at = readable(number, &bytes).map(|job| job.facts.queued_at);
-        Ok(queued_at.map_or(Duration::ZERO, |at| Timestamp::now().duration_since(at).unsigned_abs()))
+    pub fn oldest(&self) -> Duration {
+        // Numbers are given out in order. One that cannot be read was said to be so when the queue was opened.
+        let mut jobs = self.0.store.jobs().filter_map(|row| Job::decode(&row.ok()?.1).ok());
+        let queued_at = jobs.next().map(|job| job.facts.queued_at);
+        let age = queued_at.map(|at| Duration::try_from(Timestamp::now().duration_since(at)));
+        age.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// How many bytes the calls send that were given up and are kept.
+    pub fn dead_size(&self) -> u64 {
+        self.0.state().dead_size
     }
 
     /// How many calls were given up and are kept.
@@ -276,5 +312,38 @@ impl Queue {
             let queue = self.clone();
             shared.running.spawn_on(async move { queue.work(&function, number).await }, &shared.runtime);
         }
+    }
+}
+
+/// What is found of an earlier process.
+#[derive(Default)]
+struct Left {
+    /// The files of its calls.
+    files: HashSet<Uuid>,
+    /// Some calls cannot be read. They stay where they are: a later version may know more.
+    unreadable: bool,
+}
+
+impl Left {
+    /// A row's number and call, as far as they can be read.
+    fn row(&mut self, row: Result<StoredJob, StoreError>) -> Option<(u64, Option<Job>)> {
+        let (number, bytes) = match row {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a queued call is left as it is stored"
+                );
+                self.unreadable = true;
+                return None;
+            }
+        };
+        let job = readable(number, &bytes);
+        match &job {
+            Some(Job { content: Content::File { name, .. }, .. }) => drop(self.files.insert(*name)),
+            Some(_) => {}
+            None => self.unreadable = true,
+        }
+        Some((number, job))
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of calls that are made later: short ones go with the rest of the call, longer ones to a file each.
+//! What queued calls send: short ones go with the rest of the call, longer ones to a file each, head and body.
 //!
 //! A file is complete and on disk before the call that names it is, and is removed after it. What a crash leaves in
 //! between belongs to nobody, and goes at the next start.
@@ -7,15 +7,20 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
-use super::job::Body;
+use super::job::Content;
 use crate::secrets::file::private_directory;
 
-/// Bytes of a body that is kept with its call. sled's nodes must stay small.
+/// Bytes of head and body that are kept with their call. sled's nodes must stay small.
 const INLINE: usize = 4 << 10;
+/// What must stay free on the disk, in bytes: the store must be able to write when the spool cannot any more.
+const RESERVE: u64 = 64 << 20;
+/// Bytes that are written between two looks at what is free.
+const LOOK_EVERY: u64 = 1 << 20;
 
 /// The directory of the files. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -29,43 +34,63 @@ impl Spool {
         Ok(Self(directory))
     }
 
-    /// Begins to take in a body.
-    pub(super) fn draft(&self) -> Draft {
-        Draft { spool: self.clone(), start: Vec::new(), file: None, size: 0 }
+    /// Begins to take in what a call sends, of which this is the head.
+    pub(super) fn draft(&self, head: Vec<u8>) -> Draft {
+        let size = head.len() as u64;
+        Draft { spool: self.clone(), head: size, start: head, file: None, size, looked: 0 }
     }
 
-    /// Opens the file of a body.
-    pub(super) async fn file(&self, name: Uuid) -> io::Result<File> {
-        File::open(self.path(name)).await
-    }
-
-    /// Removes what a body has on the disk.
-    pub(super) async fn remove(&self, body: &Body) {
-        if let Body::File { name, .. } = body {
-            self.remove_file(*name).await;
+    /// Reads the head that a file begins with; its body can be read from what is given with it.
+    pub(super) async fn read(&self, name: Uuid, head: u64, body: u64) -> io::Result<(Vec<u8>, File)> {
+        let mut file = File::open(self.path(name)).await?;
+        let length = file.metadata().await?.len();
+        // Whoever is promised a length must get it: the next call would begin within this one.
+        if length != head + body {
+            let text = format!("it has {length} bytes instead of {}", head + body);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        let mut read = Vec::new();
+        (&mut file).take(head).read_to_end(&mut read).await?;
+        Ok((read, file))
     }
 
-    async fn remove_file(&self, name: Uuid) {
-        let path = self.path(name);
+    /// Removes what a call has on the disk.
+    pub(super) async fn remove(&self, content: &Content) {
+        let Content::File { name, .. } = content else { return };
+        let path = self.path(*name);
         match tokio::fs::remove_file(&path).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %path.display(), %error, "the body of a call was not removed; the next start will do it");
+                tracing::warn!(file = %path.display(), %error, "what a call sent was not removed; the next start will do it");
             }
             _ => {}
         }
     }
 
-    /// Removes all files but these.
+    /// Removes all files of ours but these.
     pub(super) fn retain(&self, used: &HashSet<Uuid>) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.0)? {
             let entry = entry?;
             let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if name.is_none_or(|name: Uuid| !used.contains(&name)) {
-                std::fs::remove_file(entry.path())?;
+            // A file system of its own has lost+found here.
+            if name.is_some_and(|name: Uuid| !used.contains(&name))
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(file = %entry.path().display(), %error, "what a call sent that is gone was not removed");
             }
         }
         Ok(())
+    }
+
+    /// Fails where the disk has no room for more.
+    fn look(&self) -> io::Result<()> {
+        // A file system that does not answer is met by the write.
+        let Ok(stat) = statvfs(&self.0) else { return Ok(()) };
+        let free = stat.blocks_available() * stat.fragment_size();
+        if free >= RESERVE {
+            return Ok(());
+        }
+        let text = format!("{} MB are free, and {} MB must stay", free / 1_000_000, RESERVE / 1_000_000);
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
 
     fn path(&self, name: Uuid) -> PathBuf {
@@ -73,46 +98,71 @@ impl Spool {
     }
 }
 
-/// A body that is being taken in. Dropped before its end, it leaves nothing.
+/// What a call sends, while it is taken in. Dropped before its end, it leaves nothing.
 #[derive(Debug)]
-pub struct Draft {
+pub(super) struct Draft {
     spool: Spool,
+    /// Bytes of the head.
+    head: u64,
+    /// What was taken in, as long as there is no file.
     start: Vec<u8>,
     file: Option<(Uuid, File)>,
     size: u64,
+    /// How much there was when the disk was last looked at.
+    looked: u64,
 }
 
 impl Draft {
-    /// Takes in the next piece.
-    pub async fn push(&mut self, piece: &[u8]) -> io::Result<()> {
+    /// Bytes so far, of the head and the body.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes in the next piece of the body.
+    pub(super) async fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         self.size += piece.len() as u64;
         if self.file.is_none() {
             if self.start.len() + piece.len() <= INLINE {
                 self.start.extend_from_slice(piece);
                 return Ok(());
             }
-            let name = Uuid::new_v4();
-            let file = File::create_new(self.spool.path(name)).await?;
-            let (_, file) = self.file.insert((name, file));
-            file.write_all(&std::mem::take(&mut self.start)).await?;
+            self.open().await?;
         }
-        if let Some((_, file)) = &mut self.file {
-            file.write_all(piece).await?;
+        if self.size >= self.looked + LOOK_EVERY {
+            self.spool.look()?;
+            self.looked = self.size;
         }
-        Ok(())
+        match &mut self.file {
+            Some((_, file)) => file.write_all(piece).await,
+            None => Ok(()),
+        }
     }
 
-    /// The whole body, on disk if it has a file. Whoever drops it without keeping it must remove it.
-    pub async fn finish(mut self) -> io::Result<Body> {
+    /// From now on there is a file.
+    async fn open(&mut self) -> io::Result<()> {
+        self.spool.look()?;
+        let name = Uuid::new_v4();
+        let file = File::create_new(self.spool.path(name)).await?;
+        let (_, file) = self.file.insert((name, file));
+        file.write_all(&std::mem::take(&mut self.start)).await
+    }
+
+    /// Head and body, on disk if they have a file. Whoever drops them without keeping them must remove them.
+    pub(super) async fn finish(mut self) -> io::Result<Content> {
+        if self.file.is_none() && self.start.len() > INLINE {
+            self.open().await?;
+        }
         let Some((name, file)) = &mut self.file else {
-            return Ok(Body::Inline(std::mem::take(&mut self.start)));
+            let mut head = std::mem::take(&mut self.start);
+            let body = head.split_off(usize::try_from(self.head).unwrap_or(usize::MAX).min(head.len()));
+            return Ok(Content::Inline { head, body });
         };
         let name = *name;
         file.flush().await?;
         file.sync_data().await?;
         File::open(&self.spool.0).await?.sync_all().await?;
         self.file = None;
-        Ok(Body::File { name, size: self.size })
+        Ok(Content::File { name, head: self.head, body: self.size - self.head })
     }
 }
 
@@ -139,8 +189,8 @@ mod tests {
         std::fs::read_dir(&spool.0).expect("a directory").count()
     }
 
-    async fn body(spool: &Spool, pieces: &[&[u8]]) -> Body {
-        let mut draft = spool.draft();
+    async fn content(spool: &Spool, head: &[u8], pieces: &[&[u8]]) -> Content {
+        let mut draft = spool.draft(head.to_vec());
         for piece in pieces {
             draft.push(piece).await.expect("written");
         }
@@ -148,39 +198,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_short_body_is_kept_and_a_longer_one_has_a_file() {
+    async fn what_is_short_is_kept_and_what_is_longer_has_a_file() {
         let (_state, spool) = spool();
-        assert_eq!(body(&spool, &[]).await, Body::Inline(Vec::new()));
-        let short = vec![7; INLINE];
-        assert_eq!(body(&spool, &[&short[..9], &short[9..]]).await, Body::Inline(short.clone()));
+        let inline = |head: &[u8], body: &[u8]| Content::Inline { head: head.to_vec(), body: body.to_vec() };
+        assert_eq!(content(&spool, b"head", &[]).await, inline(b"head", b""));
+        let short = vec![7; INLINE - 4];
+        assert_eq!(content(&spool, b"head", &[&short[..9], &short[9..]]).await, inline(b"head", &short));
         assert_eq!(files(&spool), 0);
-        let long = body(&spool, &[&short, b"x", b"yz"]).await;
-        let Body::File { name, size } = long else { panic!("{long:?} is kept in memory") };
-        assert_eq!(size, INLINE as u64 + 3);
-        let content = std::fs::read(spool.path(name)).expect("there");
-        assert_eq!((content.len() as u64, &content[INLINE..]), (size, &b"xyz"[..]));
-        spool.remove(&long).await;
-        spool.remove(&long).await;
-        assert_eq!(files(&spool), 0);
+        let long_head = vec![b'h'; INLINE + 1];
+        for (head, pieces) in
+            [(&b"head"[..], vec![&short[..], b"x", b"yz"]), (&long_head, vec![]), (&long_head, vec![b"b"])]
+        {
+            let body = pieces.concat();
+            let long = content(&spool, head, &pieces).await;
+            let Content::File { name, head: heads, body: bodies } = long else {
+                panic!("{long:?} is kept in memory")
+            };
+            assert_eq!((heads, bodies), (head.len() as u64, body.len() as u64));
+            let (found, mut rest) = spool.read(name, heads, bodies).await.expect("there");
+            assert_eq!(found, head);
+            let mut found = Vec::new();
+            rest.read_to_end(&mut found).await.expect("read");
+            assert_eq!(found, body);
+            std::fs::write(spool.path(name), b"cut").expect("written");
+            let error = spool.read(name, heads, bodies).await.expect_err("it is cut");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            spool.remove(&long).await;
+            spool.remove(&long).await;
+            assert_eq!(files(&spool), 0);
+        }
     }
 
     #[tokio::test]
     async fn what_was_not_finished_or_is_not_used_leaves_nothing() {
         let (_state, spool) = spool();
-        let mut draft = spool.draft();
+        let mut draft = spool.draft(Vec::new());
         draft.push(&[0; INLINE + 1]).await.expect("written");
         assert_eq!(files(&spool), 1);
         drop(draft);
         assert_eq!(files(&spool), 0);
         let mut kept = HashSet::new();
         for _ in 0..2 {
-            if let Body::File { name, .. } = body(&spool, &[&[0; INLINE + 1]]).await {
+            if let Content::File { name, .. } = content(&spool, b"", &[&[0; INLINE + 1]]).await {
                 kept = HashSet::from([name]);
             }
         }
+        std::fs::create_dir(spool.0.join("lost+found")).expect("made");
         spool.retain(&kept).expect("cleaned");
-        assert_eq!(files(&spool), 1);
+        assert_eq!(files(&spool), 2, "the one that is used, and what is not ours");
         let name = *kept.iter().next().expect("one");
-        spool.file(name).await.expect("it is the one that is used");
+        spool.read(name, 0, INLINE as u64 + 1).await.expect("it is the one that is used");
     }
 }

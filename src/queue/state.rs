@@ -30,13 +30,19 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Rung when something is due earlier than it was.
     pub(super) changed: Notify,
+    /// Rung when calls that were given up are too much.
+    pub(super) expire: Notify,
     /// Where calls are made.
     pub(super) runtime: Handle,
     /// Set when the daemon stops: no more calls are begun.
     pub(super) stop: CancellationToken,
+    /// Set some time after it: those that still run are broken off.
+    pub(super) break_off: CancellationToken,
     pub(super) running: TaskTracker,
     /// Held while calls that were given up are taken up again or thrown away.
     pub(super) burying: tokio::sync::Mutex<()>,
+    /// Held while queues are paused or go on, so that memory and disk say the same.
+    pub(super) pausing: tokio::sync::Mutex<()>,
     pub(super) totals: Totals,
 }
 
@@ -47,8 +53,10 @@ pub(super) struct State {
     pub(super) next: u64,
     /// Calls that are on their way to the disk.
     pub(super) arriving: usize,
-    /// Bytes of all bodies.
+    /// Bytes of all that they send, or have sent so far.
     pub(super) size: u64,
+    /// The same of those that were given up.
+    pub(super) dead_size: u64,
 }
 
 /// Counts since the daemon began.
@@ -73,34 +81,40 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a call, and gives it a number.
-    pub(super) fn arrive(&self, size: u64) -> Result<Arriving<'_>, QueueError> {
+    /// Takes a place for a call that sends so much, and gives it a number.
+    pub(super) fn arrive(self: &Arc<Self>, size: u64) -> Result<Arriving, QueueError> {
         let mut state = self.state();
-        let (calls, bytes) = (self.config.max_calls, self.config.max_size);
+        let calls = self.config.max_calls;
         if state.lanes.total() + state.arriving >= calls {
             return Err(QueueError::Full {
                 what: format!("{calls} calls (queue.max_calls)"),
                 retry_after: FULL_PAUSE,
             });
         }
-        if state.size + size > bytes {
+        self.take_room(&mut state, size)?;
+        state.arriving += 1;
+        let number = state.next;
+        state.next += 1;
+        Ok(Arriving { shared: self.clone(), number, size, kept: false })
+    }
+
+    fn take_room(&self, state: &mut State, size: u64) -> Result<(), QueueError> {
+        let bytes = self.config.max_size;
+        if state.size.saturating_add(size) > bytes {
             return Err(QueueError::Full {
                 what: format!("{bytes} bytes (queue.max_size)"),
                 retry_after: FULL_PAUSE,
             });
         }
-        state.arriving += 1;
         state.size += size;
-        let number = state.next;
-        state.next += 1;
-        Ok(Arriving { shared: self, number, size, kept: false })
+        Ok(())
     }
 
-    /// The name of the queue that a function's calls go to.
-    pub(super) fn queue_of(&self, function: &FunctionKey) -> Box<str> {
-        let entry = self.directory.get(function);
-        let name = entry.and_then(|entry| entry.peek().spec.asynchronous.queue.clone());
-        name.unwrap_or_else(|| DEFAULT_QUEUE.into())
+    /// The name of the queue that a function's calls go to; `None` if there is no such function.
+    pub(super) fn queue_of(&self, function: &FunctionKey) -> Option<Box<str>> {
+        let entry = self.directory.get(function)?;
+        let name = entry.peek().spec.asynchronous.queue.clone();
+        Some(name.unwrap_or_else(|| DEFAULT_QUEUE.into()))
     }
 
     /// How many calls of a function may run at the same time.
@@ -111,28 +125,41 @@ impl Shared {
         each.map_or(self.config.parallel_calls_per_function, |each| each * view.endpoints.len().max(1))
     }
 
+    /// How calls of a function are made again.
     pub(super) fn policy_of(&self, entry: &Entry) -> RetryPolicy {
         self.config.retry.with(&entry.peek().spec.asynchronous.retry)
     }
 }
 
 /// A call on its way to the disk, which has a place.
-pub(super) struct Arriving<'a> {
-    shared: &'a Shared,
+#[derive(Debug)]
+pub(super) struct Arriving {
+    shared: Arc<Shared>,
     pub(super) number: u64,
     size: u64,
     kept: bool,
 }
 
-impl Arriving<'_> {
+impl Arriving {
+    /// It sends so much in all; room is taken for what is more than was known.
+    pub(super) fn grow(&mut self, size: u64) -> Result<(), QueueError> {
+        if size > self.size {
+            self.shared.take_room(&mut self.shared.state(), size - self.size)?;
+            self.size = size;
+        }
+        Ok(())
+    }
+
+    /// It is on the disk.
     pub(super) fn arrived(mut self, function: &FunctionKey) {
         self.kept = true;
         let queue = self.shared.queue_of(function);
-        self.shared.state().lanes.add(function, &queue, self.number, None);
+        let queue = queue.as_deref().unwrap_or(DEFAULT_QUEUE);
+        self.shared.state().lanes.add(function, queue, self.number, None);
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for Arriving {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.arriving -= 1;

@@ -7,23 +7,25 @@ use tokio::time::Instant;
 
 use super::attempt::{self, Outcome};
 use super::state::{Shared, count, readable};
-use super::{Body, Job, Queue, Try};
+use super::{Job, Queue, Try};
 use crate::function::FunctionKey;
 use crate::store::StoreError;
 
 /// How long a store that does not take a write is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// How long a call is left alone that cannot be read from the store.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 impl Queue {
     /// Makes a call, and does with it what its outcome asks for.
     pub(super) async fn work(&self, function: &FunctionKey, number: u64) {
-        let running = Running { queue: self, function, number, again: None };
+        let mut running = Running { queue: self, function, number, next: Next::Nothing };
         let job = match self.0.store.job(number) {
             Ok(Some(bytes)) => readable(number, &bytes),
             Ok(None) => None,
             Err(error) => {
                 tracing::error!(%function, number, error = &error as &dyn std::error::Error, "a queued call cannot be read; trying again");
-                running.again(STORE_PAUSE);
+                running.next = Next::At(Instant::now() + UNREADABLE_PAUSE);
                 return;
             }
         };
@@ -31,73 +33,90 @@ impl Queue {
         let (began, at) = (Instant::now(), Timestamp::now());
         let Some(entry) = self.0.directory.get(function) else {
             let reason = format!("there is no function {function} any more");
-            job.facts.tries.push(Try::ended(at, Duration::ZERO, None, reason));
-            self.give_up(running, job).await;
+            job.facts.failed(Try::ended(at, Duration::ZERO, None, &reason));
+            self.give_up(number, job).await;
             return;
         };
         let policy = self.0.policy_of(&entry);
-        let outcome = attempt::attempt(&entry, &job, &self.0.spool, &policy, self.0.max_waiting).await;
-        let failed = |code, reason| Try::ended(at, began.elapsed(), code, reason);
+        let attempt =
+            attempt::attempt(&entry, &job, &self.0.spool, &policy, &self.0.config, self.0.max_waiting);
+        // Broken off: the next process makes it again.
+        let Some(outcome) = self.0.break_off.run_until_cancelled(attempt).await else { return };
+        let failed = |code, reason: &str| Try::ended(at, began.elapsed(), code, reason);
         match outcome {
-            Outcome::Done { .. } => {
-                self.0.until_kept(|| self.0.store.delete_job(number)).await;
-                self.0.forget(&job.body).await;
+            Outcome::Done => {
+                if self.0.until_kept(|| self.0.store.delete_job(number)).await {
+                    self.0.spool.remove(&job.content).await;
+                    self.0.state().size -= job.content.size();
+                }
                 count(&self.0.totals.made);
             }
             Outcome::Hopeless { reason } => {
-                job.facts.tries.push(failed(None, reason));
-                self.give_up(running, job).await;
+                job.facts.failed(failed(None, &reason));
+                self.give_up(number, job).await;
             }
             Outcome::Busy { pause, reason } => {
                 // A clock that was set back makes it young again.
                 let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
                 if age > self.0.config.max_age {
-                    job.facts.tries.push(failed(None, format!("{reason}, for longer than queue.max_age")));
-                    self.give_up(running, job).await;
+                    job.facts.failed(failed(None, &format!("{reason}, for longer than queue.max_age")));
+                    self.give_up(number, job).await;
                 } else {
-                    running.again(pause);
+                    running.next = Next::Refused(pause);
                 }
             }
             Outcome::Failed { code, pause, reason } => {
-                job.facts.tries.push(failed(code, reason));
-                let tries = u32::try_from(job.facts.tries.len()).unwrap_or(u32::MAX);
-                if tries >= policy.attempts {
-                    self.give_up(running, job).await;
+                job.facts.failed(failed(code, &reason));
+                if job.facts.tried >= policy.attempts {
+                    self.give_up(number, job).await;
                     return;
                 }
-                let own = policy.pause(tries, chance());
+                let own = policy.pause(job.facts.tried, chance());
                 let pause = pause.map_or(own, |asked| asked.max(own));
                 job.facts.not_before = Timestamp::now().checked_add(pause).ok();
-                // Not waited for: lost with the process, the call is made a little earlier and once more.
-                self.0.store.put_job_soon(number, job.encode());
                 count(&self.0.totals.retried);
-                running.again(pause);
+                // A try that is not remembered would be made for ever.
+                let bytes = job.encode();
+                self.0.until_kept(|| self.0.store.put_job(number, bytes.clone())).await;
+                running.next = Next::At(Instant::now() + pause);
             }
         }
     }
 
     /// Keeps a call among those that were given up.
-    async fn give_up(&self, running: Running<'_>, job: Job) {
+    async fn give_up(&self, number: u64, job: Job) {
         let last = job.facts.tries.last().map_or("", |last| last.reason.as_str());
         tracing::warn!(
-            function = %job.facts.function, call = job.facts.call_id, tries = job.facts.tries.len(), reason = last,
+            function = %job.facts.function, call = job.facts.call_id, tries = job.facts.tried, reason = last,
             "a queued call is given up"
         );
-        let (number, bytes) = (running.number, job.encode());
-        self.0.until_kept(|| self.0.store.bury_job(number, bytes.clone())).await;
-        self.0.state().size -= job.body.size();
+        let bytes = job.encode();
+        if self.0.until_kept(|| self.0.store.bury_job(number, bytes.clone())).await {
+            let too_much = {
+                let mut state = self.0.state();
+                state.size -= job.content.size();
+                state.dead_size += job.content.size();
+                state.dead_size > self.0.config.max_dead_size
+            };
+            if too_much {
+                self.0.expire.notify_one();
+            }
+        }
         count(&self.0.totals.given_up);
     }
 }
 
 impl Shared {
-    /// Writes until the store has taken it: what has been made must not be made again.
-    async fn until_kept<F: Future<Output = Result<(), StoreError>>>(&self, write: impl Fn() -> F) {
+    /// Writes until the store has taken it: what has been made must not be made again. `false`: the store was closed
+    /// before it could, and all is as it was.
+    async fn until_kept<F: Future<Output = Result<(), StoreError>>>(&self, write: impl Fn() -> F) -> bool {
         let mut said = false;
-        while let Err(error) = write().await {
-            if matches!(error, StoreError::Closed) {
-                return;
-            }
+        loop {
+            let error = match write().await {
+                Ok(()) => return true,
+                Err(StoreError::Closed) => return false,
+                Err(error) => error,
+            };
             if !said {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -105,15 +124,22 @@ impl Shared {
                 );
                 said = true;
             }
-            tokio::time::sleep(STORE_PAUSE).await;
+            if self.break_off.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+                return false;
+            }
         }
     }
+}
 
-    /// Removes what is left of a call.
-    async fn forget(&self, body: &Body) {
-        self.spool.remove(body).await;
-        self.state().size -= body.size();
-    }
+/// What follows for a call that was being made.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// Nothing more.
+    Nothing,
+    /// It is made again at a time.
+    At(Instant),
+    /// Its function has no room, and is left alone for at least so long.
+    Refused(Duration),
 }
 
 /// A call that is being made; whatever happens to its task, its lane goes on.
@@ -121,20 +147,20 @@ struct Running<'a> {
     queue: &'a Queue,
     function: &'a FunctionKey,
     number: u64,
-    again: Option<Instant>,
-}
-
-impl Running<'_> {
-    fn again(mut self, pause: Duration) {
-        self.again = Some(Instant::now() + pause);
-    }
+    next: Next,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // A panic is an error of ours: the call is made again, but not at once.
-        let again = if std::thread::panicking() { Some(Instant::now() + STORE_PAUSE) } else { self.again };
-        self.queue.0.state().lanes.ended(self.function, self.number, again);
+        let next = if std::thread::panicking() { Next::At(Instant::now() + STORE_PAUSE) } else { self.next };
+        let mut state = self.queue.0.state();
+        match next {
+            Next::Nothing => state.lanes.ended(self.function, self.number, None),
+            Next::At(at) => state.lanes.ended(self.function, self.number, Some(at)),
+            Next::Refused(asked) => state.lanes.refused(self.function, self.number, Instant::now(), asked),
+        }
+        drop(state);
         self.queue.0.changed.notify_one();
     }
 }

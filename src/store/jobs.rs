@@ -20,9 +20,9 @@ impl Store {
         self.writer.write(vec![put(JOBS, number, job)]).await
     }
 
-    /// Keeps a call in another form soon: it reaches the disk with the next flush, and nobody waits for it.
-    pub fn put_job_soon(&self, number: u64, job: Vec<u8>) {
-        self.writer.write_soon(vec![put(JOBS, number, job)]);
+    /// Forgets a call soon: that reaches the disk with the next flush, and nobody waits for it.
+    pub fn delete_job_soon(&self, number: u64) {
+        self.writer.write_soon(vec![delete(&key(JOBS, number))]);
     }
 
     /// Forgets a call that was made; returns when that is on disk.
@@ -129,7 +129,9 @@ mod tests {
         }
         store.delete_job(2).await.expect("deleted");
         store.bury_job(9, b"dead".to_vec()).await.expect("given up");
-        store.put_job_soon(10, b"again".to_vec());
+        store.put_job(10, b"again".to_vec()).await.expect("kept in another form");
+        store.put_job(12, b"short".to_vec()).await.expect("kept");
+        store.delete_job_soon(12);
         store.close().await;
         drop(store);
         let store = Store::open(state.path()).expect("opened again");

@@ -38,13 +38,15 @@ pub struct DeadCall {
     pub call_id: String,
     /// The request's method.
     pub method: String,
-    /// The request's path and query, as the function gets it.
+    /// The request's path and query, as the function gets it; of a long one the beginning.
     pub path: String,
     /// Bytes of the request's body.
     pub size: u64,
     /// When it was queued, RFC 3339.
     pub queued_at: String,
-    /// The tries that failed, in order.
+    /// How many tries have failed.
+    pub tried: u32,
+    /// The last of them, in order: at most 8.
     pub tries: Vec<Try>,
 }
 

@@ -32,6 +32,14 @@ impl Params {
         self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
+    /// Refuses names that mean nothing here.
+    pub(super) fn check(&self, known: &[&str]) -> Result<(), Invalid> {
+        match self.0.keys().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(Invalid::new(name, format!("is none of {}", known.join(", ")))),
+            None => Ok(()),
+        }
+    }
+
     /// A switch, as Go programs write it.
     pub(super) fn switch(&self, name: &str) -> Result<bool, Invalid> {
         match self.get(name) {

@@ -8,9 +8,9 @@ use http::StatusCode;
 use super::body::Json;
 use super::params::Params;
 use super::to_the_end;
-use crate::function::{FunctionKey, Invalid, check_queue_name};
+use crate::function::{Invalid, check_queue_name};
 use crate::gateway::error::ErrorAnswer;
-use crate::queue::{self, Queue};
+use crate::queue::{self, Queue, Which};
 use crate::wire;
 
 /// The largest body in bytes.
@@ -67,8 +67,8 @@ async fn list(
                 .ok_or_else(|| Invalid::new("limit", format!("{text:?} is not a number from 1 to {MOST}")))?
         }
     };
-    let found = queue.dead(function(&params)?.as_ref(), limit)?;
-    Ok(axum::Json(found.into_iter().map(dead).collect()))
+    let which = which(&params, &["limit"])?;
+    Ok(axum::Json(queue.dead(&which, limit).into_iter().map(dead).collect()))
 }
 
 async fn show(
@@ -91,9 +91,9 @@ async fn replay_all(
     State(queue): State<Queue>,
     params: Params,
 ) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
-    let function = function(&params)?;
+    let which = which(&params, &[])?;
     to_the_end(async move {
-        let count = queue.replay_all(function.as_ref()).await?;
+        let count = queue.replay_all(&which).await?;
         Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
     })
     .await
@@ -112,18 +112,22 @@ async fn purge_all(
     State(queue): State<Queue>,
     params: Params,
 ) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
-    let function = function(&params)?;
+    let which = which(&params, &[])?;
     to_the_end(async move {
-        let count = queue.purge_all(function.as_ref()).await?;
+        let count = queue.purge_all(&which).await?;
         Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
     })
     .await
 }
 
-/// The function that a query means, if it means one. It need not be there any more.
-fn function(params: &Params) -> Result<Option<FunctionKey>, Invalid> {
-    let Some(name) = params.get("function") else { return Ok(None) };
-    Ok(Some(FunctionKey::new(name.parse()?, params.namespace_or_default(None)?)))
+/// The calls that a query means: all of them, if it says nothing. A name that is mistyped must not mean all.
+fn which(params: &Params, others: &[&str]) -> Result<Which, Invalid> {
+    params.check(&[&["function", "namespace"], others].concat())?;
+    let name = params.get("function").map(str::parse).transpose()?;
+    let namespace = params.namespace(None)?;
+    // A name alone is that of a function in the default namespace, as everywhere.
+    let namespace = if name.is_some() { Some(namespace.unwrap_or_default()) } else { namespace };
+    Ok(Which { name, namespace })
 }
 
 fn number(text: &str) -> Result<u64, Invalid> {
@@ -131,7 +135,7 @@ fn number(text: &str) -> Result<u64, Invalid> {
 }
 
 fn dead(call: queue::DeadCall) -> wire::DeadCall {
-    let queue::Facts { function, call_id, method, path, queued_at, tries, .. } = call.facts;
+    let queue::Facts { function, call_id, method, path, queued_at, tried, tries, .. } = call.facts;
     let tries = tries.into_iter().map(|one| wire::Try {
         at: one.at.to_string(),
         took_ms: one.took_ms,
@@ -145,8 +149,9 @@ fn dead(call: queue::DeadCall) -> wire::DeadCall {
         call_id,
         method,
         path,
-        size: call.size,
+        size: call.body_size,
         queued_at: queued_at.to_string(),
+        tried,
         tries: tries.collect(),
     }
 }

@@ -57,11 +57,60 @@ fn limits_hold_for_a_function_a_queue_and_all() {
     of_queue.ended(&key("b"), 2, None);
     assert_eq!(take(&mut of_queue, 9), [3]);
 
-    let mut of_all = lanes(2, 100);
+    let mut of_all = lanes(4, 100);
     (1..=3).for_each(|number| of_all.add(&key("a"), "", number, None));
-    assert_eq!(take(&mut of_all, 9), [1, 2]);
+    (4..=6).for_each(|number| of_all.add(&key("b"), "", number, None));
+    (7..=9).for_each(|number| of_all.add(&key("c"), "", number, None));
+    assert_eq!(take(&mut of_all, 9), [1, 4, 7, 2]);
     of_all.ended(&key("a"), 1, None);
-    assert_eq!(take(&mut of_all, 9), [3]);
+    assert_eq!(take(&mut of_all, 9), [5]);
+}
+
+#[test]
+fn no_function_takes_more_than_half_of_all_places() {
+    let mut lanes = lanes(5, 100);
+    (1..=9).for_each(|number| lanes.add(&key("slow"), "", number, None));
+    assert_eq!(take(&mut lanes, 9), [1, 2, 3]);
+    lanes.add(&key("quick"), "", 10, None);
+    assert_eq!(take(&mut lanes, 9), [10]);
+}
+
+#[test]
+fn a_function_without_room_is_left_alone_for_longer_each_time() {
+    let mut lanes = lanes(9, 9);
+    let (mut now, second) = (Instant::now(), Duration::from_secs(1));
+    (1..=3).for_each(|number| lanes.add(&key("a"), "", number, None));
+    for held in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+        assert_eq!(lanes.next(now, |_| 2), Some((key("a"), 1)), "it keeps its place");
+        assert_eq!(lanes.next(now, |_| 2), Some((key("a"), 2)));
+        lanes.refused(&key("a"), 2, now, Duration::ZERO);
+        lanes.refused(&key("a"), 1, now, Duration::ZERO);
+        let until = now + Duration::from_millis(held);
+        assert_eq!(lanes.next_due(now), Some(until));
+        assert_eq!(lanes.next(until - Duration::from_millis(1), |_| 2), None);
+        now = until;
+    }
+    assert_eq!(lanes.next(now, |_| 1), Some((key("a"), 1)));
+    lanes.refused(&key("a"), 1, now, second * 60);
+    assert_eq!(lanes.next_due(now), Some(now + second * 60), "as long as it asks for");
+    now += second * 60;
+    assert_eq!(lanes.next(now, |_| 1), Some((key("a"), 1)));
+    lanes.ended(&key("a"), 1, None);
+    assert_eq!(lanes.next(now, |_| 1), Some((key("a"), 2)), "it has room again");
+    lanes.refused(&key("a"), 2, now, Duration::ZERO);
+    assert_eq!(lanes.next_due(now), Some(now + Duration::from_millis(100)));
+}
+
+#[test]
+fn lanes_follow_their_functions_into_other_queues() {
+    let mut lanes = lanes(9, 9);
+    lanes.pause("x", true);
+    (1..=2).for_each(|number| lanes.add(&key("a"), "x", number, None));
+    lanes.add(&key("gone"), "x", 3, None);
+    assert_eq!(take(&mut lanes, 9), [0; 0]);
+    lanes.reassign(|function| (*function == key("a")).then(|| "y".into()));
+    assert_eq!(take(&mut lanes, 9), [1, 2]);
+    assert_eq!(lanes.queues()["y"], (false, Counts { running: 2, ..Counts::default() }));
 }
 
 #[test]
@@ -75,14 +124,14 @@ fn what_waits_comes_in_time_and_before_what_came_after_it() {
     assert_eq!(lanes.next(now, |_| 9), Some((key("a"), 1)));
     lanes.ended(&key("a"), 1, Some(later));
     assert_eq!(lanes.of(&key("a")), Counts { ready: 2, waiting: 1, running: 0 });
-    assert_eq!(lanes.next_due(), Some(later));
+    assert_eq!(lanes.next_due(now), Some(later));
     assert_eq!(lanes.next(now, |_| 9), Some((key("a"), 2)));
     lanes.ended(&key("a"), 2, None);
     assert_eq!(lanes.next(later, |_| 9), Some((key("a"), 1)));
     lanes.ended(&key("a"), 1, None);
     assert_eq!(lanes.next(later, |_| 9), Some((key("a"), 3)));
     lanes.ended(&key("a"), 3, None);
-    assert_eq!((lanes.total(), lanes.next_due()), (0, None));
+    assert_eq!((lanes.total(), lanes.next_due(now)), (0, None));
 }
 
 #[test]
@@ -116,6 +165,7 @@ enum Event {
     Add { function: u8, queue: u8, later: bool },
     Next,
     End { which: usize, again: bool },
+    Refuse { which: usize },
     Pause { queue: u8, paused: bool },
     Pass,
 }
@@ -125,6 +175,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (0u8..3, 0u8..2, any::<bool>()).prop_map(|(function, queue, later)| Event::Add { function, queue, later }),
         4 => Just(Event::Next),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, again)| Event::End { which, again }),
+        1 => any::<usize>().prop_map(|which| Event::Refuse { which }),
         1 => (0u8..2, any::<bool>()).prop_map(|(queue, paused)| Event::Pause { queue, paused }),
         1 => Just(Event::Pass),
     ];
@@ -167,7 +218,11 @@ proptest! {
                 }
                 Event::Pause { queue, paused } => lanes.pause(["x", "y"][usize::from(queue)], paused),
                 Event::Pass => now += Duration::from_secs(3),
-                Event::End { .. } => {}
+                Event::Refuse { which } if !running.is_empty() => {
+                    let (function, number) = running.swap_remove(which % running.len());
+                    lanes.refused(&function, number, now, Duration::ZERO);
+                }
+                Event::End { .. } | Event::Refuse { .. } => {}
             }
             prop_assert_eq!(lanes.total(), held.len());
             prop_assert!(running.len() <= all);

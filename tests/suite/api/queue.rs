@@ -1,7 +1,7 @@
 //! Queues, and calls that were given up.
 
 use ingle::function::FunctionKey;
-use ingle::queue::{Body, Facts, Job};
+use ingle::queue::Facts;
 use serde_json::{Value, json};
 
 use super::world::World;
@@ -16,17 +16,11 @@ impl World {
     /// Queues a call of a function that is not there, which is given up at once.
     async fn give_up(&self, function: &str, call_id: &str) {
         let before = self.json("/system/dead").await.as_array().expect("a list").len();
-        let facts = Facts {
-            function: FunctionKey::parse(function).expect("a name"),
-            call_id: call_id.to_owned(),
-            method: "POST".to_owned(),
-            path: "/a?b=c".to_owned(),
-            queued_at: jiff::Timestamp::UNIX_EPOCH,
-            not_before: None,
-            tries: Vec::new(),
-        };
-        let body = Body::Inline(b"hi".to_vec());
-        self.queue.accept(Job { facts, head: Vec::new(), body }).await.expect("accepted");
+        let key = FunctionKey::parse(function).expect("a name");
+        let facts = Facts::new(key, call_id.to_owned(), "POST".to_owned(), "/a?b=c");
+        let mut draft = self.queue.draft(Vec::new(), Some(2)).expect("room");
+        draft.push(b"hi").await.expect("taken in");
+        self.queue.accept(facts, draft).await.expect("accepted");
         eventually!(
             self.json("/system/dead").await.as_array().expect("a list").len() == before + 1,
             "it is not given up"
@@ -106,13 +100,19 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
     );
 
     world.change("DELETE", &format!("/system/dead/{}", newest["number"]), "", 202).await;
-    let answer = world.send("DELETE", "/system/dead", "").await;
-    assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"count":2}"#));
+    world.give_up("other.dev", "four").await;
+    assert_eq!(of("namespace=dev").await.as_array().map(Vec::len), Some(1));
+    for (path, count) in [("/system/dead?namespace=dev", 1), ("/system/dead", 2)] {
+        let answer = world.send("DELETE", path, "").await;
+        assert_eq!((answer.status, answer.body), (202, format!("{{\"count\":{count}}}")), "{path}");
+    }
     assert_eq!(world.json("/system/dead").await, json!([]));
     for (method, path, status) in [
         ("GET", "/system/dead/x", 400),
         ("GET", "/system/dead?limit=0", 400),
         ("GET", "/system/dead?function=../x", 400),
+        ("DELETE", "/system/dead?fuction=gone", 400),
+        ("POST", "/system/dead/replay?limit=1", 400),
         ("DELETE", "/system/dead/1", 404),
         ("POST", "/system/dead/1/replay", 404),
     ] {

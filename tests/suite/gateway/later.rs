@@ -134,6 +134,66 @@ async fn a_long_body_goes_through_a_file_and_leaves_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_head_goes_through_a_file_and_leaves_none() {
+    let seen = Seen::default();
+    let gate = Gate::new(&[noting(&seen, &[OK]).await]).await;
+    gate.queue.pause("default", true).await.expect("paused");
+    let long = "h".repeat(9000);
+    let head =
+        format!("POST /async-function/env HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\nContent-Length: 2\r\n");
+    assert_eq!(gate.call(&format!("{head}\r\nhi")).await.code, 202);
+    assert_eq!((gate.stored(), gate.bodies()), (1, 1));
+    // The store's own files are looked through at the start only.
+    let files = std::fs::read_dir(gate.state.path().join("large")).expect("there").count();
+    assert_eq!(files, 0);
+    gate.queue.pause("default", false).await.expect("resumed");
+    eventually!(gate.stored() == 0 && gate.bodies() == 0, "{} and {}", gate.stored(), gate.bodies());
+    {
+        let seen = seen.lock().expect("no panic");
+        assert!(seen[0].0.contains(&format!("X-Long: {long}\r\n")), "the head is another");
+        assert_eq!(seen[0].1, b"hi");
+    }
+    // What is longer is refused before its body.
+    let longer =
+        format!("GET /async-function/env HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "h".repeat(66_000));
+    let answer = gate.call(&longer).await;
+    assert_eq!(answer.code, 431, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_any_more_harms_nothing_else() {
+    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let gate = Gate::over(state.clone(), "", &[], |_, _| {}).await;
+    gate.queue.pause("default", true).await.expect("paused");
+    for number in 0..3 {
+        assert_eq!(gate.queue(&format!("env/{number}"), &"x".repeat(5000)).await.code, 202);
+    }
+    let mut gate = gate;
+    gate.begin_to_stop().await;
+    gate.queue.stop(super::PATIENCE).await;
+    // A file system of its own has this, and somebody's disk lost the rest.
+    let spool = state.path().join("queue");
+    std::fs::create_dir(spool.join("lost+found")).expect("made");
+    let file = std::fs::read_dir(&spool).expect("there").map(|entry| entry.expect("an entry").path());
+    let file = file.filter(|path| path.is_file()).min().expect("a file");
+    std::fs::remove_file(file).expect("removed");
+    gate.store.put_job(99, b"of a later version".to_vec()).await.expect("kept");
+    gate.store.close().await;
+    gate.stopped().await;
+
+    let seen = Seen::default();
+    let gate = Gate::over(state, "", &[noting(&seen, &[OK]).await], |_, _| {}).await;
+    gate.queue.pause("default", false).await.expect("resumed");
+    eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.summary());
+    eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
+    let dead = gate.queue.dead(&ingle::queue::Which::default(), 9);
+    assert!(dead[0].facts.tries[0].reason.contains("cannot be read from the disk"), "{dead:?}");
+    assert_eq!(gate.stored(), 1, "what a later version may know is left");
+    assert_eq!(gate.queue("env", "").await.code, 202);
+    eventually!(gate.queue.summary().made == 3, "{:?}", gate.queue.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_not_kept() {
     let state = Arc::new(tempfile::tempdir().expect("a directory"));
     let seen = Seen::default();
@@ -194,7 +254,7 @@ async fn what_was_accepted_is_made_by_the_next_process() {
     let gate =
         Gate::over(state, "parallel_calls_per_function = 1", &[noting(&seen, &[OK]).await], |_, _| {}).await;
     assert_eq!(gate.queue.queues()[0].counts.ready, 20, "it is still paused");
-    assert_eq!(gate.bodies(), 15);
+    assert_eq!(gate.bodies(), 16);
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.stored() == 0 && gate.bodies() == 0, "{} and {}", gate.stored(), gate.bodies());
     let seen = seen.lock().expect("no panic");

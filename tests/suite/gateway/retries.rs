@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ingle::queue::Which;
+
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, nowhere, replica};
 
@@ -59,14 +61,14 @@ async fn a_call_that_is_given_up_is_kept_and_can_be_made_again() {
     let answer = gate.queue("env/path?a=b", &"x".repeat(5000)).await;
     let id = answer.header("x-call-id").expect("an id");
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.queues());
-    let dead = gate.queue.dead(None, 10).expect("a list");
+    let dead = gate.queue.dead(&Which::default(), 10);
     assert_eq!(dead.len(), 1);
     let facts = &dead[0].facts;
     assert_eq!(
         (facts.call_id.as_str(), facts.method.as_str(), facts.path.as_str()),
         (id, "POST", "/path?a=b")
     );
-    assert_eq!((dead[0].size, facts.tries.len()), (5000, 3));
+    assert_eq!((dead[0].body_size, facts.tried, facts.tries.len()), (5000, 3, 3));
     assert!(
         facts.tries.iter().all(|one| one.code == Some(500) && one.reason == "the function answered 500"),
         "{facts:?}"
@@ -90,15 +92,44 @@ async fn calls_that_were_given_up_can_be_thrown_away_and_go_by_themselves() {
         gate.queue("env", &"x".repeat(5000)).await;
     }
     eventually!(gate.queue.dead_count().expect("a count") == 3, "{:?}", gate.queue.summary());
-    let other = ingle::function::FunctionKey::parse("other").expect("a name");
-    assert_eq!(gate.queue.purge_all(Some(&other)).await.expect("none"), 0);
-    let newest = gate.queue.dead(None, 1).expect("a list")[0].number;
+    let name = Which { name: Some("other".parse().expect("a name")), namespace: None };
+    let namespace = Which { name: None, namespace: Some("other".parse().expect("a name")) };
+    for other in [name, namespace] {
+        assert_eq!(gate.queue.purge_all(&other).await.expect("none"), 0);
+    }
+    let newest = gate.queue.dead(&Which::default(), 1)[0].number;
     assert_eq!(gate.queue.expire().await.expect("expired"), 1, "more than max_dead");
-    assert_eq!(gate.queue.dead(None, 9).expect("a list")[0].number, newest, "the oldest goes");
+    assert_eq!(gate.queue.dead(&Which::default(), 9)[0].number, newest, "the oldest goes");
     gate.queue.purge(newest).await.expect("purged");
     assert_eq!((gate.queue.dead_count().expect("a count"), gate.bodies()), (1, 1));
-    assert_eq!(gate.queue.purge_all(None).await.expect("purged"), 1);
+    assert_eq!(gate.queue.purge_all(&Which::default()).await.expect("purged"), 1);
     assert_eq!((gate.queue.dead_count().expect("a count"), gate.bodies()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_were_given_up_are_kept_by_age_and_size() {
+    let seen = Seen::default();
+    let settings = "retry_attempts = 1\nkeep_dead = \"1h\"\nmax_dead_size = \"12k\"";
+    let gate = gate(&[noting(&seen, &[FAILS]).await], settings).await;
+    // When the clock was wrong, and an hour ago.
+    for (year, expired) in [("2196", 0), ("2016", 1)] {
+        gate.queue("env", "").await;
+        eventually!(gate.queue.dead_count().expect("a count") == 1, "{:?}", gate.queue.summary());
+        let (number, row) = gate.store.dead_jobs().next().expect("one").expect("readable");
+        let row = String::from_utf8(row).expect("text");
+        let (before, after) = row.split_once("\"at\":\"").expect("a try");
+        let row = format!("{before}\"at\":\"{year}{}", &after[4..]);
+        gate.store.bury_job(number, row.into_bytes()).await.expect("kept");
+        assert_eq!(gate.queue.expire().await.expect("looked at"), expired, "{year}");
+        gate.queue.purge_all(&Which::default()).await.expect("purged");
+    }
+    assert_eq!((gate.queue.dead_count().expect("a count"), gate.queue.dead_size()), (0, 0));
+    // By size, without being asked to.
+    for _ in 0..3 {
+        gate.queue("env", &"x".repeat(5000)).await;
+    }
+    eventually!(gate.queue.summary().given_up == 5, "{:?}", gate.queue.summary());
+    eventually!(gate.bodies() == 2 && gate.queue.dead_size() < 12_000, "{}", gate.queue.dead_size());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,13 +140,19 @@ async fn a_function_that_has_no_room_or_is_not_there_yet_costs_no_try() {
     of_its_own.queue("env", "").await;
     eventually!(of_its_own.queue.summary().made == 1, "{:?}", of_its_own.queue.summary());
     assert_eq!(of_its_own.queue.summary().retried, 0);
+    // Whatever the function thinks of that code: it has not seen the call.
+    of_its_own.annotate(&[("com.openfaas.retry.codes", "500")]);
+    seen.lock().expect("no panic").clear();
+    of_its_own.queue("env", "").await;
+    eventually!(of_its_own.queue.summary().made == 2, "{:?}", of_its_own.queue.summary());
+    assert_eq!(ids(&seen).len(), 4, "it was not made");
 
     // Nothing listens, longer than a call waits for that.
     let address = nowhere().await;
     let refusing = gate(&[address], "retry_attempts = 1").await;
     refusing.queue("env", "late").await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(refusing.stored(), 1, "{:?}", refusing.queue.dead(None, 1));
+    assert_eq!(refusing.stored(), 1, "{:?}", refusing.queue.dead(&Which::default(), 1));
     let listener = tokio::net::TcpListener::bind(address).await.expect("still free");
     let (stream, _) = listener.accept().await.expect("a call");
     let mut connection = super::Client { stream, left: Vec::new() };
@@ -140,7 +177,7 @@ async fn what_ends_its_function_each_time_does_not_do_so_for_ever() {
     gate.queue("env", "").await;
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
     assert_eq!(tries.load(Ordering::Relaxed), 3);
-    let dead = gate.queue.dead(None, 1).expect("a list");
+    let dead = gate.queue.dead(&Which::default(), 1);
     assert!(dead[0].facts.tries[2].reason.contains("could not be reached"), "{dead:?}");
 }
 
@@ -163,7 +200,7 @@ async fn calls_of_a_function_that_was_removed_are_given_up_with_the_reason() {
     gate.directory.remove(&gate.entry.key);
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(Some(&gate.entry.key), 1).expect("a list");
+    let dead = gate.queue.dead(&Which::default(), 1);
     assert_eq!(dead[0].facts.tries[0].reason, "there is no function env.openfaas-fn any more");
 }
 
