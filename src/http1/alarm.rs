@@ -31,7 +31,11 @@ impl Alarm {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
-            self.poll(cx, deadline).map(|()| None)
+            // Work that always has something to do may leave the timer no turn.
+            match self.poll(cx, deadline) {
+                Poll::Pending if Instant::now() < deadline => Poll::Pending,
+                _ => Poll::Ready(None),
+            }
         })
         .await
     }

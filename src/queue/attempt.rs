@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
@@ -82,8 +83,9 @@ pub(super) async fn attempt(
                 let reason = format!("what it sends cannot be read from the disk: {error}");
                 return match error.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Hopeless { reason },
-                    // As when there are no free files: not for this call alone.
-                    _ => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
+                    // Not this call's fault, and not for it alone.
+                    _ if is_shortage(&error) => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
+                    _ => Outcome::Failed { code: None, pause: None, reason },
                 };
             }
         },
@@ -277,6 +279,12 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
         InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
         _ => Outcome::Failed { code: None, pause: None, reason },
     }
+}
+
+/// Whether there are no files or memory left to open anything.
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 /// What only one who connects is told.

@@ -80,7 +80,7 @@ impl Queue {
         let _one = self.0.burying.lock().await;
         let mut job = self.dead_job(number)?;
         let size = job.content.size();
-        let arriving = self.0.arrive(size)?;
+        let arriving = self.0.arrive(size, 0)?;
         job.facts.renew();
         let again = arriving.number;
         self.0.store.revive_job(number, again, job.encode()).await?;
@@ -111,10 +111,13 @@ impl Queue {
     /// Throws one of them away.
     pub async fn purge(&self, number: u64) -> Result<(), QueueError> {
         let _one = self.0.burying.lock().await;
-        let job = self.dead_job(number)?;
+        let bytes = self.0.store.dead_job(number)?.ok_or(QueueError::NotFound { number })?;
         self.0.store.delete_dead_jobs(&[number]).await?;
-        self.0.state().dead_size -= job.content.size();
-        self.0.spool.remove(&job.content).await;
+        // One that cannot be read is thrown away in no other way; what it sent goes with the next start.
+        if let Ok(job) = Job::decode(&bytes) {
+            self.0.state().dead_size -= job.content.size();
+            self.0.spool.remove(&job.content).await;
+        }
         Ok(())
     }
 
@@ -139,11 +142,14 @@ impl Queue {
         // There may be many.
         let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
         let mut size: u64 = calls.iter().map(|(.., size)| size).sum();
+        // By a part more than it takes, so that the next one does not have all of them looked through again.
+        let most = settings.max_dead_size;
+        let most = if size > most { most - most / 10 } else { most };
         let (now, mut count, mut numbers) = (Timestamp::now(), calls.len(), Vec::new());
         for (since, number, bytes) in calls {
             // A clock that was set back makes it young again.
             let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            if age <= settings.keep_dead && count <= settings.max_dead && size <= settings.max_dead_size {
+            if age <= settings.keep_dead && count <= settings.max_dead && size <= most {
                 break;
             }
             numbers.push(number);

@@ -103,12 +103,18 @@ impl Queue {
         let spool = Spool::open(&config.daemon.state_dir)?;
         let settings = config.queue.clone();
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
-        let mut state = State { lanes: Lanes::new(limits), next: 1, arriving: 0, size: 0, dead_size: 0 };
+        let mut state = State {
+            lanes: Lanes::new(limits),
+            // Also past what cannot be read.
+            next: store.last_job_number()? + 1,
+            arriving: 0,
+            size: 0,
+            dead_size: 0,
+        };
         let mut left = Left::default();
         for row in store.dead_jobs() {
-            let Some((number, job)) = left.row(row) else { continue };
-            state.next = state.next.max(number + 1);
-            state.dead_size += job.map_or(0, |job| job.content.size());
+            let Some((_, job)) = left.row(row) else { continue };
+            state.dead_size += job.content.size();
         }
         let shared = Arc::new(Shared {
             store: store.clone(),
@@ -132,8 +138,6 @@ impl Queue {
         for row in store.jobs() {
             let Some((number, job)) = left.row(row) else { continue };
             let mut state = shared.state();
-            state.next = state.next.max(number + 1);
-            let Some(job) = job else { continue };
             state.size += job.content.size();
             let pause =
                 job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
@@ -164,8 +168,8 @@ impl Queue {
         let shared = &self.0;
         loop {
             let changed = shared.changed.notified();
-            self.pump();
-            let due = shared.state().lanes.next_due(Instant::now());
+            let now = self.pump();
+            let due = shared.state().lanes.next_due(now);
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = changed => {}
@@ -228,7 +232,7 @@ impl Queue {
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
-        let arriving = self.0.arrive(head.len() as u64 + body.unwrap_or(0))?;
+        let arriving = self.0.arrive(head.len() as u64, body.unwrap_or(0))?;
         Ok(Draft::new(arriving, self.0.spool.draft(head)))
     }
 
@@ -239,8 +243,13 @@ impl Queue {
         let job = Job { facts, content };
         let number = arriving.number;
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
-            // It may be there all the same. Then its file must be, too: the next start takes care of both.
-            shared.store.delete_job_soon(number);
+            // A write that was begun may be found by the next start: then its file must be there, too.
+            if !matches!(error, StoreError::Full { .. })
+                && !shared.until_kept(|| shared.store.delete_job(number)).await
+            {
+                return Err(error.into());
+            }
+            shared.spool.remove(&job.content).await;
             return Err(error.into());
         }
         arriving.arrived(&job.facts.function);
@@ -295,8 +304,8 @@ impl Queue {
         Ok(self.0.store.dead_jobs_count()?)
     }
 
-    /// Begins as many calls as there may be.
-    fn pump(&self) {
+    /// Begins as many calls as there may be; the time that this went by.
+    fn pump(&self) -> Instant {
         let shared = &self.0;
         let now = Instant::now();
         loop {
@@ -304,11 +313,11 @@ impl Queue {
             let next = {
                 let mut state = shared.state();
                 if shared.stop.is_cancelled() {
-                    return;
+                    return now;
                 }
                 state.lanes.next(now, |function| shared.limit_of(function))
             };
-            let Some((function, number)) = next else { return };
+            let Some((function, number)) = next else { return now };
             let queue = self.clone();
             shared.running.spawn_on(async move { queue.work(&function, number).await }, &shared.runtime);
         }
@@ -325,8 +334,8 @@ struct Left {
 }
 
 impl Left {
-    /// A row's number and call, as far as they can be read.
-    fn row(&mut self, row: Result<StoredJob, StoreError>) -> Option<(u64, Option<Job>)> {
+    /// A row's number and call, if they can be read.
+    fn row(&mut self, row: Result<StoredJob, StoreError>) -> Option<(u64, Job)> {
         let (number, bytes) = match row {
             Ok(row) => row,
             Err(error) => {
@@ -344,6 +353,6 @@ impl Left {
             Some(_) => {}
             None => self.unreadable = true,
         }
-        Some((number, job))
+        job.map(|job| (number, job))
     }
 }

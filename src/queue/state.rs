@@ -81,8 +81,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a call that sends so much, and gives it a number.
-    pub(super) fn arrive(self: &Arc<Self>, size: u64) -> Result<Arriving, QueueError> {
+    /// Takes a place for a call that sends so much, and gives it a number. What it has only announced must have room
+    /// as well, but takes it when it comes: a client may be slow, or never send it.
+    pub(super) fn arrive(self: &Arc<Self>, size: u64, announced: u64) -> Result<Arriving, QueueError> {
         let mut state = self.state();
         let calls = self.config.max_calls;
         if state.lanes.total() + state.arriving >= calls {
@@ -91,7 +92,8 @@ impl Shared {
                 retry_after: FULL_PAUSE,
             });
         }
-        self.take_room(&mut state, size)?;
+        self.take_room(&mut state, size.saturating_add(announced))?;
+        state.size -= announced;
         state.arriving += 1;
         let number = state.next;
         state.next += 1;

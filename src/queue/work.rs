@@ -90,17 +90,18 @@ impl Queue {
             function = %job.facts.function, call = job.facts.call_id, tries = job.facts.tried, reason = last,
             "a queued call is given up"
         );
-        let bytes = job.encode();
-        if self.0.until_kept(|| self.0.store.bury_job(number, bytes.clone())).await {
-            let too_much = {
-                let mut state = self.0.state();
-                state.size -= job.content.size();
-                state.dead_size += job.content.size();
-                state.dead_size > self.0.config.max_dead_size
-            };
-            if too_much {
-                self.0.expire.notify_one();
-            }
+        let (bytes, size) = (job.encode(), job.content.size());
+        // First: it may be found and thrown away as soon as it is there.
+        self.0.state().dead_size += size;
+        let kept = self.0.until_kept(|| self.0.store.bury_job(number, bytes.clone())).await;
+        let too_much = {
+            let mut state = self.0.state();
+            let left = if kept { &mut state.size } else { &mut state.dead_size };
+            *left -= size;
+            state.dead_size > self.0.config.max_dead_size
+        };
+        if too_much {
+            self.0.expire.notify_one();
         }
         count(&self.0.totals.given_up);
     }
@@ -109,7 +110,10 @@ impl Queue {
 impl Shared {
     /// Writes until the store has taken it: what has been made must not be made again. `false`: the store was closed
     /// before it could, and all is as it was.
-    async fn until_kept<F: Future<Output = Result<(), StoreError>>>(&self, write: impl Fn() -> F) -> bool {
+    pub(super) async fn until_kept<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        write: impl Fn() -> F,
+    ) -> bool {
         let mut said = false;
         loop {
             let error = match write().await {

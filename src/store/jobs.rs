@@ -20,11 +20,6 @@ impl Store {
         self.writer.write(vec![put(JOBS, number, job)]).await
     }
 
-    /// Forgets a call soon: that reaches the disk with the next flush, and nobody waits for it.
-    pub fn delete_job_soon(&self, number: u64) {
-        self.writer.write_soon(vec![delete(&key(JOBS, number))]);
-    }
-
     /// Forgets a call that was made; returns when that is on disk.
     pub async fn delete_job(&self, number: u64) -> Result<(), StoreError> {
         self.writer.write(vec![delete(&key(JOBS, number))]).await
@@ -65,6 +60,17 @@ impl Store {
         self.rows(DEAD)
     }
 
+    /// The highest number that a call has; 0 if there is none.
+    pub fn last_job_number(&self) -> Result<u64, StoreError> {
+        let mut highest = 0;
+        for prefix in [JOBS, DEAD] {
+            let Some(key) = self.db.scan_prefix(prefix).keys().next_back() else { continue };
+            let key = key.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
+            highest = highest.max(number_of(prefix, &key)?);
+        }
+        Ok(highest)
+    }
+
     /// How many calls were given up.
     pub fn dead_jobs_count(&self) -> Result<usize, StoreError> {
         let rows = self.db.scan_prefix(DEAD).keys().map(|row| row.map(|_| 1));
@@ -94,13 +100,17 @@ impl Store {
     fn rows(&self, prefix: &'static str) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
         self.db.scan_prefix(prefix).map(move |row| {
             let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
-            let number = std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|text| text.parse().ok());
-            let number = number.ok_or_else(|| {
-                StoreError::failed("reading the store", format!("{prefix} has a row without a number"))
-            })?;
+            let number = number_of(prefix, &key)?;
             Ok((number, self.large.resolve(&value)?.into_owned()))
         })
     }
+}
+
+fn number_of(prefix: &str, key: &[u8]) -> Result<u64, StoreError> {
+    let number = std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| {
+        StoreError::failed("reading the store", format!("{prefix} has a row without a number"))
+    })
 }
 
 /// Sorts as the numbers do.
@@ -131,7 +141,9 @@ mod tests {
         store.bury_job(9, b"dead".to_vec()).await.expect("given up");
         store.put_job(10, b"again".to_vec()).await.expect("kept in another form");
         store.put_job(12, b"short".to_vec()).await.expect("kept");
-        store.delete_job_soon(12);
+        assert_eq!(store.last_job_number().expect("readable"), 12);
+        store.delete_job(12).await.expect("deleted");
+        assert_eq!(store.last_job_number().expect("readable"), 10);
         store.close().await;
         drop(store);
         let store = Store::open(state.path()).expect("opened again");

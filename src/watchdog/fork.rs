@@ -1,6 +1,6 @@
 //! A process for each request: the body on its stdin, its stdout for an answer.
 
-use std::io::{self, PipeWriter, Write as _};
+use std::io::{self, Write as _};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,11 @@ impl Fork {
         lines.end(say);
         let end = carried.ok_or_else(|| self.timed_out())??;
         if !end.is_success() {
-            if settings.write_debug && !output.held.is_empty() {
+            if output.answer.has_begun() {
+                // It will be cut off, but not before what was written last.
+                let held = std::mem::take(&mut output.held);
+                output.pass(&held).await?;
+            } else if settings.write_debug && !output.held.is_empty() {
                 shared.log.line("stdout", &output.held, "");
             }
             return Err(Failure::Ended(end.to_string()));
@@ -141,7 +145,7 @@ impl Fork {
                 stdin.write_all(input).map_err(Failure::Start)?;
                 None
             }
-            None => Some(stdin),
+            None => Some(Sender::from_owned_fd(stdin.into()).map_err(Failure::Start)?),
         };
         let mut given = Given { variables, stdin: Some(theirs.into()), ..Given::default() };
         let (stdout, theirs) = Source::new().map_err(Failure::Start)?;
@@ -171,7 +175,7 @@ impl Fork {
 /// Our ends of a process's pipes.
 struct Pipes {
     /// None when it has got all.
-    stdin: Option<PipeWriter>,
+    stdin: Option<Sender>,
     stdout: Source,
     stderr: Source,
 }
@@ -241,14 +245,13 @@ async fn carry(
             end = process.wait() => break end,
             () = &mut waiting, if patient => patient = false,
             read = pipes.stdout.read(&mut piece), if !patient && pipes.stdout.is_open() => {
-                if let Some(count) = read {
-                    output.pass(piece.first(count)).await?;
+                match read.map_err(Failure::Start)? {
+                    0 => {}
+                    count => output.pass(piece.first(count)).await?,
                 }
             }
             read = pipes.stderr.read(&mut error_piece), if !patient && pipes.stderr.is_open() => {
-                if let Some(count) = read {
-                    errors(error_piece.first(count));
-                }
+                errors(error_piece.first(read.map_err(Failure::Start)?));
             }
             done = &mut feeding, if !fed => {
                 fed = true;
@@ -265,8 +268,7 @@ async fn carry(
 }
 
 /// Gives the process its input, and then its end. One that does not want it all is no failure.
-async fn feed(stdin: PipeWriter, whole: Option<Vec<u8>>, body: &mut Body<'_>) -> Result<(), BodyError> {
-    let Ok(mut stdin) = Sender::from_owned_fd(stdin.into()) else { return Ok(()) };
+async fn feed(mut stdin: Sender, whole: Option<Vec<u8>>, body: &mut Body<'_>) -> Result<(), BodyError> {
     if let Some(whole) = whole {
         let _ = stdin.write_all(&whole).await;
         return Ok(());

@@ -65,21 +65,21 @@ impl Source {
         !matches!(self, Self::Closed)
     }
 
-    /// Waits for something, and reads it; `None` when nothing more comes. May be given up and called again.
-    pub(super) async fn read(&mut self, piece: &mut Piece) -> Option<usize> {
-        if let Self::New(_) = self {
-            // Closed only where the runtime cannot watch it, as when there is no memory for that.
-            let Self::New(pipe) = std::mem::replace(self, Self::Closed) else { return None };
-            *self = Receiver::from_owned_fd_unchecked(pipe.into()).map_or(Self::Closed, Self::Watched);
+    /// Waits for something, and reads it; 0 when nothing more comes. May be given up and called again. Fails where
+    /// the runtime cannot watch it, as when there is no memory for that.
+    pub(super) async fn read(&mut self, piece: &mut Piece) -> io::Result<usize> {
+        if let Self::New(_) = self
+            && let Self::New(pipe) = std::mem::replace(self, Self::Closed)
+        {
+            *self = Self::Watched(Receiver::from_owned_fd_unchecked(pipe.into())?);
         }
-        let Self::Watched(pipe) = self else { return None };
-        match pipe.read(&mut piece.0).await {
-            Ok(count) if count > 0 => Some(count),
-            _ => {
-                *self = Self::Closed;
-                None
-            }
+        let Self::Watched(pipe) = self else { return Ok(0) };
+        // One that cannot be read has nothing more to give.
+        let count = pipe.read(&mut piece.0).await.unwrap_or(0);
+        if count == 0 {
+            *self = Self::Closed;
         }
+        Ok(count)
     }
 
     /// Gives what is in the pipe now, piece by piece, and nothing that is written meanwhile beyond what it holds:

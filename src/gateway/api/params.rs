@@ -32,12 +32,18 @@ impl Params {
         self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
-    /// Refuses names that mean nothing here.
+    /// Refuses names that mean nothing here, and those that are given empty: where nothing means all, a variable that
+    /// was not set must not.
     pub(super) fn check(&self, known: &[&str]) -> Result<(), Invalid> {
-        match self.0.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => Err(Invalid::new(name, format!("is none of {}", known.join(", ")))),
-            None => Ok(()),
+        for (name, text) in &self.0 {
+            if !known.contains(&name.as_str()) {
+                return Err(Invalid::new(name, format!("is none of {}", known.join(", "))));
+            }
+            if text.is_empty() {
+                return Err(Invalid::new(name, "is empty: leave it out to mean all"));
+            }
         }
+        Ok(())
     }
 
     /// A switch, as Go programs write it.

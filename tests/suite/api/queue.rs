@@ -112,6 +112,8 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
         ("GET", "/system/dead?limit=0", 400),
         ("GET", "/system/dead?function=../x", 400),
         ("DELETE", "/system/dead?fuction=gone", 400),
+        ("DELETE", "/system/dead?function=", 400),
+        ("POST", "/system/dead/replay?namespace=", 400),
         ("POST", "/system/dead/replay?limit=1", 400),
         ("DELETE", "/system/dead/1", 404),
         ("POST", "/system/dead/1/replay", 404),

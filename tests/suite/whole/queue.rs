@@ -1,11 +1,14 @@
-//! The daemon killed again and again while calls are queued: none that it accepted is lost.
+//! Queued calls are on disk when they are accepted, and none is lost when the daemon is killed again and again.
 
+use std::fs::DirEntry;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::long::{Chance, VARIABLE, long};
@@ -41,6 +44,88 @@ async fn left(daemon: &Daemon) -> (Value, usize) {
 /// What a call has its function write into a file: every tenth goes through a file on its way, too.
 fn body(id: &str) -> String {
     id.repeat(if id.ends_with('0') { 1000 } else { 1 })
+}
+
+/// Follows the system calls of a daemon; ended when it is dropped.
+struct Trace {
+    strace: Child,
+    file: NamedTempFile,
+}
+
+impl Trace {
+    async fn start(daemon: &Daemon) -> Self {
+        let pid = daemon.pid().expect("it runs");
+        let file = NamedTempFile::new().expect("a file");
+        let strace = Command::new("strace")
+            .args([
+                "--follow-forks",
+                "--string-limit=64",
+                "--trace=recvfrom,sendto,fdatasync,fsync",
+                "--output",
+            ])
+            .arg(file.path())
+            .args(["--attach", &pid.to_string()])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace");
+        let traced = || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+            let status =
+                |task: DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            tasks.flatten().map(status).all(|status| !status.contains("TracerPid:\t0\n"))
+        };
+        eventually!(traced(), "it is not followed");
+        Self { strace, file }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::fs::read(self.file.path()).expect("readable");
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// What is promised is on disk: between the request and its 202, as many syncs as it takes have ended.
+#[test]
+fn a_call_is_synced_before_it_is_accepted() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "strace");
+    in_own_network(async {
+        let daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        // The row; and for a long body its file, and the directory of that, before it.
+        for (length, fdatasyncs, fsyncs) in [(10, 1, 0), (100_000, 2, 1)] {
+            let trace = Trace::start(&daemon).await;
+            let url = daemon.url("/async-function/hello");
+            let answer = daemon.client.post(url).body("x".repeat(length)).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+            let place = |lines: &[String], text: &str| lines.iter().position(|line| line.contains(text));
+            eventually!(place(&trace.lines(), "HTTP/1.1 202").is_some(), "{:#?}", trace.lines());
+            let lines = trace.lines();
+            let begin = place(&lines, "POST /async-function").expect("the request was read");
+            let end = place(&lines, "HTTP/1.1 202").expect("it was answered");
+            assert!(begin < end, "{lines:#?}");
+            let ended = |call: &str| {
+                let said = [format!(" {call}("), format!(" {call} resumed>")];
+                let ended =
+                    |line: &&String| line.contains("= 0") && said.iter().any(|said| line.contains(said));
+                lines[begin..end].iter().filter(ended).count()
+            };
+            assert!(
+                ended("fdatasync") >= fdatasyncs && ended("fsync") >= fsyncs,
+                "{length} bytes were accepted before they were on disk: {:#?}",
+                &lines[begin..=end]
+            );
+        }
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
 }
 
 #[test]
