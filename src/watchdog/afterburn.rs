@@ -1,7 +1,7 @@
 //! `afterburn`: one process, which reads requests from its stdin and writes answers to its stdout, one after the
 //! other, as HTTP/1.1 with a `Content-Length`. What takes long to start, as a JVM does, starts once.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,10 +12,9 @@ use tokio::time::timeout;
 
 use super::call::Call;
 use super::companion::Companion;
-use super::log::Log;
 use super::mode::Failure;
-use super::process::{Processes, from_process, to_process};
-use super::settings::Settings;
+use super::process::{from_process, to_process};
+use super::server::Shared;
 use super::upstream::{self, Incoming, returned};
 use http1::{RequestHead, ResponseHead, slots};
 
@@ -35,14 +34,9 @@ struct Pipes {
 }
 
 impl Afterburn {
-    pub(super) fn start(
-        settings: &Settings,
-        processes: &Processes,
-        log: &Rc<Log>,
-        ended: oneshot::Sender<String>,
-    ) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
         let mut pipes = None;
-        let companion = Companion::start(settings, processes, log, ended, |given| {
+        let companion = Companion::start(shared, ended, |given| {
             let (stdin, theirs) = to_process()?;
             given.stdin = Some(theirs);
             let (stdout, theirs) = from_process()?;

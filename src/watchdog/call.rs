@@ -1,7 +1,5 @@
 //! One request, and all that answering it takes.
 
-use std::rc::Rc;
-
 use http1::{Alarm, RequestHead};
 
 use super::answer::Answer;
@@ -14,7 +12,7 @@ pub(super) struct Call<'c, 'a> {
     pub(super) request: &'c RequestHead<'c, 'c>,
     pub(super) body: &'c mut Body<'a>,
     pub(super) answer: &'c mut Answer<'a>,
-    pub(super) shared: &'c Rc<Shared>,
+    pub(super) shared: &'c Shared,
     /// For the time that the process may take.
     pub(super) alarm: &'c mut Alarm,
 }

@@ -1,6 +1,6 @@
 //! A process that lives as long as the watchdog does.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::log::{Lines, Log};
-use super::process::{Process, Processes, from_process};
+use super::log::Lines;
+use super::process::{Process, from_process};
 use super::program::{Given, Program, nothing};
-use super::settings::Settings;
+use super::server::Shared;
 
 /// How long it may take to leave after SIGTERM.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -34,12 +34,11 @@ impl Companion {
     /// Starts the command of the settings with what `adjust` makes of what it is given; what it writes is logged. `ended` is told
     /// when it ends by itself, and how.
     pub(super) fn start(
-        settings: &Settings,
-        processes: &Processes,
-        log: &Rc<Log>,
+        shared: &Arc<Shared>,
         ended: oneshot::Sender<String>,
         adjust: impl FnOnce(&mut Given) -> std::io::Result<()>,
     ) -> Result<Self, String> {
+        let settings = &shared.settings;
         let failed = |error| settings.cannot_start(&error);
         let program = Program::new(&settings.command).map_err(failed)?;
         let mut given = Given { stdin: Some(nothing().map_err(failed)?), ..Given::default() };
@@ -50,13 +49,13 @@ impl Companion {
             let (stderr, theirs) = from_process().map_err(failed)?;
             given.stderr = Some(theirs);
             for (source, pipe) in [("stdout", stdout), ("stderr", stderr)] {
-                let following = follow(source, pipe, log.clone(), settings.log_buffer_size);
+                let following = follow(source, pipe, shared.clone());
                 followers.push(tokio::task::spawn_local(following));
             }
         }
         adjust(&mut given).map_err(failed)?;
-        log.say("Forking fprocess.");
-        let process = processes.spawn(&program, &given).map_err(failed)?;
+        shared.log.say("Forking fprocess.");
+        let process = Process::start(&program, &given).map_err(failed)?;
         let companion = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
         let (stop, gone) = (companion.stop.clone(), companion.gone.clone());
         tokio::task::spawn_local(watch(process, followers, ended, stop, gone));
@@ -101,10 +100,10 @@ async fn watch(
 }
 
 /// Logs what comes out of a pipe, to its end.
-async fn follow(source: &'static str, mut pipe: pipe::Receiver, log: Rc<Log>, limit: usize) {
-    let mut lines = Lines::new(limit);
+async fn follow(source: &'static str, mut pipe: pipe::Receiver, shared: Arc<Shared>) {
+    let mut lines = Lines::new(shared.settings.log_buffer_size);
     let mut piece = vec![0; PIECE];
-    let say = |line: &[u8]| log.line(source, line, "");
+    let say = |line: &[u8]| shared.log.line(source, line, "");
     while let Ok(count @ 1..) = pipe.read(&mut piece).await {
         lines.take(&piece[..count], say);
     }

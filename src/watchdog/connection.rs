@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -16,7 +15,7 @@ use super::answer::Answer;
 use super::body::Body;
 use super::call::Call;
 use super::cgi;
-use super::mode::Failure;
+use super::mode::{Failure, Service};
 use super::server::Shared;
 use http1::{Alarm, Buffer, Framing, HeadError, RequestHead, ends_after, slots};
 
@@ -31,13 +30,13 @@ const LINGER: Duration = Duration::from_secs(2);
 const TOO_LATE: &str = "the answer did not end within write_timeout";
 
 /// Serves a connection to its end.
-pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
+pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, service: &Service) {
     let mut buffer = Buffer::default();
     // One for the connection, one for the process: set anew for each request, they would cost more than all else.
     let (mut alarm, mut process_alarm) = (Alarm::default(), Alarm::default());
     loop {
         let (mut from, to) = stream.split();
-        let head = match read_head(&mut from, &mut buffer, &mut alarm, &shared).await {
+        let head = match read_head(&mut from, &mut buffer, &mut alarm, shared).await {
             Ok(Some(head)) => head,
             Ok(None) => return,
             Err(error) => {
@@ -64,12 +63,12 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
             request: &request,
             body: &mut body,
             answer: &mut answer,
-            shared: &shared,
+            shared,
             alarm: &mut process_alarm,
         };
         let responded = {
             // In its place from the beginning: it is large, and would be copied.
-            let responding = pin!(respond(call));
+            let responding = pin!(respond(call, service));
             alarm.within(deadline, responding).await
         };
         let served = match responded {
@@ -83,7 +82,7 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
                     let _ = timeout_at(Instant::now() + LINGER, told).await;
                 }
                 let (status, took) = (answer.status, answer.elapsed());
-                shared.metrics.borrow_mut().finished(request.method, status, took);
+                shared.metrics().finished(request.method, status, took);
                 return;
             }
         };
@@ -145,29 +144,29 @@ async fn read_head(
 }
 
 /// Answers one request.
-async fn respond(call: Call<'_, '_>) -> io::Result<()> {
+async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
     let Call { request, body, answer, shared, alarm } = call;
     match cgi::split(request.target).0 {
         "/_/health" => return health(answer, shared).await,
-        "/_/ready" => return ready(answer, shared).await,
+        "/_/ready" => return ready(answer, shared, service).await,
         _ => {}
     }
     let Some(_ticket) = shared.admit() else {
         let limit = shared.settings.max_inflight.unwrap_or_default();
         let text = format!("Concurrent request limit exceeded. Max concurrent requests: {limit}\n");
         let done = answer.error(StatusCode::TOO_MANY_REQUESTS, &text).await;
-        shared.metrics.borrow_mut().finished(request.method, answer.status, answer.elapsed());
+        shared.metrics().finished(request.method, answer.status, answer.elapsed());
         return done;
     };
     if request.expects_continue && request.framing != Framing::None {
         answer.go_on().await?;
     }
-    let served = shared.service.serve(Call { request, body, answer, shared, alarm }).await;
+    let served = service.serve(Call { request, body, answer, shared, alarm }).await;
     let done = match served {
         Ok(()) => Ok(()),
         Err(failure) => fail(failure, answer, shared).await,
     };
-    shared.metrics.borrow_mut().finished(request.method, answer.status, answer.elapsed());
+    shared.metrics().finished(request.method, answer.status, answer.elapsed());
     done
 }
 
@@ -190,11 +189,11 @@ async fn health(answer: &mut Answer<'_>, shared: &Shared) -> io::Result<()> {
     answer.text(StatusCode::OK, "OK", &[]).await
 }
 
-async fn ready(answer: &mut Answer<'_>, shared: &Rc<Shared>) -> io::Result<()> {
+async fn ready(answer: &mut Answer<'_>, shared: &Shared, service: &Service) -> io::Result<()> {
     if shared.is_full() {
         return answer.text(StatusCode::TOO_MANY_REQUESTS, "", &[]).await;
     }
-    if shared.is_draining() || !shared.service.is_ready(&shared.settings).await {
+    if shared.is_draining() || !service.is_ready(&shared.settings).await {
         return answer.text(StatusCode::SERVICE_UNAVAILABLE, "", &[]).await;
     }
     answer.text(StatusCode::OK, "OK", &[]).await

@@ -19,7 +19,7 @@ use super::call::Call;
 use super::cgi;
 use super::log::Lines;
 use super::mode::Failure;
-use super::process::{End, Process, Processes};
+use super::process::{End, Process};
 use super::program::{Given, Program};
 use super::server::Shared;
 use super::settings::{Mode, Settings};
@@ -38,20 +38,15 @@ const KILL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Fork {
     mode: Mode,
-    processes: Processes,
     program: Arc<Program>,
     /// Nothing ends with a process here.
     _ended: oneshot::Sender<String>,
 }
 
 impl Fork {
-    pub(super) fn new(
-        settings: &Settings,
-        processes: &Processes,
-        ended: oneshot::Sender<String>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(settings: &Settings, ended: oneshot::Sender<String>) -> Result<Self, String> {
         let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
-        Ok(Self { mode: settings.mode, program, processes: processes.clone(), _ended: ended })
+        Ok(Self { mode: settings.mode, program, _ended: ended })
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
@@ -77,7 +72,7 @@ impl Fork {
             Some(whole) => Some(&whole[..]).filter(|whole| whole.len() <= SMALL),
             None => body.arrived(SMALL),
         };
-        let (mut process, mut pipes) = self.start(request, input, shared).await?;
+        let (mut process, mut pipes) = self.start(request, input, shared)?;
         let mut output = Output { answer, held: Vec::new(), streams: whole.is_none(), content_type };
         let stdin = pipes.stdin.take();
         let feeding = stdin.map(|stdin| feed(stdin, whole, body));
@@ -130,7 +125,7 @@ impl Fork {
     }
 
     /// Starts the process, and gives it all of its `input`, if that is known and small.
-    async fn start(
+    fn start(
         &self,
         request: &RequestHead<'_, '_>,
         input: Option<&[u8]>,
@@ -162,13 +157,8 @@ impl Fork {
             Source::Closed
         };
         given.stdout = Some(theirs);
-        // Alone, it would only wait for the other thread.
-        let process = if shared.in_flight() > 1 {
-            self.processes.spawn_aside(&self.program, given).await
-        } else {
-            self.processes.spawn(&self.program, &given)
-        };
-        Ok((process.map_err(Failure::Start)?, Pipes { stdin: rest, stdout, stderr }))
+        let process = Process::start(&self.program, &given).map_err(Failure::Start)?;
+        Ok((process, Pipes { stdin: rest, stdout, stderr }))
     }
 }
 

@@ -3,7 +3,6 @@
 //! A thread of its own writes them, so that whoever reads them slowly, or not at all, holds up no request. What it
 //! cannot take is dropped, and counted.
 
-use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,8 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bytes that may wait to be written.
 const WAITING: usize = 1 << 20;
-/// The pause after each write, in which lines gather: waking the thread for each would cost more than the line.
-const GATHER: Duration = Duration::from_millis(1);
+/// The pause after each write, in which lines gather: waking the thread for each call would cost a quarter of what it
+/// takes to start a small program.
+const GATHER: Duration = Duration::from_millis(10);
 /// Bytes of memory that are kept for the next lines.
 const KEPT: usize = 64 << 10;
 /// How long the last of them may take.
@@ -39,6 +39,10 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     text: Vec<u8>,
+    /// Lines that could not be taken, and were not spoken of yet.
+    dropped: u64,
+    /// The second that it was lately, and how that is written.
+    now: (u64, String),
     /// The thread waits to be told of more.
     idle: bool,
     /// There will be no more.
@@ -50,10 +54,6 @@ struct Waiting {
 pub(super) struct Log {
     queue: Arc<Queue>,
     prefix: bool,
-    /// Lines that could not be taken, and were not spoken of yet.
-    dropped: Cell<u64>,
-    /// The second that it was lately, and how that is written.
-    now: RefCell<(u64, String)>,
 }
 
 impl Log {
@@ -67,7 +67,7 @@ impl Log {
             drop(done);
         };
         std::thread::Builder::new().name("log".into()).stack_size(64 << 10).spawn(work)?;
-        Ok((Self { queue, prefix, dropped: Cell::new(0), now: RefCell::default() }, LastLine(last)))
+        Ok((Self { queue, prefix }, LastLine(last)))
     }
 
     /// Says something of our own.
@@ -80,17 +80,17 @@ impl Log {
         let mut waiting = self.queue.lock();
         // One that is longer by itself is the only one.
         if !waiting.text.is_empty() && waiting.text.len() + text.len() > WAITING {
-            self.dropped.set(self.dropped.get() + 1);
+            waiting.dropped += 1;
             return;
         }
-        let out = &mut waiting.text;
-        self.push_dropped(out);
+        waiting.push_dropped();
         if self.prefix {
-            self.push_time(out);
-            if !source.is_empty() {
-                out.extend_from_slice(source.as_bytes());
-                out.extend_from_slice(b": ");
-            }
+            waiting.push_time();
+        }
+        let out = &mut waiting.text;
+        if self.prefix && !source.is_empty() {
+            out.extend_from_slice(source.as_bytes());
+            out.extend_from_slice(b": ");
         }
         out.extend_from_slice(text);
         out.extend_from_slice(suffix.as_bytes());
@@ -99,24 +99,25 @@ impl Log {
             self.queue.more.notify_one();
         }
     }
+}
 
+impl Waiting {
     /// Adds how many lines were dropped since it was last said.
-    fn push_dropped(&self, out: &mut Vec<u8>) {
-        let dropped = self.dropped.take();
+    fn push_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
             let note = format!("{dropped} lines were dropped: whoever reads them is too slow\n");
-            out.extend_from_slice(note.as_bytes());
+            self.text.extend_from_slice(note.as_bytes());
         }
     }
 
     /// Adds the time as Go's programs write it, which people's tools know.
-    fn push_time(&self, out: &mut Vec<u8>) {
+    fn push_time(&mut self) {
         let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let mut last = self.now.borrow_mut();
-        if last.0 != second || last.1.is_empty() {
-            *last = (second, written(UNIX_EPOCH + Duration::from_secs(second)));
+        if self.now.0 != second || self.now.1.is_empty() {
+            self.now = (second, written(UNIX_EPOCH + Duration::from_secs(second)));
         }
-        out.extend_from_slice(last.1.as_bytes());
+        self.text.extend_from_slice(self.now.1.as_bytes());
     }
 }
 
@@ -134,7 +135,7 @@ fn written(time: SystemTime) -> String {
 impl Drop for Log {
     fn drop(&mut self) {
         let mut waiting = self.queue.lock();
-        self.push_dropped(&mut waiting.text);
+        waiting.push_dropped();
         waiting.closed = true;
         drop(waiting);
         self.queue.more.notify_one();
@@ -238,13 +239,12 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_dropped_and_counted() {
         // Without the thread that would write them.
-        let (queue, now) = (Arc::default(), RefCell::default());
-        let log = Log { queue, prefix: false, dropped: Cell::new(0), now };
+        let log = Log { queue: Arc::default(), prefix: false };
         let line = vec![b'x'; WAITING / 2];
         for _ in 0..4 {
             log.line("", &line, "");
         }
-        assert_eq!(log.dropped.get(), 3, "with their ends, two are more than may wait");
+        assert_eq!(log.queue.lock().dropped, 3, "with their ends, two are more than may wait");
         log.queue.lock().text.clear();
         log.say("next");
         let text = log.queue.lock().text.clone();

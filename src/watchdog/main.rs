@@ -2,18 +2,19 @@
 //! container, and a program of its own, `fwatchdog`: small and static, so that it runs in any image.
 //!
 //! ```text
-//! client -> connection -> gate (max_inflight, draining) -> mode -> process
-//!                                                            streaming, serializing, classic: fork.rs
-//!                                                            http: proxy.rs    afterburn: afterburn.rs
-//!                                                            openwhisk: whisk.rs    static: files.rs
+//! client -> event loop -> connection -> gate (max_inflight, draining) -> mode -> process
+//!                                                                          streaming, serializing, classic: fork.rs
+//!                                                                          http: proxy.rs    afterburn: afterburn.rs
+//!                                                                          openwhisk: whisk.rs    static: files.rs
 //! ```
 //!
 //! What images rely on, variables above all, is that of the watchdogs that function images have had before:
 //! `docs/watchdog.md` is the list.
 //!
 //! Invariants
-//! - One thread does all the work but writing the log, reading files of `static` and, with several requests under way,
-//!   starting processes; it never waits for a process, a client or a log.
+//! - The first thread accepts connections, and waits for signals and for processes that others have left. What a
+//!   connection brings is done on the one event loop that has it, which shares counts with the others and nothing else.
+//! - An event loop waits for a process only until its program is loaded, and never for a client, a file or the log.
 //! - A process that was started for a request is gone, with its whole group, at the request's limit.
 //! - Every process that ends is reaped, also one that nobody here started.
 
@@ -24,12 +25,14 @@ mod call;
 mod cgi;
 mod companion;
 mod connection;
+mod event_loop;
 mod files;
 mod fork;
 mod healthcheck;
 mod log;
 mod metrics;
 mod mode;
+mod orphans;
 mod process;
 mod program;
 mod proxy;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -83,7 +83,7 @@ fn known(method: &str) -> &'static str {
 }
 
 /// Answers whoever asks for metrics.
-pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) {
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -105,7 +105,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> Option<()> {
             let mut answer = Answer::new(to, request.http10, request.method == "HEAD", false);
             return match super::cgi::split(request.target).0 {
                 "/metrics" => {
-                    let text = shared.metrics.borrow().text(shared.in_flight());
+                    let text = shared.metrics().text(shared.in_flight());
                     answer.text(StatusCode::OK, &text, &[]).await.ok()
                 }
                 _ => answer.text(StatusCode::NOT_FOUND, "see /metrics\n", &[]).await.ok(),

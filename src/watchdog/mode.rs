@@ -1,6 +1,6 @@
 //! What is done with requests: one of the modes.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::sync::oneshot;
@@ -10,9 +10,8 @@ use super::body::BodyError;
 use super::call::Call;
 use super::files::Files;
 use super::fork::Fork;
-use super::log::Log;
-use super::process::Processes;
 use super::proxy::Proxy;
+use super::server::Shared;
 use super::settings::{Mode, Settings};
 use super::whisk::Whisk;
 
@@ -76,21 +75,16 @@ pub(super) enum Service {
 
 impl Service {
     /// Starts what the mode needs to have running.
-    pub(super) fn start(
-        settings: &Settings,
-        processes: &Processes,
-        log: &Rc<Log>,
-    ) -> Result<(Self, Ended), String> {
+    pub(super) fn start(shared: &Arc<Shared>) -> Result<(Self, Ended), String> {
+        let settings = &shared.settings;
         // Kept by those modes that have no such process: it never says anything.
         let (sender, ended) = oneshot::channel();
         let service = match settings.mode {
-            Mode::Streaming | Mode::Serializing | Mode::Classic => {
-                Self::Fork(Fork::new(settings, processes, sender)?)
-            }
-            Mode::Http => Self::Proxy(Proxy::start(settings, processes, log, sender)?),
+            Mode::Streaming | Mode::Serializing | Mode::Classic => Self::Fork(Fork::new(settings, sender)?),
+            Mode::Http => Self::Proxy(Proxy::start(shared, sender)?),
             Mode::Static => Self::Files(Files::new(settings, sender)?),
-            Mode::Afterburn => Self::Afterburn(Afterburn::start(settings, processes, log, sender)?),
-            Mode::OpenWhisk => Self::Whisk(Whisk::start(settings, processes, log, sender)?),
+            Mode::Afterburn => Self::Afterburn(Afterburn::start(shared, sender)?),
+            Mode::OpenWhisk => Self::Whisk(Whisk::start(shared, sender)?),
         };
         Ok((service, ended))
     }

@@ -1,21 +1,24 @@
-//! Starts processes, and learns of their ends. As process 1 of a container, this one inherits whatever is left by
-//! others, and must reap that too; so one loop waits for all, and tells those who wait for one.
+//! Processes that are started here, and how they end.
+//!
+//! Each belongs to the event loop that has started it: that one alone is told of its end, by the kernel, and reaps it.
+//! What others leave to this process, as process 1 of a container, is for the thread that starts none: `orphans.rs`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::program::{Given, Program};
+
+/// A moment.
+const SOON: Duration = Duration::from_millis(1);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,9 @@ pub(super) enum End {
 }
 
 impl End {
+    /// Of one that nobody asks about any more.
+    const GONE: Self = Self::Killed(Signal::SIGKILL);
+
     pub(super) fn is_success(self) -> bool {
         self == Self::Exited(0)
     }
@@ -41,123 +47,45 @@ impl std::fmt::Display for End {
     }
 }
 
-/// All processes that were started here. Cloning gives another handle.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Processes(Rc<RefCell<Known>>);
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Those that run, and who waits for them.
-    running: HashMap<Pid, oneshot::Sender<End>>,
-    /// Starts that are under way on other threads, by how many ends had come when each began.
-    starting: Vec<u64>,
-    /// Ends that came before it was known here that the process had started, with their numbers: an id can be given
-    /// again to a process that begins later.
-    early: HashMap<Pid, (u64, End)>,
-    /// How many of them there were.
-    ends: u64,
-}
-
-impl Processes {
-    /// Begins to reap. To be called within a [`tokio::task::LocalSet`], before anything is started.
-    pub(super) fn start() -> io::Result<Self> {
-        let processes = Self::default();
-        let mut ends = signal(SignalKind::child())?;
-        let reaped = processes.clone();
-        tokio::task::spawn_local(async move {
-            while ends.recv().await.is_some() {
-                reaped.reap();
-            }
-        });
-        Ok(processes)
-    }
-
-    /// Starts a process in a group of its own.
-    pub(super) fn spawn(&self, program: &Program, given: &Given) -> io::Result<Process> {
-        program.start(given).map(|pid| self.add(pid, u64::MAX))
-    }
-
-    /// The same on another thread: the one that starts a process is held up until the program is loaded, and this
-    /// one has others to serve.
-    pub(super) async fn spawn_aside(&self, program: &Arc<Program>, given: Given) -> io::Result<Process> {
-        let (sender, started) = oneshot::channel();
-        let (processes, program) = (self.clone(), program.clone());
-        let since = {
-            let mut known = self.0.borrow_mut();
-            let since = known.ends;
-            known.starting.push(since);
-            since
-        };
-        // A task of its own: whoever asked may give up meanwhile, and then what was started must end.
-        tokio::task::spawn_local(async move {
-            let done = tokio::task::spawn_blocking(move || program.start(&given)).await;
-            let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
-            // Dropped if nobody takes it any more, which kills it.
-            let _ = sender.send(done.map(|pid| processes.add(pid, since)));
-            processes.0.borrow_mut().started(since);
-        });
-        started.await.unwrap_or_else(|error| Err(io::Error::other(error)))
-    }
-
-    /// One that was started when `since` ends had come.
-    fn add(&self, pid: Pid, since: u64) -> Process {
-        let (ended, end) = oneshot::channel();
-        let mut known = self.0.borrow_mut();
-        match known.early.remove(&pid) {
-            Some((number, end)) if number >= since => drop(ended.send(end)),
-            _ => drop(known.running.insert(pid, ended)),
-        }
-        Process { pid, end, ended: None }
-    }
-
-    fn reap(&self) {
-        loop {
-            let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, End::Exited(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Killed(signal)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            let mut known = self.0.borrow_mut();
-            if let Some(waiting) = known.running.remove(&pid) {
-                let _ = waiting.send(end);
-            } else if !known.starting.is_empty() {
-                let number = known.ends;
-                known.ends += 1;
-                known.early.insert(pid, (number, end));
-            }
-            // Else nobody here started it: it was left to process 1 by another.
-        }
-    }
-}
-
-impl Known {
-    /// Forgets a start that began when `since` ends had come, and the ends that none can be meant by any more.
-    fn started(&mut self, since: u64) {
-        if let Some(place) = self.starting.iter().position(|known| *known == since) {
-            self.starting.swap_remove(place);
-        }
-        let oldest = self.starting.iter().min().copied().unwrap_or(u64::MAX);
-        self.early.retain(|_, (number, _)| *number >= oldest);
-    }
-}
-
 /// A process and its group. Dropped before its end, it is killed.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
-    end: oneshot::Receiver<End>,
-    ended: Option<End>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Its id is its own until it is reaped. The handle can be read when it has ended.
+    Running(pipe::Receiver),
+    Ended(End),
 }
 
 impl Process {
+    /// Starts a process in a group of its own, and holds the thread up until it is loaded.
+    pub(super) fn start(program: &Program, given: &Given) -> io::Result<Self> {
+        let pid = program.start(given)?;
+        match handle(pid) {
+            Ok(handle) => Ok(Self { pid, state: State::Running(handle) }),
+            Err(error) => {
+                // As when there are no free files. It was loaded just now, and dies at once.
+                let _ = killpg(pid, Signal::SIGKILL);
+                let _ = waitpid(pid, None);
+                Err(error)
+            }
+        }
+    }
+
     /// Returns when it has ended. May be given up and called again.
     pub(super) async fn wait(&mut self) -> End {
-        if self.ended.is_none() {
-            // Only the loop's own end could keep it from saying so.
-            self.ended = Some((&mut self.end).await.unwrap_or(End::Killed(Signal::SIGKILL)));
+        match &self.state {
+            State::Ended(end) => *end,
+            State::Running(handle) => {
+                let end = end(self.pid, handle).await;
+                self.state = State::Ended(end);
+                end
+            }
         }
-        self.ended.unwrap_or(End::Killed(Signal::SIGKILL))
     }
 
     /// Kills it and all that it started and that stayed in its group.
@@ -167,7 +95,7 @@ impl Process {
 
     /// Sends its group a signal, as long as its id is its own.
     pub(super) fn signal(&self, signal: Signal) {
-        if self.ended.is_none() {
+        if let State::Running(_) = self.state {
             // It may have ended just now.
             let _ = killpg(self.pid, signal);
         }
@@ -176,9 +104,57 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended.is_none() && self.end.try_recv().is_err() {
-            self.kill();
+        let State::Running(handle) = std::mem::replace(&mut self.state, State::Ended(End::GONE)) else {
+            return;
+        };
+        if reap(self.pid).is_none() {
+            let pid = self.pid;
+            let _ = killpg(pid, Signal::SIGKILL);
+            // It needs a moment to be gone, and leaves its id behind that somebody has to take.
+            tokio::task::spawn_local(async move { end(pid, &handle).await });
         }
+    }
+}
+
+/// What can be read when the process has ended.
+fn handle(pid: Pid) -> io::Result<pipe::Receiver> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+    // The runtime watches it as it watches pipes. It is never read.
+    pipe::Receiver::from_owned_fd_unchecked(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether the kernel tells of the end of a process: since Linux 5.3.
+pub(super) fn can_be_told() -> io::Result<()> {
+    pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    Ok(())
+}
+
+/// Waits for the end of a process, and reaps it.
+async fn end(pid: Pid, handle: &pipe::Receiver) -> End {
+    // Fails when the runtime ends, and then nobody needs to know.
+    if handle.readable().await.is_err() {
+        return End::GONE;
+    }
+    loop {
+        match reap(pid) {
+            Some(end) => return end,
+            // The kernel said that it has ended, so this is not known to happen.
+            None => sleep(SOON).await,
+        }
+    }
+}
+
+/// How a process ended, if it has.
+fn reap(pid: Pid) -> Option<End> {
+    loop {
+        return match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => Some(End::Exited(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(End::Killed(signal)),
+            Ok(_) => None,
+            Err(Errno::EINTR) => continue,
+            // Nobody else reaps it.
+            Err(_) => Some(End::GONE),
+        };
     }
 }
 
@@ -196,7 +172,7 @@ pub(super) fn from_process() -> io::Result<(pipe::Receiver, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::Arc;
 
     use tokio::task::LocalSet;
     use tokio::time::timeout;
@@ -212,59 +188,34 @@ mod tests {
         timeout(Duration::from_secs(10), LocalSet::new().run_until(work)).await.expect("in time")
     }
 
+    /// Returns when nobody can write to a pipe any more.
+    async fn closed(pipe: pipe::Receiver) {
+        loop {
+            pipe.readable().await.expect("a pipe");
+            if let Ok(0) = pipe.try_read(&mut [0; 16]) {
+                return;
+            }
+        }
+    }
+
     #[tokio::test]
     async fn ends_are_told_to_whoever_waits() {
         within(async {
-            let processes = Processes::start().expect("signals");
             let run = async |script: &str| {
-                processes
-                    .spawn(&program(&["sh", "-c", script]), &Given::default())
-                    .expect("started")
-                    .wait()
-                    .await
+                let process = Process::start(&program(&["sh", "-c", script]), &Given::default());
+                process.expect("started").wait().await
             };
             assert_eq!(run("exit 0").await, End::Exited(0));
             assert_eq!(run("exit 7").await.to_string(), "exit status 7");
             assert_eq!(run("kill -9 $$").await.to_string(), "signal: killed");
-            assert!(processes.spawn(&program(&["/no/such/program"]), &Given::default()).is_err());
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn ends_of_those_that_were_started_aside_are_told_too() {
-        within(async {
-            let processes = Processes::start().expect("signals");
-            let run = async |code: i32| {
+            assert!(Process::start(&program(&["/no/such/program"]), &Given::default()).is_err());
+            // Many at once.
+            let all = (0..50).map(|code| async move {
                 let program = program(&["sh", "-c", &format!("exit {code}")]);
-                processes.spawn_aside(&program, Given::default()).await.expect("started").wait().await
-            };
-            // Many at once: some end before it is known that they have started.
-            let all = futures_util::future::join_all((0..50).map(run)).await;
+                Process::start(&program, &Given::default()).expect("started").wait().await
+            });
             let wanted: Vec<_> = (0..50).map(End::Exited).collect();
-            assert_eq!(all, wanted);
-            assert!(processes.spawn_aside(&program(&["/no/such/program"]), Given::default()).await.is_err());
-            let known = processes.0.borrow();
-            assert_eq!((known.running.len(), known.early.len(), known.starting.len()), (0, 0, 0));
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_start_that_nobody_waits_for_any_more_ends_what_it_started() {
-        within(async {
-            let processes = Processes::start().expect("signals");
-            let (output, theirs) = from_process().expect("a pipe");
-            let program = program(&["sleep", "60"]);
-            let given = Given { stdout: Some(theirs), ..Given::default() };
-            let starting = processes.spawn_aside(&program, given);
-            assert!(timeout(Duration::ZERO, starting).await.is_err(), "it is not that fast");
-            loop {
-                output.readable().await.expect("a pipe");
-                if let Ok(0) = output.try_read(&mut [0; 16]) {
-                    break;
-                }
-            }
+            assert_eq!(futures_util::future::join_all(all).await, wanted);
         })
         .await;
     }
@@ -272,19 +223,41 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_dropped_is_killed_with_what_it_started() {
         within(async {
-            let processes = Processes::start().expect("signals");
             let (output, theirs) = from_process().expect("a pipe");
             let program = program(&["sh", "-c", "trap '' TERM; sleep 60 & sleep 60"]);
             let given = Given { stdout: Some(theirs), ..Given::default() };
-            let process = processes.spawn(&program, &given).expect("started");
+            let process = Process::start(&program, &given).expect("started");
             drop(given);
             process.signal(Signal::SIGTERM);
+            let pid = process.pid;
             drop(process);
             // It ends when the last process that could write to it has.
+            closed(output).await;
+            // And it is reaped, which nobody waits for.
+            while nix::sys::signal::kill(pid, None).is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_has_ended_leaves_what_it_started_alone_when_it_is_dropped() {
+        within(async {
+            let (output, theirs) = from_process().expect("a pipe");
+            let program = program(&["sh", "-c", "(sleep 0.3; echo late) & exit 0"]);
+            let given = Given { stdout: Some(theirs), ..Given::default() };
+            let process = Process::start(&program, &given).expect("started");
+            drop(given);
+            let State::Running(handle) = &process.state else { panic!("nobody asked") };
+            handle.readable().await.expect("a handle");
+            drop(process);
+            let mut piece = [0; 16];
             loop {
                 output.readable().await.expect("a pipe");
-                if let Ok(0) = output.try_read(&mut [0; 16]) {
-                    break;
+                match output.try_read(&mut piece) {
+                    Ok(count) => break assert_eq!(&piece[..count], b"late\n"),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
                 }
             }
         })

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::os::fd::AsRawFd as _;
 use std::pin::pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -18,9 +18,8 @@ use super::answer::Answer;
 use super::body::{Body, BodyError};
 use super::call::Call;
 use super::companion::Companion;
-use super::log::Log;
 use super::mode::Failure;
-use super::process::Processes;
+use super::server::Shared;
 use super::settings::{Settings, Upstream};
 use super::upstream::{self, Incoming, push, returned};
 use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
@@ -44,17 +43,13 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Starts the process.
-    pub(super) fn start(
-        settings: &Settings,
-        processes: &Processes,
-        log: &Rc<Log>,
-        ended: oneshot::Sender<String>,
-    ) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
+        let settings = &shared.settings;
         // A server may be one that somebody else has started.
         let (companion, _ended) = if settings.command.is_empty() {
             (None, Some(ended))
         } else {
-            (Some(Companion::start(settings, processes, log, ended, |_| Ok(()))?), None)
+            (Some(Companion::start(shared, ended, |_| Ok(()))?), None)
         };
         Ok(Self { companion, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
     }

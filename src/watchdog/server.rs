@@ -1,25 +1,24 @@
 //! Listens, counts requests, and leaves when it is told to.
 
-use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::connection;
+use super::event_loop::{self, EventLoop};
 use super::log::Log;
 use super::metrics::{self, Metrics};
-use super::mode::Service;
-use super::process::Processes;
 use super::settings::Settings;
+use super::{orphans, process};
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
@@ -28,29 +27,24 @@ const LOCK: &str = "/tmp/.lock";
 /// The pause after a connection could not be taken, as when there are no free files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Threads beside the one that does all the rest, while there is work for them.
-const ASIDE: usize = 4;
-/// Bytes of stack that each of them has.
-const ASIDE_STACK: usize = 256 << 10;
 /// How long those have to learn of it who waited for a process that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// What all threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    pub(super) service: Service,
-    pub(super) log: Rc<Log>,
-    pub(super) metrics: RefCell<Metrics>,
+    pub(super) log: Log,
+    metrics: Mutex<Metrics>,
     gate: Gate,
 }
 
 /// Counts requests, and knows whether more are taken.
 #[derive(Debug, Default)]
 struct Gate {
-    in_flight: Cell<usize>,
+    in_flight: AtomicUsize,
     /// Health is denied, and the end is near.
-    draining: Cell<bool>,
+    draining: AtomicBool,
     /// Told when the last one has ended.
     idle: Notify,
     /// Connections that wait for a request are to end.
@@ -59,76 +53,68 @@ struct Gate {
 
 /// One request, counted while it lives.
 #[derive(Debug)]
-pub(super) struct Ticket(Rc<Shared>);
+pub(super) struct Ticket<'s>(&'s Gate);
 
 impl Shared {
     /// Counts a request; `None` when there are as many as may be.
-    pub(super) fn admit(self: &Rc<Self>) -> Option<Ticket> {
-        let count = self.gate.in_flight.get();
-        if self.settings.max_inflight.is_some_and(|limit| count >= limit) {
-            return None;
-        }
-        self.gate.in_flight.set(count + 1);
-        Some(Ticket(self.clone()))
+    pub(super) fn admit(&self) -> Option<Ticket<'_>> {
+        let limit = self.settings.max_inflight.unwrap_or(usize::MAX);
+        let one_more = |count: usize| (count < limit).then_some(count + 1);
+        let counted = self.gate.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        counted.is_ok().then(|| Ticket(&self.gate))
     }
 
     /// Whether as many requests are under way as may be.
     pub(super) fn is_full(&self) -> bool {
-        self.settings.max_inflight.is_some_and(|limit| self.gate.in_flight.get() >= limit)
+        self.settings.max_inflight.is_some_and(|limit| self.in_flight() >= limit)
     }
 
     /// Requests under way.
     pub(super) fn in_flight(&self) -> usize {
-        self.gate.in_flight.get()
+        self.gate.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether it was told to leave.
     pub(super) fn is_draining(&self) -> bool {
-        self.gate.draining.get()
+        self.gate.draining.load(Ordering::Relaxed)
     }
 
     /// Cancelled when connections that carry no request are to end.
     pub(super) fn closing(&self) -> &CancellationToken {
         &self.gate.closing
     }
+
+    /// What was counted of requests that have ended.
+    pub(super) fn metrics(&self) -> MutexGuard<'_, Metrics> {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Drop for Ticket {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let gate = &self.0.gate;
-        let count = gate.in_flight.get() - 1;
-        gate.in_flight.set(count);
-        if count == 0 {
-            gate.idle.notify_waiters();
+        if self.0.in_flight.fetch_sub(1, Ordering::Release) == 1 {
+            self.0.idle.notify_waiters();
         }
     }
 }
 
 /// Runs until it is told to leave, or cannot go on.
 pub(super) fn run(settings: Settings) -> ExitCode {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    // What may hold a thread up, and is short: starting processes, reading files.
-    builder.enable_all().max_blocking_threads(ASIDE).thread_stack_size(ASIDE_STACK);
-    // The end of a process is for the thread that waits for it: the others would only be disturbed.
-    builder.on_thread_start(|| {
-        let _ = SigSet::from(Signal::SIGCHLD).thread_block();
-    });
-    let runtime = match builder.build() {
-        Ok(runtime) => runtime,
+    // Before there are other threads.
+    orphans::hold_back();
+    let started = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| Ok((runtime, Log::start(settings.prefix_logs)?)));
+    let (runtime, (log, last_line)) = match started {
+        Ok(started) => started,
         Err(error) => {
             eprintln!("fwatchdog: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let (log, last_line) = match Log::start(settings.prefix_logs) {
-        Ok(started) => started,
-        Err(error) => {
-            eprintln!("fwatchdog: the log: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let tasks = LocalSet::new();
-    let ended = tasks.block_on(&runtime, serve(settings, Rc::new(log)));
+    let ended = tasks.block_on(&runtime, serve(settings, log));
     // With them goes the last that could say anything.
     drop(tasks);
     drop(runtime);
@@ -139,69 +125,77 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     })
 }
 
-async fn serve(settings: Settings, log: Rc<Log>) -> Result<ExitCode, String> {
-    let processes = Processes::start().map_err(|error| format!("waiting for processes: {error}"))?;
+async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
+    process::can_be_told().map_err(|error| {
+        format!("the kernel does not tell of the end of a process ({error}): Linux 5.3 or a later one does")
+    })?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
     // The ports before the process: when one is taken, nothing is begun.
     let (port, metrics_port) = (settings.port, settings.metrics_port);
     let listener = listen(port)?;
     let for_metrics = listen(metrics_port);
-    let (service, mut ended) = Service::start(&settings, &processes, &log)?;
-    let shared = Rc::new(Shared {
-        settings,
-        service,
-        log: log.clone(),
-        metrics: RefCell::default(),
-        gate: Gate::default(),
-    });
+    let shared = Arc::new(Shared { settings, log, metrics: Mutex::default(), gate: Gate::default() });
+    let settings = &shared.settings;
+    let (first, mut ended) = EventLoop::start(&shared).await?;
+    let mut loops = vec![first];
+    // Of several, each has only processes that it can do without.
+    for _ in 1..event_loop::count(settings) {
+        loops.push(EventLoop::start(&shared).await?.0);
+    }
+    orphans::reap().map_err(|error| format!("waiting for processes: {error}"))?;
+    let log = &shared.log;
     match for_metrics {
         Ok(listener) => drop(tokio::task::spawn_local(metrics::serve(listener, shared.clone()))),
         // A function can do without them.
         Err(reason) => log.say(&format!("no metrics: {reason}")),
     }
     let lock = Lock::new(&shared);
-    log.say(&format!("listening on port {port}, mode {:?}", shared.settings.mode));
+    log.say(&format!("listening on port {port}, mode {:?}", settings.mode));
     let stop = CancellationToken::new();
-    let accepting = tokio::task::spawn_local(accept(listener, shared.clone(), stop.clone()));
+    let accepting = tokio::task::spawn_local(accept(listener, loops, shared.clone(), stop.clone()));
     let code = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         end = &mut ended => Some(end),
     };
-    if let Some(end) = code {
+    drop(lock);
+    shared.gate.draining.store(true, Ordering::Relaxed);
+    let code = if let Some(end) = code {
         // It took what it was at with it; a new container is better than one without its process.
         let how = end.unwrap_or_else(|_| "it was told to".into());
         log.say(&format!("the process has ended ({how}), and so does the watchdog"));
-        drop(lock);
         stop.cancel();
-        shared.gate.draining.set(true);
         shared.gate.closing.cancel();
         // Those who wait for it are told.
         let _ = timeout(LAST_WORDS, idle(&shared)).await;
-        return Ok(ExitCode::FAILURE);
+        ExitCode::FAILURE
+    } else {
+        log.say(&format!("told to leave; {} requests are under way", shared.in_flight()));
+        // Whoever asks for health has the time to see it before requests are refused.
+        let _ = timeout(settings.healthcheck_interval, idle(&shared)).await;
+        stop.cancel();
+        shared.gate.closing.cancel();
+        if timeout(settings.write_timeout, idle(&shared)).await.is_err() {
+            log.say(&format!("{} requests did not end within write_timeout", shared.in_flight()));
+        }
+        ExitCode::SUCCESS
+    };
+    if let Ok(loops) = accepting.await {
+        for event_loop in loops {
+            event_loop.stop().await;
+        }
     }
-    drop(lock);
-    shared.gate.draining.set(true);
-    let settings = &shared.settings;
-    log.say(&format!("told to leave; {} requests are under way", shared.in_flight()));
-    // Whoever asks for health has the time to see it before requests are refused.
-    let _ = timeout(settings.healthcheck_interval, idle(&shared)).await;
-    stop.cancel();
-    shared.gate.closing.cancel();
-    if timeout(settings.write_timeout, idle(&shared)).await.is_err() {
-        log.say(&format!("{} requests did not end within write_timeout", shared.in_flight()));
-    }
-    let _ = accepting.await;
-    shared.service.stop().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// Returns when no request is under way.
 async fn idle(shared: &Shared) {
     loop {
-        let idle = shared.gate.idle.notified();
-        if shared.in_flight() == 0 {
+        let mut idle = pin!(shared.gate.idle.notified());
+        // From here on it hears of it.
+        idle.as_mut().enable();
+        if shared.gate.in_flight.load(Ordering::Acquire) == 0 {
             return;
         }
         idle.await;
@@ -223,26 +217,33 @@ fn listen(port: u16) -> Result<TcpListener, String> {
         })
 }
 
-async fn accept(listener: TcpListener, shared: Rc<Shared>, stop: CancellationToken) {
+/// Gives each connection to the event loop that has the fewest; returns them when it is to stop.
+async fn accept(
+    listener: TcpListener,
+    loops: Vec<EventLoop>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Vec<EventLoop> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return loops,
         };
-        match accepted {
-            Ok((stream, _)) => spawn(stream, &shared),
+        // Not watched by this thread any more.
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => {
+                // Small answers must not wait for more.
+                let _ = stream.set_nodelay(true);
+                if let Some(chosen) = loops.iter().min_by_key(|event_loop| event_loop.open()) {
+                    chosen.serve(stream);
+                }
+            }
             Err(error) => {
                 shared.log.say(&format!("a connection could not be accepted: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-}
-
-fn spawn(stream: TcpStream, shared: &Rc<Shared>) {
-    // Small answers must not wait for more.
-    let _ = stream.set_nodelay(true);
-    tokio::task::spawn_local(connection::serve(stream, shared.clone()));
 }
 
 /// The file that says that requests are taken, for health checks that look at it.

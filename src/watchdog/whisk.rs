@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,9 +19,8 @@ use tokio::time::timeout;
 
 use super::call::Call;
 use super::cgi;
-use super::log::Log;
 use super::mode::Failure;
-use super::process::{Processes, from_process, to_process};
+use super::process::{Process, from_process, to_process};
 use super::program::{Given, Program, variable};
 use super::proxy::Proxy;
 use super::server::Shared;
@@ -46,7 +44,6 @@ pub(super) enum Whisk {
 /// A command that is called as an action.
 #[derive(Debug)]
 pub(super) struct Action {
-    processes: Processes,
     program: Arc<Program>,
     /// The variables that `/init` brought, once it has.
     initialized: RefCell<Option<Map<String, Value>>>,
@@ -74,20 +71,16 @@ struct InitValue {
 }
 
 impl Whisk {
-    pub(super) fn start(
-        settings: &Settings,
-        processes: &Processes,
-        log: &Rc<Log>,
-        ended: oneshot::Sender<String>,
-    ) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
+        let settings = &shared.settings;
         if settings.upstream.given {
-            let proxy = Proxy::start(settings, processes, log, ended)?;
+            let proxy = Proxy::start(shared, ended)?;
             let init = Mutex::new(Some(init(settings)?));
             return Ok(Self::Client(Client { proxy, init }));
         }
         let initialized = RefCell::new(None);
         let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
-        Ok(Self::Action(Action { processes: processes.clone(), program, initialized, _ended: ended }))
+        Ok(Self::Action(Action { program, initialized, _ended: ended }))
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
@@ -168,7 +161,7 @@ impl Action {
         all.iter().filter_map(|(name, value)| variable(name.as_bytes(), value.as_bytes())).collect()
     }
 
-    async fn run(&self, body: &[u8], shared: &Rc<Shared>) -> Result<(StatusCode, Value), Failure> {
+    async fn run(&self, body: &[u8], shared: &Shared) -> Result<(StatusCode, Value), Failure> {
         let mut run: Map<String, Value> = match serde_json::from_slice(body) {
             Ok(run) => run,
             Err(error) => return Ok((StatusCode::BAD_REQUEST, json!({ "error": format!("/run: {error}") }))),
@@ -182,7 +175,7 @@ impl Action {
         given.stdout = Some(theirs);
         let (mut stderr, theirs) = from_process().map_err(Failure::Start)?;
         given.stderr = Some(theirs);
-        let mut process = self.processes.spawn(&self.program, &given).map_err(Failure::Start)?;
+        let mut process = Process::start(&self.program, &given).map_err(Failure::Start)?;
         drop(given);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let work = async {
