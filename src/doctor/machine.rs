@@ -16,8 +16,10 @@ use crate::finding::Finding;
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 /// Percent of a disk, or of its files, in use: from here on it should be looked at.
 const DISK_FILLS: u64 = 85;
-/// From here on nothing can be counted on.
+/// From here on nothing can be counted on, unless the disk is so large that the rest of it is still plenty.
 const DISK_FULL: u64 = 97;
+const PLENTY_OF_SPACE: u64 = 2 << 30;
+const PLENTY_OF_FILES: u64 = 100_000;
 /// Memory that should be free for another function to start.
 const MEMORY_LOW: u64 = 64 << 20;
 
@@ -41,27 +43,45 @@ pub(super) fn disks(config: &Config) -> Vec<Finding> {
             continue;
         }
         seen.push(stat.filesystem_id());
-        let size = stat.blocks() * stat.fragment_size();
-        let free = stat.blocks_available() * stat.fragment_size();
-        found.push(disk(path, (size, free), (stat.files(), stat.files_available())));
+        let bytes = |blocks: u64| blocks * stat.fragment_size();
+        let space = Room {
+            used: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
+            free: bytes(stat.blocks_available()),
+        };
+        let files =
+            Room { used: stat.files().saturating_sub(stat.files_free()), free: stat.files_available() };
+        found.push(disk(path, &space, &files));
     }
     found
 }
 
-/// `bytes` and `files` are how many there can be, and how many more.
-fn disk(path: &Path, bytes: (u64, u64), files: (u64, u64)) -> Finding {
-    const CHECK: &str = "disk";
-    let used = |(all, free): (u64, u64)| {
+/// How much of something is in use, and how much more of it can be had.
+struct Room {
+    used: u64,
+    free: u64,
+}
+
+impl Room {
+    /// As `df` has it: what is kept for root, or for other file systems of the same disk, is neither.
+    fn percent(&self) -> u64 {
+        let all = self.used.saturating_add(self.free);
         // Some file systems have no fixed number of files.
-        (all.saturating_sub(free) * 100).checked_div(all).unwrap_or(0)
+        (self.used.saturating_mul(100)).checked_div(all).unwrap_or(0)
+    }
+}
+
+fn disk(path: &Path, space: &Room, files: &Room) -> Finding {
+    const CHECK: &str = "disk";
+    let (kind, percent, plenty) = if files.percent() > space.percent() {
+        ("files", files.percent(), files.free >= PLENTY_OF_FILES)
+    } else {
+        ("space", space.percent(), space.free >= PLENTY_OF_SPACE)
     };
-    let (kind, percent) =
-        if used(files) > used(bytes) { ("files", used(files)) } else { ("space", used(bytes)) };
     let text =
-        format!("{percent} % of the {kind} of {} in use, {} MB free", path.display(), bytes.1 / 1_000_000);
+        format!("{percent} % of the {kind} of {} in use, {} MB free", path.display(), space.free / 1_000_000);
     let remedy = "ingle system df shows what needs room, and ingle system prune makes some; df -h, df -i";
     match percent {
-        DISK_FULL.. => Finding::fault(CHECK, text, remedy),
+        DISK_FULL.. if !plenty => Finding::fault(CHECK, text, remedy),
         DISK_FILLS.. => Finding::warning(CHECK, text, remedy),
         _ => Finding::ok(CHECK, text),
     }
@@ -142,12 +162,25 @@ mod tests {
 
     #[test]
     fn a_disk_is_judged_by_what_runs_out_first() {
-        let verdict = |bytes, files| disk(Path::new("/d"), bytes, files).verdict;
-        assert_eq!(verdict((1000, 500), (100, 90)), Verdict::Ok);
-        assert_eq!(verdict((1000, 150), (100, 90)), Verdict::Warning);
-        assert_eq!(verdict((1000, 500), (100, 2)), Verdict::Fault);
-        assert_eq!(verdict((1000, 500), (0, 0)), Verdict::Ok);
-        assert!(disk(Path::new("/d"), (1000, 500), (100, 2)).text.contains("98 % of the files of /d"));
+        let room = |used, free| Room { used, free };
+        let verdict = |space, files| disk(Path::new("/d"), &space, &files).verdict;
+        assert_eq!(verdict(room(500, 500), room(10, 90)), Verdict::Ok);
+        assert_eq!(verdict(room(850, 150), room(10, 90)), Verdict::Warning);
+        assert_eq!(verdict(room(500, 500), room(98, 2)), Verdict::Fault);
+        assert_eq!(verdict(room(500, 500), room(0, 0)), Verdict::Ok);
+        let text = disk(Path::new("/d"), &room(500, 500), &room(98, 2)).text;
+        assert!(text.contains("98 % of the files of /d"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_with_plenty_left_is_worth_a_warning_only() {
+        let verdict = |space, files| disk(Path::new("/d"), &space, &files).verdict;
+        let files = || Room { used: 1, free: 1000 };
+        let full = |free| Room { used: 99 * free, free };
+        assert_eq!(verdict(full(PLENTY_OF_SPACE), files()), Verdict::Warning);
+        assert_eq!(verdict(full(PLENTY_OF_SPACE - 1), files()), Verdict::Fault);
+        assert_eq!(verdict(full(PLENTY_OF_FILES), full(PLENTY_OF_FILES + 1)), Verdict::Fault, "of space");
+        assert_eq!(verdict(files(), full(PLENTY_OF_FILES)), Verdict::Warning);
     }
 
     #[test]

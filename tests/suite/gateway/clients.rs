@@ -200,5 +200,7 @@ async fn many_clients_at_once_get_their_own_answers() {
     while let Some(done) = clients.join_next().await {
         done.expect("no client failed");
     }
-    assert_eq!(gate.entry.stats.invocations(), 32 * 50);
+    // The last bytes of an answer are with the client before its call is counted.
+    let stats = &gate.entry.stats;
+    eventually!(stats.invocations() == 32 * 50, "{} calls were counted", stats.invocations());
 }

@@ -18,16 +18,21 @@ async fn examine(daemon: &Daemon) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), found)
 }
 
-/// The faults that are found, as `check: text -> remedy`.
+/// How full the disk is and what the kernel brings is the machine's own affair, whichever runs the tests. How
+/// they are judged is tested where they are.
+const OF_THE_MACHINE: [&str; 2] = ["disk", "kernel"];
+
+/// The faults that are found, as `check: text -> remedy`, without those of the machine.
 async fn faults(daemon: &Daemon) -> Vec<String> {
     let (code, found) = examine(daemon).await;
-    let faults = found.iter().filter(|finding| finding["verdict"] == "fault");
     let text = |value: &Value| value.as_str().expect("text").to_owned();
-    let faults: Vec<String> = faults
-        .map(|f| format!("{}: {} -> {}", text(&f["check"]), text(&f["text"]), text(&f["remedy"])))
-        .collect();
-    assert_eq!(code, Some(i32::from(!faults.is_empty())), "{found:#?}");
-    faults
+    let (of_the_machine, faults): (Vec<&Value>, Vec<&Value>) = found
+        .iter()
+        .filter(|finding| finding["verdict"] == "fault")
+        .partition(|fault| OF_THE_MACHINE.contains(&text(&fault["check"]).as_str()));
+    assert_eq!(code, Some(i32::from(!faults.is_empty() || !of_the_machine.is_empty())), "{found:#?}");
+    let words = |f: &Value| format!("{}: {} -> {}", text(&f["check"]), text(&f["text"]), text(&f["remedy"]));
+    faults.into_iter().map(words).collect()
 }
 
 /// The one fault, which must be of `check` and have these words in it.
