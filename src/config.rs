@@ -57,6 +57,19 @@ pub struct Gateway {
     pub max_connections: usize,
 }
 
+impl Gateway {
+    /// Where this machine reaches it.
+    pub fn reached_at(&self) -> SocketAddr {
+        let mut address = self.listen;
+        if address.ip().is_unspecified() {
+            let loopback: std::net::IpAddr =
+                if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(loopback);
+        }
+        address
+    }
+}
+
 /// Defaults for functions.
 #[derive(Debug, Clone)]
 pub struct Functions {
@@ -166,8 +179,18 @@ pub struct Queue {
     pub parallel_calls_per_queue: usize,
     /// Of one function, unless it says otherwise.
     pub parallel_calls_per_function: usize,
-    /// How a call that failed is made again, unless its function says otherwise.
+    /// How a call that failed is made again, unless its function says otherwise; and a callback.
     pub retry: RetryPolicy,
+    /// The largest body in bytes of an answer that is sent to a callback's receiver.
+    pub answer_limit: u64,
+    /// How long a receiver may take for a callback.
+    pub callback_timeout: Duration,
+    /// Hosts that callbacks may be sent to, such as `example.org` or `*.example.org`; all, if there are none.
+    pub callback_hosts: Vec<String>,
+    /// Destinations on this host or in private networks that callbacks may reach.
+    pub callback_networks: Vec<IpNet>,
+    /// The file with the secrets that callbacks are signed with.
+    pub callback_secret_file: Option<PathBuf>,
 }
 
 /// The process itself.
@@ -320,6 +343,14 @@ impl Config {
                     max_wait: from.get("queue.retry_max_wait", "120s", duration),
                     jitter: from.get("queue.retry_jitter", "equal", str::parse),
                 },
+                answer_limit: from
+                    .get("queue.answer_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                callback_timeout: from.get("queue.callback_timeout", "30s", duration),
+                callback_hosts: from.get("queue.callback_hosts", "", hosts),
+                callback_networks: from.get("queue.callback_networks", "", networks),
+                callback_secret_file: from.get("queue.callback_secret_file", "", |text| {
+                    (!text.is_empty()).then(|| path(text)).transpose()
+                }),
             },
             daemon: Daemon {
                 state_dir: from.get("daemon.state_dir", "/var/lib/ingle", path),
@@ -449,6 +480,23 @@ fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         .collect()
 }
 
+/// Names of hosts, or `*.` and what they end with.
+fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'[' | b']')
+        };
+        !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_allowed)
+    };
+    list(text)
+        .into_iter()
+        .map(|item| match is_name(item.strip_prefix("*.").unwrap_or(&item)) {
+            true => Ok(item.to_ascii_lowercase()),
+            false => Err(format!("{item:?} is not a host such as example.org or *.example.org")),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -527,5 +575,26 @@ mod tests {
         assert_eq!(error.mistakes.len(), 7);
         let error = Config::parse("[images]\ndisk_watermark = \"70%\"\n", none).expect_err("upside down");
         assert!(error.to_string().contains("images.disk_target: 80% is above"), "{error}");
+    }
+
+    #[test]
+    fn the_own_gateway_is_reached_on_the_loopback() {
+        for (listen, own) in
+            [("0.0.0.0:81", "127.0.0.1:81"), ("[::]:8080", "[::1]:8080"), ("10.0.0.1:80", "10.0.0.1:80")]
+        {
+            let config = Config::parse(&format!("[gateway]\nlisten = {listen:?}"), |_| None).expect("valid");
+            assert_eq!(config.gateway.reached_at().to_string(), own);
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_and_what_they_end_with() {
+        assert_eq!(
+            hosts("A.example, *.b.example,[::1]"),
+            Ok(vec!["a.example".into(), "*.b.example".into(), "[::1]".into()])
+        );
+        for text in ["*", "*.", "http://a.example", "a.example/x", "**.a.example", ".a.example"] {
+            assert!(hosts(text).expect_err(text).contains("is not a host"), "{text}");
+        }
     }
 }

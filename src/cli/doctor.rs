@@ -1,7 +1,6 @@
 //! `ingle doctor`
 
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use reqwest::Method;
@@ -58,7 +57,7 @@ impl Doctor {
 /// What the daemon says of itself and of its functions.
 async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
     // Of this machine, whatever the environment says.
-    let own = format!("http://{}", reachable(config.gateway.listen));
+    let own = format!("http://{}", config.gateway.reached_at());
     let client = match Client::open(Some(globals.gateway.as_deref().unwrap_or(&own)), None) {
         Ok(client) => client,
         Err(error) => return vec![unwell(&error)],
@@ -75,16 +74,6 @@ async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
         }
     }
     found
-}
-
-/// Where this machine reaches what listens there.
-fn reachable(mut listen: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() {
-        let loopback =
-            if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-        listen.set_ip(loopback);
-    }
-    listen
 }
 
 fn unwell(error: &anyhow::Error) -> Finding {
@@ -160,18 +149,4 @@ fn print(found: &[Finding]) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_own_gateway_is_reached_on_the_loopback() {
-        for (listen, own) in
-            [("0.0.0.0:81", "127.0.0.1:81"), ("[::]:8080", "[::1]:8080"), ("10.0.0.1:80", "10.0.0.1:80")]
-        {
-            assert_eq!(reachable(listen.parse().expect("an address")).to_string(), own);
-        }
-    }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Queue {
         /// Its name
         name: String,
     },
-    /// List calls that were given up, newest first
+    /// List calls and callbacks that were given up, newest first
     Dead {
         /// Only those of this function
         #[arg(long, value_name = "NAME")]
@@ -169,6 +169,7 @@ fn row(queue: QueueStatus) -> [String; 5] {
 
 fn dead_row(call: DeadCall) -> [String; 5] {
     let reason = call.tries.last().map_or_else(String::new, |last| last.reason.clone());
+    let reason = if call.answered.is_some() { format!("callback: {reason}") } else { reason };
     [
         call.number.to_string(),
         format!("{}.{}", call.name, call.namespace),
@@ -179,13 +180,19 @@ fn dead_row(call: DeadCall) -> [String; 5] {
 }
 
 fn show(call: DeadCall) -> anyhow::Result<()> {
-    output::fields(&[
+    let what = match call.answered {
+        Some(status) => ("Callback", format!("of an answer {status} with {} bytes", call.size)),
+        None => ("Request", format!("{} {} with {} bytes", call.method, call.path, call.size)),
+    };
+    let mut fields = vec![
         ("Number", call.number.to_string()),
         ("Function", format!("{}.{}", call.name, call.namespace)),
         ("Call id", call.call_id),
-        ("Request", format!("{} {} with {} bytes", call.method, call.path, call.size)),
-        ("Queued", output::time(&call.queued_at)),
-    ])?;
+        what,
+    ];
+    fields.extend(call.callback_url.map(|url| ("Callback to", url)));
+    fields.push(("Queued", output::time(&call.queued_at)));
+    output::fields(&fields)?;
     let rows: Vec<_> = call
         .tries
         .into_iter()

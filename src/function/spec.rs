@@ -331,11 +331,18 @@ fn asynchronous(
         return Err(Invalid::new("com.openfaas.retry.max_wait", text));
     }
     Ok(Asynchronous {
-        queue: settings.parse("com.openfaas.queue", |text| check_queue_name(text).map(|()| text.into()))?,
+        queue: settings.parse("com.openfaas.queue", |text| match check_queue_name(text) {
+            Ok(()) if text == CALLBACKS => Err(format!("{CALLBACKS} is for callbacks: take another name")),
+            Ok(()) => Ok(text.into()),
+            Err(reason) => Err(reason),
+        })?,
         parallel_calls,
         retry,
     })
 }
+
+/// The queue of callbacks, which no function's calls go to.
+pub const CALLBACKS: &str = "callbacks";
 
 /// Refuses what cannot be the name of a queue.
 pub fn check_queue_name(text: &str) -> Result<(), String> {

@@ -256,7 +256,7 @@ impl Connection {
             }
             function::Route::Later { entry, path } => {
                 let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };
-                match LaterCall::new(entry, &forward) {
+                match LaterCall::new(entry, &forward, &self.worker.gateway.queue) {
                     Ok(call) => Request::Later(Box::new(call)),
                     Err(answer) => Request::Refused(answer),
                 }

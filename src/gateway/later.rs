@@ -15,8 +15,8 @@ use super::error::ErrorAnswer;
 use super::function::Forward;
 use crate::fleet::Entry;
 use crate::invoke::{BodyError, Caller as _, InvokeError};
-use crate::queue::{self, Draft, QueueError};
-use http1::{Alarm, Framing};
+use crate::queue::{self, Callback, Draft, Queue, QueueError};
+use http1::{Alarm, Framing, RequestHead};
 
 /// Bytes that the head of a call may have: it is read into memory for each try.
 const MAX_HEAD: usize = 64 << 10;
@@ -30,15 +30,17 @@ pub(super) struct LaterCall {
 
 impl LaterCall {
     /// Writes down what is known before the body.
-    pub(super) fn new(entry: Arc<Entry>, forward: &Forward<'_, '_, '_>) -> Result<Self, ErrorAnswer> {
+    pub(super) fn new(
+        entry: Arc<Entry>,
+        forward: &Forward<'_, '_, '_>,
+        queue: &Queue,
+    ) -> Result<Self, ErrorAnswer> {
         let request = forward.head;
         let bad = |text: &str| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_request", text);
         if request.upgrade {
             return Err(bad("a call that is made later cannot change the protocol: leave out Upgrade"));
         }
-        if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("x-callback-url")) {
-            return Err(bad("answers of queued calls are not sent on yet: leave out X-Callback-Url"));
-        }
+        let callback = callback(request, queue)?;
         let mut head = Vec::new();
         forward.write_lines(&entry, &mut head);
         if head.len() > MAX_HEAD {
@@ -49,14 +51,32 @@ impl LaterCall {
                 text,
             ));
         }
-        let facts = queue::Facts::new(
+        let mut facts = queue::Facts::new(
             entry.key.clone(),
             String::from_utf8_lossy(forward.facts.call_id.as_bytes()).into_owned(),
             request.method.to_owned(),
             &forward.path.to_string(),
         );
+        facts.callback = callback;
         Ok(Self { entry, facts, head })
     }
+}
+
+/// Where the answer is to be sent, if the client says so.
+fn callback(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<Callback>, ErrorAnswer> {
+    let bad = |reason: &str| {
+        let text = format!("X-Callback-Url: {reason}");
+        Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_callback_url", text))
+    };
+    let mut urls = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-callback-url"));
+    let Some(url) = urls.next() else { return Ok(None) };
+    if urls.next().is_some() {
+        return bad("there are several: leave one");
+    }
+    let Ok(url) = std::str::from_utf8(url.value) else {
+        return bad("it has characters in it that must be written as %XX");
+    };
+    queue.callback_to(url).map(Some).or_else(|reason| bad(&reason))
 }
 
 /// Takes in the body and hands the call to the queue.

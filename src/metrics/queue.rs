@@ -1,12 +1,14 @@
 //! What is counted and known of calls that are made later.
 
 use super::text::{Kind, Text};
+use crate::function::CALLBACKS;
 use crate::queue::{Counts, Queue};
 
 /// Writes the families of the queue.
 pub(super) fn write(text: &mut Text, queue: &Queue) {
     let (summary, queues) = (queue.summary(), queue.queues());
-    let pending: usize = queues.iter().map(|queue| queue.counts.ready + queue.counts.waiting).sum();
+    let calls = queues.iter().filter(|queue| *queue.name != *CALLBACKS);
+    let pending: usize = calls.map(|queue| queue.counts.ready + queue.counts.waiting).sum();
     let mut one = |name: &str, kind, help, value: f64| {
         text.family(name, kind, help);
         text.sample(name, &[], value);
@@ -32,7 +34,7 @@ pub(super) fn write(text: &mut Text, queue: &Queue) {
     one(
         "ingle_queue_retries_total",
         Kind::Counter,
-        "Tries of queued calls that failed, and were followed by another.",
+        "Tries of queued calls and of callbacks that failed, and were followed by another.",
         summary.retried as f64,
     );
     one(
@@ -42,15 +44,27 @@ pub(super) fn write(text: &mut Text, queue: &Queue) {
         summary.given_up as f64,
     );
     one(
+        "ingle_queue_callbacks_total",
+        Kind::Counter,
+        "Callbacks that their receivers have taken.",
+        summary.told as f64,
+    );
+    one(
+        "ingle_queue_callbacks_given_up_total",
+        Kind::Counter,
+        "Callbacks that were given up.",
+        summary.untold as f64,
+    );
+    one(
         "ingle_queue_dead_calls",
         Kind::Gauge,
-        "Calls that were given up and are kept.",
+        "Calls and callbacks that were given up and are kept.",
         queue.dead_count().map_or(f64::NAN, |count| count as f64),
     );
     one(
         "ingle_queue_dead_bytes",
         Kind::Gauge,
-        "Bytes that calls send that were given up and are kept.",
+        "Bytes that those send that were given up and are kept.",
         queue.dead_size() as f64,
     );
     one(

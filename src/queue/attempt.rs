@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use tokio::fs::File;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::job::{Content, Job};
+use super::answer::Answer;
+use super::job::Job;
+use super::outcome::Outcome;
 use super::retry::{RetryPolicy, retry_after};
+use super::source::Source;
 use super::spool::Spool;
 use crate::config;
 use crate::fleet::Entry;
@@ -25,35 +26,16 @@ use http1::{Alarm, ResponseHead};
 /// How long a function is left alone that cannot be reached.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What came of a try.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The function answered, and not with a code after which it is called again.
-    Done,
-    /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.
-    Busy {
-        /// How long to leave the function alone at least.
-        pause: Duration,
-        /// Why, in words.
-        reason: String,
-    },
-    /// It was called, and that failed.
-    Failed {
-        /// What it answered, if it did.
-        code: Option<u16>,
-        /// The pause that it asked for.
-        pause: Option<Duration>,
-        /// Why, in words.
-        reason: String,
-    },
-    /// It fails however often it is tried.
-    Hopeless {
-        /// Why, in words.
-        reason: String,
-    },
+/// A try that has ended.
+pub(super) struct Tried {
+    pub(super) outcome: Outcome,
+    /// What the function answered, or what a client would have been answered.
+    pub(super) status: u16,
+    /// What was kept of the answer.
+    pub(super) answer: Option<Answer>,
 }
 
-/// Makes a call once.
+/// Makes a call once. What it answers is kept if it asked for a callback.
 pub(super) async fn attempt(
     entry: &Arc<Entry>,
     job: &Job,
@@ -61,7 +43,7 @@ pub(super) async fn attempt(
     policy: &RetryPolicy,
     config: &config::Queue,
     max_waiting: usize,
-) -> Outcome {
+) -> Tried {
     let (timeout, body_limit) = {
         let view = entry.peek();
         (view.timeout, view.body_limit)
@@ -69,26 +51,15 @@ pub(super) async fn attempt(
     let size = job.content.body_size();
     if size > body_limit {
         let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
-        return Outcome::Hopeless { reason: error.to_string() };
+        return Tried {
+            outcome: Outcome::Hopeless { reason: error.to_string() },
+            status: error.status().as_u16(),
+            answer: None,
+        };
     }
-    let read;
-    let (head, body) = match &job.content {
-        Content::Inline { head, body } => (head, Source::Memory(body)),
-        Content::File { name, head, body } => match spool.read(*name, *head, *body).await {
-            Ok((head, file)) => {
-                read = head;
-                (&read, Source::File(file))
-            }
-            Err(error) => {
-                let reason = format!("what it sends cannot be read from the disk: {error}");
-                return match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Hopeless { reason },
-                    // Not this call's fault, and not for it alone.
-                    _ if is_shortage(&error) => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
-                    _ => Outcome::Failed { code: None, pause: None, reason },
-                };
-            }
-        },
+    let (head, body) = match Source::open(&job.content, spool).await {
+        Ok(opened) => opened,
+        Err(outcome) => return Tried { outcome, status: 500, answer: None },
     };
     let mut counted = Counted::begin(entry, Instant::now());
     let method = job.facts.method.as_str();
@@ -107,27 +78,33 @@ pub(super) async fn attempt(
     };
     let mut out = Outgoing::default();
     out.begin(size > 0);
-    out.bytes.extend_from_slice(head);
+    out.bytes.extend_from_slice(&head);
     push_length(method, size, &mut out.bytes);
-    let mut caller = Quiet { body, answer: Answer::default() };
+    let answer = job.facts.callback.is_some().then(|| Answer::new(config.answer_limit));
+    let mut caller = Quiet { body, seen: Seen::default(), answer };
     let mut alarm = Alarm::default();
     let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
         Ok(exchange) => {
             // One that never ends would have its place for ever.
             let end = counted.started() + config.max_age.max(timeout);
-            let rest = read_to_end(exchange, &mut out, &mut caller, &mut alarm, timeout, end).await;
+            let rest = read_to_end(exchange, &mut out, &mut caller, spool, &mut alarm, (timeout, end)).await;
             rest.map_err(|failure| call.failed(failure))
         }
         Err(error) => Err(error),
     };
     match result {
         Ok(()) => {
-            counted.ends_with(caller.answer.code);
-            judge(caller.answer, policy)
+            let Quiet { seen, answer, .. } = caller;
+            counted.ends_with(seen.code);
+            Tried { status: seen.code, outcome: judge(seen, policy), answer }
         }
         Err(error) => {
-            counted.ends_with(error.status().as_u16());
-            judge_error(&error, policy)
+            let (status, outcome) = (error.status().as_u16(), judge_error(&error, policy));
+            counted.ends_with(status);
+            // If it is the end of the call, then because its function could not be reached for all that time.
+            let status = if matches!(outcome, Outcome::Busy { .. }) { 503 } else { status };
+            // What has come of an answer is not all of it.
+            Tried { outcome, status, answer: None }
         }
     }
 }
@@ -147,41 +124,39 @@ fn push_length(method: &str, size: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Reads the answer to its end, which nobody wants: a function that is cut off may not have done its work.
+/// Reads the answer to its end, also where nobody wants it: a function that is cut off may not have done its work.
+/// The next piece may take as long as the first may, and all of it until `end`.
 async fn read_to_end(
-    exchange: Exchange,
+    mut exchange: Exchange,
     out: &mut Outgoing,
     caller: &mut Quiet<'_>,
+    spool: &Spool,
     alarm: &mut Alarm,
-    limit: Duration,
-    end: Instant,
+    (limit, end): (Duration, Instant),
 ) -> Result<(), Failure> {
-    let mut running = Some(exchange);
-    let mut deadline = end.min(Instant::now() + limit);
-    poll_fn(|cx| {
-        while let Some(exchange) = &mut running {
-            match exchange.poll_data(cx, out, caller) {
-                Poll::Ready(Ok(true)) => deadline = end.min(Instant::now() + limit),
-                Poll::Ready(Ok(false)) => {
-                    if let Some(exchange) = running.take() {
-                        exchange.finish(out);
-                    }
-                }
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                Poll::Pending => return alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout)),
-            }
-            if Instant::now() >= end {
-                return Poll::Ready(Err(Failure::Timeout));
-            }
+    loop {
+        let deadline = end.min(Instant::now() + limit);
+        let more = poll_fn(|cx| match exchange.poll_data(cx, out, caller) {
+            Poll::Pending => alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout)),
+            ready => ready,
+        });
+        let more = more.await?;
+        if let Some(answer) = &mut caller.answer {
+            answer.write(spool).await;
         }
-        Poll::Ready(Ok(()))
-    })
-    .await
+        if !more {
+            exchange.finish(out);
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Failure::Timeout);
+        }
+    }
 }
 
 /// What counts of an answer.
 #[derive(Debug, Default)]
-struct Answer {
+struct Seen {
     code: u16,
     retry_after: Option<Duration>,
     /// It is the watchdog's own word, not the function's.
@@ -191,13 +166,8 @@ struct Answer {
 /// A caller that does not wait for the answer.
 struct Quiet<'a> {
     body: Source<'a>,
-    answer: Answer,
-}
-
-/// Where the body comes from.
-enum Source<'a> {
-    Memory(&'a [u8]),
-    File(File),
+    seen: Seen,
+    answer: Option<Answer>,
 }
 
 impl Caller for Quiet<'_> {
@@ -237,18 +207,25 @@ impl Caller for Quiet<'_> {
             let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
             found.and_then(|header| std::str::from_utf8(header.value).ok())
         };
-        self.answer = Answer {
+        if let Some(answer) = &mut self.answer {
+            answer.head(head);
+        }
+        self.seen = Seen {
             code: head.code,
             retry_after: header("retry-after").and_then(|value| retry_after(value, jiff::Timestamp::now())),
             internal: header("x-openfaas-internal").is_some(),
         };
     }
 
-    fn data(&mut self, _: &[u8]) {}
+    fn data(&mut self, piece: &[u8]) {
+        if let Some(answer) = &mut self.answer {
+            answer.data(piece);
+        }
+    }
 }
 
-fn judge(answer: Answer, policy: &RetryPolicy) -> Outcome {
-    let Answer { code, retry_after, internal } = answer;
+fn judge(seen: Seen, policy: &RetryPolicy) -> Outcome {
+    let Seen { code, retry_after, internal } = seen;
     // Before all else: nothing was done with this call, whatever its function thinks of that code.
     if code == 429 && internal {
         let reason = "the function has as many calls as it takes (max_inflight)".to_owned();
@@ -279,12 +256,6 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
         InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
         _ => Outcome::Failed { code: None, pause: None, reason },
     }
-}
-
-/// Whether there are no files or memory left to open anything.
-fn is_shortage(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw);
-    matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 /// What only one who connects is told.

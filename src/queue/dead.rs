@@ -85,8 +85,10 @@ impl Queue {
         let again = arriving.number;
         self.0.store.revive_job(number, again, job.encode()).await?;
         self.0.state().dead_size -= size;
-        arriving.arrived(&job.facts.function);
-        count(&self.0.totals.accepted);
+        arriving.arrived(&job.facts);
+        if !job.facts.is_callback() {
+            count(&self.0.totals.accepted);
+        }
         self.pump();
         Ok(again)
     }

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::callback::{Callback, Rules};
+use super::lanes::LaneKey;
 use crate::function::FunctionKey;
 
 /// Tries of a call that are remembered, the last ones: they are kept with it in one record, which must stay small.
@@ -44,6 +46,9 @@ pub struct Facts {
     /// The last of them, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
+    /// Where its answer goes, if its client wants it. With what came of the call, this is that callback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<Callback>,
 }
 
 impl Facts {
@@ -58,6 +63,28 @@ impl Facts {
             not_before: None,
             tried: 0,
             tries: Vec::new(),
+            callback: None,
+        }
+    }
+
+    /// Those of the callback of a call that has ended like this.
+    pub(super) fn of_callback(&self, callback: Callback) -> Self {
+        Self {
+            callback: Some(callback),
+            ..Self::new(self.function.clone(), self.call_id.clone(), "POST".to_owned(), &self.path)
+        }
+    }
+
+    /// Whether this is a callback, and the call has ended.
+    pub fn is_callback(&self) -> bool {
+        self.callback.as_ref().is_some_and(|callback| callback.ended.is_some())
+    }
+
+    /// The lane that it waits in.
+    pub(super) fn lane(&self) -> LaneKey {
+        match &self.callback {
+            Some(Callback { url, ended: Some(_) }) => LaneKey::Receiver(Rules::name_of(url)),
+            _ => LaneKey::Function(self.function.clone()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which call is made next: one lane for each function, and turns between them.
+//! Which call is made next: one lane for each function and each receiver of callbacks, and turns between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
 //! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
@@ -14,10 +14,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::function::FunctionKey;
+use crate::function::{CALLBACKS, FunctionKey};
 
 /// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Whose calls a lane has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LaneKey {
+    /// Those of a function.
+    Function(FunctionKey),
+    /// Callbacks to a host and port.
+    Receiver(Box<str>),
+}
 
 /// Calls that may be made at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +37,7 @@ pub(super) struct Limits {
     pub(super) queue: usize,
 }
 
-/// The queue of a function's calls.
+/// The calls of one function, or the callbacks to one receiver.
 #[derive(Debug, Default)]
 struct Lane {
     queue: Box<str>,
@@ -64,12 +73,12 @@ pub struct Counts {
 #[derive(Debug)]
 pub(super) struct Lanes {
     limits: Limits,
-    lanes: BTreeMap<FunctionKey, Lane>,
+    lanes: BTreeMap<LaneKey, Lane>,
     queues: BTreeMap<Box<str>, Queue>,
     /// Lanes that have something ready, the one whose turn it is first.
-    turns: VecDeque<FunctionKey>,
+    turns: VecDeque<LaneKey>,
     /// What waits, by the time at which it is due.
-    due: BTreeSet<(Instant, u64, FunctionKey)>,
+    due: BTreeSet<(Instant, u64, LaneKey)>,
     running: usize,
 }
 
@@ -87,7 +96,7 @@ impl Lanes {
     }
 
     /// Takes in a call, to be made at once or at a time. The queue that it names is its function's from now on.
-    pub(super) fn add(&mut self, function: &FunctionKey, queue: &str, number: u64, at: Option<Instant>) {
+    pub(super) fn add(&mut self, function: &LaneKey, queue: &str, number: u64, at: Option<Instant>) {
         self.lanes.entry(function.clone()).or_default();
         self.assign(function, queue);
         match at {
@@ -97,7 +106,7 @@ impl Lanes {
     }
 
     /// Puts a function's lane into a queue. What runs of it counts for the queue that it is in.
-    fn assign(&mut self, function: &FunctionKey, queue: &str) {
+    fn assign(&mut self, function: &LaneKey, queue: &str) {
         let Some(lane) = self.lanes.get_mut(function) else { return };
         if *lane.queue == *queue {
             return;
@@ -111,8 +120,8 @@ impl Lanes {
     }
 
     /// Puts every lane into the queue that its function names now; `None` leaves it where it is.
-    pub(super) fn reassign(&mut self, queue_of: impl Fn(&FunctionKey) -> Option<Box<str>>) {
-        let functions: Vec<FunctionKey> = self.lanes.keys().cloned().collect();
+    pub(super) fn reassign(&mut self, queue_of: impl Fn(&LaneKey) -> Option<Box<str>>) {
+        let functions: Vec<LaneKey> = self.lanes.keys().cloned().collect();
         for function in functions {
             if let Some(queue) = queue_of(&function) {
                 self.assign(&function, &queue);
@@ -120,14 +129,14 @@ impl Lanes {
         }
     }
 
-    fn wait(&mut self, function: &FunctionKey, number: u64, at: Instant) {
+    fn wait(&mut self, function: &LaneKey, number: u64, at: Instant) {
         if let Some(lane) = self.lanes.get_mut(function) {
             lane.waiting += 1;
             self.due.insert((at, number, function.clone()));
         }
     }
 
-    fn push(&mut self, function: &FunctionKey, number: u64) {
+    fn push(&mut self, function: &LaneKey, number: u64) {
         let Some(lane) = self.lanes.get_mut(function) else { return };
         if lane.ready.is_empty() {
             self.turns.push_back(function.clone());
@@ -138,11 +147,7 @@ impl Lanes {
     }
 
     /// The call to make now, which then runs, if there is one. `limit` is how many of a function may run.
-    pub(super) fn next(
-        &mut self,
-        now: Instant,
-        limit: impl Fn(&FunctionKey) -> usize,
-    ) -> Option<(FunctionKey, u64)> {
+    pub(super) fn next(&mut self, now: Instant, limit: impl Fn(&LaneKey) -> usize) -> Option<(LaneKey, u64)> {
         self.wake(now);
         if self.running >= self.limits.all {
             return None;
@@ -152,8 +157,11 @@ impl Lanes {
             let function = self.turns.pop_front()?;
             let lane = self.lanes.get_mut(&function)?;
             let queue = self.queues.entry(lane.queue.clone()).or_default();
+            // Whoever names receivers that are slow must not hold up calls.
+            let most =
+                if *lane.queue == *CALLBACKS { self.limits.queue.min(share) } else { self.limits.queue };
             let may_run = !queue.paused
-                && queue.running < self.limits.queue
+                && queue.running < most
                 && lane.running < limit(&function).min(share)
                 && lane.held.is_none_or(|until| until <= now);
             if !may_run {
@@ -193,7 +201,7 @@ impl Lanes {
     }
 
     /// A call that ran does not any more. With a time it is to be made again then.
-    pub(super) fn ended(&mut self, function: &FunctionKey, number: u64, again: Option<Instant>) {
+    pub(super) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
         let Some(lane) = self.left(function) else { return };
         (lane.held, lane.refused) = (None, 0);
         match again {
@@ -204,7 +212,7 @@ impl Lanes {
 
     /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
     /// `asked`, or for longer with each time in a row.
-    pub(super) fn refused(&mut self, function: &FunctionKey, number: u64, now: Instant, asked: Duration) {
+    pub(super) fn refused(&mut self, function: &LaneKey, number: u64, now: Instant, asked: Duration) {
         let Some(lane) = self.left(function) else { return };
         // Those that were made at the same time say the same.
         if lane.held.is_none_or(|held| held <= now) {
@@ -216,7 +224,7 @@ impl Lanes {
     }
 
     /// One fewer runs.
-    fn left(&mut self, function: &FunctionKey) -> Option<&mut Lane> {
+    fn left(&mut self, function: &LaneKey) -> Option<&mut Lane> {
         let lane = self.lanes.get_mut(function)?;
         lane.running -= 1;
         self.running -= 1;
@@ -227,7 +235,7 @@ impl Lanes {
     }
 
     /// Forgets a lane that has nothing.
-    fn tidy(&mut self, function: &FunctionKey) {
+    fn tidy(&mut self, function: &LaneKey) {
         let is_empty = |lane: &Lane| lane.ready.is_empty() && lane.waiting == 0 && lane.running == 0;
         if self.lanes.get(function).is_some_and(is_empty) {
             self.lanes.remove(function);

@@ -9,6 +9,8 @@
 //!                                                                └─ too often, or for ever ▶ given up, and kept
 //! ```
 //!
+//! A call that ends, either way, leaves a callback if its client asked for one: a job like it, see [`callback`].
+//!
 //! Invariants
 //! - Whoever was answered 202 has a call on disk. It stays there until it has been answered by its function, or is
 //!   among those that were given up.
@@ -16,13 +18,17 @@
 //!   alone, and a process that starts finds nothing running.
 //! - Which call is next is decided under one lock, which is never held while anything waits.
 
+mod answer;
 mod attempt;
+mod callback;
 mod dead;
 mod draft;
 mod error;
 mod job;
 mod lanes;
+mod outcome;
 mod retry;
+mod source;
 mod spool;
 mod state;
 mod work;
@@ -40,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use callback::{Callback, Ended};
 pub use dead::{DeadCall, Which};
 pub use draft::Draft;
 pub use error::QueueError;
@@ -90,6 +97,10 @@ pub struct Summary {
     pub retried: u64,
     /// They were given up.
     pub given_up: u64,
+    /// Callbacks that were taken by their receivers.
+    pub told: u64,
+    /// Callbacks that were given up.
+    pub untold: u64,
 }
 
 impl Queue {
@@ -120,6 +131,10 @@ impl Queue {
             store: store.clone(),
             directory,
             spool,
+            receivers: callback::Client::new(
+                callback::Rules::new(&settings, config.gateway.reached_at()),
+                settings.callback_timeout,
+            ),
             config: settings,
             max_waiting: config.functions.max_waiting,
             state: Mutex::new(state),
@@ -142,9 +157,7 @@ impl Queue {
             let pause =
                 job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             let at = pause.map(|pause| instant + pause.min(longest));
-            let queue = shared.queue_of(&job.facts.function);
-            let queue = queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-            state.lanes.add(&job.facts.function, queue, number, at);
+            shared.add(&mut state, &job.facts, number, at);
         }
         for queue in store.paused_queues()? {
             shared.state().lanes.pause(&queue, true);
@@ -202,7 +215,7 @@ impl Queue {
         let shared = &self.0;
         let mut interval = tokio::time::interval(LOOK_EVERY);
         while let Some(_now) = shared.stop.run_until_cancelled(interval.tick()).await {
-            shared.state().lanes.reassign(|function| shared.queue_of(function));
+            shared.state().lanes.reassign(|lane| shared.queue_of(lane));
             for entry in shared.directory.all() {
                 entry.peek().endpoints.iter().for_each(|endpoint| endpoint.upstream.sweep());
             }
@@ -230,6 +243,12 @@ impl Queue {
         self.0.config.body_limit
     }
 
+    /// Where the answer of a call goes whose client gave this URL; else why it cannot go there.
+    pub fn callback_to(&self, url: &str) -> Result<Callback, String> {
+        self.0.receivers.rules().check(url)?;
+        Ok(Callback { url: url.to_owned(), ended: None })
+    }
+
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
         let arriving = self.0.arrive(head.len() as u64, body.unwrap_or(0))?;
@@ -252,7 +271,7 @@ impl Queue {
             shared.spool.remove(&job.content).await;
             return Err(error.into());
         }
-        arriving.arrived(&job.facts.function);
+        arriving.arrived(&job.facts);
         count(&shared.totals.accepted);
         self.pump();
         Ok(())
@@ -282,6 +301,8 @@ impl Queue {
             made: of(&totals.made),
             retried: of(&totals.retried),
             given_up: of(&totals.given_up),
+            told: of(&totals.told),
+            untold: of(&totals.untold),
         }
     }
 
@@ -315,11 +336,11 @@ impl Queue {
                 if shared.stop.is_cancelled() {
                     return now;
                 }
-                state.lanes.next(now, |function| shared.limit_of(function))
+                state.lanes.next(now, |lane| shared.limit_of(lane))
             };
-            let Some((function, number)) = next else { return now };
+            let Some((lane, number)) = next else { return now };
             let queue = self.clone();
-            shared.running.spawn_on(async move { queue.work(&function, number).await }, &shared.runtime);
+            shared.running.spawn_on(async move { queue.work(&lane, number).await }, &shared.runtime);
         }
     }
 }

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::lanes::Lanes;
+use super::callback;
+use super::lanes::{LaneKey, Lanes};
 use super::spool::Spool;
-use super::{DEFAULT_QUEUE, Job, QueueError, RetryPolicy};
+use super::{DEFAULT_QUEUE, Facts, Job, QueueError, RetryPolicy};
 use crate::config;
 use crate::fleet::{Directory, Entry};
-use crate::function::FunctionKey;
+use crate::function::CALLBACKS;
 use crate::store::Store;
 
 /// When to come back to a queue that is full, in seconds.
@@ -25,6 +27,8 @@ pub(super) struct Shared {
     pub(super) directory: Arc<Directory>,
     pub(super) spool: Spool,
     pub(super) config: config::Queue,
+    /// What callbacks are sent with.
+    pub(super) receivers: callback::Client,
     /// Calls that may wait for a replica of one function.
     pub(super) max_waiting: usize,
     pub(super) state: Mutex<State>,
@@ -70,6 +74,10 @@ pub(super) struct Totals {
     pub(super) retried: AtomicU64,
     /// Calls that were given up.
     pub(super) given_up: AtomicU64,
+    /// Callbacks that were taken by their receivers.
+    pub(super) told: AtomicU64,
+    /// Callbacks that were given up.
+    pub(super) untold: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {
@@ -112,19 +120,28 @@ impl Shared {
         Ok(())
     }
 
-    /// The name of the queue that a function's calls go to; `None` if there is no such function.
-    pub(super) fn queue_of(&self, function: &FunctionKey) -> Option<Box<str>> {
+    /// The name of the queue that a lane is in; `None` if its function is not there any more.
+    pub(super) fn queue_of(&self, lane: &LaneKey) -> Option<Box<str>> {
+        let LaneKey::Function(function) = lane else { return Some(CALLBACKS.into()) };
         let entry = self.directory.get(function)?;
         let name = entry.peek().spec.asynchronous.queue.clone();
         Some(name.unwrap_or_else(|| DEFAULT_QUEUE.into()))
     }
 
-    /// How many calls of a function may run at the same time.
-    pub(super) fn limit_of(&self, function: &FunctionKey) -> usize {
+    /// How many calls of a lane may run at the same time.
+    pub(super) fn limit_of(&self, lane: &LaneKey) -> usize {
+        let LaneKey::Function(function) = lane else { return self.config.parallel_calls_per_function };
         let Some(entry) = self.directory.get(function) else { return 1 };
         let view = entry.peek();
         let each = view.spec.asynchronous.parallel_calls;
         each.map_or(self.config.parallel_calls_per_function, |each| each * view.endpoints.len().max(1))
+    }
+
+    /// Takes in a job that is on the disk.
+    pub(super) fn add(&self, state: &mut State, facts: &Facts, number: u64, at: Option<Instant>) {
+        let lane = facts.lane();
+        let queue = self.queue_of(&lane);
+        state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
     }
 
     /// How calls of a function are made again.
@@ -153,11 +170,9 @@ impl Arriving {
     }
 
     /// It is on the disk.
-    pub(super) fn arrived(mut self, function: &FunctionKey) {
+    pub(super) fn arrived(mut self, facts: &Facts) {
         self.kept = true;
-        let queue = self.shared.queue_of(function);
-        let queue = queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-        self.shared.state().lanes.add(function, queue, self.number, None);
+        self.shared.add(&mut self.shared.state(), facts, self.number, None);
     }
 }
 

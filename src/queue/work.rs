@@ -1,14 +1,16 @@
-//! Makes one call, and does with it what its outcome asks for.
+//! Makes one call or callback, and does with it what its outcome asks for.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::attempt::{self, Outcome};
+use super::attempt::{self, Tried};
+use super::callback::{self, Callback, Ended};
+use super::lanes::LaneKey;
+use super::outcome::Outcome;
 use super::state::{Shared, count, readable};
-use super::{Job, Queue, Try};
-use crate::function::FunctionKey;
+use super::{Job, Queue, RetryPolicy, Try};
 use crate::store::StoreError;
 
 /// How long a store that does not take a write is left alone.
@@ -18,57 +20,50 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 impl Queue {
     /// Makes a call, and does with it what its outcome asks for.
-    pub(super) async fn work(&self, function: &FunctionKey, number: u64) {
-        let mut running = Running { queue: self, function, number, next: Next::Nothing };
+    pub(super) async fn work(&self, lane: &LaneKey, number: u64) {
+        let mut running = Running { queue: self, lane, number, next: Next::Nothing };
         let job = match self.0.store.job(number) {
             Ok(Some(bytes)) => readable(number, &bytes),
             Ok(None) => None,
             Err(error) => {
-                tracing::error!(%function, number, error = &error as &dyn std::error::Error, "a queued call cannot be read; trying again");
+                tracing::error!(
+                    ?lane,
+                    number,
+                    error = &error as &dyn std::error::Error,
+                    "a queued call cannot be read; trying again"
+                );
                 running.next = Next::At(Instant::now() + UNREADABLE_PAUSE);
                 return;
             }
         };
         let Some(mut job) = job else { return };
         let (began, at) = (Instant::now(), Timestamp::now());
-        let Some(entry) = self.0.directory.get(function) else {
-            let reason = format!("there is no function {function} any more");
-            job.facts.failed(Try::ended(at, Duration::ZERO, None, &reason));
-            self.give_up(number, job).await;
+        // Broken off: the next process makes it again.
+        let Some((tried, policy)) = self.0.break_off.run_until_cancelled(self.try_once(&job)).await else {
             return;
         };
-        let policy = self.0.policy_of(&entry);
-        let attempt =
-            attempt::attempt(&entry, &job, &self.0.spool, &policy, &self.0.config, self.0.max_waiting);
-        // Broken off: the next process makes it again.
-        let Some(outcome) = self.0.break_off.run_until_cancelled(attempt).await else { return };
-        let failed = |code, reason: &str| Try::ended(at, began.elapsed(), code, reason);
-        match outcome {
-            Outcome::Done => {
-                if self.0.until_kept(|| self.0.store.delete_job(number)).await {
-                    self.0.spool.remove(&job.content).await;
-                    self.0.state().size -= job.content.size();
-                }
-                count(&self.0.totals.made);
-            }
+        let took = began.elapsed();
+        let failed = |code, reason: &str| Try::ended(at, took, code, reason);
+        match &tried.outcome {
+            Outcome::Done => self.done(number, job, tried, took, &policy).await,
             Outcome::Hopeless { reason } => {
-                job.facts.failed(failed(None, &reason));
-                self.give_up(number, job).await;
+                job.facts.failed(failed(None, reason));
+                self.give_up(number, job, tried, took, &policy).await;
             }
             Outcome::Busy { pause, reason } => {
                 // A clock that was set back makes it young again.
                 let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
                 if age > self.0.config.max_age {
                     job.facts.failed(failed(None, &format!("{reason}, for longer than queue.max_age")));
-                    self.give_up(number, job).await;
+                    self.give_up(number, job, tried, took, &policy).await;
                 } else {
-                    running.next = Next::Refused(pause);
+                    running.next = Next::Refused(*pause);
                 }
             }
             Outcome::Failed { code, pause, reason } => {
-                job.facts.failed(failed(code, &reason));
+                job.facts.failed(failed(*code, reason));
                 if job.facts.tried >= policy.attempts {
-                    self.give_up(number, job).await;
+                    self.give_up(number, job, tried, took, &policy).await;
                     return;
                 }
                 let own = policy.pause(job.facts.tried, chance());
@@ -83,27 +78,105 @@ impl Queue {
         }
     }
 
+    /// One try, and the policy that it is made under.
+    async fn try_once(&self, job: &Job) -> (Tried, RetryPolicy) {
+        let shared = &self.0;
+        let quiet = |outcome, status| Tried { outcome, status, answer: None };
+        if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
+            let secret = shared.config.callback_secret_file.as_deref();
+            let told = callback::tell(&shared.receivers, job, ended, &shared.spool, secret).await;
+            return (quiet(told, 0), shared.config.retry.clone());
+        }
+        let function = &job.facts.function;
+        let Some(entry) = shared.directory.get(function) else {
+            let reason = format!("there is no function {function} any more");
+            return (quiet(Outcome::Hopeless { reason }, 404), shared.config.retry.clone());
+        };
+        let policy = shared.policy_of(&entry);
+        let tried =
+            attempt::attempt(&entry, job, &shared.spool, &policy, &shared.config, shared.max_waiting).await;
+        (tried, policy)
+    }
+
+    /// Forgets what was made, or puts its callback in its place.
+    async fn done(&self, number: u64, job: Job, tried: Tried, took: Duration, policy: &RetryPolicy) {
+        let shared = &self.0;
+        let callback = self.callback(&job, tried, took, policy).await;
+        let kept = match &callback {
+            Some(callback) => {
+                let bytes = callback.encode();
+                shared.until_kept(|| shared.store.put_job(number, bytes.clone())).await
+            }
+            None => shared.until_kept(|| shared.store.delete_job(number)).await,
+        };
+        count(if job.facts.is_callback() { &shared.totals.told } else { &shared.totals.made });
+        // Otherwise nobody knows which of the two the store has; the next start does, and tidies up.
+        if !kept {
+            return;
+        }
+        shared.spool.remove(&job.content).await;
+        let mut state = shared.state();
+        state.size -= job.content.size();
+        if let Some(callback) = callback {
+            state.size += callback.content.size();
+            shared.add(&mut state, &callback.facts, number, None);
+        }
+    }
+
+    /// The callback that a call leaves which has ended, if it asked for one.
+    async fn callback(&self, job: &Job, tried: Tried, took: Duration, policy: &RetryPolicy) -> Option<Job> {
+        let Some(Callback { url, ended: None }) = &job.facts.callback else { return None };
+        let (content, omitted) = match tried.answer {
+            Some(answer) => answer.finish(&self.0.spool).await,
+            None => (super::Content::Inline { head: Vec::new(), body: Vec::new() }, None),
+        };
+        let failed = !matches!(tried.outcome, Outcome::Done);
+        let ended = Ended {
+            status: tried.status,
+            took_us: took.as_micros().try_into().unwrap_or(u64::MAX),
+            retries: job.facts.tried.saturating_sub(u32::from(failed)),
+            most_retries: policy.attempts - 1,
+            omitted,
+        };
+        let callback = Callback { url: url.clone(), ended: Some(ended) };
+        Some(Job { facts: job.facts.of_callback(callback), content })
+    }
+
     /// Keeps a call among those that were given up.
-    async fn give_up(&self, number: u64, job: Job) {
+    async fn give_up(&self, number: u64, job: Job, tried: Tried, took: Duration, policy: &RetryPolicy) {
+        let shared = &self.0;
         let last = job.facts.tries.last().map_or("", |last| last.reason.as_str());
+        let is_callback = job.facts.is_callback();
         tracing::warn!(
             function = %job.facts.function, call = job.facts.call_id, tries = job.facts.tried, reason = last,
-            "a queued call is given up"
+            "{} is given up", if is_callback { "the callback of a queued call" } else { "a queued call" }
         );
+        let callback = self.callback(&job, tried, took, policy).await;
         let (bytes, size) = (job.encode(), job.content.size());
-        // First: it may be found and thrown away as soon as it is there.
-        self.0.state().dead_size += size;
-        let kept = self.0.until_kept(|| self.0.store.bury_job(number, bytes.clone())).await;
+        let follower = {
+            let mut state = shared.state();
+            // First: it may be found and thrown away as soon as it is there.
+            state.dead_size += size;
+            callback.as_ref().map(|callback| {
+                state.size += callback.content.size();
+                state.next += 1;
+                (state.next - 1, callback.encode())
+            })
+        };
+        let kept = shared.until_kept(|| shared.store.bury_job(number, bytes.clone(), follower.clone())).await;
         let too_much = {
-            let mut state = self.0.state();
+            let mut state = shared.state();
             let left = if kept { &mut state.size } else { &mut state.dead_size };
             *left -= size;
-            state.dead_size > self.0.config.max_dead_size
+            if let (Some(callback), Some((number, _)), true) = (callback, follower, kept) {
+                shared.add(&mut state, &callback.facts, number, None);
+            }
+            state.dead_size > shared.config.max_dead_size
         };
         if too_much {
-            self.0.expire.notify_one();
+            shared.expire.notify_one();
         }
-        count(&self.0.totals.given_up);
+        count(if is_callback { &shared.totals.untold } else { &shared.totals.given_up });
     }
 }
 
@@ -149,7 +222,7 @@ enum Next {
 /// A call that is being made; whatever happens to its task, its lane goes on.
 struct Running<'a> {
     queue: &'a Queue,
-    function: &'a FunctionKey,
+    lane: &'a LaneKey,
     number: u64,
     next: Next,
 }
@@ -160,9 +233,9 @@ impl Drop for Running<'_> {
         let next = if std::thread::panicking() { Next::At(Instant::now() + STORE_PAUSE) } else { self.next };
         let mut state = self.queue.0.state();
         match next {
-            Next::Nothing => state.lanes.ended(self.function, self.number, None),
-            Next::At(at) => state.lanes.ended(self.function, self.number, Some(at)),
-            Next::Refused(asked) => state.lanes.refused(self.function, self.number, Instant::now(), asked),
+            Next::Nothing => state.lanes.ended(self.lane, self.number, None),
+            Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
+            Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),
         }
         drop(state);
         self.queue.0.changed.notify_one();

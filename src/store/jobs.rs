@@ -25,9 +25,17 @@ impl Store {
         self.writer.write(vec![delete(&key(JOBS, number))]).await
     }
 
-    /// Gives a call up, and keeps it in this form; returns when that is on disk.
-    pub async fn bury_job(&self, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
-        self.writer.write(vec![delete(&key(JOBS, number)), put(DEAD, number, job)]).await
+    /// Gives a call up, and keeps it in this form, and in the same write another one that follows from it; returns
+    /// when that is on disk.
+    pub async fn bury_job(
+        &self,
+        number: u64,
+        job: Vec<u8>,
+        follower: Option<StoredJob>,
+    ) -> Result<(), StoreError> {
+        let mut operations = vec![delete(&key(JOBS, number)), put(DEAD, number, job)];
+        operations.extend(follower.map(|(number, job)| put(JOBS, number, job)));
+        self.writer.write(operations).await
     }
 
     /// Takes a call up again that was given up, under another number and in this form; returns when that is on disk.
@@ -138,7 +146,7 @@ mod tests {
             store.put_job(number, vec![7; 9000]).await.expect("kept");
         }
         store.delete_job(2).await.expect("deleted");
-        store.bury_job(9, b"dead".to_vec()).await.expect("given up");
+        store.bury_job(9, b"dead".to_vec(), None).await.expect("given up");
         store.put_job(10, b"again".to_vec()).await.expect("kept in another form");
         store.put_job(12, b"short".to_vec()).await.expect("kept");
         assert_eq!(store.last_job_number().expect("readable"), 12);
@@ -152,8 +160,8 @@ mod tests {
         assert_eq!(store.dead_job(9).expect("readable").as_deref(), Some(&b"dead"[..]));
         assert_eq!((store.job(9).expect("readable"), store.dead_job(10).expect("readable")), (None, None));
         store.revive_job(9, 11, b"alive".to_vec()).await.expect("revived");
-        store.bury_job(10, b"dead".to_vec()).await.expect("given up");
-        assert_eq!((numbers(store.jobs()), numbers(store.dead_jobs())), (vec![11], vec![10]));
+        store.bury_job(10, b"dead".to_vec(), Some((12, b"follower".to_vec()))).await.expect("given up");
+        assert_eq!((numbers(store.jobs()), numbers(store.dead_jobs())), (vec![11, 12], vec![10]));
         store.delete_dead_jobs(&[10]).await.expect("deleted");
         assert_eq!(numbers(store.dead_jobs()), [0; 0]);
     }

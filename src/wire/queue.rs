@@ -44,6 +44,12 @@ pub struct DeadCall {
     pub size: u64,
     /// When it was queued, RFC 3339.
     pub queued_at: String,
+    /// Where its answer goes, if its client asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
+    /// This is the callback, and what could not be sent is the answer of a call that has ended: its status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u16>,
     /// How many tries have failed.
     pub tried: u32,
     /// The last of them, in order: at most 8.

@@ -135,7 +135,7 @@ fn number(text: &str) -> Result<u64, Invalid> {
 }
 
 fn dead(call: queue::DeadCall) -> wire::DeadCall {
-    let queue::Facts { function, call_id, method, path, queued_at, tried, tries, .. } = call.facts;
+    let queue::Facts { function, call_id, method, path, queued_at, tried, tries, callback, .. } = call.facts;
     let tries = tries.into_iter().map(|one| wire::Try {
         at: one.at.to_string(),
         took_ms: one.took_ms,
@@ -151,6 +151,8 @@ fn dead(call: queue::DeadCall) -> wire::DeadCall {
         path,
         size: call.body_size,
         queued_at: queued_at.to_string(),
+        answered: callback.as_ref().and_then(|callback| Some(callback.ended.as_ref()?.status)),
+        callback_url: callback.map(|callback| callback.url),
         tried,
         tries: tries.collect(),
     }

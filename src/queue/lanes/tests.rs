@@ -4,13 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn key(name: &str) -> FunctionKey {
-    FunctionKey::parse(name).expect("a name")
+fn key(name: &str) -> LaneKey {
+    LaneKey::Function(FunctionKey::parse(name).expect("a name"))
 }
 
 impl Lanes {
     /// The counts of a function.
-    fn of(&self, function: &FunctionKey) -> Counts {
+    fn of(&self, function: &LaneKey) -> Counts {
         self.lanes.get(function).map_or_else(Counts::default, |lane| Counts {
             ready: lane.ready.len(),
             waiting: lane.waiting,
@@ -192,7 +192,7 @@ proptest! {
         let mut lanes = lanes(all, queue);
         let mut now = Instant::now();
         let mut held = BTreeSet::new();
-        let mut running: Vec<(FunctionKey, u64)> = Vec::new();
+        let mut running: Vec<(LaneKey, u64)> = Vec::new();
         let mut number = 0;
         let function = |index: u8| key(["a", "b", "c"][usize::from(index)]);
         for event in events {

@@ -10,12 +10,14 @@
 //! clients    clients that are slow, malformed, impatient, or gone
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
+//! callbacks  answers of queued calls that are sent on
 //! api        what is not a function goes to the router
 //! stopping   what a stop waits for
 //! ```
 
 mod api;
 mod bodies;
+mod callbacks;
 mod calls;
 mod clients;
 mod later;
@@ -81,6 +83,9 @@ impl Gate {
         let settings = format!("[daemon]\nthreads = 2\n[queue]\n{queue}");
         let mut config = Config::parse(&settings, |_| None).expect("settings");
         config.daemon.state_dir = state.path().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        config.gateway.listen = address;
         let mut limits = Limits { drain: PATIENCE, ..Limits::of(&config) };
         let mut view = view("env", replicas.iter().map(|address| endpoint(*address)).collect());
         change(&mut view, &mut limits);
@@ -95,8 +100,6 @@ impl Gate {
             let queue = queue.clone();
             async move { queue.run().await }
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listener, gateway, limits, async {
             let _ = stopped.await;

@@ -1,0 +1,31 @@
+//! What came of one try, of a call or of a callback.
+
+use std::time::Duration;
+
+/// What came of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was answered, and not with a code after which it is made again.
+    Done,
+    /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.
+    Busy {
+        /// How long to leave its lane alone at least.
+        pause: Duration,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It was made, and that failed.
+    Failed {
+        /// What was answered, if anything was.
+        code: Option<u16>,
+        /// The pause that was asked for.
+        pause: Option<Duration>,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It fails however often it is tried.
+    Hopeless {
+        /// Why, in words.
+        reason: String,
+    },
+}

@@ -1,0 +1,52 @@
+//! Where what a job sends is read from.
+
+use std::borrow::Cow;
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::fs::File;
+
+use super::job::Content;
+use super::outcome::Outcome;
+use super::spool::Spool;
+
+/// How long nothing is sent that cannot be read for want of files or memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A body, which stands at its beginning.
+pub(super) enum Source<'a> {
+    Memory(&'a [u8]),
+    File(File),
+}
+
+impl<'a> Source<'a> {
+    /// The head and the body; what came of the try, if they cannot be read.
+    pub(super) async fn open(
+        content: &'a Content,
+        spool: &Spool,
+    ) -> Result<(Cow<'a, [u8]>, Source<'a>), Outcome> {
+        let (name, head, body) = match content {
+            Content::Inline { head, body } => return Ok((Cow::Borrowed(head), Self::Memory(body))),
+            Content::File { name, head, body } => (*name, *head, *body),
+        };
+        match spool.read(name, head, body).await {
+            Ok((head, file)) => Ok((Cow::Owned(head), Self::File(file))),
+            Err(error) => {
+                let reason = format!("what it sends cannot be read from the disk: {error}");
+                Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Hopeless { reason },
+                    // Not its fault, and not for it alone.
+                    _ if is_shortage(&error) => Outcome::Busy { pause: SHORTAGE_PAUSE, reason },
+                    _ => Outcome::Failed { code: None, pause: None, reason },
+                })
+            }
+        }
+    }
+}
+
+/// Whether there are no files or memory left to open anything.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
+}
