@@ -181,7 +181,15 @@ pub struct Queue {
     pub parallel_calls_per_function: usize,
     /// How a call that failed is made again, unless its function says otherwise; and a callback.
     pub retry: RetryPolicy,
-    /// The largest body in bytes of an answer that is sent to a callback's receiver.
+    /// How long a call is remembered that has ended.
+    pub keep_records: Duration,
+    /// Calls at most that have ended and are remembered.
+    pub max_records: usize,
+    /// How long an answer may be kept.
+    pub keep_results: Duration,
+    /// Bytes that answers may have together that are kept.
+    pub max_results_size: u64,
+    /// The largest body in bytes of an answer that is kept, or sent to a callback's receiver.
     pub answer_limit: u64,
     /// How long a receiver may take for a callback.
     pub callback_timeout: Duration,
@@ -343,6 +351,13 @@ impl Config {
                     max_wait: from.get("queue.retry_max_wait", "120s", duration),
                     jitter: from.get("queue.retry_jitter", "equal", str::parse),
                 },
+                keep_records: from.get("queue.keep_records", "24h", duration),
+                max_records: from.get("queue.max_records", "10000", |text| {
+                    text.parse().map_err(|_| "is not a whole number".into())
+                }),
+                keep_results: from.get("queue.keep_results", "24h", duration),
+                max_results_size: from
+                    .get("queue.max_results_size", "256Mi", |text| size(text).map(|bytes| bytes as u64)),
                 answer_limit: from
                     .get("queue.answer_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
                 callback_timeout: from.get("queue.callback_timeout", "30s", duration),

@@ -5,6 +5,7 @@
 //! for when there is no daemon to ask.
 
 mod apply;
+mod calls;
 mod client;
 mod credentials;
 mod deploy;
@@ -114,6 +115,8 @@ enum Command {
     #[command(subcommand)]
     Queue(queue::Queue),
     #[command(subcommand)]
+    Calls(calls::Calls),
+    #[command(subcommand)]
     Image(image::Image),
     #[command(subcommand)]
     System(system::System),
@@ -174,6 +177,7 @@ impl Command {
             Self::Secret(command) => command.run(globals).await,
             Self::Namespace(command) => command.run(globals).await,
             Self::Queue(command) => command.run(globals).await,
+            Self::Calls(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
             Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,

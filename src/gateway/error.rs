@@ -161,9 +161,13 @@ impl From<QueueError> for ErrorAnswer {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
                     .retry_after(retry_after)
             }
-            QueueError::NotFound { .. } => {
+            QueueError::NotFound { .. } | QueueError::UnknownCall { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "call_not_found", error.to_string())
             }
+            QueueError::NoAnswer { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "answer_not_found", error.to_string())
+            }
+            QueueError::Ended { .. } => Self::new(StatusCode::CONFLICT, "call_ended", error.to_string()),
             QueueError::Spool(source)
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {

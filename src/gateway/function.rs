@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -215,6 +216,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         body_limit: call.body_limit,
         idempotent: call.idempotent,
         max_waiting: connection.worker.limits.max_waiting,
+        has_waited: AtomicBool::new(false),
     };
     if matches!(facts.framing, Framing::Length(length) if length > call.body_limit) {
         let error =

@@ -40,7 +40,7 @@ impl LaterCall {
         if request.upgrade {
             return Err(bad("a call that is made later cannot change the protocol: leave out Upgrade"));
         }
-        let callback = callback(request, queue)?;
+        let (callback, keep) = (callback(request, queue)?, keep(request, queue)?);
         let mut head = Vec::new();
         forward.write_lines(&entry, &mut head);
         if head.len() > MAX_HEAD {
@@ -57,26 +57,37 @@ impl LaterCall {
             request.method.to_owned(),
             &forward.path.to_string(),
         );
-        facts.callback = callback;
+        (facts.callback, facts.keep) = (callback, keep);
         Ok(Self { entry, facts, head })
     }
 }
 
 /// Where the answer is to be sent, if the client says so.
 fn callback(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<Callback>, ErrorAnswer> {
-    let bad = |reason: &str| {
-        let text = format!("X-Callback-Url: {reason}");
-        Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_callback_url", text))
+    let url = one(request, "X-Callback-Url", |url| queue.callback_to(url));
+    url.map_err(|text| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_callback_url", text))
+}
+
+/// For how many seconds the answer is to be kept, if the client says so.
+fn keep(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<u64>, ErrorAnswer> {
+    let keep = one(request, "X-Keep-Result", |text| queue.keep_for(text));
+    keep.map_err(|text| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_request", text))
+}
+
+/// What a header says that may stand there once; why it cannot be taken, with its name.
+fn one<T>(
+    request: &RequestHead<'_, '_>,
+    name: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    let mut found = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    let Some(header) = found.next() else { return Ok(None) };
+    let said = match (found.next(), std::str::from_utf8(header.value)) {
+        (Some(_), _) => Err("there are several: leave one".to_owned()),
+        (None, Err(_)) => Err("it has characters in it that must be written as %XX".to_owned()),
+        (None, Ok(text)) => read(text.trim()),
     };
-    let mut urls = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-callback-url"));
-    let Some(url) = urls.next() else { return Ok(None) };
-    if urls.next().is_some() {
-        return bad("there are several: leave one");
-    }
-    let Ok(url) = std::str::from_utf8(url.value) else {
-        return bad("it has characters in it that must be written as %XX");
-    };
-    queue.callback_to(url).map(Some).or_else(|reason| bad(&reason))
+    said.map(Some).map_err(|reason| format!("{name}: {reason}"))
 }
 
 /// Takes in the body and hands the call to the queue.

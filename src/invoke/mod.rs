@@ -26,6 +26,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(crate) struct Call<'a> {
     pub(crate) idempotent: bool,
     /// Calls that may wait for a replica, this one included.
     pub(crate) max_waiting: usize,
+    /// There was no replica, and it waited for one.
+    pub(crate) has_waited: AtomicBool,
 }
 
 impl Call<'_> {

@@ -67,6 +67,7 @@ impl Call<'_> {
         let _place = Place::take(&self.entry.waiting, self.max_waiting).map_err(|waiting| {
             InvokeError::TooManyWaiting { function: self.entry.label.to_string(), waiting }
         })?;
+        self.has_waited.store(true, Ordering::Relaxed);
         // Subscribed before looking again, so that no view is missed in between.
         let mut views = self.entry.watch();
         loop {

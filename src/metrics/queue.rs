@@ -22,8 +22,8 @@ pub(super) fn write(text: &mut Text, queue: &Queue) {
     one(
         "queue_worker_messages_processed_total",
         Kind::Counter,
-        "Queued calls that ended: answered, or given up.",
-        (summary.made + summary.given_up) as f64,
+        "Queued calls that ended: answered, given up, or cancelled.",
+        (summary.made + summary.given_up + summary.cancelled) as f64,
     );
     one(
         "queue_worker_pending_messages",

@@ -86,6 +86,7 @@ impl Answer {
     }
 }
 
-fn unwritten(error: &io::Error) -> String {
+/// Why an answer is not kept.
+pub(super) fn unwritten(error: &io::Error) -> String {
     format!("it could not be written to the disk: {error}")
 }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::job::Job;
 use super::outcome::Outcome;
+use super::record::Start;
 use super::retry::{RetryPolicy, retry_after};
 use super::source::Source;
 use super::spool::Spool;
@@ -33,6 +35,17 @@ pub(super) struct Tried {
     pub(super) status: u16,
     /// What was kept of the answer.
     pub(super) answer: Option<Answer>,
+    /// What it found of the function; nothing if it did not look for a replica.
+    pub(super) start: Option<Start>,
+    /// Bytes of the answer's body.
+    pub(super) received: Option<u64>,
+}
+
+impl Tried {
+    /// A try that sent nothing.
+    pub(super) fn unsent(outcome: Outcome, status: u16) -> Self {
+        Self { outcome, status, answer: None, start: None, received: None }
+    }
 }
 
 /// Makes a call once. What it answers is kept if it asked for a callback.
@@ -51,15 +64,11 @@ pub(super) async fn attempt(
     let size = job.content.body_size();
     if size > body_limit {
         let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
-        return Tried {
-            outcome: Outcome::Hopeless { reason: error.to_string() },
-            status: error.status().as_u16(),
-            answer: None,
-        };
+        return Tried::unsent(Outcome::Hopeless { reason: error.to_string() }, error.status().as_u16());
     }
     let (head, body) = match Source::open(&job.content, spool).await {
         Ok(opened) => opened,
-        Err(outcome) => return Tried { outcome, status: 500, answer: None },
+        Err(outcome) => return Tried::unsent(outcome, 500),
     };
     let mut counted = Counted::begin(entry, Instant::now());
     let method = job.facts.method.as_str();
@@ -75,13 +84,14 @@ pub(super) async fn attempt(
         body_limit,
         idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
         max_waiting,
+        has_waited: AtomicBool::new(false),
     };
     let mut out = Outgoing::default();
     out.begin(size > 0);
     out.bytes.extend_from_slice(&head);
     push_length(method, size, &mut out.bytes);
-    let answer = job.facts.callback.is_some().then(|| Answer::new(config.answer_limit));
-    let mut caller = Quiet { body, seen: Seen::default(), answer };
+    let answer = job.facts.wants_answer().then(|| Answer::new(config.answer_limit));
+    let mut caller = Quiet { body, seen: Seen::default(), received: 0, answer };
     let mut alarm = Alarm::default();
     let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
         Ok(exchange) => {
@@ -92,11 +102,12 @@ pub(super) async fn attempt(
         }
         Err(error) => Err(error),
     };
+    let start = Some(if call.has_waited.into_inner() { Start::Cold } else { Start::Warm });
     match result {
         Ok(()) => {
-            let Quiet { seen, answer, .. } = caller;
+            let Quiet { seen, answer, received, .. } = caller;
             counted.ends_with(seen.code);
-            Tried { status: seen.code, outcome: judge(seen, policy), answer }
+            Tried { status: seen.code, outcome: judge(seen, policy), answer, start, received: Some(received) }
         }
         Err(error) => {
             let (status, outcome) = (error.status().as_u16(), judge_error(&error, policy));
@@ -104,7 +115,7 @@ pub(super) async fn attempt(
             // If it is the end of the call, then because its function could not be reached for all that time.
             let status = if matches!(outcome, Outcome::Busy { .. }) { 503 } else { status };
             // What has come of an answer is not all of it.
-            Tried { outcome, status, answer: None }
+            Tried { start, ..Tried::unsent(outcome, status) }
         }
     }
 }
@@ -167,6 +178,8 @@ struct Seen {
 struct Quiet<'a> {
     body: Source<'a>,
     seen: Seen,
+    /// Bytes of the answer's body so far.
+    received: u64,
     answer: Option<Answer>,
 }
 
@@ -218,6 +231,7 @@ impl Caller for Quiet<'_> {
     }
 
     fn data(&mut self, piece: &[u8]) {
+        self.received += piece.len() as u64;
         if let Some(answer) = &mut self.answer {
             answer.data(piece);
         }

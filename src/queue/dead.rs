@@ -187,7 +187,7 @@ impl Queue {
     }
 
     fn dead_job(&self, number: u64) -> Result<Job, QueueError> {
-        let found = self.0.store.dead_job(number)?.and_then(|bytes| readable(number, &bytes));
+        let found = self.0.store.dead_job(number)?.and_then(|bytes| readable(number, &bytes, Job::decode));
         found.ok_or(QueueError::NotFound { number })
     }
 }

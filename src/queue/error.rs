@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::record::CallState;
 use crate::store::StoreError;
 
 /// An error of the queue.
@@ -20,6 +21,28 @@ pub enum QueueError {
     NotFound {
         /// The number.
         number: u64,
+    },
+    /// There is no such call, or it is not remembered any more.
+    #[error("no call {call_id} is queued or remembered: see 'ingle calls list'")]
+    UnknownCall {
+        /// Its id.
+        call_id: String,
+    },
+    /// There is no answer of it.
+    #[error("no answer of call {call_id} is kept, which is {state}: send X-Keep-Result with a call", state = state.as_str())]
+    NoAnswer {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
+    },
+    /// It cannot be cancelled any more.
+    #[error("call {call_id} has ended: it is {state}", state = state.as_str())]
+    Ended {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
     },
     /// What a call sends could not be written or read.
     #[error("the directory of queued calls, queue in daemon.state_dir: {0}")]

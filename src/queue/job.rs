@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::callback::{Callback, Rules};
 use super::lanes::LaneKey;
+use super::row::{self, Unreadable};
 use crate::function::FunctionKey;
 
 /// Tries of a call that are remembered, the last ones: they are kept with it in one record, which must stay small.
@@ -46,6 +47,12 @@ pub struct Facts {
     /// The last of them, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
+    /// When its first try began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// For how long its answer is kept, in seconds, if its client asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u64>,
     /// Where its answer goes, if its client wants it. With what came of the call, this is that callback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
@@ -63,6 +70,8 @@ impl Facts {
             not_before: None,
             tried: 0,
             tries: Vec::new(),
+            started_at: None,
+            keep: None,
             callback: None,
         }
     }
@@ -78,6 +87,11 @@ impl Facts {
     /// Whether this is a callback, and the call has ended.
     pub fn is_callback(&self) -> bool {
         self.callback.as_ref().is_some_and(|callback| callback.ended.is_some())
+    }
+
+    /// Whether somebody wants its answer.
+    pub(super) fn wants_answer(&self) -> bool {
+        self.keep.is_some() || self.callback.as_ref().is_some_and(|callback| callback.ended.is_none())
     }
 
     /// The lane that it waits in.
@@ -101,6 +115,7 @@ impl Facts {
     pub(super) fn renew(&mut self) {
         self.tried = 0;
         self.tries.clear();
+        self.started_at = None;
         self.not_before = None;
         self.queued_at = Timestamp::now();
     }
@@ -167,6 +182,19 @@ impl Content {
         }
     }
 
+    /// Its file, if it has one.
+    pub(super) fn file(&self) -> Option<Uuid> {
+        match self {
+            Self::Inline { .. } => None,
+            Self::File { name, .. } => Some(*name),
+        }
+    }
+
+    /// Nothing at all.
+    pub(super) fn nothing() -> Self {
+        Self::Inline { head: Vec::new(), body: Vec::new() }
+    }
+
     /// Bytes of the body.
     pub fn body_size(&self) -> u64 {
         match self {
@@ -176,63 +204,15 @@ impl Content {
     }
 }
 
-/// The part of a stored job that is JSON.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    #[serde(flatten)]
-    facts: Facts,
-    /// Bytes of the head, which follows, or begins the file.
-    head: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    file: Option<StoredFile>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredFile {
-    name: Uuid,
-    /// Bytes of the body.
-    body: u64,
-}
-
-/// What is stored cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("a queued call cannot be read: {0}")]
-pub(super) struct Unreadable(String);
-
 impl Job {
-    /// As it is stored: a line of JSON, and what it sends if that is short. Heads and bodies are not text.
+    /// As it is stored.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let (head, file) = match &self.content {
-            Content::Inline { head, .. } => (head.len() as u64, None),
-            Content::File { name, head, body } => (*head, Some(StoredFile { name: *name, body: *body })),
-        };
-        let stored = Stored { facts: self.facts.clone(), head, file };
-        let mut bytes = serde_json::to_vec(&stored).expect("facts are JSON");
-        bytes.push(b'\n');
-        if let Content::Inline { head, body } = &self.content {
-            bytes.extend_from_slice(head);
-            bytes.extend_from_slice(body);
-        }
-        bytes
+        row::encode(&self.facts, &self.content)
     }
 
     /// Reads what [`Self::encode`] made.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let wrong = |reason: &str| Unreadable(reason.to_owned());
-        // JSON has no line break in it that is not escaped.
-        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| wrong("it has no end"))?;
-        let Stored { facts, head, file } =
-            serde_json::from_slice(&bytes[..end]).map_err(|error| Unreadable(error.to_string()))?;
-        let content = match file {
-            Some(StoredFile { name, body }) => Content::File { name, head, body },
-            None => {
-                let head = usize::try_from(head).ok();
-                let parts = head.and_then(|head| bytes[end + 1..].split_at_checked(head));
-                let (head, body) = parts.ok_or_else(|| wrong("it is cut"))?;
-                Content::Inline { head: head.to_vec(), body: body.to_vec() }
-            }
-        };
-        Ok(Self { facts, content })
+        row::decode(bytes).map(|(facts, content)| Self { facts, content })
     }
 }
 

@@ -234,6 +234,24 @@ impl Lanes {
         Some(lane)
     }
 
+    /// Takes out a call that is not being made. `false`: it is not here.
+    pub(super) fn take(&mut self, function: &LaneKey, number: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(function) else { return false };
+        if let Ok(at) = lane.ready.binary_search(&number) {
+            lane.ready.remove(at);
+            if lane.ready.is_empty() {
+                self.turns.retain(|other| other != function);
+            }
+        } else {
+            let is_it = |(_, other, key): &&(Instant, u64, LaneKey)| *other == number && key == function;
+            let Some(found) = self.due.iter().find(is_it).cloned() else { return false };
+            self.due.remove(&found);
+            lane.waiting -= 1;
+        }
+        self.tidy(function);
+        true
+    }
+
     /// Forgets a lane that has nothing.
     fn tidy(&mut self, function: &LaneKey) {
         let is_empty = |lane: &Lane| lane.ready.is_empty() && lane.waiting == 0 && lane.running == 0;

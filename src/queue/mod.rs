@@ -21,43 +21,52 @@
 mod answer;
 mod attempt;
 mod callback;
+mod calls;
 mod dead;
 mod draft;
+mod end;
 mod error;
+mod index;
 mod job;
 mod lanes;
 mod outcome;
+mod record;
 mod retry;
+mod row;
 mod source;
 mod spool;
 mod state;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use callback::{Callback, Ended};
+pub use calls::{AnswerBody, Filter, KeptAnswer};
 pub use dead::{DeadCall, Which};
 pub use draft::Draft;
 pub use error::QueueError;
 pub use job::{Content, Facts, Job, Try};
 pub use lanes::Counts;
+pub use record::{CallRecord, CallState, Start};
 pub use retry::{Jitter, RetryPolicy};
 
 use crate::config;
 use crate::fleet::Directory;
 use crate::store::{Store, StoreError, StoredJob};
+use index::Index;
 use lanes::{Lanes, Limits};
+use row::Unreadable;
 use spool::Spool;
 use state::{Shared, State, Totals, count, readable};
 
@@ -97,6 +106,8 @@ pub struct Summary {
     pub retried: u64,
     /// They were given up.
     pub given_up: u64,
+    /// They were cancelled.
+    pub cancelled: u64,
     /// Callbacks that were taken by their receivers.
     pub told: u64,
     /// Callbacks that were given up.
@@ -121,11 +132,24 @@ impl Queue {
             arriving: 0,
             size: 0,
             dead_size: 0,
+            index: Index::default(),
+            running: HashMap::new(),
+            watchers: HashMap::new(),
+            records: 0,
+            result_size: 0,
         };
         let mut left = Left::default();
         for row in store.dead_jobs() {
-            let Some((_, job)) = left.row(row) else { continue };
+            let Some((_, job)) = left.row(row, Job::decode) else { continue };
+            left.files.extend(job.content.file());
             state.dead_size += job.content.size();
+        }
+        for row in store.call_records() {
+            let Some((number, (record, answer))) = left.row(row, CallRecord::decode) else { continue };
+            left.files.extend(answer.file());
+            state.index.add(&record.call_id, number);
+            state.records += 1;
+            state.result_size += answer.size();
         }
         let shared = Arc::new(Shared {
             store: store.clone(),
@@ -151,7 +175,8 @@ impl Queue {
         let (now, instant) = (Timestamp::now(), Instant::now());
         let longest = shared.config.retry.max_wait.max(LONGEST_PAUSE);
         for row in store.jobs() {
-            let Some((number, job)) = left.row(row) else { continue };
+            let Some((number, job)) = left.row(row, Job::decode) else { continue };
+            left.files.extend(job.content.file());
             let mut state = shared.state();
             state.size += job.content.size();
             let pause =
@@ -206,6 +231,9 @@ impl Queue {
                     "calls that were given up are kept for longer"
                 );
             }
+            if let Err(error) = self.expire_records().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "calls are remembered for longer");
+            }
         }
     }
 
@@ -257,6 +285,16 @@ impl Queue {
 
     /// Accepts a call; returns when it is on disk.
     pub async fn accept(&self, facts: Facts, draft: Draft) -> Result<(), QueueError> {
+        self.accept_watched(facts, draft, None).await
+    }
+
+    /// The same; how it ends is told to `watcher`, unless the daemon stops before.
+    pub async fn accept_watched(
+        &self,
+        facts: Facts,
+        draft: Draft,
+        watcher: Option<oneshot::Sender<CallState>>,
+    ) -> Result<(), QueueError> {
         let shared = &self.0;
         let (arriving, content) = draft.finish().await?;
         let job = Job { facts, content };
@@ -270,6 +308,9 @@ impl Queue {
             }
             shared.spool.remove(&job.content).await;
             return Err(error.into());
+        }
+        if let Some(watcher) = watcher {
+            shared.state().watchers.insert(number, vec![watcher]);
         }
         arriving.arrived(&job.facts);
         count(&shared.totals.accepted);
@@ -301,6 +342,7 @@ impl Queue {
             made: of(&totals.made),
             retried: of(&totals.retried),
             given_up: of(&totals.given_up),
+            cancelled: of(&totals.cancelled),
             told: of(&totals.told),
             untold: of(&totals.untold),
         }
@@ -331,16 +373,20 @@ impl Queue {
         let now = Instant::now();
         loop {
             // One at a time: others accept meanwhile.
-            let next = {
+            let (lane, number, cancel) = {
                 let mut state = shared.state();
                 if shared.stop.is_cancelled() {
                     return now;
                 }
-                state.lanes.next(now, |lane| shared.limit_of(lane))
+                let next = state.lanes.next(now, |lane| shared.limit_of(lane));
+                let Some((lane, number)) = next else { return now };
+                let cancel = CancellationToken::new();
+                let running = state::Running { since: Timestamp::now(), cancel: cancel.clone() };
+                state.running.insert(number, running);
+                (lane, number, cancel)
             };
-            let Some((lane, number)) = next else { return now };
             let queue = self.clone();
-            shared.running.spawn_on(async move { queue.work(&lane, number).await }, &shared.runtime);
+            shared.running.spawn_on(async move { queue.work(&lane, number, cancel).await }, &shared.runtime);
         }
     }
 }
@@ -355,8 +401,12 @@ struct Left {
 }
 
 impl Left {
-    /// A row's number and call, if they can be read.
-    fn row(&mut self, row: Result<StoredJob, StoreError>) -> Option<(u64, Job)> {
+    /// A row's number and what it says, if they can be read.
+    fn row<T>(
+        &mut self,
+        row: Result<StoredJob, StoreError>,
+        decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
+    ) -> Option<(u64, T)> {
         let (number, bytes) = match row {
             Ok(row) => row,
             Err(error) => {
@@ -368,12 +418,8 @@ impl Left {
                 return None;
             }
         };
-        let job = readable(number, &bytes);
-        match &job {
-            Some(Job { content: Content::File { name, .. }, .. }) => drop(self.files.insert(*name)),
-            Some(_) => {}
-            None => self.unreadable = true,
-        }
-        job.map(|job| (number, job))
+        let found = readable(number, &bytes, decode);
+        self.unreadable |= found.is_none();
+        found.map(|found| (number, found))
     }
 }

@@ -54,6 +54,15 @@ impl Spool {
         Ok((read, file))
     }
 
+    /// The same once more, to be removed by itself; on disk if it has a file.
+    pub(super) async fn share(&self, content: &Content) -> io::Result<Content> {
+        let Content::File { name, head, body } = content else { return Ok(content.clone()) };
+        let other = Uuid::new_v4();
+        tokio::fs::hard_link(self.path(*name), self.path(other)).await?;
+        File::open(&self.0).await?.sync_all().await?;
+        Ok(Content::File { name: other, head: *head, body: *body })
+    }
+
     /// Removes what a call has on the disk.
     pub(super) async fn remove(&self, content: &Content) {
         let Content::File { name, .. } = content else { return };

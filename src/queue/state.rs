@@ -1,18 +1,22 @@
 //! What the queue has in memory.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::callback;
+use super::index::Index;
 use super::lanes::{LaneKey, Lanes};
+use super::row::Unreadable;
 use super::spool::Spool;
-use super::{DEFAULT_QUEUE, Facts, Job, QueueError, RetryPolicy};
+use super::{CallState, DEFAULT_QUEUE, Facts, QueueError, RetryPolicy};
 use crate::config;
 use crate::fleet::{Directory, Entry};
 use crate::function::CALLBACKS;
@@ -34,7 +38,7 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Rung when something is due earlier than it was.
     pub(super) changed: Notify,
-    /// Rung when calls that were given up are too much.
+    /// Rung when calls that were given up, or remembered, are too much.
     pub(super) expire: Notify,
     /// Where calls are made.
     pub(super) runtime: Handle,
@@ -43,7 +47,7 @@ pub(super) struct Shared {
     /// Set some time after it: those that still run are broken off.
     pub(super) break_off: CancellationToken,
     pub(super) running: TaskTracker,
-    /// Held while calls that were given up are taken up again or thrown away.
+    /// Held while calls that were given up are taken up again or thrown away, and records are forgotten.
     pub(super) burying: tokio::sync::Mutex<()>,
     /// Held while queues are paused or go on, so that memory and disk say the same.
     pub(super) pausing: tokio::sync::Mutex<()>,
@@ -61,6 +65,25 @@ pub(super) struct State {
     pub(super) size: u64,
     /// The same of those that were given up.
     pub(super) dead_size: u64,
+    /// Calls that are queued or remembered, by their ids.
+    pub(super) index: Index,
+    /// What is being made.
+    pub(super) running: HashMap<u64, Running>,
+    /// Who waits for the end of a call.
+    pub(super) watchers: HashMap<u64, Vec<oneshot::Sender<CallState>>>,
+    /// Calls that have ended and are remembered.
+    pub(super) records: usize,
+    /// Bytes of the answers that are kept of them.
+    pub(super) result_size: u64,
+}
+
+/// A call that is being made.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// Since when.
+    pub(super) since: Timestamp,
+    /// Breaks it off, for good.
+    pub(super) cancel: CancellationToken,
 }
 
 /// Counts since the daemon began.
@@ -74,6 +97,8 @@ pub(super) struct Totals {
     pub(super) retried: AtomicU64,
     /// Calls that were given up.
     pub(super) given_up: AtomicU64,
+    /// Calls that somebody cancelled.
+    pub(super) cancelled: AtomicU64,
     /// Callbacks that were taken by their receivers.
     pub(super) told: AtomicU64,
     /// Callbacks that were given up.
@@ -108,6 +133,15 @@ impl Shared {
         Ok(Arriving { shared: self.clone(), number, size, kept: false })
     }
 
+    /// Tells when a call has ended, and how. The channel closes without a word when the daemon stops before that.
+    pub(super) fn watch(state: &mut State, number: u64) -> oneshot::Receiver<CallState> {
+        let (sender, receiver) = oneshot::channel();
+        let watchers = state.watchers.entry(number).or_default();
+        watchers.retain(|watcher| !watcher.is_closed());
+        watchers.push(sender);
+        receiver
+    }
+
     fn take_room(&self, state: &mut State, size: u64) -> Result<(), QueueError> {
         let bytes = self.config.max_size;
         if state.size.saturating_add(size) > bytes {
@@ -139,6 +173,9 @@ impl Shared {
 
     /// Takes in a job that is on the disk.
     pub(super) fn add(&self, state: &mut State, facts: &Facts, number: u64, at: Option<Instant>) {
+        if !facts.is_callback() {
+            state.index.add(&facts.call_id, number);
+        }
         let lane = facts.lane();
         let queue = self.queue_of(&lane);
         state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
@@ -186,9 +223,11 @@ impl Drop for Arriving {
     }
 }
 
-/// A call that was stored, if it can be read.
-pub(super) fn readable(number: u64, bytes: &[u8]) -> Option<Job> {
-    Job::decode(bytes)
-        .inspect_err(|error| tracing::error!(number, %error, "a call is left as it is stored"))
-        .ok()
+/// What was stored, if it can be read.
+pub(super) fn readable<T>(
+    number: u64,
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
+) -> Option<T> {
+    decode(bytes).inspect_err(|error| tracing::error!(number, %error, "a call is left as it is stored")).ok()
 }

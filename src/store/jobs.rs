@@ -8,8 +8,21 @@ const JOBS: &str = "job/";
 /// Rows of calls that were given up.
 const DEAD: &str = "dead/";
 
+/// Rows of calls that have ended, and are remembered.
+const RECORDS: &str = "call/";
 /// Rows of queues that are paused.
 const PAUSED: &str = "paused/";
+
+/// What is left of a call that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftJob {
+    /// It was given up, and is kept in this form.
+    pub dead: Option<Vec<u8>>,
+    /// What is remembered of it.
+    pub record: Option<Vec<u8>>,
+    /// Another one that follows from it.
+    pub follower: Option<StoredJob>,
+}
 
 /// A call as it is stored, with its number.
 pub type StoredJob = (u64, Vec<u8>);
@@ -25,15 +38,13 @@ impl Store {
         self.writer.write(vec![delete(&key(JOBS, number))]).await
     }
 
-    /// Gives a call up, and keeps it in this form, and in the same write another one that follows from it; returns
-    /// when that is on disk.
-    pub async fn bury_job(
-        &self,
-        number: u64,
-        job: Vec<u8>,
-        follower: Option<StoredJob>,
-    ) -> Result<(), StoreError> {
-        let mut operations = vec![delete(&key(JOBS, number)), put(DEAD, number, job)];
+    /// A call has ended: it is not to be made any more. All that is left of it is written with that; returns when it
+    /// is on disk.
+    pub async fn end_job(&self, number: u64, left: LeftJob) -> Result<(), StoreError> {
+        let LeftJob { dead, record, follower } = left;
+        let mut operations = vec![delete(&key(JOBS, number))];
+        operations.extend(dead.map(|job| put(DEAD, number, job)));
+        operations.extend(record.map(|record| put(RECORDS, number, record)));
         operations.extend(follower.map(|(number, job)| put(JOBS, number, job)));
         self.writer.write(operations).await
     }
@@ -46,6 +57,26 @@ impl Store {
     /// Forgets calls that were given up; returns when that is on disk.
     pub async fn delete_dead_jobs(&self, numbers: &[u64]) -> Result<(), StoreError> {
         self.writer.write(numbers.iter().map(|number| delete(&key(DEAD, *number))).collect()).await
+    }
+
+    /// Keeps what is remembered of a call in this form; returns when that is on disk.
+    pub async fn put_call_record(&self, number: u64, record: Vec<u8>) -> Result<(), StoreError> {
+        self.writer.write(vec![put(RECORDS, number, record)]).await
+    }
+
+    /// Forgets calls that have ended; returns when that is on disk.
+    pub async fn delete_call_records(&self, numbers: &[u64]) -> Result<(), StoreError> {
+        self.writer.write(numbers.iter().map(|number| delete(&key(RECORDS, *number))).collect()).await
+    }
+
+    /// What is remembered of a call that has ended.
+    pub fn call_record(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.job_at(&key(RECORDS, number))
+    }
+
+    /// What is remembered of calls that have ended, one after the other, in the order in which they were queued.
+    pub fn call_records(&self) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
+        self.rows(RECORDS)
     }
 
     /// A call that is to be made.
@@ -71,7 +102,7 @@ impl Store {
     /// The highest number that a call has; 0 if there is none.
     pub fn last_job_number(&self) -> Result<u64, StoreError> {
         let mut highest = 0;
-        for prefix in [JOBS, DEAD] {
+        for prefix in [JOBS, DEAD, RECORDS] {
             let Some(key) = self.db.scan_prefix(prefix).keys().next_back() else { continue };
             let key = key.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
             highest = highest.max(number_of(prefix, &key)?);
@@ -142,11 +173,12 @@ mod tests {
     async fn a_call_is_in_one_place_also_after_a_restart() {
         let state = tempfile::tempdir().expect("a directory");
         let store = Store::open(state.path()).expect("opened");
+        let dead = |follower| LeftJob { dead: Some(b"dead".to_vec()), record: None, follower };
         for number in [2, 10, 9] {
             store.put_job(number, vec![7; 9000]).await.expect("kept");
         }
         store.delete_job(2).await.expect("deleted");
-        store.bury_job(9, b"dead".to_vec(), None).await.expect("given up");
+        store.end_job(9, dead(None)).await.expect("given up");
         store.put_job(10, b"again".to_vec()).await.expect("kept in another form");
         store.put_job(12, b"short".to_vec()).await.expect("kept");
         assert_eq!(store.last_job_number().expect("readable"), 12);
@@ -160,9 +192,27 @@ mod tests {
         assert_eq!(store.dead_job(9).expect("readable").as_deref(), Some(&b"dead"[..]));
         assert_eq!((store.job(9).expect("readable"), store.dead_job(10).expect("readable")), (None, None));
         store.revive_job(9, 11, b"alive".to_vec()).await.expect("revived");
-        store.bury_job(10, b"dead".to_vec(), Some((12, b"follower".to_vec()))).await.expect("given up");
+        store.end_job(10, dead(Some((12, b"follower".to_vec())))).await.expect("given up");
         assert_eq!((numbers(store.jobs()), numbers(store.dead_jobs())), (vec![11, 12], vec![10]));
         store.delete_dead_jobs(&[10]).await.expect("deleted");
         assert_eq!(numbers(store.dead_jobs()), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_has_ended_is_remembered_beside_what_follows_from_it() {
+        let state = tempfile::tempdir().expect("a directory");
+        let store = Store::open(state.path()).expect("opened");
+        store.put_job(3, b"call".to_vec()).await.expect("kept");
+        let left = |record: &[u8], follower| LeftJob { dead: None, record: Some(record.to_vec()), follower };
+        store.end_job(3, left(b"record", Some((4, b"callback".to_vec())))).await.expect("ended");
+        assert_eq!(store.job(4).expect("readable").as_deref(), Some(&b"callback"[..]));
+        assert_eq!(store.call_record(3).expect("readable").as_deref(), Some(&b"record"[..]));
+        store.end_job(4, left(b"other", None)).await.expect("ended");
+        assert_eq!((numbers(store.jobs()), numbers(store.call_records())), (vec![], vec![3, 4]));
+        assert_eq!(store.last_job_number().expect("readable"), 4, "a number is not given out twice");
+        store.put_call_record(4, b"in another form".to_vec()).await.expect("kept");
+        assert_eq!(store.call_record(4).expect("readable").as_deref(), Some(&b"in another form"[..]));
+        store.delete_call_records(&[3, 4]).await.expect("forgotten");
+        assert_eq!(numbers(store.call_records()), [0; 0]);
     }
 }

@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
-pub use jobs::StoredJob;
+pub use jobs::{LeftJob, StoredJob};
 pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};

@@ -3,6 +3,7 @@
 //! The names are those that faas-cli and the OpenFaaS SDKs use. Optional fields are left out when
 //! they are empty. Unknown fields are accepted, because older and newer clients send more.
 
+mod calls;
 mod function;
 mod log;
 mod namespace;
@@ -10,6 +11,7 @@ mod queue;
 mod secret;
 mod system;
 
+pub use calls::Call;
 pub use function::{
     Deletion, Deployment, FunctionStatus, KeptRevision, LastExit, Resources, Rollback, ScaleRequest,
     UpdateStatus, Usage,

@@ -8,6 +8,7 @@
 //! - A change that was begun is carried to its end, also when the client goes away meanwhile.
 
 mod body;
+mod calls;
 mod functions;
 mod handlers;
 mod images;
@@ -79,6 +80,7 @@ impl Api {
             .merge(log::routes(self.fleet.clone(), self.logs))
             .merge(images::routes(self.runtime, self.fleet.disk().clone(), archives.clone()))
             .merge(handlers::routes(self.fleet.handlers().clone(), archives))
+            .merge(calls::routes(self.queue.clone()))
             .merge(queue::routes(self.queue))
             .merge(system::routes(self.fleet))
             .merge(info::routes())

@@ -10,6 +10,11 @@ use crate::fleet::Fleet;
 use crate::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
 use crate::gateway::error::ErrorAnswer;
 
+/// Rows in one answer, unless the query says otherwise.
+const LIMIT: usize = 100;
+/// Rows in one answer at most.
+const MOST: usize = 1000;
+
 /// The query, by name. A parameter that is given empty counts as not given.
 pub(super) struct Params(HashMap<String, String>);
 
@@ -44,6 +49,24 @@ impl Params {
             }
         }
         Ok(())
+    }
+
+    /// The function's name and the namespace that are asked for. A name alone is that of a function in the default
+    /// namespace, as everywhere.
+    pub(super) fn function_and_namespace(
+        &self,
+    ) -> Result<(Option<FunctionName>, Option<NamespaceName>), Invalid> {
+        let name = self.get("function").map(str::parse).transpose()?;
+        let namespace = self.namespace(None)?;
+        let namespace = if name.is_some() { Some(namespace.unwrap_or_default()) } else { namespace };
+        Ok((name, namespace))
+    }
+
+    /// How many rows are asked for, at most.
+    pub(super) fn limit(&self) -> Result<usize, Invalid> {
+        let Some(text) = self.get("limit") else { return Ok(LIMIT) };
+        let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+        limit.ok_or_else(|| Invalid::new("limit", format!("{text:?} is not a number from 1 to {MOST}")))
     }
 
     /// A switch, as Go programs write it.

@@ -15,10 +15,6 @@ use crate::wire;
 
 /// The largest body in bytes.
 const BODY: usize = 1 << 10;
-/// Calls in one answer, unless the query says otherwise.
-const LIMIT: usize = 100;
-/// Calls in one answer at most.
-const MOST: usize = 1000;
 
 pub(super) fn routes(queue: Queue) -> Router {
     Router::new()
@@ -59,16 +55,8 @@ async fn list(
     State(queue): State<Queue>,
     params: Params,
 ) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorAnswer> {
-    let limit = match params.get("limit") {
-        None => LIMIT,
-        Some(text) => {
-            let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-            limit
-                .ok_or_else(|| Invalid::new("limit", format!("{text:?} is not a number from 1 to {MOST}")))?
-        }
-    };
     let which = which(&params, &["limit"])?;
-    Ok(axum::Json(queue.dead(&which, limit).into_iter().map(dead).collect()))
+    Ok(axum::Json(queue.dead(&which, params.limit()?).into_iter().map(dead).collect()))
 }
 
 async fn show(
@@ -123,10 +111,7 @@ async fn purge_all(
 /// The calls that a query means: all of them, if it says nothing. A name that is mistyped must not mean all.
 fn which(params: &Params, others: &[&str]) -> Result<Which, Invalid> {
     params.check(&[&["function", "namespace"], others].concat())?;
-    let name = params.get("function").map(str::parse).transpose()?;
-    let namespace = params.namespace(None)?;
-    // A name alone is that of a function in the default namespace, as everywhere.
-    let namespace = if name.is_some() { Some(namespace.unwrap_or_default()) } else { namespace };
+    let (name, namespace) = params.function_and_namespace()?;
     Ok(Which { name, namespace })
 }
 

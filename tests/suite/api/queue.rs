@@ -121,3 +121,60 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
         assert_eq!(world.send(method, path, "").await.status, status, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn calls_are_listed_shown_and_cancelled() {
+    let world = World::new().await;
+    assert_eq!(world.json("/system/calls").await, json!([]));
+    world.give_up("gone", "one/of us").await;
+    world.change("PUT", "/system/queues/default", r#"{"paused":true}"#, 200).await;
+    let facts = Facts::new(FunctionKey::parse("gone.dev").expect("a name"), "two".into(), "GET".into(), "/");
+    let draft = world.queue.draft(Vec::new(), None).expect("room");
+    world.queue.accept(facts, draft).await.expect("accepted");
+    let all = world.json("/system/calls").await;
+    let found: Vec<_> =
+        all.as_array().expect("a list").iter().map(|call| (&call["callId"], &call["status"])).collect();
+    assert_eq!(found, [(&json!("two"), &json!("queued")), (&json!("one/of us"), &json!("failed"))]);
+    let of = async |query: &str| world.json(&format!("/system/calls?{query}")).await;
+    assert_eq!(of("limit=1").await, json!([all[0]]));
+    assert_eq!(of("status=failed").await, json!([all[1]]));
+    assert_eq!(of("function=gone").await, json!([all[1]]));
+    assert_eq!(of("function=gone&namespace=dev").await, json!([all[0]]));
+    // Whatever an id is, it is found.
+    let shown = world.json("/system/calls/one%2Fof%20us").await;
+    assert_eq!(shown, all[1]);
+    for (field, value) in [
+        ("name", json!("gone")),
+        ("namespace", json!("openfaas-fn")),
+        ("method", json!("POST")),
+        ("path", json!("/a?b=c")),
+        ("sent", json!(2)),
+        ("tries", json!(1)),
+        ("code", json!(404)),
+        ("reason", json!("there is no function gone.openfaas-fn any more")),
+    ] {
+        assert_eq!(shown[field], value, "{field}");
+    }
+    world
+        .refused(
+            "GET",
+            "/system/calls/two/answer",
+            "",
+            404,
+            "no answer of call two is kept, which is queued: send X-Keep-Result with a call",
+        )
+        .await;
+    world.change("DELETE", "/system/calls/two", "", 202).await;
+    assert_eq!(world.json("/system/calls/two").await["status"], "cancelled");
+    world.refused("DELETE", "/system/calls/two", "", 409, "call two has ended: it is cancelled").await;
+    for (method, path, status) in [
+        ("GET", "/system/calls/three", 404),
+        ("GET", "/system/calls/three/answer", 404),
+        ("DELETE", "/system/calls/three", 404),
+        ("GET", "/system/calls?status=lost", 400),
+        ("GET", "/system/calls?limit=1001", 400),
+        ("GET", "/system/calls?state=done", 400),
+    ] {
+        assert_eq!(world.send(method, path, "").await.status, status, "{method} {path}");
+    }
+}

@@ -11,6 +11,7 @@
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
 //! callbacks  answers of queued calls that are sent on
+//! records    what is known of queued calls before and after their end, and how they are cancelled
 //! api        what is not a function goes to the router
 //! stopping   what a stop waits for
 //! ```
@@ -21,6 +22,7 @@ mod callbacks;
 mod calls;
 mod clients;
 mod later;
+mod records;
 mod replicas;
 mod retries;
 mod smuggling;

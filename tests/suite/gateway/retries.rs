@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ingle::queue::Which;
+use ingle::store::LeftJob;
 
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, nowhere, replica};
@@ -119,7 +120,10 @@ async fn calls_that_were_given_up_are_kept_by_age_and_size() {
         let row = String::from_utf8(row).expect("text");
         let (before, after) = row.split_once("\"at\":\"").expect("a try");
         let row = format!("{before}\"at\":\"{year}{}", &after[4..]);
-        gate.store.bury_job(number, row.into_bytes(), None).await.expect("kept");
+        gate.store
+            .end_job(number, LeftJob { dead: Some(row.into_bytes()), ..LeftJob::default() })
+            .await
+            .expect("kept");
         assert_eq!(gate.queue.expire().await.expect("looked at"), expired, "{year}");
         gate.queue.purge_all(&Which::default()).await.expect("purged");
     }

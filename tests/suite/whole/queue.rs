@@ -10,6 +10,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use super::moving::ingle;
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::long::{Chance, VARIABLE, long};
 
@@ -176,6 +177,54 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
             assert!(written == body(id), "{id} was made with another body");
         }
         println!("{} calls accepted, none lost", accepted.len());
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
+
+#[test]
+fn a_queued_call_can_be_followed_to_its_answer() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        let send = async |id: &str, path: &str, body: String| {
+            let url = daemon.url(&format!("/async-function/hello{path}"));
+            let call = daemon.client.post(url).header("X-Call-Id", id).header("X-Keep-Result", "1h");
+            let answer = call.body(body).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::ACCEPTED, "{}", answer.text().await.unwrap_or_default());
+        };
+        let status = async |id: &str| {
+            let shown =
+                daemon.api(Method::GET, &format!("/system/calls/{id}")).send().await.expect("an answer");
+            shown.json::<Value>().await.expect("JSON")["status"].as_str().expect("a status").to_owned()
+        };
+        for (id, size) in [("short", 10), ("long", 300_000)] {
+            let body = "x".repeat(size);
+            send(id, "/echo", body.clone()).await;
+            eventually!(status(id).await == "done", "{id} is {}", status(id).await);
+            let path = format!("/system/calls/{id}/answer");
+            let answer = daemon.api(Method::GET, &path).send().await.expect("an answer");
+            assert_eq!(answer.headers()["x-function-status"], "200");
+            assert!(answer.text().await.expect("text") == body);
+            let output = ingle(&daemon, &["calls", "answer", id]).await;
+            assert!(output.status.success() && output.stdout == body.as_bytes(), "{output:?}");
+        }
+        send("slow", "/hang", String::new()).await;
+        eventually!(status("slow").await == "running", "slow is {}", status("slow").await);
+        let output = ingle(&daemon, &["calls", "cancel", "slow"]).await;
+        assert!(output.status.success(), "{output:?}");
+        let output = ingle(&daemon, &["calls", "show", "slow"]).await;
+        assert!(String::from_utf8_lossy(&output.stdout).contains("cancelled"), "{output:?}");
+        let output = ingle(&daemon, &["calls", "list", "--status", "done"]).await;
+        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(listed.contains("short") && listed.contains("long") && !listed.contains("slow"), "{listed}");
+        let output = ingle(&daemon, &["calls", "cancel", "long"]).await;
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("call long has ended: it is done"),
+            "{output:?}"
+        );
         daemon.remove("hello").await;
         daemon.nothing_left().await;
     });

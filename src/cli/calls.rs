@@ -1,0 +1,138 @@
+//! `ingle calls`
+
+use std::io::Write as _;
+
+use reqwest::Method;
+
+use crate::wire::Call;
+
+use super::{Globals, output};
+
+/// See calls that are made later, queued ones and those that have ended, and cancel them
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Calls {
+    /// List calls, newest first
+    List {
+        /// Only those of this function
+        #[arg(long, value_name = "NAME")]
+        function: Option<String>,
+        /// Only those that are queued, waiting, running, done, failed or cancelled
+        #[arg(long, value_name = "STATUS")]
+        status: Option<String>,
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: u32,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a call
+    Show {
+        /// Its X-Call-Id
+        id: String,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the answer of a call that was sent with X-Keep-Result
+    Answer {
+        /// Its X-Call-Id
+        id: String,
+    },
+    /// Make a call no more, and break it off if it is being made
+    Cancel {
+        /// Its X-Call-Id
+        id: String,
+    },
+}
+
+impl Calls {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
+        match self {
+            Self::List { function, status, limit, json } => {
+                let limit = limit.to_string();
+                let query = [
+                    ("function", function.as_deref()),
+                    ("namespace", globals.namespace()),
+                    ("status", status.as_deref()),
+                    ("limit", Some(limit.as_str())),
+                ];
+                let answer = client.system(Method::GET, &["calls"], &query).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                let rows: Vec<_> = answer.json::<Vec<Call>>()?.into_iter().map(row).collect();
+                output::table(["CALL", "FUNCTION", "STATUS", "CODE", "TRIES", "QUEUED", "TOOK"], &rows)?;
+            }
+            Self::Show { id, json } => {
+                let answer = client.system(Method::GET, &["calls", &id], &[]).send().await?;
+                if json {
+                    return Ok(output::json(&answer)?);
+                }
+                show(answer.json()?)?;
+            }
+            Self::Answer { id } => {
+                let path = ["calls", &id, "answer"];
+                let mut answer = client.system(Method::GET, &path, &[]).stream_ok().await?;
+                let mut out = std::io::stdout();
+                while let Some(piece) = answer.chunk().await? {
+                    out.write_all(&piece)?;
+                }
+                out.flush()?;
+            }
+            Self::Cancel { id } => {
+                client.system(Method::DELETE, &["calls", &id], &[]).send().await?;
+                output::line(format!("call {id} is cancelled"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// From the first try's beginning to the end.
+fn took(call: &Call) -> Option<String> {
+    let time = |text: &Option<String>| text.as_deref()?.parse::<jiff::Timestamp>().ok();
+    let took = time(&call.ended_at)?.duration_since(time(&call.started_at)?);
+    Some(format!("{} ms", took.as_millis()))
+}
+
+fn code(call: &Call) -> String {
+    call.code.map_or_else(|| "-".to_owned(), |code| code.to_string())
+}
+
+fn row(call: Call) -> [String; 7] {
+    [
+        call.call_id.clone(),
+        format!("{}.{}", call.name, call.namespace),
+        call.status.clone(),
+        code(&call),
+        call.tries.to_string(),
+        output::time(&call.queued_at),
+        took(&call).unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+fn show(call: Call) -> anyhow::Result<()> {
+    let time = |text: &Option<String>| text.as_deref().map(output::time).unwrap_or_default();
+    let wait = call.wait_ms.map(|wait| format!("{wait} ms before its first try")).unwrap_or_default();
+    let received =
+        call.received.map(|size| format!("{} with {size} bytes", code(&call))).unwrap_or_else(|| code(&call));
+    output::fields(&[
+        ("Call id", call.call_id.clone()),
+        ("Function", format!("{}.{}", call.name, call.namespace)),
+        ("Status", call.status.clone()),
+        ("Request", format!("{} {} with {} bytes", call.method, call.path, call.sent)),
+        ("Queued", output::time(&call.queued_at)),
+        ("Waited", wait),
+        ("Started", time(&call.started_at)),
+        ("Ended", time(&call.ended_at)),
+        ("Took", took(&call).unwrap_or_default()),
+        ("Tries", call.tries.to_string()),
+        ("Start", call.start.clone().unwrap_or_default()),
+        ("Answer", received),
+        ("Reason", call.reason.clone().unwrap_or_default()),
+        ("Answer kept until", time(&call.answer_until)),
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `/system/calls`: queued calls as they are and as they were, their answers, and an end to them.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::get;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use tokio_util::io::ReaderStream;
+
+use super::params::Params;
+use super::to_the_end;
+use crate::function::Invalid;
+use crate::gateway::error::ErrorAnswer;
+use crate::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
+use crate::wire;
+
+/// Bytes of a kept answer that are read at a time.
+const PIECE: usize = 64 << 10;
+/// Headers of a kept answer that are given with it: what its body is.
+const OF_THE_BODY: [&str; 5] =
+    ["content-type", "content-encoding", "content-language", "content-disposition", "etag"];
+
+pub(super) fn routes(queue: Queue) -> Router {
+    Router::new()
+        .route("/system/calls", get(list))
+        .route("/system/calls/{id}", get(show).delete(cancel))
+        .route("/system/calls/{id}/answer", get(answer))
+        .with_state(queue)
+}
+
+async fn list(
+    State(queue): State<Queue>,
+    params: Params,
+) -> Result<axum::Json<Vec<wire::Call>>, ErrorAnswer> {
+    params.check(&["function", "namespace", "status", "limit"])?;
+    let (name, namespace) = params.function_and_namespace()?;
+    let state = params.get("status").map(state).transpose()?;
+    let calls = queue.calls(Filter { name, namespace, state }, params.limit()?).await;
+    Ok(axum::Json(calls.into_iter().map(call).collect()))
+}
+
+fn state(text: &str) -> Result<CallState, Invalid> {
+    let found = CallState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| {
+        let names = CallState::ALL.map(CallState::as_str).join(", ");
+        Invalid::new("status", format!("{text:?} is none of {names}"))
+    })
+}
+
+async fn show(
+    State(queue): State<Queue>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<wire::Call>, ErrorAnswer> {
+    Ok(axum::Json(call(queue.call(&id)?)))
+}
+
+async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+    to_the_end(async move {
+        queue.cancel(&id).await?;
+        Ok(StatusCode::ACCEPTED)
+    })
+    .await
+}
+
+async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Response, ErrorAnswer> {
+    let KeptAnswer { code, head, size, body, omitted } = queue.answer(&id).await?;
+    if let Some(reason) = omitted {
+        let text = format!("call {id} was answered {code}, and its body was not kept: {reason}");
+        return Err(ErrorAnswer::new(StatusCode::NOT_FOUND, "answer_not_found", text));
+    }
+    let body = match body {
+        AnswerBody::Memory(bytes) => Body::from(bytes),
+        AnswerBody::File(file) => Body::from_stream(ReaderStream::with_capacity(file, PIECE)),
+    };
+    let mut response = Response::new(body);
+    *response.headers_mut() = of_the_body(&head);
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+    response.headers_mut().insert("x-function-status", HeaderValue::from(code));
+    Ok(response)
+}
+
+/// What the function said of the body. All else that it said was for whoever called it.
+fn of_the_body(head: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..at]);
+        let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value)
+            && OF_THE_BODY.contains(&name.as_str())
+        {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn call(call: CallRecord) -> wire::Call {
+    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let wait = call.started_at.map(|at| at.duration_since(call.queued_at).as_millis());
+    wire::Call {
+        call_id: call.call_id,
+        status: call.state.as_str().to_owned(),
+        name: call.function.name.to_string(),
+        namespace: call.function.namespace.to_string(),
+        method: call.method,
+        path: call.path,
+        sent: call.sent,
+        queued_at: call.queued_at.to_string(),
+        started_at: time(call.started_at),
+        ended_at: time(call.ended_at),
+        // A clock that was set back makes it nothing.
+        wait_ms: wait.map(|wait| u64::try_from(wait).unwrap_or(0)),
+        tries: call.tries,
+        start: call.start.map(Start::as_str).map(str::to_owned),
+        code: call.code,
+        received: call.received,
+        reason: call.reason,
+        answer_until: time(call.result_until),
+    }
+}

@@ -1,0 +1,283 @@
+//! Calls as people ask for them: how one is, which there are, its answer, and that it be cancelled.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::end::Ending;
+use super::job::{Content, Job};
+use super::record::{CallRecord, CallState};
+use super::source::Source;
+use super::state::{Shared, readable};
+use super::{Queue, QueueError};
+use crate::function::{FunctionKey, FunctionName, NamespaceName};
+use crate::store::{StoreError, StoredJob};
+
+/// Records that are forgotten in one write; others may want their turn in between.
+const PART: usize = 256;
+
+/// Which calls are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those of functions with this name.
+    pub name: Option<FunctionName>,
+    /// Those of functions in this namespace.
+    pub namespace: Option<NamespaceName>,
+    /// Those that are like this.
+    pub state: Option<CallState>,
+}
+
+impl Filter {
+    fn means(&self, call: &CallRecord) -> bool {
+        let FunctionKey { name, namespace, .. } = &call.function;
+        self.name.as_ref().is_none_or(|wanted| wanted == name)
+            && self.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+            && self.state.is_none_or(|wanted| wanted == call.state)
+    }
+}
+
+/// An answer that was kept.
+#[derive(Debug)]
+pub struct KeptAnswer {
+    /// Its status.
+    pub code: u16,
+    /// Its headers, a line each.
+    pub head: Vec<u8>,
+    /// Bytes of its body.
+    pub size: u64,
+    /// Its body.
+    pub body: AnswerBody,
+    /// Why it has no body, if that was not kept.
+    pub omitted: Option<String>,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// A short one.
+    Memory(Vec<u8>),
+    /// It stands at its beginning.
+    File(tokio::fs::File),
+}
+
+impl Queue {
+    /// For how long an answer is kept whose client asks for it with these words: `true`, or a duration.
+    pub fn keep_for(&self, text: &str) -> Result<u64, String> {
+        let config = &self.0.config;
+        if config.max_records == 0 {
+            return Err("no answers are kept here (queue.max_records is 0)".to_owned());
+        }
+        let longest = config.keep_results;
+        let asked = match text {
+            "true" | "1" => longest,
+            _ => quantity::parse_duration(text)
+                .ok()
+                .filter(|asked| !asked.is_zero())
+                .ok_or_else(|| format!("{text:?} is neither true nor a duration such as 10m"))?,
+        };
+        Ok(asked.min(longest).as_secs().max(1))
+    }
+
+    /// A call, by its id; of several the newest.
+    pub fn call(&self, call_id: &str) -> Result<CallRecord, QueueError> {
+        Ok(match self.found(call_id)? {
+            Found::Queued(number, job) => self.as_it_is(number, &job),
+            Found::Ended(call, _) => call,
+        })
+    }
+
+    /// The answer of a call that was kept.
+    pub async fn answer(&self, call_id: &str) -> Result<KeptAnswer, QueueError> {
+        let nothing = |state| QueueError::NoAnswer { call_id: call_id.to_owned(), state };
+        let (call, answer) = match self.found(call_id)? {
+            Found::Queued(number, job) => return Err(nothing(self.as_it_is(number, &job).state)),
+            Found::Ended(call, answer) => (call, answer),
+        };
+        let is_kept = call.result_until.is_some_and(|until| until >= Timestamp::now());
+        let Some(code) = call.code.filter(|_| is_kept) else { return Err(nothing(call.state)) };
+        let size = answer.body_size();
+        // Its time may have come just now.
+        let opened = Source::open(&answer, &self.0.spool).await;
+        let (head, body) = opened.map_err(|_| nothing(call.state))?;
+        let head = head.into_owned();
+        let body = match body {
+            Source::Memory(bytes) => AnswerBody::Memory(bytes.to_vec()),
+            Source::File(file) => AnswerBody::File(file),
+        };
+        Ok(KeptAnswer { code, head, size, body, omitted: call.omitted })
+    }
+
+    /// Calls, newest first, at most `limit`.
+    pub async fn calls(&self, filter: Filter, limit: usize) -> Vec<CallRecord> {
+        let queue = self.clone();
+        // There may be many.
+        let look = move || queue.all_calls().filter(|call| filter.means(call)).take(limit).collect();
+        self.0.runtime.spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    /// All calls, newest first. What cannot be read is left out: it was said when the queue was opened.
+    fn all_calls(&self) -> impl Iterator<Item = CallRecord> {
+        let mut ended = self.0.store.call_records().rev().filter_map(Result::ok).peekable();
+        let mut queued = self.0.store.jobs().rev().filter_map(Result::ok).peekable();
+        std::iter::from_fn(move || {
+            let is_queued = match (ended.peek(), queued.peek()) {
+                (None, None) => return None,
+                (Some((ended, _)), Some((queued, _))) => queued > ended,
+                (ended, _) => ended.is_none(),
+            };
+            let row = if is_queued { queued.next() } else { ended.next() };
+            row.map(|row| (is_queued, row))
+        })
+        .filter_map(|(is_queued, (number, bytes))| match is_queued {
+            true => {
+                let job = Job::decode(&bytes).ok().filter(|job| !job.facts.is_callback())?;
+                Some(self.as_it_is(number, &job))
+            }
+            false => CallRecord::decode(&bytes).ok().map(|(call, _)| call),
+        })
+    }
+
+    /// A call that has not ended.
+    fn as_it_is(&self, number: u64, job: &Job) -> CallRecord {
+        let mut call = CallRecord::of(&job.facts, &job.content, CallState::Queued);
+        if let Some(running) = self.0.state().running.get(&number) {
+            call.state = CallState::Running;
+            call.started_at.get_or_insert(running.since);
+        } else if job.facts.not_before.is_some_and(|at| at > Timestamp::now()) {
+            call.state = CallState::Waiting;
+        }
+        call
+    }
+
+    /// The newest call with an id.
+    fn found(&self, call_id: &str) -> Result<Found, QueueError> {
+        let shared = &self.0;
+        let numbers = shared.state().index.find(call_id);
+        for number in numbers {
+            // In this order: it may end in between.
+            let job = shared.store.job(number)?.and_then(|bytes| readable(number, &bytes, Job::decode));
+            let ended = shared.store.call_record(number)?;
+            match (ended.and_then(|bytes| readable(number, &bytes, CallRecord::decode)), job) {
+                (Some((call, answer)), _) if call.call_id == call_id => {
+                    return Ok(Found::Ended(call, answer));
+                }
+                (None, Some(job)) if job.facts.call_id == call_id && !job.facts.is_callback() => {
+                    return Ok(Found::Queued(number, job));
+                }
+                _ => {}
+            }
+        }
+        Err(QueueError::UnknownCall { call_id: call_id.chars().take(64).collect() })
+    }
+
+    /// Makes a call no more, and breaks off its try if it is being made; returns when that is on disk.
+    pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
+        if let Found::Queued(number, job) = self.found(call_id)? {
+            let end = {
+                let mut state = self.0.state();
+                if let Some(running) = state.running.get(&number) {
+                    running.cancel.cancel();
+                    Some(Shared::watch(&mut state, number))
+                } else if state.lanes.take(&job.facts.lane(), number) {
+                    None
+                } else {
+                    Some(oneshot::channel().1)
+                }
+            };
+            match end {
+                None if self.end(number, job, Ending::cancelled(Duration::ZERO)).await => return Ok(()),
+                None => return Err(StoreError::Closed.into()),
+                Some(end) => {
+                    if let Ok(CallState::Cancelled) = end.await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        match self.found(call_id)? {
+            Found::Ended(call, _) => {
+                Err(QueueError::Ended { call_id: call_id.to_owned(), state: call.state })
+            }
+            // The daemon stops.
+            Found::Queued(..) => Err(StoreError::Closed.into()),
+        }
+    }
+
+    /// Ends a call that waits again, after its try had ended when it was cancelled.
+    pub(super) async fn cancel_queued(&self, number: u64) {
+        let job = self.0.store.job(number).ok().flatten();
+        let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
+        let taken = self.0.state().lanes.take(&job.facts.lane(), number);
+        if taken {
+            self.end(number, job, Ending::cancelled(Duration::ZERO)).await;
+        }
+    }
+
+    /// Forgets calls that ended long ago, or are too many, and answers that were kept for long enough, or are too
+    /// large together.
+    pub async fn expire_records(&self) -> Result<(), QueueError> {
+        let _one = self.0.burying.lock().await;
+        let queue = self.clone();
+        let look = move || queue.remembered();
+        let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
+        let (config, now) = (&self.0.config, Timestamp::now());
+        let too_many = calls.len().saturating_sub(config.max_records);
+        let most = config.max_results_size;
+        let mut size: u64 = calls.iter().map(|(_, _, answer)| answer.size()).sum();
+        // By a part more than it takes, so that the next one does not have all of them looked through again.
+        let most = if size > most { most - most / 10 } else { most };
+        let mut forgotten = Vec::new();
+        for (place, (number, mut call, answer)) in calls.into_iter().enumerate() {
+            // A clock that was set back makes it young again.
+            let age = call.ended_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+            if place < too_many || age.is_none_or(|age| age > config.keep_records) {
+                size -= answer.size();
+                forgotten.push((number, call, answer));
+                continue;
+            }
+            let is_old = call.result_until.is_some_and(|until| until < now);
+            if answer.size() > 0 && (is_old || size > most) {
+                size -= answer.size();
+                call.result_until = None;
+                self.0.store.put_call_record(number, call.encode(&Content::nothing())).await?;
+                self.0.state().result_size -= answer.size();
+                self.0.spool.remove(&answer).await;
+            }
+        }
+        for part in forgotten.chunks(PART) {
+            let numbers: Vec<u64> = part.iter().map(|(number, ..)| *number).collect();
+            self.0.store.delete_call_records(&numbers).await?;
+            {
+                let mut state = self.0.state();
+                for (number, call, answer) in part {
+                    state.index.remove(&call.call_id, *number);
+                    state.records -= 1;
+                    state.result_size -= answer.size();
+                }
+            }
+            for (_, _, answer) in part {
+                self.0.spool.remove(answer).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// All calls that are remembered, in the order in which they were queued.
+    fn remembered(&self) -> Vec<(u64, CallRecord, Content)> {
+        let row = |row: Result<StoredJob, StoreError>| {
+            let (number, bytes) = row.ok()?;
+            let (call, answer) = CallRecord::decode(&bytes).ok()?;
+            Some((number, call, answer))
+        };
+        self.0.store.call_records().filter_map(row).collect()
+    }
+}
+
+/// A call that was found.
+enum Found {
+    /// It has not ended.
+    Queued(u64, Job),
+    /// It has, with this answer.
+    Ended(CallRecord, Content),
+}

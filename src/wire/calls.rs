@@ -1,0 +1,51 @@
+//! Calls as they are and as they were.
+
+use serde::{Deserialize, Serialize};
+
+/// A queued call, as `GET /system/calls/ID` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    /// `X-Call-Id`
+    pub call_id: String,
+    /// `queued`, `waiting`, `running`, `done`, `failed` or `cancelled`.
+    pub status: String,
+    /// The function's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The request's method.
+    pub method: String,
+    /// The request's path and query, as the function gets it; of a long one the beginning.
+    pub path: String,
+    /// Bytes of the request's body.
+    pub sent: u64,
+    /// When it was queued, RFC 3339.
+    pub queued_at: String,
+    /// When its first try began, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// How long it waited for its first try, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// How many tries there were, or have failed so far.
+    pub tries: u32,
+    /// What the last try found of its function: `cold` when it had to wait for a replica, else `warm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The status that the last try was answered, or that a client would have been answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Bytes of the answer's body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
+    /// Why it failed, or failed the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when its answer is kept, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_until: Option<String>,
+}
