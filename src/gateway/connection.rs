@@ -250,9 +250,15 @@ impl Connection {
         let request = match function::route(&self.worker.gateway.directory, &head) {
             function::Route::Call { entry, path } => {
                 let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };
-                self.outgoing.begin(facts.has_body());
-                forward.write(&entry, &mut self.outgoing.bytes);
-                Request::Function(FunctionCall::new(entry, &head))
+                match LaterCall::preferred(&entry, &forward, &self.worker.gateway.queue) {
+                    Some(Ok(call)) => Request::Later(Box::new(call)),
+                    Some(Err(answer)) => Request::Refused(answer),
+                    None => {
+                        self.outgoing.begin(facts.has_body());
+                        forward.write(&entry, &mut self.outgoing.bytes);
+                        Request::Function(FunctionCall::new(entry, &head))
+                    }
+                }
             }
             function::Route::Later { entry, path } => {
                 let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };

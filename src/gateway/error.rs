@@ -167,6 +167,9 @@ impl From<QueueError> for ErrorAnswer {
             QueueError::NoAnswer { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "answer_not_found", error.to_string())
             }
+            QueueError::Unanswered { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "call_failed", error.to_string())
+            }
             QueueError::Ended { .. } => Self::new(StatusCode::CONFLICT, "call_ended", error.to_string()),
             QueueError::Spool(source)
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>

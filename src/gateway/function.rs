@@ -154,7 +154,7 @@ impl Forward<'_, '_, '_> {
                 Header::Host => host = Some(header.value),
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
-                Header::Upgrade | Header::Accept | Header::Function | Header::Other => {}
+                Header::Upgrade | Header::Accept | Header::Function | Header::Prefer | Header::Other => {}
             }
             push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }

@@ -1,22 +1,28 @@
 //! `/async-function/{name}`: takes a call in, to be made later.
 //!
 //! The request is written down as its function will get it, so that nothing of it is understood twice. The body
-//! goes to the spool piece by piece, and the client is answered when all of it is on disk.
+//! goes to the spool piece by piece, and the client is answered when all of it is on disk. A client of
+//! `/function/{name}` that prefers so is served here, too: it is answered as by the function if that is quick enough.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
 use super::function::Forward;
+use super::prefer::respond_async;
 use crate::fleet::Entry;
-use crate::invoke::{BodyError, Caller as _, InvokeError};
-use crate::queue::{self, Callback, Draft, Queue, QueueError};
-use http1::{Alarm, Framing, RequestHead};
+use crate::invoke::{BodyError, Caller as _, InvokeError, PIECE};
+use crate::queue::{self, CallState, Callback, Draft, Queue, QueueError};
+use http1::{Alarm, Framing, Header, RequestHead};
 
 /// Bytes that the head of a call may have: it is read into memory for each try.
 const MAX_HEAD: usize = 64 << 10;
@@ -26,9 +32,31 @@ pub(super) struct LaterCall {
     entry: Arc<Entry>,
     facts: queue::Facts,
     head: Vec<u8>,
+    /// How long the client waits for the answer.
+    wait: Option<Duration>,
 }
 
 impl LaterCall {
+    /// A call whose client prefers not to wait for long. `None`: it does not, or cannot be given what it prefers.
+    pub(super) fn preferred(
+        entry: &Arc<Entry>,
+        forward: &Forward<'_, '_, '_>,
+        queue: &Queue,
+    ) -> Option<Result<Self, ErrorAnswer>> {
+        let wait = respond_async(forward.head)?;
+        let keep = queue.keep_for("true").ok()?;
+        let is_too_long =
+            matches!(forward.head.framing, Framing::Length(length) if length > queue.body_limit());
+        if forward.head.upgrade || is_too_long {
+            return None;
+        }
+        Some(Self::new(entry.clone(), forward, queue).map(|mut call| {
+            call.facts.keep.get_or_insert(keep);
+            call.wait = Some(wait);
+            call
+        }))
+    }
+
     /// Writes down what is known before the body.
     pub(super) fn new(
         entry: Arc<Entry>,
@@ -58,7 +86,7 @@ impl LaterCall {
             &forward.path.to_string(),
         );
         (facts.callback, facts.keep) = (callback, keep);
-        Ok(Self { entry, facts, head })
+        Ok(Self { entry, facts, head, wait: None })
     }
 }
 
@@ -93,7 +121,7 @@ fn one<T>(
 /// Takes in the body and hands the call to the queue.
 pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: LaterCall) -> After {
     let queue = connection.worker.gateway.queue.clone();
-    let LaterCall { entry, facts: kept, head } = call;
+    let LaterCall { entry, facts: kept, head, wait } = call;
     let limits = (queue.body_limit(), entry.peek().body_limit);
     let limit = limits.0.min(limits.1);
     let too_large = || {
@@ -123,23 +151,134 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: Late
         Err(Unread::TooLarge) => Err(too_large()),
         Err(Unread::Bad(answer)) => Err(answer),
     };
+    let (watcher, end) = oneshot::channel();
+    let watcher = wait.is_some().then_some(watcher);
     let accepted = match taken {
-        Ok(()) => queue.accept(kept, draft).await.map_err(ErrorAnswer::from),
+        Ok(()) => queue.accept_watched(kept, draft, watcher).await.map_err(ErrorAnswer::from),
         Err(answer) => {
             drop(draft);
             Err(answer)
         }
     };
-    let persists = client.may_persist();
-    match accepted {
-        Ok(()) => push_accepted(client.out, facts, persists),
-        Err(answer) => push_error(client.out, Some(facts), &answer, persists),
+    let number = match accepted {
+        Ok(number) => number,
+        Err(answer) => {
+            let persists = client.may_persist();
+            push_error(client.out, Some(facts), &answer, persists);
+            return sent(&mut client, alarm, persists).await;
+        }
+    };
+    if let Some(wait) = wait {
+        match wait_for(&mut client, alarm, facts.started + wait, end).await {
+            Waited::Gone => return After::Close,
+            Waited::Ended => return answer(&mut client, alarm, facts, &queue, number).await,
+            Waited::TooLong => {}
+        }
     }
-    let stall = worker.limits.idle_timeout;
+    let persists = client.may_persist();
+    push_accepted(client.out, facts, persists, wait.is_some());
+    sent(&mut client, alarm, persists).await
+}
+
+/// Writes what there is; what happens to the connection then.
+async fn sent(client: &mut Client<'_>, alarm: &mut Alarm, persists: bool) -> After {
+    let stall = client.stall;
     match client.flush(alarm, stall).await {
         true if persists => After::Next,
         true => After::Linger,
         false => After::Close,
+    }
+}
+
+/// What a client saw that waited for the end of its call.
+enum Waited {
+    Ended,
+    TooLong,
+    /// It went away. Its call is made all the same.
+    Gone,
+}
+
+async fn wait_for(
+    client: &mut Client<'_>,
+    alarm: &mut Alarm,
+    deadline: Instant,
+    mut end: oneshot::Receiver<CallState>,
+) -> Waited {
+    poll_fn(|cx| {
+        match Pin::new(&mut end).poll(cx) {
+            Poll::Ready(Ok(_)) => return Poll::Ready(Waited::Ended),
+            // The daemon stops: the next one makes it.
+            Poll::Ready(Err(_)) => return Poll::Ready(Waited::TooLong),
+            Poll::Pending => {}
+        }
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Waited::Gone);
+        }
+        alarm.poll(cx, deadline).map(|()| Waited::TooLong)
+    })
+    .await
+}
+
+/// Answers as the function has answered, in time.
+async fn answer(
+    client: &mut Client<'_>,
+    alarm: &mut Alarm,
+    facts: &Facts,
+    queue: &Queue,
+    number: u64,
+) -> After {
+    let kept = match queue.answer_of(number).await {
+        Ok(kept) => kept,
+        Err(error) => {
+            let (answer, persists) = (unanswered(error), client.may_persist());
+            push_error(client.out, Some(facts), &answer, persists);
+            return sent(client, alarm, persists).await;
+        }
+    };
+    let bodiless = facts.to_head || matches!(kept.code, 100..=199 | 204 | 304);
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::from_u16(kept.code).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.headers_mut() = kept.headers(|name| {
+        !matches!(
+            Header::of(name),
+            Header::Hop
+                | Header::TransferEncoding
+                | Header::ContentLength
+                | Header::Ours
+                | Header::CallId
+                | Header::Upgrade
+        )
+    });
+    response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
+    client.plain_head(&response.into_parts().0, bodiless, Some(kept.size));
+    let mut body = kept.body;
+    let mut more = !bodiless;
+    while more {
+        match body.read(client.out, PIECE).await {
+            Ok(count) => more = count > 0,
+            // The length was said: a cut connection is the only sign that this is not all.
+            Err(error) => {
+                tracing::warn!(%error, "the answer of a queued call cannot be read from the disk");
+                return After::Close;
+            }
+        }
+        let stall = client.stall;
+        if !client.flush(alarm, stall).await {
+            return After::Close;
+        }
+    }
+    let persists = client.persists();
+    sent(client, alarm, persists).await
+}
+
+/// What a client is told whose call has ended without an answer that could be kept.
+fn unanswered(error: QueueError) -> ErrorAnswer {
+    match error {
+        QueueError::Unanswered { code, .. } => {
+            let status = StatusCode::from_u16(code).ok().filter(|status| status.as_u16() >= 400);
+            ErrorAnswer::new(status.unwrap_or(StatusCode::BAD_GATEWAY), "call_failed", error.to_string())
+        }
+        error => error.into(),
     }
 }
 
@@ -188,8 +327,11 @@ async fn read(
 }
 
 /// Writes the answer to a call that was accepted.
-fn push_accepted(out: &mut Vec<u8>, facts: &Facts, persists: bool) {
+fn push_accepted(out: &mut Vec<u8>, facts: &Facts, persists: bool, preferred: bool) {
     out.extend_from_slice(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n");
+    if preferred {
+        out.extend_from_slice(b"Preference-Applied: respond-async\r\n");
+    }
     if !persists {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if facts.http10 {

@@ -13,4 +13,5 @@ mod function;
 mod handover;
 mod later;
 pub mod listener;
+mod prefer;
 pub mod server;

@@ -73,6 +73,7 @@ pub enum Header {
     ForwardedProto,
     Function,
     Host,
+    Prefer,
     /// Set by the gateway: what others set is not forwarded.
     Ours,
     TransferEncoding,
@@ -115,6 +116,7 @@ impl Header {
             4 if is("host") => Self::Host,
             6 if is("accept") => Self::Accept,
             6 if is("expect") => Self::Expect,
+            6 if is("prefer") => Self::Prefer,
             7 if is("upgrade") => Self::Upgrade,
             7 if is("trailer") => Self::Hop,
             9 if is("x-call-id") => Self::CallId,
@@ -241,6 +243,8 @@ pub struct RequestHead<'h, 'b> {
     pub expects_continue: bool,
     /// Errors are wanted as JSON.
     pub json: bool,
+    /// There is a `Prefer` header.
+    pub prefers: bool,
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -261,13 +265,14 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         let headers: &'h [httparse::Header<'b>] = request.headers;
         let http10 = request.version == Some(0);
         let (mut hosts, mut upgrades, mut h2) = (0, false, false);
-        let (mut expects_continue, mut json) = (false, false);
+        let (mut expects_continue, mut json, mut prefers) = (false, false, false);
         let mut connection = Connection::default();
         let mut delimiters = Delimiters::default();
         for header in headers {
             match Header::of(header.name) {
                 Header::Host => hosts += 1,
                 Header::Accept => json |= wants_json(header.value),
+                Header::Prefer => prefers = true,
                 Header::Connection => connection.add(header.value),
                 Header::ContentLength => delimiters.add_length(header.value)?,
                 Header::TransferEncoding => delimiters.add_coding(header.value)?,
@@ -302,6 +307,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             upgrade: upgrades && connection.upgrade && framing == Framing::None && !http10 && !h2,
             expects_continue: expects_continue && !http10,
             json,
+            prefers,
         };
         Ok(Some((head, length)))
     }

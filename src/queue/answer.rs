@@ -3,6 +3,8 @@
 
 use std::io;
 
+use http::{HeaderName, HeaderValue};
+
 use super::job::Content;
 use super::spool::{Draft, Spool};
 use http1::ResponseHead;
@@ -84,6 +86,16 @@ impl Answer {
         }
         (Content::Inline { head: self.head, body: Vec::new() }, self.omitted)
     }
+}
+
+/// The headers of an answer that was kept.
+pub(super) fn header_lines(head: &[u8]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    head.split(|byte| *byte == b'\n').filter_map(|line| {
+        let at = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..at]).ok()?;
+        let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii()).ok()?;
+        Some((name, value))
+    })
 }
 
 /// Why an answer is not kept.

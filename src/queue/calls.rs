@@ -1,10 +1,14 @@
 //! Calls as people ask for them: how one is, which there are, its answer, and that it be cancelled.
 
+use std::io;
 use std::time::Duration;
 
+use http::HeaderMap;
 use jiff::Timestamp;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 
+use super::answer::header_lines;
 use super::end::Ending;
 use super::job::{Content, Job};
 use super::record::{CallRecord, CallState};
@@ -52,6 +56,17 @@ pub struct KeptAnswer {
     pub omitted: Option<String>,
 }
 
+impl KeptAnswer {
+    /// Those of its headers that are `wanted`.
+    pub fn headers(&self, wanted: impl Fn(&str) -> bool) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in header_lines(&self.head).filter(|(name, _)| wanted(name.as_str())) {
+            headers.append(name, value);
+        }
+        headers
+    }
+}
+
 /// The body of an answer.
 #[derive(Debug)]
 pub enum AnswerBody {
@@ -59,6 +74,25 @@ pub enum AnswerBody {
     Memory(Vec<u8>),
     /// It stands at its beginning.
     File(tokio::fs::File),
+}
+
+impl AnswerBody {
+    /// Adds the next piece to `out`, of so many bytes at most; how many there were, 0 at the end.
+    pub async fn read(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => {
+                out.extend_from_slice(bytes);
+                Ok(std::mem::take(bytes).len())
+            }
+            Self::File(file) => {
+                let start = out.len();
+                out.resize(start + most, 0);
+                let read = file.read(&mut out[start..]).await;
+                out.truncate(start + *read.as_ref().unwrap_or(&0));
+                read
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -94,18 +128,42 @@ impl Queue {
             Found::Queued(number, job) => return Err(nothing(self.as_it_is(number, &job).state)),
             Found::Ended(call, answer) => (call, answer),
         };
-        let is_kept = call.result_until.is_some_and(|until| until >= Timestamp::now());
-        let Some(code) = call.code.filter(|_| is_kept) else { return Err(nothing(call.state)) };
+        match self.opened(&call, answer).await {
+            Some(answer) => Ok(answer),
+            None => Err(nothing(call.state)),
+        }
+    }
+
+    /// The answer of the call with this number, which has ended just now and was to be kept.
+    pub async fn answer_of(&self, number: u64) -> Result<KeptAnswer, QueueError> {
+        let found = self.0.store.call_record(number)?;
+        let found = found.and_then(|bytes| readable(number, &bytes, CallRecord::decode));
+        let Some((call, answer)) = found else { return Err(QueueError::NotFound { number }) };
+        let unanswered = |reason: Option<String>| QueueError::Unanswered {
+            call_id: call.call_id.clone(),
+            state: call.state,
+            code: call.code.unwrap_or_default(),
+            reason: reason.unwrap_or_else(|| "its answer was not kept".to_owned()),
+        };
+        match self.opened(&call, answer).await {
+            Some(KeptAnswer { omitted: Some(reason), .. }) => Err(unanswered(Some(reason))),
+            Some(answer) => Ok(answer),
+            None => Err(unanswered(call.reason.clone())),
+        }
+    }
+
+    /// An answer, if it is kept.
+    async fn opened(&self, call: &CallRecord, answer: Content) -> Option<KeptAnswer> {
+        let code = call.code.filter(|_| call.result_until.is_some_and(|until| until >= Timestamp::now()))?;
         let size = answer.body_size();
         // Its time may have come just now.
-        let opened = Source::open(&answer, &self.0.spool).await;
-        let (head, body) = opened.map_err(|_| nothing(call.state))?;
+        let (head, body) = Source::open(&answer, &self.0.spool).await.ok()?;
         let head = head.into_owned();
         let body = match body {
             Source::Memory(bytes) => AnswerBody::Memory(bytes.to_vec()),
             Source::File(file) => AnswerBody::File(file),
         };
-        Ok(KeptAnswer { code, head, size, body, omitted: call.omitted })
+        Some(KeptAnswer { code, head, size, body, omitted: call.omitted.clone() })
     }
 
     /// Calls, newest first, at most `limit`.

@@ -36,6 +36,18 @@ pub enum QueueError {
         /// How it is.
         state: CallState,
     },
+    /// It has ended without an answer that could be given to whoever waits for it.
+    #[error("call {call_id} is {state}: {reason}", state = state.as_str())]
+    Unanswered {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
+        /// What it was answered, or would have been; 0 if nothing.
+        code: u16,
+        /// Why there is no answer.
+        reason: String,
+    },
     /// It cannot be cancelled any more.
     #[error("call {call_id} has ended: it is {state}", state = state.as_str())]
     Ended {

@@ -285,16 +285,16 @@ impl Queue {
 
     /// Accepts a call; returns when it is on disk.
     pub async fn accept(&self, facts: Facts, draft: Draft) -> Result<(), QueueError> {
-        self.accept_watched(facts, draft, None).await
+        self.accept_watched(facts, draft, None).await.map(drop)
     }
 
-    /// The same; how it ends is told to `watcher`, unless the daemon stops before.
+    /// The same, and the call's number; how it ends is told to `watcher`, unless the daemon stops before.
     pub async fn accept_watched(
         &self,
         facts: Facts,
         draft: Draft,
         watcher: Option<oneshot::Sender<CallState>>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<u64, QueueError> {
         let shared = &self.0;
         let (arriving, content) = draft.finish().await?;
         let job = Job { facts, content };
@@ -315,7 +315,7 @@ impl Queue {
         arriving.arrived(&job.facts);
         count(&shared.totals.accepted);
         self.pump();
-        Ok(())
+        Ok(number)
     }
 
     /// The queues that there are, and how many calls each has.

@@ -5,8 +5,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::get;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
@@ -66,7 +66,10 @@ async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<St
 }
 
 async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Response, ErrorAnswer> {
-    let KeptAnswer { code, head, size, body, omitted } = queue.answer(&id).await?;
+    let answer = queue.answer(&id).await?;
+    // All else that the function said was for whoever called it.
+    let headers = answer.headers(|name| OF_THE_BODY.contains(&name));
+    let KeptAnswer { code, size, body, omitted, .. } = answer;
     if let Some(reason) = omitted {
         let text = format!("call {id} was answered {code}, and its body was not kept: {reason}");
         return Err(ErrorAnswer::new(StatusCode::NOT_FOUND, "answer_not_found", text));
@@ -76,26 +79,10 @@ async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Re
         AnswerBody::File(file) => Body::from_stream(ReaderStream::with_capacity(file, PIECE)),
     };
     let mut response = Response::new(body);
-    *response.headers_mut() = of_the_body(&head);
+    *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
     response.headers_mut().insert("x-function-status", HeaderValue::from(code));
     Ok(response)
-}
-
-/// What the function said of the body. All else that it said was for whoever called it.
-fn of_the_body(head: &[u8]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for line in head.split(|byte| *byte == b'\n') {
-        let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };
-        let name = HeaderName::from_bytes(&line[..at]);
-        let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii());
-        if let (Ok(name), Ok(value)) = (name, value)
-            && OF_THE_BODY.contains(&name.as_str())
-        {
-            headers.insert(name, value);
-        }
-    }
-    headers
 }
 
 fn call(call: CallRecord) -> wire::Call {

@@ -11,6 +11,7 @@ use tokio_util::io::ReaderStream;
 use super::Ended;
 use super::client::Client;
 use super::signature::{Keys, message_id};
+use crate::queue::answer::header_lines;
 use crate::queue::job::{Facts, Job};
 use crate::queue::outcome::Outcome;
 use crate::queue::retry::retry_after;
@@ -98,16 +99,8 @@ pub(in crate::queue) async fn tell(
 /// The headers of the function's answer, and what is known of the call.
 fn answered(head: &[u8], facts: &Facts, ended: &Ended) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for line in head.split(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };
-        let name = HeaderName::from_bytes(&line[..at]);
-        let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii());
-        if let (Ok(name), Ok(value)) = (name, value)
-            && !is_ours(name.as_str())
-        {
-            headers.append(name, value);
-        }
+    for (name, value) in header_lines(head).filter(|(name, _)| !is_ours(name.as_str())) {
+        headers.append(name, value);
     }
     let took = ended.took();
     let said = [

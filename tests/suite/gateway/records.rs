@@ -294,3 +294,112 @@ async fn nothing_is_remembered_where_nothing_is_to_be() {
     let answer = gate.queue_as("two", "X-Keep-Result: true\r\n", "").await;
     assert!(answer.code == 400 && answer.body.contains("queue.max_records"), "{answer:?}");
 }
+
+impl Gate {
+    /// Calls the function with what the client prefers.
+    async fn prefer(&self, prefer: &str, headers: &str, body: &str) -> Answer {
+        let length = body.len();
+        let head = format!(
+            "POST /function/env/path HTTP/1.1\r\nHost: a\r\nX-Call-Id: mine\r\nPrefer: {prefer}\r\n{headers}Content-Length: {length}\r\n"
+        );
+        self.call(&format!("{head}\r\n{body}")).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_rather_comes_back_is_answered_if_it_is_quick() {
+    let gate = gate(&[mirror().await], "").await;
+    for size in [10, 300_000] {
+        let body = "x".repeat(size);
+        let answer = gate.prefer("respond-async, wait=9", "", &body).await;
+        assert_eq!((answer.code, answer.header("preference-applied")), (200, Some("respond-async")));
+        assert_eq!((answer.header("x-call-id"), answer.header("x-connection")), (Some("mine"), Some("0")));
+        assert!(answer.body.starts_with("POST /path ") && answer.body.ends_with(&body), "the function's own");
+        assert_eq!(gate.state_of("mine"), Some(CallState::Done));
+    }
+    // The connection can be used again.
+    let mut client = gate.connect().await;
+    for _ in 0..2 {
+        client
+            .send("POST /function/env HTTP/1.1\r\nHost: a\r\nPrefer: respond-async\r\nContent-Length: 2\r\n\r\nhi")
+            .await;
+        let answer = client.answer().await;
+        assert!(answer.code == 200 && answer.body.ends_with("hi"), "{answer:?}");
+    }
+    // Without a word, nothing is different.
+    let answer = gate.prefer("return=minimal", "", "hi").await;
+    assert_eq!((answer.code, answer.header("preference-applied")), (200, None));
+    assert_eq!(gate.queue.summary().accepted, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_rather_comes_back_is_told_where_to_if_it_is_not() {
+    let (open, opens) = tokio::sync::watch::channel(false);
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let slow = replica(move |mut connection, _| {
+        let (mut opens, noted) = (opens.clone(), noted.clone());
+        async move {
+            while let Some(found) = super::later::request(&mut connection).await {
+                noted.lock().expect("no panic").push(found);
+                opens.wait_for(|open| *open).await.expect("the test holds it");
+                connection.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let gate = gate(&[slow], "").await;
+    let answer = gate.prefer("respond-async, wait=0", "", "hi").await;
+    assert_eq!((answer.code, answer.body.as_str()), (202, ""));
+    assert_eq!(
+        (answer.header("preference-applied"), answer.header("x-call-id")),
+        (Some("respond-async"), Some("mine"))
+    );
+    // One that goes away is made all the same.
+    let mut client = gate.connect().await;
+    client
+        .send("POST /function/env HTTP/1.1\r\nHost: a\r\nX-Call-Id: left\r\nPrefer: respond-async\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
+    gate.ended("left", CallState::Running).await;
+    drop(client);
+    open.send(true).expect("the replica waits");
+    for id in ["mine", "left"] {
+        gate.ended(id, CallState::Done).await;
+        assert_eq!(kept(&gate.queue, id).await, Some((200, "body".to_owned())), "{id}");
+    }
+    assert_eq!(seen.lock().expect("no panic").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_rather_comes_back_is_told_how_it_failed() {
+    let seen = Seen::default();
+    let fails = gate(&[noting(&seen, &[FAILS]).await], "retry_attempts = 2").await;
+    let answer = fails.prefer("respond-async", "", "hi").await;
+    assert_eq!((answer.code, answer.body.as_str()), (500, "bad"), "the function's own answer");
+    assert_eq!(seen.lock().expect("no panic").len(), 2, "it was made again");
+
+    let large = gate(&[mirror().await], "answer_limit = \"1k\"").await;
+    let answer = large.prefer("respond-async", "", &"x".repeat(2000)).await;
+    assert_eq!(answer.code, 502);
+    assert!(answer.body.contains("larger than 1000 bytes (queue.answer_limit)"), "{}", answer.body);
+
+    let silent = replica(|mut connection, _| async move { while connection.more().await {} }).await;
+    let cancelled = gate(&[silent], "").await;
+    let (answer, ()) = tokio::join!(cancelled.prefer("respond-async", "", "hi"), async {
+        cancelled.ended("mine", CallState::Running).await;
+        cancelled.queue.cancel("mine").await.expect("cancelled");
+    });
+    assert_eq!(answer.code, 502);
+    assert!(answer.body.contains("call mine is cancelled"), "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preference_that_cannot_be_met_changes_nothing() {
+    let nothing_kept = gate(&[mirror().await], "max_records = 0").await;
+    let small = gate(&[mirror().await], "body_limit = \"1k\"").await;
+    for (gate, size) in [(nothing_kept, 10), (small, 2000)] {
+        let answer = gate.prefer("respond-async", "", &"x".repeat(size)).await;
+        assert_eq!((answer.code, answer.header("preference-applied")), (200, None));
+        assert_eq!(gate.queue.summary().accepted, 0);
+    }
+}
