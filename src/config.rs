@@ -268,6 +268,13 @@ impl Config {
                 "images.disk_target: {disk_target}% is above images.disk_watermark, which is {disk_watermark}%"
             ));
         }
+        if config.queue.callback_secret_file.is_some() && config.queue.callback_hosts.is_empty() {
+            // Otherwise anybody could have us sign what he likes, for himself, and pass it on as ours.
+            reader.mistakes.push(
+                "queue.callback_secret_file: name the hosts that may have signed callbacks in queue.callback_hosts"
+                    .into(),
+            );
+        }
         reader.refuse_unknown();
         if reader.mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes: reader.mistakes }) }
     }
@@ -506,7 +513,7 @@ fn hosts(text: &str) -> Result<Vec<String>, String> {
     list(text)
         .into_iter()
         .map(|item| match is_name(item.strip_prefix("*.").unwrap_or(&item)) {
-            true => Ok(item.to_ascii_lowercase()),
+            true => Ok(item.trim_end_matches('.').to_ascii_lowercase()),
             false => Err(format!("{item:?} is not a host such as example.org or *.example.org")),
         })
         .collect()
@@ -600,6 +607,16 @@ mod tests {
             let config = Config::parse(&format!("[gateway]\nlisten = {listen:?}"), |_| None).expect("valid");
             assert_eq!(config.gateway.reached_at().to_string(), own);
         }
+    }
+
+    #[test]
+    fn callbacks_are_signed_for_hosts_that_are_named() {
+        let read =
+            |text: &str| Config::parse(&format!("[queue]\ncallback_secret_file = \"/a\"\n{text}"), |_| None);
+        let error = read("").expect_err("for everybody").to_string();
+        assert!(error.contains("queue.callback_hosts"), "{error}");
+        let config = read("callback_hosts = \"a.example\"").expect("valid");
+        assert_eq!(config.queue.callback_secret_file, Some("/a".into()));
     }
 
     #[test]

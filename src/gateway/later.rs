@@ -137,7 +137,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: Late
         _ => None,
     };
     // Before the body: what has no place need not be sent.
-    let mut draft = match queue.draft(head, announced) {
+    let mut draft = match queue.draft(&kept, head, announced) {
         Ok(draft) => draft,
         Err(error) => return connection.refuse(facts, &error.into()).await,
     };

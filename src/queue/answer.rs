@@ -2,11 +2,13 @@
 //! by piece, so that a long one is never held in memory.
 
 use std::io;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::job::Content;
+use super::job::{Content, Facts, beginning};
 use super::spool::{Draft, Spool};
+use super::state::{Room, Shared};
 use http1::ResponseHead;
 
 /// An answer that is being kept.
@@ -14,20 +16,43 @@ use http1::ResponseHead;
 pub(super) struct Answer {
     /// The largest body.
     limit: u64,
+    /// Bytes of head and body that may stand beside what is known of the call.
+    inline: usize,
     head: Vec<u8>,
     /// Bytes of the body so far, also those that are not kept.
     size: u64,
     /// What came and is not written yet.
     pending: Vec<u8>,
     draft: Option<Draft>,
+    /// What is taken of the queue's room.
+    room: Room,
     /// Why its body is not kept, if it is not.
     omitted: Option<String>,
 }
 
+/// An answer that was kept.
+pub(super) struct Kept {
+    /// On the disk, if it has a file.
+    pub(super) content: Content,
+    /// What it has of the queue's room; given back when dropped.
+    pub(super) room: Room,
+    /// Why its body is not there, if it is not.
+    pub(super) omitted: Option<String>,
+}
+
 impl Answer {
-    /// Keeps an answer whose body has at most so many bytes.
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, head: Vec::new(), size: 0, pending: Vec::new(), draft: None, omitted: None }
+    /// Keeps the answer of the call of which this is known.
+    pub(super) fn new(shared: &Arc<Shared>, facts: &Facts) -> Self {
+        Self {
+            limit: shared.config.answer_limit,
+            inline: facts.inline(),
+            head: Vec::new(),
+            size: 0,
+            pending: Vec::new(),
+            draft: None,
+            room: Room::none(shared),
+            omitted: None,
+        }
     }
 
     /// Its head has come.
@@ -61,7 +86,11 @@ impl Answer {
             self.omit(format!("it is larger than {} bytes (queue.answer_limit)", self.limit));
             return;
         }
-        let draft = self.draft.get_or_insert_with(|| spool.draft(self.head.clone()));
+        if let Err(error) = self.room.grow(self.head.len() as u64 + self.size) {
+            self.omit(error.to_string());
+            return;
+        }
+        let draft = self.draft.get_or_insert_with(|| spool.draft(self.head.clone(), self.inline));
         let written = draft.push(&self.pending).await;
         self.pending.clear();
         if let Err(error) = written {
@@ -72,19 +101,29 @@ impl Answer {
     /// Leaves the body out; what was kept of it goes.
     fn omit(&mut self, reason: String) {
         (self.draft, self.pending) = (None, Vec::new());
+        self.room.shrink(0);
         self.omitted = Some(reason);
     }
 
-    /// Head and body, on disk if they have a file, and why the body is not among them.
-    pub(super) async fn finish(mut self, spool: &Spool) -> (Content, Option<String>) {
+    /// What there is to be kept.
+    pub(super) async fn finish(mut self, spool: &Spool) -> Kept {
         self.write(spool).await;
-        if let Some(draft) = self.draft.take() {
+        for _ in 0..2 {
+            // Without its body, a head is worth keeping, too.
+            let draft = match self.draft.take() {
+                Some(draft) => draft,
+                None if self.room.grow(self.head.len() as u64).is_ok() => {
+                    spool.draft(std::mem::take(&mut self.head), self.inline)
+                }
+                None => break,
+            };
             match draft.finish().await {
-                Ok(content) => return (content, None),
+                Ok(content) => return Kept { content, room: self.room, omitted: self.omitted },
                 Err(error) => self.omit(unwritten(&error)),
             }
         }
-        (Content::Inline { head: self.head, body: Vec::new() }, self.omitted)
+        self.room.shrink(0);
+        Kept { content: Content::nothing(), room: self.room, omitted: self.omitted }
     }
 }
 
@@ -100,5 +139,5 @@ pub(super) fn header_lines(head: &[u8]) -> impl Iterator<Item = (HeaderName, Hea
 
 /// Why an answer is not kept.
 pub(super) fn unwritten(error: &io::Error) -> String {
-    format!("it could not be written to the disk: {error}")
+    beginning(&format!("it could not be written to the disk: {error}"))
 }

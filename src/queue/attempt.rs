@@ -18,7 +18,7 @@ use super::record::Start;
 use super::retry::{RetryPolicy, retry_after};
 use super::source::Source;
 use super::spool::Spool;
-use crate::config;
+use super::state::Shared;
 use crate::fleet::Entry;
 use crate::invoke::{
     BodyError, Call, Caller, Counted, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
@@ -52,11 +52,10 @@ impl Tried {
 pub(super) async fn attempt(
     entry: &Arc<Entry>,
     job: &Job,
-    spool: &Spool,
+    shared: &Arc<Shared>,
     policy: &RetryPolicy,
-    config: &config::Queue,
-    max_waiting: usize,
 ) -> Tried {
+    let (spool, config) = (&shared.spool, &shared.config);
     let (timeout, body_limit) = {
         let view = entry.peek();
         (view.timeout, view.body_limit)
@@ -83,14 +82,14 @@ pub(super) async fn attempt(
         limit: timeout,
         body_limit,
         idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
-        max_waiting,
+        max_waiting: shared.max_waiting,
         has_waited: AtomicBool::new(false),
     };
     let mut out = Outgoing::default();
     out.begin(size > 0);
     out.bytes.extend_from_slice(&head);
     push_length(method, size, &mut out.bytes);
-    let answer = job.facts.wants_answer().then(|| Answer::new(config.answer_limit));
+    let answer = job.facts.wants_answer().then(|| Answer::new(shared, &job.facts));
     let mut caller = Quiet { body, seen: Seen::default(), received: 0, answer };
     let mut alarm = Alarm::default();
     let result = match call.begin(&mut out, &mut caller, &mut alarm).await {

@@ -80,7 +80,7 @@ impl Queue {
         let _one = self.0.burying.lock().await;
         let mut job = self.dead_job(number)?;
         let size = job.content.size();
-        let arriving = self.0.arrive(size, 0)?;
+        let arriving = self.0.arrive(&job.facts, size, 0)?;
         job.facts.renew();
         let again = arriving.number;
         self.0.store.revive_job(number, again, job.encode()).await?;
@@ -134,10 +134,11 @@ impl Queue {
         let settings = &self.0.config;
         let queue = self.clone();
         let look = move || {
-            let mut calls: Vec<(Timestamp, u64, u64)> = queue
-                .dead_calls(&Which::default())
-                .map(|call| (call.since(), call.number, call.size))
-                .collect();
+            let all = Which::default();
+            let calls = queue.dead_calls(&all);
+            let row = |call: DeadCall| (!call.facts.is_callback(), call.since(), call.number, call.size);
+            let mut calls: Vec<_> = calls.map(row).collect();
+            // Callbacks go first: it takes nothing to have them given up, and they must not drive out calls.
             calls.sort_unstable();
             calls
         };
@@ -148,14 +149,13 @@ impl Queue {
         let most = settings.max_dead_size;
         let most = if size > most { most - most / 10 } else { most };
         let (now, mut count, mut numbers) = (Timestamp::now(), calls.len(), Vec::new());
-        for (since, number, bytes) in calls {
+        for (_, since, number, bytes) in calls {
             // A clock that was set back makes it young again.
             let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            if age <= settings.keep_dead && count <= settings.max_dead && size <= most {
-                break;
+            if age > settings.keep_dead || count > settings.max_dead || size > most {
+                numbers.push(number);
+                (count, size) = (count - 1, size - bytes);
             }
-            numbers.push(number);
-            (count, size) = (count - 1, size - bytes);
         }
         self.purge_some(numbers).await
     }

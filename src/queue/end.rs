@@ -9,7 +9,7 @@ use super::answer::{Answer, unwritten};
 use super::attempt::Tried;
 use super::callback::{Callback, Ended};
 use super::job::{Content, Facts};
-use super::state::count;
+use super::state::{Room, count};
 use super::{CallRecord, CallState, Job, Queue, RetryPolicy, Start};
 use crate::store::LeftJob;
 
@@ -60,7 +60,6 @@ impl Queue {
         let mut left = self.leave(&job, &mut ending).await;
         let (size, dead) = (job.content.size(), failed.then(|| job.encode()));
         let result_size = left.record.as_ref().map_or(0, |(_, answer)| answer.size());
-        let told_size = left.callback.as_ref().map_or(0, |callback| callback.content.size());
         let follower = {
             let mut state = shared.state();
             // First: what is given up may be found and thrown away as soon as it is there.
@@ -92,10 +91,13 @@ impl Queue {
         if !failed {
             shared.spool.remove(&job.content).await;
         }
+        if let Some(room) = left.room {
+            room.keep();
+        }
         let too_much = {
             let mut state = shared.state();
             state.size -= size;
-            state.size += told_size;
+            state.told -= usize::from(job.facts.callback.is_some());
             state.result_size += result_size;
             match has_record {
                 true => state.records += 1,
@@ -127,16 +129,18 @@ impl Queue {
         if facts.is_callback() {
             return Left::default();
         }
-        let (mut answer, mut omitted) = (None, None);
+        let (mut answer, mut room, mut omitted) = (None, None, None);
         if let Some(kept) = ending.last.as_mut().and_then(|last| last.answer.take()) {
-            let (content, reason) = kept.finish(&shared.spool).await;
-            (answer, omitted) = (Some(content), reason);
+            let kept = kept.finish(&shared.spool).await;
+            (answer, room, omitted) = (Some(kept.content), Some(kept.room), kept.omitted);
         }
         let callback = ending
             .callback(facts, omitted.clone())
             .map(|facts| Job { facts, content: answer.clone().unwrap_or_else(Content::nothing) });
+        // Answers that are kept with records have room of their own.
+        let room = room.filter(|_| callback.is_some());
         if shared.config.max_records == 0 {
-            return Left { record: None, callback };
+            return Left { record: None, callback, room };
         }
         let now = Timestamp::now();
         let mut result_until = None;
@@ -168,7 +172,7 @@ impl Queue {
             omitted,
             ..CallRecord::of(facts, &job.content, ending.state)
         };
-        Left { record: Some((record, answer.unwrap_or_else(Content::nothing))), callback }
+        Left { record: Some((record, answer.unwrap_or_else(Content::nothing))), callback, room }
     }
 }
 
@@ -179,6 +183,7 @@ impl Ending {
         // Whoever cancels a call wants to hear no more of it.
         let last = self.last.as_ref()?;
         let ended = Ended {
+            message_id: uuid::Uuid::new_v4().to_string(),
             status: last.status,
             took_us: self.took.as_micros().try_into().unwrap_or(u64::MAX),
             retries: facts.tried.saturating_sub(u32::from(self.state == CallState::Failed)),
@@ -194,4 +199,6 @@ impl Ending {
 struct Left {
     record: Option<(CallRecord, Content)>,
     callback: Option<Job>,
+    /// What the callback has of the queue's room.
+    room: Option<Room>,
 }

@@ -13,8 +13,14 @@ use crate::function::FunctionKey;
 
 /// Tries of a call that are remembered, the last ones: they are kept with it in one record, which must stay small.
 const KEPT_TRIES: usize = 8;
-/// Bytes of a reason, or of a path, that are remembered.
+/// Bytes of a reason, or of a path, that are remembered, as JSON has them.
 const KEPT_TEXT: usize = 240;
+/// Bytes of head and body that are kept with what is known of their call, at most.
+const INLINE: usize = 4 << 10;
+/// Bytes of a record in all: what the store keeps within sled, whose nodes must stay small.
+const RECORD: usize = 8 << 10;
+/// What may be added to a record: all that is remembered of tries, times, and what comes with the end.
+const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
 
 /// A call, from its acceptance until it has succeeded or is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +95,12 @@ impl Facts {
         self.callback.as_ref().is_some_and(|callback| callback.ended.is_some())
     }
 
+    /// How many bytes of head and body may be kept with it.
+    pub(super) fn inline(&self) -> usize {
+        let known = serde_json::to_vec(self).map_or(RECORD, |json| json.len());
+        RECORD.saturating_sub(GROWTH + known).min(INLINE)
+    }
+
     /// Whether somebody wants its answer.
     pub(super) fn wants_answer(&self) -> bool {
         self.keep.is_some() || self.callback.as_ref().is_some_and(|callback| callback.ended.is_none())
@@ -97,7 +109,7 @@ impl Facts {
     /// The lane that it waits in.
     pub(super) fn lane(&self) -> LaneKey {
         match &self.callback {
-            Some(Callback { url, ended: Some(_) }) => LaneKey::Receiver(Rules::name_of(url)),
+            Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(Rules::group_of(url)),
             _ => LaneKey::Function(self.function.clone()),
         }
     }
@@ -122,12 +134,19 @@ impl Facts {
 }
 
 /// As much of a text as is remembered.
-fn beginning(text: &str) -> String {
-    if text.len() <= KEPT_TEXT {
-        return text.to_owned();
+pub(super) fn beginning(text: &str) -> String {
+    let mut size = 0;
+    for (at, char) in text.char_indices() {
+        size += match char {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            '\0'..='\x1f' => 6,
+            _ => char.len_utf8(),
+        };
+        if size > KEPT_TEXT {
+            return format!("{}…", &text[..at]);
+        }
     }
-    let end = (0..=KEPT_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}…", &text[..end])
+    text.to_owned()
 }
 
 /// A try that failed.
@@ -219,6 +238,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::callback::Ended;
 
     fn job(content: Content) -> Job {
         let function = FunctionKey::parse("resize.dev").expect("a name");
@@ -250,20 +270,39 @@ mod tests {
 
     #[test]
     fn a_record_stays_small_whatever_happens_to_its_call() {
-        let content = Content::Inline { head: vec![b'h'; 100], body: vec![b'b'; 3900] };
-        let mut job = job(content);
-        job.facts = Facts::new(
-            FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
-            "i".repeat(128),
-            "OPTIONS".into(),
-            &"/ü".repeat(4000),
-        );
-        for _ in 0..100 {
-            job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &"ö".repeat(4000)));
+        for text in ["\u{fc}", "\"", "\u{1}", "a"] {
+            let mut facts = Facts::new(
+                FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
+                // Bytes of the client's that are no text.
+                "\u{fffd}".repeat(256),
+                "OPTIONS".into(),
+                &text.repeat(4000),
+            );
+            facts.keep = Some(u64::MAX);
+            facts.callback = Some(Callback { url: "u".repeat(1000), ended: None });
+            let inline = facts.inline();
+            assert!(inline > 512, "{inline}: short calls have files");
+            let content = Content::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
+            let mut job = Job { facts, content };
+            for _ in 0..100 {
+                job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &text.repeat(4000)));
+            }
+            job.facts.started_at = Some(Timestamp::now());
+            job.facts.not_before = Some(Timestamp::now());
+            assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
+            let ended = Ended {
+                message_id: Uuid::nil().to_string(),
+                status: 500,
+                took_us: u64::MAX,
+                retries: u32::MAX,
+                most_retries: u32::MAX,
+                omitted: Some(beginning(&text.repeat(4000))),
+            };
+            job.facts.callback = Some(Callback { url: "u".repeat(1000), ended: Some(ended) });
+            let size = job.encode().len();
+            assert!(size <= RECORD, "{size} bytes with {text:?}");
         }
-        assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
-        let size = job.encode().len();
-        // What the store keeps within sled.
-        assert!(size <= 8 << 10, "{size} bytes");
+        let plain = Facts::new(FunctionKey::parse("a").expect("a name"), "i".repeat(36), "POST".into(), "/");
+        assert_eq!(plain.inline(), INLINE);
     }
 }

@@ -1,4 +1,4 @@
-//! Which call is made next: one lane for each function and each receiver of callbacks, and turns between them.
+//! Which call is made next: one lane for each function and each group of receivers of callbacks, and turns between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
 //! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
@@ -24,8 +24,8 @@ const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 pub(super) enum LaneKey {
     /// Those of a function.
     Function(FunctionKey),
-    /// Callbacks to a host and port.
-    Receiver(Box<str>),
+    /// Callbacks to a group of receivers.
+    Receivers(u8),
 }
 
 /// Calls that may be made at the same time.
@@ -37,7 +37,7 @@ pub(super) struct Limits {
     pub(super) queue: usize,
 }
 
-/// The calls of one function, or the callbacks to one receiver.
+/// The calls of one function, or the callbacks to one group of receivers.
 #[derive(Debug, Default)]
 struct Lane {
     queue: Box<str>,

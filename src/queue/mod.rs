@@ -132,6 +132,7 @@ impl Queue {
             arriving: 0,
             size: 0,
             dead_size: 0,
+            told: 0,
             index: Index::default(),
             running: HashMap::new(),
             watchers: HashMap::new(),
@@ -158,6 +159,7 @@ impl Queue {
             receivers: callback::Client::new(
                 callback::Rules::new(&settings, config.gateway.reached_at()),
                 settings.callback_timeout,
+                config.functions.timeout,
             ),
             config: settings,
             max_waiting: config.functions.max_waiting,
@@ -273,14 +275,13 @@ impl Queue {
 
     /// Where the answer of a call goes whose client gave this URL; else why it cannot go there.
     pub fn callback_to(&self, url: &str) -> Result<Callback, String> {
-        self.0.receivers.rules().check(url)?;
-        Ok(Callback { url: url.to_owned(), ended: None })
+        Ok(Callback { url: self.0.receivers.rules().check(url)?, ended: None })
     }
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
-    pub fn draft(&self, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
-        let arriving = self.0.arrive(head.len() as u64, body.unwrap_or(0))?;
-        Ok(Draft::new(arriving, self.0.spool.draft(head)))
+    pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
+        let arriving = self.0.arrive(facts, head.len() as u64, body.unwrap_or(0))?;
+        Ok(Draft::new(arriving, self.0.spool.draft(head, facts.inline())))
     }
 
     /// Accepts a call; returns when it is on disk.
@@ -352,6 +353,7 @@ impl Queue {
     pub fn oldest(&self) -> Duration {
         // Numbers are given out in order. One that cannot be read was said to be so when the queue was opened.
         let mut jobs = self.0.store.jobs().filter_map(|row| Job::decode(&row.ok()?.1).ok());
+        let mut jobs = jobs.by_ref().filter(|job| !job.facts.is_callback());
         let queued_at = jobs.next().map(|job| job.facts.queued_at);
         let age = queued_at.map(|at| Duration::try_from(Timestamp::now().duration_since(at)));
         age.and_then(Result::ok).unwrap_or_default()

@@ -15,8 +15,6 @@ use uuid::Uuid;
 use super::job::Content;
 use crate::secrets::file::private_directory;
 
-/// Bytes of head and body that are kept with their call. sled's nodes must stay small.
-const INLINE: usize = 4 << 10;
 /// What must stay free on the disk, in bytes: the store must be able to write when the spool cannot any more.
 const RESERVE: u64 = 64 << 20;
 /// Bytes that are written between two looks at what is free.
@@ -34,10 +32,10 @@ impl Spool {
         Ok(Self(directory))
     }
 
-    /// Begins to take in what a call sends, of which this is the head.
-    pub(super) fn draft(&self, head: Vec<u8>) -> Draft {
+    /// Begins to take in what a call sends, of which this is the head. `inline` bytes of both may do without a file.
+    pub(super) fn draft(&self, head: Vec<u8>, inline: usize) -> Draft {
         let size = head.len() as u64;
-        Draft { spool: self.clone(), head: size, start: head, file: None, size, looked: 0 }
+        Draft { spool: self.clone(), inline, head: size, start: head, file: None, size, looked: 0 }
     }
 
     /// Reads the head that a file begins with; its body can be read from what is given with it.
@@ -111,6 +109,8 @@ impl Spool {
 #[derive(Debug)]
 pub(super) struct Draft {
     spool: Spool,
+    /// Bytes that may do without a file.
+    inline: usize,
     /// Bytes of the head.
     head: u64,
     /// What was taken in, as long as there is no file.
@@ -131,7 +131,7 @@ impl Draft {
     pub(super) async fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         self.size += piece.len() as u64;
         if self.file.is_none() {
-            if self.start.len() + piece.len() <= INLINE {
+            if self.start.len() + piece.len() <= self.inline {
                 self.start.extend_from_slice(piece);
                 return Ok(());
             }
@@ -158,7 +158,7 @@ impl Draft {
 
     /// Head and body, on disk if they have a file. Whoever drops them without keeping them must remove them.
     pub(super) async fn finish(mut self) -> io::Result<Content> {
-        if self.file.is_none() && self.start.len() > INLINE {
+        if self.file.is_none() && self.start.len() > self.inline {
             self.open().await?;
         }
         let Some((name, file)) = &mut self.file else {
@@ -188,6 +188,8 @@ impl Drop for Draft {
 mod tests {
     use super::*;
 
+    const INLINE: usize = 4 << 10;
+
     fn spool() -> (tempfile::TempDir, Spool) {
         let state = tempfile::tempdir().expect("a directory");
         let spool = Spool::open(state.path()).expect("opened");
@@ -199,7 +201,7 @@ mod tests {
     }
 
     async fn content(spool: &Spool, head: &[u8], pieces: &[&[u8]]) -> Content {
-        let mut draft = spool.draft(head.to_vec());
+        let mut draft = spool.draft(head.to_vec(), INLINE);
         for piece in pieces {
             draft.push(piece).await.expect("written");
         }
@@ -241,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_not_finished_or_is_not_used_leaves_nothing() {
         let (_state, spool) = spool();
-        let mut draft = spool.draft(Vec::new());
+        let mut draft = spool.draft(Vec::new(), INLINE);
         draft.push(&[0; INLINE + 1]).await.expect("written");
         assert_eq!(files(&spool), 1);
         drop(draft);

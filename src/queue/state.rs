@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) size: u64,
     /// The same of those that were given up.
     pub(super) dead_size: u64,
+    /// How many of them are callbacks, or will leave one.
+    pub(super) told: usize,
     /// Calls that are queued or remembered, by their ids.
     pub(super) index: Index,
     /// What is being made.
@@ -116,9 +118,21 @@ impl Shared {
 
     /// Takes a place for a call that sends so much, and gives it a number. What it has only announced must have room
     /// as well, but takes it when it comes: a client may be slow, or never send it.
-    pub(super) fn arrive(self: &Arc<Self>, size: u64, announced: u64) -> Result<Arriving, QueueError> {
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        facts: &Facts,
+        size: u64,
+        announced: u64,
+    ) -> Result<Arriving, QueueError> {
         let mut state = self.state();
         let calls = self.config.max_calls;
+        // Receivers are anybody, and may take their time: they must not keep others from being queued.
+        if facts.callback.is_some() && state.told >= calls.div_ceil(2) {
+            return Err(QueueError::Full {
+                what: format!("{} calls with callbacks (half of queue.max_calls)", calls.div_ceil(2)),
+                retry_after: FULL_PAUSE,
+            });
+        }
         if state.lanes.total() + state.arriving >= calls {
             return Err(QueueError::Full {
                 what: format!("{calls} calls (queue.max_calls)"),
@@ -164,7 +178,10 @@ impl Shared {
 
     /// How many calls of a lane may run at the same time.
     pub(super) fn limit_of(&self, lane: &LaneKey) -> usize {
-        let LaneKey::Function(function) = lane else { return self.config.parallel_calls_per_function };
+        let LaneKey::Function(function) = lane else {
+            // Callbacks have half of all places, and those of one group a quarter of that.
+            return self.config.parallel_calls_per_function.min((self.config.parallel_calls / 8).max(1));
+        };
         let Some(entry) = self.directory.get(function) else { return 1 };
         let view = entry.peek();
         let each = view.spec.asynchronous.parallel_calls;
@@ -176,6 +193,7 @@ impl Shared {
         if !facts.is_callback() {
             state.index.add(&facts.call_id, number);
         }
+        state.told += usize::from(facts.callback.is_some());
         let lane = facts.lane();
         let queue = self.queue_of(&lane);
         state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
@@ -184,6 +202,47 @@ impl Shared {
     /// How calls of a function are made again.
     pub(super) fn policy_of(&self, entry: &Entry) -> RetryPolicy {
         self.config.retry.with(&entry.peek().spec.asynchronous.retry)
+    }
+}
+
+/// Room that something has in the queue while it is written; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    shared: Arc<Shared>,
+    size: u64,
+}
+
+impl Room {
+    pub(super) fn none(shared: &Arc<Shared>) -> Self {
+        Self { shared: shared.clone(), size: 0 }
+    }
+
+    /// It has so many bytes in all.
+    pub(super) fn grow(&mut self, size: u64) -> Result<(), QueueError> {
+        if size > self.size {
+            self.shared.take_room(&mut self.shared.state(), size - self.size)?;
+            self.size = size;
+        }
+        Ok(())
+    }
+
+    /// It has only so many bytes.
+    pub(super) fn shrink(&mut self, size: u64) {
+        if size < self.size {
+            self.shared.state().size -= self.size - size;
+            self.size = size;
+        }
+    }
+
+    /// What has it is queued, and gives it back at its own end.
+    pub(super) fn keep(mut self) {
+        self.size = 0;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shrink(0);
     }
 }
 

@@ -93,7 +93,15 @@ impl Queue {
         let shared = &self.0;
         if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
             let secret = shared.config.callback_secret_file.as_deref();
-            let told = callback::tell(&shared.receivers, job, ended, &shared.spool, secret).await;
+            let told = callback::tell(
+                &shared.receivers,
+                job,
+                ended,
+                &shared.spool,
+                secret,
+                shared.config.retry.max_wait,
+            )
+            .await;
             return (Tried::unsent(told, 0), shared.config.retry.clone());
         }
         let function = &job.facts.function;
@@ -102,8 +110,7 @@ impl Queue {
             return (Tried::unsent(Outcome::Hopeless { reason }, 404), shared.config.retry.clone());
         };
         let policy = shared.policy_of(&entry);
-        let tried =
-            attempt::attempt(&entry, job, &shared.spool, &policy, &shared.config, shared.max_waiting).await;
+        let tried = attempt::attempt(&entry, job, shared, &policy).await;
         (tried, policy)
     }
 }

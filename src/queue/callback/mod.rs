@@ -36,6 +36,8 @@ pub struct Callback {
 /// What came of a call, beside its answer's headers and body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
+    /// What a receiver knows the callback by: chosen here, so that no client can take that of another.
+    pub message_id: String,
     /// The status that the function answered, or that a client would have got of the gateway.
     pub status: u16,
     /// How long the last try took, in microseconds.

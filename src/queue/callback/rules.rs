@@ -1,7 +1,9 @@
 //! Where callbacks may go. A client of the gateway is a stranger to this machine's network; by naming a receiver it
 //! must reach nothing that it could not reach without us.
 
-use std::net::{IpAddr, SocketAddr};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use reqwest::Url;
@@ -10,7 +12,11 @@ use super::address::is_public;
 use crate::config;
 
 /// The longest URL in bytes.
-const LONGEST: usize = 2000;
+const LONGEST: usize = 1000;
+/// Groups of receivers whose callbacks are held up together.
+const GROUPS: u64 = 64;
+/// What Azure's machines have their host by: public in form, and answered from inside alone.
+const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 /// The names that this gateway has for functions.
 const GATEWAY: [&str; 2] = ["gateway", "gateway.openfaas"];
 /// What may be called of it.
@@ -41,22 +47,31 @@ impl Rules {
         Self { hosts: config.callback_hosts.clone(), networks: config.callback_networks.clone(), gateway }
     }
 
-    /// Whether a callback may be sent to this URL, as far as the URL tells.
-    pub(in crate::queue) fn check(&self, text: &str) -> Result<(), String> {
-        self.receiver(text).map(drop)
+    /// The URL as it is kept, if a callback may be sent to it as far as it tells.
+    pub(in crate::queue) fn check(&self, text: &str) -> Result<String, String> {
+        let Receiver { url, is_gateway } = self.receiver(text)?;
+        let url = if is_gateway { text } else { url.as_str() };
+        // Spelled out, it may be longer.
+        if url.len() > LONGEST {
+            return Err(too_long(url.len()));
+        }
+        Ok(url.to_owned())
     }
 
-    /// Whom callbacks to this URL are held up with: those of one receiver wait for each other.
-    pub(in crate::queue) fn name_of(text: &str) -> Box<str> {
+    /// Which callbacks those to this URL are held up with. There are few groups, because whoever calls functions names
+    /// as many receivers as he likes; who shares one with whom is for chance, and not for him to choose.
+    pub(in crate::queue) fn group_of(text: &str) -> u8 {
+        static CHANCE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let url = Url::parse(text).ok();
-        let host = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-        host.map_or_else(Box::default, |(host, port)| format!("{host}:{port}").into())
+        let host = url.as_ref().and_then(Url::host_str).map(plain).unwrap_or_default();
+        let host = if GATEWAY.contains(&host.as_str()) { GATEWAY[0] } else { &host };
+        u8::try_from(CHANCE.hash_one(host) % GROUPS).unwrap_or_default()
     }
 
     /// The receiver that a URL names, if it may be one; else why not.
     pub(super) fn receiver(&self, text: &str) -> Result<Receiver, String> {
         if text.len() > LONGEST {
-            return Err(format!("it has {} bytes, and at most {LONGEST} are taken", text.len()));
+            return Err(too_long(text.len()));
         }
         // What the parser would put up with may mean another thing to who wrote it.
         if text.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
@@ -70,7 +85,7 @@ impl Rules {
             return Err("it has a name or password in it, which would be kept: leave them out".to_owned());
         }
         url.set_fragment(None);
-        let host = url.host_str().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        let host = url.host_str().map(plain).unwrap_or_default();
         if GATEWAY.contains(&host.as_str()) {
             return self.own(url);
         }
@@ -103,12 +118,47 @@ impl Rules {
 
     /// Whether an address may be reached.
     pub(super) fn may_reach(&self, address: IpAddr) -> Result<(), String> {
+        self.may_reach_beside(address, own_networks)
+    }
+
+    /// The same where this machine is in the networks that `own` finds: what listens there may count on being
+    /// reached from inside alone, also at a public address.
+    fn may_reach_beside(&self, address: IpAddr, own: impl Fn() -> Vec<IpNet>) -> Result<(), String> {
         let canonical = address.to_canonical();
-        if is_public(canonical) || self.networks.iter().any(|network| network.contains(&canonical)) {
+        if self.networks.iter().any(|network| network.contains(&canonical)) {
             return Ok(());
         }
-        Err(format!("{address} is not a public address, and not in queue.callback_networks"))
+        let why = if !is_public(canonical) || canonical == AZURE_HOST {
+            "is not a public address"
+        } else if own().iter().any(|network| network.contains(&canonical)) {
+            "is of this machine or its own network"
+        } else {
+            return Ok(());
+        };
+        Err(format!("{address} {why}, and not in queue.callback_networks"))
     }
+}
+
+/// The networks of this machine's interfaces.
+fn own_networks() -> Vec<IpNet> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let address = |storage: nix::sys::socket::SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let network = |interface: nix::ifaddrs::InterfaceAddress| {
+        IpNet::with_netmask(address(interface.address?)?, address(interface.netmask?)?).ok()
+    };
+    interfaces.filter_map(network).collect()
+}
+
+/// A host, as it is compared.
+fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn too_long(length: usize) -> String {
+    format!("it has {length} bytes, and at most {LONGEST} are taken")
 }
 
 /// Whether a pattern means a host: `example.org`, or `*.example.org` for all below it.
@@ -137,9 +187,11 @@ mod tests {
         for url in
             ["http://a.example/", "https://a.example:8443/x?y=z#f", "http://1.1.1.1/", "http://10.0.5.9/"]
         {
-            assert_eq!(rules.check(url), Ok(()), "{url}");
+            assert!(rules.check(url).is_ok(), "{url}");
         }
+        assert_eq!(rules.check("HTTP://A.example/\"x\""), Ok("http://a.example/%22x%22".to_owned()));
         let long = format!("http://a.example/{}", "x".repeat(LONGEST));
+        let spelled = format!("http://a.example/{}", "\"".repeat(500));
         for (url, part) in [
             ("", "no URL"),
             ("a.example/x", "no URL"),
@@ -151,7 +203,8 @@ mod tests {
             ("http://a.example/\u{e9}", "%XX"),
             ("http://me:secret@a.example/", "password"),
             ("http://me@a.example/", "password"),
-            (&long, "2017 bytes"),
+            (&long, "1017 bytes"),
+            (&spelled, "at most 1000"),
             ("http://127.0.0.1/", "127.0.0.1 is not a public"),
             // The same, as some write it.
             ("http://2130706433/", "127.0.0.1 is not a public"),
@@ -176,12 +229,13 @@ mod tests {
         for url in
             ["http://a.example/", "http://A.EXAMPLE:81/", "http://a.example./", "http://x.y.b.example/"]
         {
-            assert_eq!(rules.check(url), Ok(()), "{url}");
+            assert!(rules.check(url).is_ok(), "{url}");
         }
         for url in ["http://b.example/", "http://xb.example/", "http://x.a.example/", "http://1.1.1.1/"] {
             assert!(rules.check(url).expect_err(url).contains("queue.callback_hosts"), "{url}");
         }
-        assert_eq!(rules.check("http://gateway:8080/function/env"), Ok(()), "it is no other host");
+        let gateway = "http://gateway:8080/function/env";
+        assert_eq!(rules.check(gateway), Ok(gateway.to_owned()), "it is no other host");
     }
 
     #[test]
@@ -196,14 +250,34 @@ mod tests {
     }
 
     #[test]
-    fn receivers_are_told_apart_by_host_and_port() {
-        for (url, name) in [
-            ("http://a.example/x", "a.example:80"),
-            ("https://a.example/y", "a.example:443"),
-            ("http://A.example:81/", "a.example:81"),
-            ("nonsense", ""),
-        ] {
-            assert_eq!(&*Rules::name_of(url), name);
+    fn what_is_near_is_not_reached_at_its_public_address() {
+        let rules = rules(&[], &["9.9.9.7/32"]);
+        let own =
+            || vec!["9.9.9.9/29".parse().expect("a network"), "2001:200::9/64".parse().expect("a network")];
+        let reached = |text: &str| rules.may_reach_beside(text.parse().expect("an address"), own);
+        for text in ["9.9.9.7", "9.9.9.16", "8.8.8.8", "2001:200:0:1::9"] {
+            assert_eq!(reached(text), Ok(()), "{text}");
         }
+        for text in ["9.9.9.9", "9.9.9.8", "::ffff:9.9.9.9", "2001:200::1"] {
+            assert!(reached(text).expect_err(text).contains("of this machine or its own network"), "{text}");
+        }
+        assert!(reached("168.63.129.16").is_err());
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        assert!(own_networks().iter().any(|network| network.contains(&loopback)), "{:?}", own_networks());
+    }
+
+    #[test]
+    fn a_host_is_in_one_group_however_it_is_spelled() {
+        let group = Rules::group_of("http://a.example/x");
+        for url in ["https://a.example:81/y", "http://A.example./"] {
+            assert_eq!(Rules::group_of(url), group, "{url}");
+        }
+        assert_eq!(
+            Rules::group_of("http://gateway/function/a"),
+            Rules::group_of("http://gateway.openfaas:8080/function/b")
+        );
+        let groups: std::collections::BTreeSet<u8> =
+            (0..10_000).map(|number| Rules::group_of(&format!("http://{number}.example/"))).collect();
+        assert_eq!(groups.len() as u64, GROUPS);
     }
 }

@@ -92,17 +92,6 @@ impl Signing {
     }
 }
 
-/// What a receiver knows a message by, the same in each try. An id that could be mistaken for more than one part of
-/// what is signed gets another for this.
-pub(super) fn message_id(call_id: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if !call_id.is_empty() && call_id.bytes().all(is_plain) {
-        return call_id.to_owned();
-    }
-    let digest = ring::digest::digest(&ring::digest::SHA256, call_id.as_bytes());
-    hex::encode(&digest.as_ref()[..16])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,14 +138,5 @@ mod tests {
         same.update(&vec![b'x'; 2 * PIECE + 1]);
         assert_eq!(signing.finish(), same.finish());
         assert_eq!(file.stream_position().await.expect("it stands"), 4);
-    }
-
-    #[test]
-    fn an_id_with_a_dot_gets_another() {
-        assert_eq!(message_id("a-B_9"), "a-B_9");
-        let other = message_id("a.b");
-        assert_eq!((other.len(), message_id("a.b") == other), (32, true));
-        assert_ne!(message_id("a.c"), other);
-        assert_eq!(message_id("").len(), 32);
     }
 }

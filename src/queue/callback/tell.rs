@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
 use super::Ended;
-use super::client::Client;
-use super::signature::{Keys, message_id};
+use super::client::{Client, NoLookup};
+use super::signature::Keys;
 use crate::queue::answer::header_lines;
 use crate::queue::job::{Facts, Job};
 use crate::queue::outcome::Outcome;
@@ -51,6 +51,7 @@ pub(in crate::queue) async fn tell(
     ended: &Ended,
     spool: &Spool,
     secret: Option<&Path>,
+    longest_pause: Duration,
 ) -> Outcome {
     // Also when it was checked before: the configuration may have changed.
     let url = job.facts.callback.as_ref().map_or("", |callback| callback.url.as_str());
@@ -71,8 +72,9 @@ pub(in crate::queue) async fn tell(
         Err(outcome) => return outcome,
     };
     let mut headers = answered(&head, &job.facts, ended);
-    if let Some(path) = secret {
-        match sign(path, &job.facts.call_id, &mut body).await {
+    // A function of this machine knows who calls.
+    if let Some(path) = secret.filter(|_| !receiver.is_gateway) {
+        match sign(path, &ended.message_id, &mut body).await {
             Ok(signed) => headers.extend(signed.into_iter().map(|(name, value)| (Some(name), value))),
             // Never without: a receiver would have to take what anybody sends.
             Err(reason) => return ours(reason),
@@ -83,10 +85,11 @@ pub(in crate::queue) async fn tell(
         Source::Memory(bytes) => reqwest::Body::from(bytes.to_vec()),
         Source::File(file) => reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, PIECE)),
     };
-    match http.post(receiver.url).headers(headers).body(body).send().await {
-        Ok(answer) => judge(answer, receiver.is_gateway).await,
-        Err(error) if error.is_connect() && is_out_of_files(&error) => {
-            ours("no more connections can be opened".to_owned())
+    let timeout = client.timeout_of(&receiver);
+    match http.post(receiver.url).timeout(timeout).headers(headers).body(body).send().await {
+        Ok(answer) => judge(answer, receiver.is_gateway, longest_pause).await,
+        Err(error) if error.is_connect() && is_for_want_of_room(&error) => {
+            ours(format!("no receiver can be reached now: {}", crate::chain(&error.without_url())))
         }
         // The URL may have a token in it, and is kept beside this already.
         Err(error) => {
@@ -132,13 +135,13 @@ fn is_ours(name: &str) -> bool {
 /// The headers by which a receiver knows that the callback is ours, that it is whole, and that it is not an old one.
 async fn sign(
     secret: &Path,
-    call_id: &str,
+    id: &str,
     body: &mut Source<'_>,
 ) -> Result<[(HeaderName, HeaderValue); 3], String> {
     // Read for each, so that a secret can be changed while the daemon runs.
     let keys = Keys::read(secret).await?;
-    let (id, at) = (message_id(call_id), Timestamp::now());
-    let mut signing = keys.begin(&id, at);
+    let at = Timestamp::now();
+    let mut signing = keys.begin(id, at);
     match body {
         Source::Memory(bytes) => signing.update(bytes),
         Source::File(file) => {
@@ -148,17 +151,19 @@ async fn sign(
     }
     let value = |text: String| HeaderValue::try_from(text).map_err(|error| error.to_string());
     Ok([
-        (HeaderName::from_static("webhook-id"), value(id)?),
+        (HeaderName::from_static("webhook-id"), value(id.to_owned())?),
         (HeaderName::from_static("webhook-timestamp"), HeaderValue::from(at.as_second())),
         (HeaderName::from_static("webhook-signature"), value(signing.finish())?),
     ])
 }
 
 /// What a receiver's answer means: it has taken the callback, or it has not.
-async fn judge(mut answer: reqwest::Response, is_gateway: bool) -> Outcome {
+async fn judge(mut answer: reqwest::Response, is_gateway: bool, longest_pause: Duration) -> Outcome {
     let status = answer.status();
     let pause = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-    let pause = pause.and_then(|value| retry_after(value, Timestamp::now()));
+    // A receiver is anybody: what it asks for must not keep a place in the queue for long.
+    let pause =
+        pause.and_then(|value| retry_after(value, Timestamp::now())).map(|asked| asked.min(longest_pause));
     let mut left = ANSWER;
     while let Ok(Some(piece)) = answer.chunk().await {
         match left.checked_sub(piece.len()) {
@@ -179,11 +184,11 @@ async fn judge(mut answer: reqwest::Response, is_gateway: bool) -> Outcome {
     Outcome::Failed { code: Some(code), pause, reason: format!("{who} answered {code}{redirects}") }
 }
 
-/// Whether this process has no files left.
-fn is_out_of_files(error: &reqwest::Error) -> bool {
+/// Whether this process has no files left, or no thread to look a name up.
+fn is_for_want_of_room(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(is_shortage) {
+        if error.is::<NoLookup>() || error.downcast_ref::<io::Error>().is_some_and(is_shortage) {
             return true;
         }
         cause = error.source();
@@ -200,7 +205,14 @@ mod tests {
     fn a_function_cannot_say_what_is_ours_to_say() {
         let key = FunctionKey::parse("env").expect("a name");
         let facts = Facts::new(key, "an \u{e9} id".into(), "POST".into(), "/");
-        let ended = Ended { status: 201, took_us: 1_000_002, retries: 1, most_retries: 9, omitted: None };
+        let ended = Ended {
+            message_id: String::new(),
+            status: 201,
+            took_us: 1_000_002,
+            retries: 1,
+            most_retries: 9,
+            omitted: None,
+        };
         let head = b"Content-Type: text/plain\r\nX-Mine: 1\r\nx-mine: 2\r\nContent-Length: 7\r\nHost: evil\r\n\
             X-Function-Status: 200\r\nX-Function-Name: other\r\nX-Call-Id: other\r\nWebhook-Signature: v1,x\r\n\
             Webhook-Id: other\r\nX-Retry: 7\r\nX-Body-Omitted: lost\r\nX-Duration-Seconds: 0\r\n\

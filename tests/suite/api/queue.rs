@@ -18,7 +18,7 @@ impl World {
         let before = self.json("/system/dead").await.as_array().expect("a list").len();
         let key = FunctionKey::parse(function).expect("a name");
         let facts = Facts::new(key, call_id.to_owned(), "POST".to_owned(), "/a?b=c");
-        let mut draft = self.queue.draft(Vec::new(), Some(2)).expect("room");
+        let mut draft = self.queue.draft(&facts, Vec::new(), Some(2)).expect("room");
         draft.push(b"hi").await.expect("taken in");
         self.queue.accept(facts, draft).await.expect("accepted");
         eventually!(
@@ -129,7 +129,7 @@ async fn calls_are_listed_shown_and_cancelled() {
     world.give_up("gone", "one/of us").await;
     world.change("PUT", "/system/queues/default", r#"{"paused":true}"#, 200).await;
     let facts = Facts::new(FunctionKey::parse("gone.dev").expect("a name"), "two".into(), "GET".into(), "/");
-    let draft = world.queue.draft(Vec::new(), None).expect("room");
+    let draft = world.queue.draft(&facts, Vec::new(), None).expect("room");
     world.queue.accept(facts, draft).await.expect("accepted");
     let all = world.json("/system/calls").await;
     let found: Vec<_> =

@@ -227,7 +227,11 @@ async fn a_receiver_can_tell_that_it_is_us() {
     let receiver = noting(&seen, &[FAILS, OK, OK]).await;
     let files = tempfile::tempdir().expect("a directory");
     let secret = files.path().join("secret");
-    let gate = gate(&[mirror().await], &format!("callback_secret_file = {secret:?}")).await;
+    let gate = gate(
+        &[mirror().await],
+        &format!("callback_hosts = \"127.0.0.1\"\ncallback_secret_file = {secret:?}"),
+    )
+    .await;
     gate.queue_for(&format!("http://{receiver}/"), "").await;
     let lane = |gate: &Gate| gate.queue.queues().into_iter().find(|queue| &*queue.name == "callbacks");
     // Nothing is sent without a signature, and nothing is lost for want of one.
@@ -246,11 +250,13 @@ async fn a_receiver_can_tell_that_it_is_us() {
     };
     let [ids, times, signatures] =
         ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&seen, name));
-    assert_eq!(ids, vec![Some("mine".to_owned()); 3], "the same in each try");
+    assert_eq!(ids[0], ids[1], "the same in each try");
+    assert_ne!(ids[1], ids[2], "that of another callback, whatever the client calls it");
     for (number, (_, body)) in seen.lock().expect("no panic").iter().enumerate() {
         let at = times[number].as_deref().expect("a time");
+        let id = ids[number].as_deref().expect("an id");
         let [old, new] =
-            ["an-old-secret-of-ours", "the-new-secret-of-ours"].map(|secret| sign(secret, "mine", at, body));
+            ["an-old-secret-of-ours", "the-new-secret-of-ours"].map(|secret| sign(secret, id, at, body));
         assert_eq!(signatures[number], Some(format!("{old} {new}")), "of try {number}");
     }
 }
@@ -298,10 +304,81 @@ async fn slow_receivers_hold_up_nobody_else() {
     eventually!(gate.queue.summary().made == 7, "calls: {:?}", gate.queue.queues());
     let callbacks = |gate: &Gate| gate.queue.queues().into_iter().find(|queue| &*queue.name == "callbacks");
     let counts = callbacks(&gate).expect("there are some").counts;
-    assert_eq!((counts.running, counts.ready), (2, 4), "half of all places");
+    assert_eq!((counts.running, counts.ready), (1, 5), "of the places that callbacks have");
     // They can be held back, too.
     gate.queue.pause("callbacks", true).await.expect("paused");
     gate.queue_for(&format!("http://{receiver}/"), "").await;
     eventually!(gate.queue.summary().made == 8, "calls: {:?}", gate.queue.queues());
     assert_eq!(count(&seen), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_take_no_more_room_than_the_queue_has() {
+    let seen = Seen::default();
+    let receiver = noting(&seen, &[OK]).await;
+    let gate = gate(&[mirror().await], "max_size = \"120k\"").await;
+    gate.queue.pause("callbacks", true).await.expect("paused");
+    for round in 1..=4 {
+        gate.queue_for(&format!("http://{receiver}/"), &"x".repeat(40_000)).await;
+        eventually!(gate.queue.summary().made == round, "{:?}", gate.queue.queues());
+    }
+    assert!(gate.bodies() <= 3, "{} files", gate.bodies());
+    gate.queue.pause("callbacks", false).await.expect("resumed");
+    eventually!(gate.queue.summary().told == 4, "{:?}", gate.queue.queues());
+    gate.is_empty().await;
+    let omitted = header(&seen, "x-body-omitted");
+    let said = omitted.iter().flatten().filter(|reason| reason.contains("120000 bytes (queue.max_size)"));
+    assert!(said.count() >= 1, "{omitted:?}");
+    let whole = seen.lock().expect("no panic").iter().filter(|(_, body)| body.len() > 40_000).count();
+    assert!((1..4).contains(&whole), "{whole} of 4 had room");
+    // All of the room is free again.
+    gate.queue_for(&format!("http://{receiver}/"), &"x".repeat(40_000)).await;
+    eventually!(gate.queue.summary().told == 5, "{:?}", gate.queue.queues());
+    assert_eq!(header(&seen, "x-body-omitted")[4], None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_a_long_head_keeps_its_record_small() {
+    let long: &'static str = Box::leak(
+        format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(20_000))
+            .into_boxed_str(),
+    );
+    let (seen, function) = (Seen::default(), Seen::default());
+    let receiver = noting(&seen, &[OK]).await;
+    let gate = gate(&[noting(&function, &[long]).await], "").await;
+    gate.queue.pause("callbacks", true).await.expect("paused");
+    gate.queue_for(&format!("http://{receiver}/{}", "u".repeat(900)), "").await;
+    eventually!(gate.queue.summary().made == 1 && gate.stored() == 1, "{:?}", gate.queue.queues());
+    let (_, row) = gate.store.jobs().next().expect("one").expect("readable");
+    assert!(row.len() <= 8 << 10 && gate.bodies() == 1, "{} bytes, {} files", row.len(), gate.bodies());
+    gate.queue.pause("callbacks", false).await.expect("resumed");
+    eventually!(gate.queue.summary().told == 1, "{:?}", gate.queue.queues());
+    assert_eq!(header(&seen, "x-long")[0].as_ref().map(String::len), Some(20_000));
+    gate.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_leave_others_room_in_the_queue_and_among_those_that_were_given_up() {
+    let seen = Seen::default();
+    let gone = noting(&seen, &["HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"]).await;
+    let function = noting(&Seen::default(), &[FAILS, OK]).await;
+    let gate = gate(&[function], "retry_attempts = 1\nmax_dead = 2\nmax_calls = 8").await;
+    gate.queue("env", "").await;
+    eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
+    gate.queue.pause("callbacks", true).await.expect("paused");
+    for round in 1..=4 {
+        assert_eq!(gate.queue_for(&format!("http://{gone}/"), "").await.code, 202);
+        eventually!(gate.queue.summary().made == round, "{:?}", gate.queue.summary());
+    }
+    let answer = gate.queue_for(&format!("http://{gone}/"), "").await;
+    assert_eq!((answer.code, answer.header("retry-after")), (429, Some("5")));
+    assert!(answer.body.contains("4 calls with callbacks (half of queue.max_calls)"), "{}", answer.body);
+    assert_eq!(gate.queue("env", "").await.code, 202, "others have room");
+    gate.queue.pause("callbacks", false).await.expect("resumed");
+    eventually!(gate.queue.summary().untold == 4, "{:?}", gate.queue.summary());
+    assert_eq!(gate.queue.expire().await.expect("expired"), 3, "more than max_dead");
+    let dead = gate.queue.dead(&Which::default(), 9);
+    let kinds: Vec<bool> = dead.iter().map(|call| call.facts.is_callback()).collect();
+    assert_eq!(kinds, [true, false], "the call stays, although it is the oldest");
+    assert_eq!(gate.queue_for(&format!("http://{gone}/"), "").await.code, 202);
 }
