@@ -2,7 +2,7 @@
 
 use std::fs::DirEntry;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -16,21 +16,64 @@ use crate::support::long::{Chance, VARIABLE, long};
 
 /// Kills in the short form, which `tests/run` runs.
 const ROUNDS: u32 = 6;
-/// Clients that queue calls.
-const CLIENTS: usize = 4;
+/// Clients that queue calls of each kind.
+const CLIENTS: usize = 2;
 
-/// Queues calls until the daemon does not answer; the ids of those that it accepted.
-async fn queue(daemon: &Daemon, client: usize, round: u32, accepted: Arc<Mutex<Vec<String>>>) {
+/// What a client queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Calls that leave a file.
+    Plain,
+    /// The same, with a callback to the function, which leaves another.
+    Told,
+    /// Calls that fail, and are given up after another try.
+    Failing,
+    /// Calls of a queue that is paused; every second is cancelled.
+    Held,
+}
+
+const KINDS: [Kind; 4] = [Kind::Plain, Kind::Told, Kind::Failing, Kind::Held];
+
+/// What the daemon has acknowledged.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    accepted: Vec<(Kind, String)>,
+    cancelled: Vec<String>,
+    /// Nobody knows whether they were: the daemon was killed before it could say so.
+    perhaps_cancelled: Vec<String>,
+}
+
+/// Queues calls until the daemon does not answer.
+async fn queue(daemon: &Daemon, kind: Kind, client: usize, round: u32, acknowledged: &Mutex<Acknowledged>) {
     let http = daemon.client.clone();
     for number in 0.. {
-        let id = format!("call-{round}-{client}-{number}");
-        let url = daemon.url(&format!("/async-function/hello/file?path=/tmp/{id}"));
-        match http.post(url).body(body(&id)).send().await {
-            Ok(answer) => {
-                assert_eq!(answer.status(), StatusCode::ACCEPTED);
-                accepted.lock().expect("no panic").push(id);
+        let id = format!("call-{kind:?}-{round}-{client}-{number}");
+        let path = match kind {
+            Kind::Plain | Kind::Told => format!("/async-function/hello/file?path=/tmp/{id}"),
+            Kind::Failing => "/async-function/hello/status/500".to_owned(),
+            Kind::Held => format!("/async-function/held/file?path=/tmp/{id}"),
+        };
+        let mut call = http.post(daemon.url(&path)).header("X-Call-Id", &id).body(body(&id));
+        if kind == Kind::Told {
+            let url = format!("http://gateway:8080/function/hello/file?path=/tmp/told-{id}");
+            call = call.header("X-Callback-Url", url);
+        }
+        let Ok(answer) = call.send().await else { return };
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        acknowledged.lock().expect("no panic").accepted.push((kind, id.clone()));
+        if kind == Kind::Held && number % 2 == 0 {
+            let cancelled = daemon.api(Method::DELETE, &format!("/system/calls/{id}")).send().await;
+            let mut acknowledged = acknowledged.lock().expect("no panic");
+            match cancelled {
+                Ok(answer) => {
+                    assert_eq!(answer.status(), StatusCode::ACCEPTED, "{id} is queued");
+                    acknowledged.cancelled.push(id);
+                }
+                Err(_) => {
+                    acknowledged.perhaps_cancelled.push(id);
+                    return;
+                }
             }
-            Err(_) => return,
         }
     }
 }
@@ -139,11 +182,24 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
         let seed = asked.and_then(|long| long.seed).unwrap_or_else(Chance::any_seed);
         println!("{rounds} rounds with seed {seed}: {VARIABLE}={rounds},{seed}");
         let mut chance = Chance::new(seed);
-        let mut daemon = Daemon::start("").await;
-        daemon.ready("hello", json!({ "readOnlyRootFilesystem": true })).await;
-        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let mut daemon = Daemon::start("[queue]\nmax_dead = 1000000\nmax_records = 1000000\n").await;
+        let quick = json!({
+            "com.openfaas.retry.attempts": "2",
+            "com.openfaas.retry.min_wait": "10ms",
+            "com.openfaas.retry.max_wait": "50ms",
+        });
+        daemon.ready("hello", json!({ "readOnlyRootFilesystem": true, "annotations": quick })).await;
+        let held = json!({ "com.openfaas.queue": "held" });
+        daemon.ready("held", json!({ "readOnlyRootFilesystem": true, "annotations": held })).await;
+        let pause = async |daemon: &Daemon, paused: bool| {
+            let change = daemon.api(Method::PUT, "/system/queues/held").json(&json!({ "paused": paused }));
+            assert_eq!(change.send().await.expect("an answer").status(), StatusCode::OK);
+        };
+        pause(&daemon, true).await;
+        let acknowledged = Mutex::new(Acknowledged::default());
         for round in 0..rounds {
-            let queueing = (0..CLIENTS).map(|client| queue(&daemon, client, round, accepted.clone()));
+            let clients = KINDS.into_iter().flat_map(|kind| (0..CLIENTS).map(move |client| (kind, client)));
+            let queueing = clients.map(|(kind, client)| queue(&daemon, kind, client, round, &acknowledged));
             let kill = async {
                 tokio::time::sleep(Duration::from_millis(20 + chance.below(400))).await;
                 nix::sys::signal::kill(
@@ -156,28 +212,68 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
             daemon.end(Signal::SIGKILL);
             daemon.resume().await;
         }
+        pause(&daemon, false).await;
+        let Acknowledged { accepted, cancelled, perhaps_cancelled } =
+            acknowledged.into_inner().expect("no panic");
+        let is_empty = |queue: &Value| ["ready", "waiting", "running"].iter().all(|state| queue[state] == 0);
         eventually!(
-            within 120,
+            within 300,
             {
-                let (queues, bodies) = left(&daemon).await;
-                let queues = queues.as_array().expect("a list").clone();
-                let is_empty = |queue: &Value| ["ready", "waiting", "running"].iter().all(|state| queue[state] == 0);
-                bodies == 0 && queues.iter().all(is_empty)
+                let (queues, _) = left(&daemon).await;
+                queues.as_array().expect("a list").iter().all(is_empty)
             },
             "{:?}",
             left(&daemon).await
         );
-        let dead = daemon.api(Method::GET, "/system/dead").send().await.expect("an answer");
-        assert_eq!(dead.json::<Value>().await.expect("JSON"), json!([]));
-        let accepted = accepted.lock().expect("no panic").clone();
-        assert!(accepted.len() > rounds as usize, "hardly anything was queued");
-        for id in &accepted {
-            let (status, written) = daemon.call(&format!("hello/file?path=/tmp/{id}")).await;
+        let dead = daemon.api(Method::GET, "/system/dead?limit=1000").send().await.expect("an answer");
+        let dead: Vec<Value> = dead.json().await.expect("JSON");
+        assert!(dead.iter().all(|call| call["path"] == "/status/500"), "given up: {dead:#?}");
+        for (kind, id) in &accepted {
+            let function = if *kind == Kind::Held { "held" } else { "hello" };
+            let shown =
+                daemon.api(Method::GET, &format!("/system/calls/{id}")).send().await.expect("an answer");
+            let shown: Value = shown.json().await.expect("JSON");
+            let ended = match kind {
+                Kind::Failing => "failed",
+                Kind::Held if cancelled.contains(id) => "cancelled",
+                Kind::Held if perhaps_cancelled.contains(id) && shown["status"] == "cancelled" => "cancelled",
+                _ => "done",
+            };
+            assert_eq!(shown["status"], ended, "{id} of {}: {shown:#} {}", accepted.len(), daemon.log());
+            if *kind == Kind::Failing {
+                continue;
+            }
+            let (status, written) = daemon.call(&format!("{function}/file?path=/tmp/{id}")).await;
+            if ended == "cancelled" {
+                assert_eq!(status, StatusCode::NOT_FOUND, "{id} was cancelled, and made");
+                continue;
+            }
             assert_eq!(status, StatusCode::OK, "{id} of {} was lost: {}", accepted.len(), daemon.log());
             assert!(written == body(id), "{id} was made with another body");
+            if *kind == Kind::Told {
+                let (status, told) = daemon.call(&format!("hello/file?path=/tmp/told-{id}")).await;
+                assert_eq!((status, told.as_str()), (StatusCode::OK, "written\n"), "{id} was not told of");
+            }
         }
-        println!("{} calls accepted, none lost", accepted.len());
+        let count = |kind: Kind| accepted.iter().filter(|(other, _)| *other == kind).count();
+        for kind in KINDS {
+            assert!(count(kind) > rounds as usize / 2, "hardly any {kind:?} was queued");
+        }
+        println!(
+            "{} calls accepted, {} of them told of, {} given up, {} cancelled: none lost, none changed",
+            accepted.len(),
+            count(Kind::Told),
+            count(Kind::Failing),
+            cancelled.len(),
+        );
+        let purged = daemon.api(Method::DELETE, "/system/dead").send().await.expect("an answer");
+        let purged: Value = purged.json().await.expect("JSON");
+        // Some were accepted that nobody was told of any more.
+        let purged = purged["count"].as_u64().expect("a count");
+        assert!(purged >= count(Kind::Failing) as u64, "{purged} given up");
+        assert_eq!(left(&daemon).await.1, 0, "files are left of calls that are gone");
         daemon.remove("hello").await;
+        daemon.remove("held").await;
         daemon.nothing_left().await;
     });
 }
