@@ -1,10 +1,12 @@
 //! The client's side of a call: its body goes up, the answer comes down.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header;
 use http::response::Parts;
 use tokio::io::AsyncWrite;
@@ -13,6 +15,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::connection::Facts;
+use super::error::ErrorAnswer;
 use super::server::{Unawaited, Worker};
 use crate::invoke::{BodyError, Caller};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
@@ -24,6 +27,13 @@ enum Delimited {
     Raw,
     /// In chunks of our own.
     Chunks,
+}
+
+/// Why a body was not taken in.
+pub(super) enum Unread {
+    Gone,
+    TooLarge,
+    Bad(ErrorAnswer),
 }
 
 /// A client, during one call.
@@ -132,6 +142,34 @@ impl<'a> Client<'a> {
         self.chunked = false;
     }
 
+    /// Takes in the next piece of a body that stays here for now. `false`: that was all.
+    pub(super) async fn take_piece(
+        &mut self,
+        piece: &mut Vec<u8>,
+        alarm: &mut Alarm,
+    ) -> Result<bool, Unread> {
+        let read = poll_fn(|cx| match self.poll_body(cx, piece) {
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => match self.body_deadline() {
+                Some(deadline) => alarm.poll(cx, deadline).map(|()| None),
+                None => Poll::Pending,
+            },
+        });
+        match read.await {
+            Some(Ok(more)) => Ok(more),
+            Some(Err(BodyError::TooLarge)) => Err(Unread::TooLarge),
+            Some(Err(BodyError::Gone)) => Err(Unread::Gone),
+            Some(Err(BodyError::Bad(reason))) => {
+                let text = format!("the body is malformed: {reason}");
+                Err(Unread::Bad(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)))
+            }
+            None => {
+                let text = format!("nothing of the body came for {:?} (gateway.idle_timeout)", self.stall);
+                Err(Unread::Bad(ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)))
+            }
+        }
+    }
+
     /// The head of an answer of our own. `length` is the body's, when it is known beforehand.
     pub(super) fn plain_head(&mut self, parts: &Parts, bodiless: bool, length: Option<u64>) {
         self.code = parts.status.as_u16();
@@ -197,7 +235,7 @@ impl<'a> Client<'a> {
     /// Writes all there is. `false` when the client does not take it.
     pub(super) async fn flush(&mut self, alarm: &mut Alarm, stall: Duration) -> bool {
         let deadline = Instant::now() + stall;
-        std::future::poll_fn(|cx| match self.poll_flush(cx) {
+        poll_fn(|cx| match self.poll_flush(cx) {
             Poll::Ready(result) => Poll::Ready(result.is_ok()),
             Poll::Pending => alarm.poll(cx, deadline).map(|()| false),
         })

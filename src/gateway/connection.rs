@@ -20,6 +20,7 @@ use super::function::{self, FunctionCall};
 use super::handover;
 use super::later::{self, LaterCall};
 use super::server::Worker;
+use super::skill;
 use crate::invoke::Outgoing;
 use http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
 
@@ -129,6 +130,8 @@ fn push_seconds(out: &mut Vec<u8>, time: Duration) {
 enum Request {
     Function(FunctionCall),
     Later(Box<LaterCall>),
+    /// Its body says which function it calls.
+    Skill,
     Api(Box<http::request::Parts>),
     Refused(ErrorAnswer),
 }
@@ -171,11 +174,15 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, worker: Arc<Worke
     let mut after = After::Next;
     while after == After::Next {
         after = match connection.next().await {
-            Some((facts, request)) => {
+            Some((mut facts, request)) => {
                 let worker = connection.worker.clone();
                 let _busy = worker.begin();
                 match request {
                     Request::Function(call) => function::serve(&mut connection, &facts, &call).await,
+                    Request::Skill => match skill::take(&mut connection, &mut facts).await {
+                        Ok(call) => function::serve(&mut connection, &facts, &call).await,
+                        Err(after) => after,
+                    },
                     Request::Later(call) => later::serve(&mut connection, &facts, *call).await,
                     Request::Api(parts) => handover::serve(&mut connection, &facts, *parts).await,
                     Request::Refused(answer) => connection.refuse(&facts, &answer).await,
@@ -256,7 +263,7 @@ impl Connection {
                     None => {
                         self.outgoing.begin(facts.has_body());
                         forward.write(&entry, &mut self.outgoing.bytes);
-                        Request::Function(FunctionCall::new(entry, &head))
+                        Request::Function(FunctionCall::new(entry, head.method, head.framing))
                     }
                 }
             }
@@ -266,6 +273,11 @@ impl Connection {
                     Ok(call) => Request::Later(Box::new(call)),
                     Err(answer) => Request::Refused(answer),
                 }
+            }
+            function::Route::Skill { path } => {
+                let forward = function::Forward { head: &head, path, facts: &facts, peer: self.peer };
+                skill::begin(&forward, &mut self.outgoing);
+                Request::Skill
             }
             function::Route::Unknown(error) => Request::Refused(error.into()),
             function::Route::NotAFunction => match handover::parts(&head) {

@@ -26,6 +26,8 @@ pub(super) enum Route<'b> {
     Call { entry: Arc<Entry>, path: Path<'b> },
     /// To the queue, to be that later.
     Later { entry: Arc<Entry>, path: Path<'b> },
+    /// To the function that its body names.
+    Skill { path: Path<'b> },
     /// To a function that is not there.
     Unknown(InvokeError),
     /// Elsewhere.
@@ -54,6 +56,10 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
         // A gateway on a single port can be told the function by a header instead.
         None if path == "/" => match head.header(Header::Function).map(std::str::from_utf8) {
             Some(Ok(name)) => (name, "/"),
+            // The services of Alexa send to one address, and no header of ours.
+            None if head.method == "POST" => {
+                return Route::Skill { path: Path { slash: false, rest: path } };
+            }
             _ => return Route::NotAFunction,
         },
         None => return Route::NotAFunction,
@@ -62,8 +68,7 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
     match directory.find(name) {
         Some(entry) if later.is_some() => Route::Later { entry, path },
         Some(entry) => Route::Call { entry, path },
-        // The name is shown, but only as much of it as a name can have.
-        None => Route::Unknown(InvokeError::NotFound { function: name.chars().take(128).collect() }),
+        None => Route::Unknown(InvokeError::unknown(name)),
     }
 }
 
@@ -93,15 +98,29 @@ impl std::fmt::Display for Path<'_> {
 }
 
 impl FunctionCall {
-    pub(super) fn new(entry: Arc<Entry>, head: &RequestHead<'_, '_>) -> Self {
+    pub(super) fn new(entry: Arc<Entry>, method: &str, framing: Framing) -> Self {
         let view = entry.peek();
         let (timeout, body_limit) = (view.timeout, view.body_limit);
         drop(view);
-        let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
+        let idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
         // Many servers do not look for a body where none is usual. They would take it for the next
         // request, and what they answer for the answer to the next call.
-        let reuse = head.framing == Framing::None || takes_body(head.method);
+        let reuse = framing == Framing::None || takes_body(method);
         Self { entry, timeout, body_limit, idempotent, reuse }
+    }
+
+    /// Whether a body of this length is more than the function takes.
+    pub(super) fn is_too_long(&self, length: u64) -> bool {
+        length > self.body_limit
+    }
+
+    /// Answers that the body is, which counts as a call.
+    pub(super) async fn refuse_body(&self, connection: &mut Connection, facts: &Facts) -> After {
+        let mut counted = Counted::begin(&self.entry, facts.started);
+        let function = self.entry.label.to_string();
+        let answer = ErrorAnswer::from(InvokeError::BodyTooLarge { function, limit: self.body_limit });
+        counted.ends_with(answer.status.as_u16());
+        connection.refuse(facts, &answer).await
     }
 }
 
@@ -116,7 +135,7 @@ pub(super) struct Forward<'a, 'h, 'b> {
 impl Forward<'_, '_, '_> {
     /// Writes the head that the function gets.
     pub(super) fn write(&self, entry: &Entry, out: &mut Vec<u8>) {
-        self.write_lines(entry, out);
+        self.write_lines(&entry.label, out);
         match self.head.framing {
             Framing::Length(length) => {
                 out.extend_from_slice(b"Content-Length: ");
@@ -134,7 +153,8 @@ impl Forward<'_, '_, '_> {
     }
 
     /// The same without what says how long the body is, and without the empty line at the end.
-    pub(super) fn write_lines(&self, entry: &Entry, out: &mut Vec<u8>) {
+    /// `host_if_none` is for a request that has none, as those of HTTP/1.0.
+    pub(super) fn write_lines(&self, host_if_none: &str, out: &mut Vec<u8>) {
         let head = self.head;
         let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
@@ -159,7 +179,7 @@ impl Forward<'_, '_, '_> {
             push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
         if host.is_none() {
-            push(&[b"Host: ", entry.label.as_bytes(), b"\r\n"]);
+            push(&[b"Host: ", host_if_none.as_bytes(), b"\r\n"]);
         }
         if head.upgrade {
             push(&[b"Connection: Upgrade\r\n"]);
@@ -203,6 +223,9 @@ fn push_address(out: &mut Vec<u8>, peer: SocketAddr) {
 
 /// Carries out a call whose head is in `connection.outgoing`.
 pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &FunctionCall) -> After {
+    if matches!(facts.framing, Framing::Length(length) if call.is_too_long(length)) {
+        return call.refuse_body(connection, facts).await;
+    }
     let mut counted = Counted::begin(&call.entry, facts.started);
     let invoke = Call {
         entry: &call.entry,
@@ -218,13 +241,6 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         max_waiting: connection.worker.limits.max_waiting,
         has_waited: AtomicBool::new(false),
     };
-    if matches!(facts.framing, Framing::Length(length) if length > call.body_limit) {
-        let error =
-            InvokeError::BodyTooLarge { function: call.entry.label.to_string(), limit: call.body_limit };
-        let answer = ErrorAnswer::from(error);
-        counted.ends_with(answer.status.as_u16());
-        return connection.refuse(facts, &answer).await;
-    }
     let Connection { stream, worker, input, out, outgoing, alarm, .. } = connection;
     out.clear();
     let mut client = Client::new(stream, input, out, facts, call.body_limit, worker);

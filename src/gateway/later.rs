@@ -14,13 +14,13 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client::Client;
+use super::client::{Client, Unread};
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
 use super::function::Forward;
 use super::prefer::respond_async;
 use crate::fleet::Entry;
-use crate::invoke::{BodyError, Caller as _, InvokeError, PIECE};
+use crate::invoke::{Caller as _, InvokeError, PIECE};
 use crate::queue::{self, CallState, Callback, Draft, Queue, QueueError};
 use http1::{Alarm, Framing, Header, RequestHead};
 
@@ -70,7 +70,7 @@ impl LaterCall {
         }
         let (callback, keep) = (callback(request, queue)?, keep(request, queue)?);
         let mut head = Vec::new();
-        forward.write_lines(&entry, &mut head);
+        forward.write_lines(&entry.label, &mut head);
         if head.len() > MAX_HEAD {
             let text = format!("the head of a call that is made later may have {MAX_HEAD} bytes");
             return Err(ErrorAnswer::new(
@@ -282,13 +282,6 @@ fn unanswered(error: QueueError) -> ErrorAnswer {
     }
 }
 
-/// Why a body was not taken in.
-enum Unread {
-    Gone,
-    TooLarge,
-    Bad(ErrorAnswer),
-}
-
 /// Takes the body in.
 async fn read(
     client: &mut Client<'_>,
@@ -299,26 +292,7 @@ async fn read(
     let mut piece = Vec::new();
     let mut more = facts.has_body();
     while more {
-        let read = poll_fn(|cx| match client.poll_body(cx, &mut piece) {
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-            Poll::Pending => match client.body_deadline() {
-                Some(deadline) => alarm.poll(cx, deadline).map(|()| None),
-                None => Poll::Pending,
-            },
-        });
-        more = match read.await {
-            Some(Ok(more)) => more,
-            Some(Err(BodyError::TooLarge)) => return Err(Unread::TooLarge),
-            Some(Err(BodyError::Gone)) => return Err(Unread::Gone),
-            Some(Err(BodyError::Bad(reason))) => {
-                let text = format!("the body is malformed: {reason}");
-                return Err(Unread::Bad(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)));
-            }
-            None => {
-                let text = format!("nothing of the body came for {:?} (gateway.idle_timeout)", client.stall);
-                return Err(Unread::Bad(ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)));
-            }
-        };
+        more = client.take_piece(&mut piece, alarm).await?;
         let written = draft.push(&piece).await;
         written.map_err(|error: QueueError| Unread::Bad(error.into()))?;
         piece.clear();

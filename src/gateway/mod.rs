@@ -2,7 +2,8 @@
 //!
 //! [`server`] takes connections and splits them: `/function/…` goes to `function`, which is the
 //! data path and knows nothing of the API; all else goes to one `axum::Router`, which [`api`] makes.
-//! Both are served by one task per connection, which speaks HTTP itself: see [`http1`] for why.
+//! Calls that wait for their body have files of their own: `later` and `skill`. All are served by one
+//! task per connection, which speaks HTTP itself: see [`http1`] for why.
 
 pub mod api;
 pub mod auth;
@@ -15,3 +16,4 @@ mod later;
 pub mod listener;
 mod prefer;
 pub mod server;
+mod skill;

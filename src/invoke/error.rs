@@ -109,6 +109,11 @@ pub enum InvokeError {
 }
 
 impl InvokeError {
+    /// There is no function of this name, which is shown, but only as much of it as a name can have.
+    pub(crate) fn unknown(name: &str) -> Self {
+        Self::NotFound { function: name.chars().filter(|char| !char.is_control()).take(128).collect() }
+    }
+
     /// The status that a caller is answered, and that is counted.
     pub fn status(&self) -> StatusCode {
         match self {

@@ -9,6 +9,7 @@ mod log;
 mod namespace;
 mod queue;
 mod secret;
+mod skill;
 mod system;
 
 pub use calls::Call;
@@ -20,6 +21,7 @@ pub use log::LogLine;
 pub use namespace::Namespace;
 pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
 pub use secret::{Secret, SecretsExport};
+pub use skill::{Intent, SkillCall, SkillRequest};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
 };

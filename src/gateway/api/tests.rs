@@ -50,6 +50,8 @@ async fn system_asks_for_a_password_and_the_rest_does_not() {
     }
     let wrong = Request::get("/system/info").header(AUTHORIZATION, "Basic YWRtaW46d3Jvbmc=");
     assert_eq!(send(wrong, "").await.0, 401);
+    // What opens functions opens nothing else.
+    assert_eq!(send(Request::get("/system/info").header("X-Function", "env"), "").await.0, 401);
     assert_eq!(send(request("GET", "/system/info"), "").await.0, 200);
     let (status, _, body) = send(Request::get("/healthz"), "").await;
     assert_eq!((status, body.as_str()), (200, "OK\n"));

@@ -99,8 +99,47 @@ async fn the_answer_is_the_functions_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_on_the_root_is_named_by_a_header() {
     let gate = Gate::new(&[mirror().await]).await;
-    let answer = gate.call("GET / HTTP/1.1\r\nHost: a\r\nX-Function: env\r\n\r\n").await;
-    assert!(answer.body.starts_with("GET / HTTP/1.1\r\n"), "{}", answer.body);
+    for name in ["env", "env.openfaas-fn"] {
+        for method in ["GET", "POST", "BREW"] {
+            for target in ["/", "http://elsewhere:1/"] {
+                let answer = gate
+                    .call(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\nx-function: {name}\r\n\r\n"))
+                    .await;
+                assert!(answer.body.starts_with(&format!("{method} / HTTP/1.1\r\n")), "{}", answer.body);
+            }
+        }
+    }
+    let answer =
+        gate.call("POST / HTTP/1.1\r\nHost: a\r\nX-Function: env\r\nContent-Length: 2\r\n\r\nhi").await;
+    assert!(answer.body.ends_with("\r\n\r\nhi"), "{}", answer.body);
+    let calls = gate.entry.stats.calls_started();
+    for name in ["nope", "env.dev", "", "env/x", "../env"] {
+        let answer = gate.call(&format!("POST / HTTP/1.1\r\nHost: a\r\nX-Function: {name}\r\n\r\n")).await;
+        let text = format!("function {name} was not found: see 'ingle list'\n");
+        assert_eq!((answer.code, answer.body), (404, text));
+    }
+    assert_eq!(gate.entry.stats.calls_started(), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_header_means_nothing_elsewhere() {
+    let gate = Gate::new(&[mirror().await]).await;
+    for (target, code) in [
+        ("/hello", 200),
+        ("/system/functions", 404),
+        ("/system/", 404),
+        ("/x", 404),
+        ("//", 404),
+        ("/?a=b", 404),
+        ("/function/nope", 404),
+    ] {
+        let answer = gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Function: env\r\n\r\n")).await;
+        assert_eq!(answer.code, code, "{target}: {}", answer.body);
+    }
+    // A name that only looks like it is another.
+    let answer = gate.call("GET / HTTP/1.1\r\nHost: a\r\nX_Function: env\r\n\r\n").await;
+    assert_eq!(answer.code, 404);
+    assert_eq!(gate.entry.stats.calls_started(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@
 //! retries    calls that are made again, and those that are given up
 //! callbacks  answers of queued calls that are sent on
 //! records    what is known of queued calls before and after their end, and how they are cancelled
+//! skills     requests that name their function in the body
 //! api        what is not a function goes to the router
 //! stopping   what a stop waits for
 //! ```
@@ -25,6 +26,7 @@ mod later;
 mod records;
 mod replicas;
 mod retries;
+mod skills;
 mod smuggling;
 mod stopping;
 mod strangers;
