@@ -6,6 +6,7 @@
 //! handlers     code that has no image of its own
 //! languages    the examples, each in its language
 //! queue        the daemon killed again and again while calls are queued
+//! soak         many queued calls, after which nothing has grown
 //! long_calls   calls that take long, while their function is scaled to nothing
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
@@ -39,5 +40,6 @@ mod queue;
 mod refusals;
 mod registry;
 mod restarts;
+mod soak;
 mod survival;
 mod updates;
