@@ -85,10 +85,11 @@ pub(in crate::queue) async fn tell(
         Source::Memory(bytes) => reqwest::Body::from(bytes.to_vec()),
         Source::File(file) => reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, PIECE)),
     };
-    let timeout = client.timeout_of(&receiver);
+    let (timeout, is_gateway) = (client.timeout_of(&receiver), receiver.is_gateway);
     match http.post(receiver.url).timeout(timeout).headers(headers).body(body).send().await {
-        Ok(answer) => judge(answer, receiver.is_gateway, longest_pause).await,
-        Err(error) if error.is_connect() && is_for_want_of_room(&error) => {
+        Ok(answer) => judge(answer, is_gateway, longest_pause).await,
+        // Our own gateway does not listen yet, or not any more.
+        Err(error) if error.is_connect() && (is_gateway || is_for_want_of_room(&error)) => {
             ours(format!("no receiver can be reached now: {}", crate::chain(&error.without_url())))
         }
         // The URL may have a token in it, and is kept beside this already.

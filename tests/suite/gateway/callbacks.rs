@@ -382,3 +382,20 @@ async fn callbacks_leave_others_room_in_the_queue_and_among_those_that_were_give
     assert_eq!(kinds, [true, false], "the call stays, although it is the oldest");
     assert_eq!(gate.queue_for(&format!("http://{gone}/"), "").await.code, 202);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_does_not_listen_yet_costs_no_try() {
+    let seen = Seen::default();
+    let replica = noting(&seen, &["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"]).await;
+    let mut gate = gate(&[replica], "").await;
+    gate.queue.pause("callbacks", true).await.expect("paused");
+    gate.queue_for("http://gateway/function/env/back", "first").await;
+    eventually!(gate.queue.summary().made == 1, "{:?}", gate.queue.queues());
+    gate.begin_to_stop().await;
+    gate.queue.pause("callbacks", false).await.expect("resumed");
+    let held = |gate: &Gate| gate.queue.queues().iter().any(|queue| queue.counts.ready == 1);
+    eventually!(held(&gate), "{:?}", gate.queue.queues());
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!((gate.queue.summary().retried, count(&seen)), (0, 1), "{:?}", gate.queue.queues());
+    assert!(gate.queue.queues().iter().all(|queue| queue.counts.waiting == 0), "{:?}", gate.queue.queues());
+}
