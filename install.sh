@@ -164,6 +164,8 @@ check_packages() {
     has nft || packages="$packages nftables"
     has curl || packages="$packages curl ca-certificates"
     has ip || packages="$packages iproute2"
+    # For schedules in time zones.
+    [ -e /usr/share/zoneinfo/Europe/Berlin ] || packages="$packages tzdata"
     has modprobe || [ ! -d "/lib/modules/$(uname -r)" ] || packages="$packages kmod"
     if [ -n "$packages" ] && ! has apt-get; then
         fault "missing:$packages; and there is no apt-get to install it" "install it by hand"

@@ -1,7 +1,7 @@
 //! Puts the parts together, starts and stops them in order.
 //!
 //! ```text
-//! store -> network -> containerd -> fleet -> queue -> gateway -> ready
+//! store -> network -> containerd -> fleet -> queue -> cron -> gateway -> ready
 //! ```
 //!
 //! Stopping goes the other way: no new connections, those who follow logs are let go, calls in flight
@@ -25,6 +25,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::Config;
+use crate::cron::Cron;
 use crate::first_boot;
 use crate::fleet::Fleet;
 use crate::gateway::api::Api;
@@ -116,10 +117,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         store.clone(),
     )?;
     fleet.start().await?;
-    let queue = Queue::open(&config, store, fleet.directory().clone(), Handle::current())?;
+    let queue = Queue::open(&config, store.clone(), fleet.directory().clone(), Handle::current())?;
+    let cron = Cron::open(store, fleet.directory().clone(), queue.clone())?;
     let api = Api {
         fleet: fleet.clone(),
         queue: queue.clone(),
+        cron: cron.clone(),
         secrets,
         logs: logs.clone(),
         runtime,
@@ -143,6 +146,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let making = tokio::spawn({
         let queue = queue.clone();
         async move { queue.run().await }
+    });
+    let stopping = fleet.stopping();
+    fleet.keep("what calls functions by their schedules", move || {
+        let (cron, stopping) = (cron.clone(), stopping.clone());
+        async move { cron.run(stopping).await }
     });
     let limits = Limits::of(&config);
     let drain = limits.drain;

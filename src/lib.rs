@@ -7,6 +7,7 @@ pub mod age;
 pub mod cli;
 mod command;
 pub mod config;
+pub mod cron;
 pub mod daemon;
 pub mod disk;
 pub mod doctor;

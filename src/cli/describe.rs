@@ -8,7 +8,7 @@ use crate::function::FunctionName;
 use crate::wire::{FunctionStatus, KeptRevision, LastExit, Resources, UpdateStatus};
 
 use super::client::Client;
-use super::{Globals, list, output};
+use super::{Globals, cron, list, output};
 
 /// Show all about a function
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         let memory = output::bytes(usage.total_memory_bytes as u64);
         format!("{:.0}m cpu, {memory} memory", usage.cpu)
     });
-    vec![
+    let mut fields = vec![
         ("Name", status.name.clone()),
         ("Namespace", text(&status.namespace)),
         ("Phase", list::phase(status).to_owned()),
@@ -71,7 +71,13 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Environment", pairs(status.env_vars.as_ref())),
         ("Labels", pairs(status.labels.as_ref())),
         ("Annotations", pairs(status.annotations.as_ref())),
-    ]
+    ];
+    if let Some(timer) = &status.cron {
+        // After the calls, of which some are these.
+        let place = fields.iter().position(|(name, _)| *name == "URL").unwrap_or(fields.len());
+        fields.splice(place..place, cron::fields(timer));
+    }
+    fields
 }
 
 fn update(update: &UpdateStatus) -> String {

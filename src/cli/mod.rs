@@ -8,6 +8,7 @@ mod apply;
 mod calls;
 mod client;
 mod credentials;
+mod cron;
 mod deploy;
 mod describe;
 mod doctor;
@@ -117,6 +118,8 @@ enum Command {
     #[command(subcommand)]
     Calls(calls::Calls),
     #[command(subcommand)]
+    Cron(cron::Cron),
+    #[command(subcommand)]
     Image(image::Image),
     #[command(subcommand)]
     System(system::System),
@@ -178,6 +181,7 @@ impl Command {
             Self::Namespace(command) => command.run(globals).await,
             Self::Queue(command) => command.run(globals).await,
             Self::Calls(command) => command.run(globals).await,
+            Self::Cron(command) => command.run(globals).await,
             Self::Image(command) => command.run(globals).await,
             Self::System(command) => command.run(globals).await,
             Self::Info(command) => command.run(globals).await,

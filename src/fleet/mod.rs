@@ -194,8 +194,13 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has something done until the daemon stops.
-    fn keep<F>(&self, what: &'static str, work: impl FnMut() -> F + Send + 'static)
+    /// Is set when it is told to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.parts.stop.clone()
+    }
+
+    /// Has something done until the daemon stops. Work that ends before, or panics, is begun anew.
+    pub fn keep<F>(&self, what: &'static str, work: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -251,6 +256,7 @@ impl Fleet {
     pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
         let spec = FunctionSpec::try_from(&deployment)?;
         spec.check_settings()?;
+        revision::check_schedule(&spec)?;
         let key = spec.key.clone();
         self.namespaces.check(&key.namespace)?;
         if only_update && self.directory.get(&key).is_none() {

@@ -53,6 +53,12 @@ pub(super) fn kept(record: &RevisionRecord) -> KeptRevision {
     }
 }
 
+/// Refuses a schedule in a time zone that this machine does not know.
+pub(super) fn check_schedule(spec: &FunctionSpec) -> Result<(), Invalid> {
+    let Some(cron) = &spec.cron else { return Ok(()) };
+    cron.schedule.timetable().map(drop).map_err(|reason| Invalid::new("annotations.schedule", reason))
+}
+
 /// Refuses a function that asks for a secret which is not there.
 pub(super) fn check_secrets(secrets: &Secrets, spec: &FunctionSpec) -> Result<(), FleetError> {
     let mounted = secrets.mount(&spec.key.namespace, &spec.secrets);

@@ -45,6 +45,7 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         revision: view.revision,
         restarts: view.restarts,
         last_exit: None,
+        cron: None,
         revisions: Vec::new(),
         update: view.update.as_ref().map(|update| wire::UpdateStatus {
             revision: update.revision,

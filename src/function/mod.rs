@@ -3,6 +3,7 @@
 //! Everything here is parsed once, at the door, and is then correct by its type: code that holds a
 //! [`FunctionSpec`] never asks again whether a name or a quantity is well formed.
 
+mod cron;
 mod handler;
 mod image;
 mod name;
@@ -11,6 +12,7 @@ mod retry;
 mod spec;
 
 pub use ::quantity::{Cpu, Memory, parse_duration};
+pub use cron::{CronSettings, Missed, Overlap};
 pub use handler::HandlerDigest;
 pub use image::{ImageRef, PullPolicy};
 pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schedule::Schedule;
+
+use super::cron::{CronSettings, Missed, Overlap, TOPIC, jitter};
 use super::{
     Cpu, FunctionKey, FunctionName, HandlerDigest, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes,
     PullPolicy, RetrySettings, SecretName, attempts, parse_duration,
@@ -23,10 +26,13 @@ const MOST_REPLICAS: u32 = 1000;
 const MAX_TEXT: usize = 64 << 10;
 
 /// The settings that are ingle's own.
-const OWN_SETTINGS: [&str; 9] = [
+const OWN_SETTINGS: [&str; 12] = [
     "ingle.32bit",
     "ingle.body-limit",
     "ingle.capabilities",
+    "ingle.cron-jitter",
+    "ingle.cron-missed",
+    "ingle.cron-overlap",
     "ingle.handler",
     "ingle.parallel-calls",
     "ingle.pids",
@@ -78,6 +84,8 @@ pub struct FunctionSpec {
     pub scale: Scale,
     /// How queued calls are made.
     pub asynchronous: Asynchronous,
+    /// When it is called by itself, if it is.
+    pub cron: Option<CronSettings>,
     /// How to find out whether a replica can serve.
     pub probes: Probes,
 }
@@ -168,6 +176,7 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             pids: settings.parse("ingle.pids", positive)?,
             scale: scale(&settings)?,
             asynchronous: asynchronous(&settings, &env_vars)?,
+            cron: cron(&settings)?,
             probes: Probes {
                 ready: probe(&settings, "com.openfaas.ready.http")?,
                 health: probe(&settings, "com.openfaas.health.http")?,
@@ -218,6 +227,10 @@ impl Settings<'_> {
             }
         }
         Ok(())
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.annotations.contains_key(key) || self.labels.contains_key(key)
     }
 
     fn parse<T>(
@@ -343,6 +356,38 @@ fn asynchronous(
 
 /// The queue of callbacks, which no function's calls go to.
 pub const CALLBACKS: &str = "callbacks";
+/// A schedule counts for the topic that is ours: with another one it is somebody else's, and none is a slip of the pen.
+fn cron(settings: &Settings<'_>) -> Result<Option<CronSettings>, Invalid> {
+    let topic = settings.parse("topic", |text| Ok(text.to_owned()))?;
+    let ours = topic.as_deref().is_some_and(|topic| topic.split(',').any(|topic| topic.trim() == TOPIC));
+    if !ours {
+        if settings.has("schedule") && topic.is_none() {
+            let reason = format!("does nothing alone: add the annotation topic: {TOPIC}, or leave it out");
+            return Err(Invalid::new("annotations.schedule", reason));
+        }
+        let own = OWN_SETTINGS.iter().filter(|key| key.starts_with("ingle.cron-"));
+        return match own.copied().find(|key| settings.has(key)) {
+            Some(key) => Err(Invalid::new(
+                format!("annotations.{key}"),
+                format!("does nothing without a schedule: add the annotations topic: {TOPIC} and schedule"),
+            )),
+            None => Ok(None),
+        };
+    }
+    let parse = |text: &str| Ok((Box::from(text), Schedule::parse(text)?));
+    let Some((text, schedule)) = settings.parse("schedule", parse)? else {
+        let reason =
+            format!("is {TOPIC}, but there is no schedule: add the annotation schedule, as in \"0 6 * * *\"");
+        return Err(Invalid::new("annotations.topic", reason));
+    };
+    Ok(Some(CronSettings {
+        text,
+        schedule,
+        overlap: settings.parse("ingle.cron-overlap", Overlap::parse)?.unwrap_or_default(),
+        missed: settings.parse("ingle.cron-missed", Missed::parse)?.unwrap_or_default(),
+        jitter: settings.parse("ingle.cron-jitter", jitter)?.unwrap_or_default(),
+    }))
+}
 
 /// Refuses what cannot be the name of a queue.
 pub fn check_queue_name(text: &str) -> Result<(), String> {

@@ -11,6 +11,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::chain;
+use crate::cron::CronError;
 use crate::disk::DiskError;
 use crate::fleet::FleetError;
 use crate::function::Invalid;
@@ -181,6 +182,19 @@ impl From<QueueError> for ErrorAnswer {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "queue_failed", chain(&error))
             }
             QueueError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<CronError> for ErrorAnswer {
+    fn from(error: CronError) -> Self {
+        match error {
+            CronError::NotFound(_) => {
+                Self::new(StatusCode::NOT_FOUND, "function_not_found", error.to_string())
+            }
+            CronError::NoSchedule(_) => Self::new(StatusCode::CONFLICT, "no_schedule", error.to_string()),
+            CronError::Queue(error) => error.into(),
+            CronError::Store(error) => error.into(),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod api;
 mod calls;
+mod cron;
 mod functions;
 mod process;
 mod queue;

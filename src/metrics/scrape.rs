@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::text::{Kind, Text};
 use super::usage::UsageReader;
-use super::{ApiStats, functions, process, queue, usage};
+use super::{ApiStats, cron, functions, process, queue, usage};
+use crate::cron::Cron;
 use crate::fleet::Directory;
 use crate::queue::Queue;
 use crate::runtime::Runtime;
@@ -15,18 +16,20 @@ pub struct Scrape {
     directory: Arc<Directory>,
     usage: UsageReader,
     queue: Queue,
+    cron: Cron,
     api: Arc<ApiStats>,
 }
 
 impl Scrape {
-    /// The metrics of these functions, of what `runtime` says they use, of the queue, and of the API.
+    /// The metrics of these functions, of what `runtime` says they use, of the queue, of timers, and of the API.
     pub fn new(
         directory: Arc<Directory>,
         runtime: Arc<dyn Runtime>,
         queue: Queue,
+        cron: Cron,
         api: Arc<ApiStats>,
     ) -> Self {
-        Self { directory, usage: UsageReader::new(runtime), queue, api }
+        Self { directory, usage: UsageReader::new(runtime), queue, cron, api }
     }
 
     /// The metrics now, as Prometheus text.
@@ -40,6 +43,7 @@ impl Scrape {
         functions::write(&mut text, &entries);
         usage::write(&mut text, &usages);
         queue::write(&mut text, &self.queue);
+        cron::write(&mut text, &self.cron);
         self.api.write(&mut text);
         process::write(&mut text);
         text.finish()

@@ -107,6 +107,9 @@ impl Queue {
             if let (Some(callback), Some((number, _))) = (left.callback, follower) {
                 shared.add(&mut state, &callback.facts, number, None);
             }
+            if state.watched.remove(&number) {
+                shared.ended.notify_one();
+            }
             for watcher in state.watchers.remove(&number).into_iter().flatten().filter(|_| !is_callback) {
                 // It may have gone.
                 let _ = watcher.send(ending.state);

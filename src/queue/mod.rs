@@ -33,6 +33,7 @@ mod outcome;
 mod record;
 mod retry;
 mod row;
+mod runs;
 mod source;
 mod spool;
 mod state;
@@ -60,6 +61,7 @@ pub use job::{Content, Facts, Job, Try};
 pub use lanes::Counts;
 pub use record::{CallRecord, CallState, Start};
 pub use retry::{Jitter, RetryPolicy};
+pub use runs::Stage;
 
 use crate::config;
 use crate::fleet::Directory;
@@ -138,6 +140,7 @@ impl Queue {
             watchers: HashMap::new(),
             records: 0,
             result_size: 0,
+            watched: HashSet::new(),
         };
         let mut left = Left::default();
         for row in store.dead_jobs() {
@@ -166,6 +169,7 @@ impl Queue {
             state: Mutex::new(state),
             changed: Notify::new(),
             expire: Notify::new(),
+            ended: Notify::new(),
             runtime,
             stop: CancellationToken::new(),
             break_off: CancellationToken::new(),

@@ -1,6 +1,6 @@
 //! What the queue has in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     /// Rung when calls that were given up, or remembered, are too much.
     pub(super) expire: Notify,
+    /// Rung when a call of a timer has ended.
+    pub(super) ended: Notify,
     /// Where calls are made.
     pub(super) runtime: Handle,
     /// Set when the daemon stops: no more calls are begun.
@@ -77,6 +79,8 @@ pub(super) struct State {
     pub(super) records: usize,
     /// Bytes of the answers that are kept of them.
     pub(super) result_size: u64,
+    /// Calls whose end a timer waits for.
+    pub(super) watched: HashSet<u64>,
 }
 
 /// A call that is being made.

@@ -178,6 +178,10 @@ impl Drop for Running<'_> {
             Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
             Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),
         }
+        // One that cannot be read has no other end.
+        if matches!(next, Next::Nothing) && state.watched.remove(&self.number) {
+            self.queue.0.ended.notify_one();
+        }
         drop(state);
         if self.cancel.is_cancelled() && !matches!(next, Next::Nothing) {
             // Cancelled when its try had just ended, and nobody looked any more.

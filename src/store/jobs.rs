@@ -152,6 +152,11 @@ fn number_of(prefix: &str, key: &[u8]) -> Result<u64, StoreError> {
     })
 }
 
+/// The key of a call that is to be made.
+pub(super) fn job_key(number: u64) -> String {
+    key(JOBS, number)
+}
+
 /// Sorts as the numbers do.
 fn key(prefix: &str, number: u64) -> String {
     format!("{prefix}{number:020}")

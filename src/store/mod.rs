@@ -15,6 +15,7 @@ mod error;
 mod jobs;
 mod large;
 mod record;
+mod timers;
 mod writer;
 
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use serde::de::DeserializeOwned;
 pub use error::StoreError;
 pub use jobs::{LeftJob, StoredJob};
 pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
+pub use timers::StoredTimer;
 
 use crate::function::{FunctionKey, NamespaceName, ReplicaId};
 use crate::wire;
@@ -44,6 +46,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Where the format is written down.
 const SCHEMA_KEY: &str = "meta/schema";
+/// Rows that belong to a function.
+const OWNED: [&str; 3] = ["counts/", "revision/", timers::TIMERS];
 /// The page cache: the working set is a few hundred small records.
 const CACHE_BYTES: u64 = 4 << 20;
 
@@ -176,9 +180,10 @@ impl Store {
         self.get(&revision_key(key, number))
     }
 
-    /// Forgets a function, its counts and these revisions of it; returns when that is on disk.
+    /// Forgets a function, its counts, its timer and these revisions of it; returns when that is on disk.
     pub async fn delete_function(&self, key: &FunctionKey, revisions: &[u64]) -> Result<(), StoreError> {
-        let mut operations = vec![delete(&function_key(key)), delete(&counts_key(key))];
+        let mut operations =
+            vec![delete(&function_key(key)), delete(&counts_key(key)), delete(&timers::key(key))];
         operations.extend(revisions.iter().map(|number| delete(&revision_key(key, *number))));
         self.writer.write(operations).await
     }
@@ -303,7 +308,7 @@ fn revision_key(key: &FunctionKey, number: u64) -> String {
 
 /// The key of the function that a row belongs to, if it belongs to one.
 fn owner_of(key: &str) -> Option<String> {
-    let rest = key.strip_prefix("counts/").or_else(|| key.strip_prefix("revision/"))?;
+    let rest = OWNED.iter().find_map(|prefix| key.strip_prefix(prefix))?;
     let mut parts = rest.split('/');
     Some(format!("function/{}/{}", parts.next()?, parts.next()?))
 }
@@ -374,7 +379,7 @@ fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
 /// Removes what belongs to functions that are gone. Runs before there is a writer.
 fn drop_orphans(db: &sled::Db) -> Result<(), StoreError> {
     let failed = |error: sled::Error| StoreError::failed("reading the store", error);
-    for row in db.scan_prefix("counts/").chain(db.scan_prefix("revision/")) {
+    for row in OWNED.iter().flat_map(|prefix| db.scan_prefix(prefix)) {
         let (key, _) = row.map_err(failed)?;
         if let Some(owner) = owner_of(&String::from_utf8_lossy(&key))
             && !db.contains_key(owner).map_err(failed)?
@@ -406,7 +411,7 @@ mod tests {
         FunctionKey::parse(name).expect("a name")
     }
 
-    fn record(name: &str, text: &str) -> FunctionRecord {
+    pub(super) fn record(name: &str, text: &str) -> FunctionRecord {
         let deployment = wire::Deployment {
             service: name.into(),
             image: "a/b:1".into(),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::CronStatus;
+
 /// `POST` and `PUT /system/functions`. faas-cli also sends `network` and `registryAuth`, which are
 /// accepted and ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +168,9 @@ pub struct FunctionStatus {
     /// Ours: how the last replica ended that was not told to, since the daemon started; only in describe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
+    /// Ours: when it is called by its schedule, if it is; only in describe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<CronStatus>,
     /// Ours: the revisions that served and that one can go back to, newest first; only in describe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<KeptRevision>,

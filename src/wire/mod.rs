@@ -4,6 +4,7 @@
 //! they are empty. Unknown fields are accepted, because older and newer clients send more.
 
 mod calls;
+mod cron;
 mod function;
 mod log;
 mod namespace;
@@ -13,6 +14,7 @@ mod skill;
 mod system;
 
 pub use calls::Call;
+pub use cron::{CronAccepted, CronLeftOut, CronRun, CronStatus};
 pub use function::{
     Deletion, Deployment, FunctionStatus, KeptRevision, LastExit, Resources, Rollback, ScaleRequest,
     UpdateStatus, Usage,

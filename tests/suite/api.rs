@@ -2,6 +2,7 @@
 //! they are answered.
 
 mod client;
+mod cron;
 mod disk;
 mod faas_cli;
 mod functions;

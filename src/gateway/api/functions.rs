@@ -11,17 +11,20 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::body::{Json, MaybeJson};
 use super::params::{self, Params, PathName};
 use super::to_the_end;
+use crate::cron::Cron;
 use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
 use crate::wire;
 
-pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
+pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
+    let describing =
+        Router::new().route("/system/function/{name}", get(describe)).with_state((fleet.clone(), cron));
     Router::new()
         .route("/system/functions", get(list).post(deploy).put(update).delete(remove))
-        .route("/system/function/{name}", get(describe))
         .route("/system/function/{name}/rollback", post(rollback))
         .route("/system/scale-function/{name}", post(scale))
         .with_state(fleet)
+        .merge(describing)
 }
 
 async fn list(
@@ -33,13 +36,14 @@ async fn list(
 }
 
 async fn describe(
-    State(fleet): State<Arc<Fleet>>,
+    State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     PathName(name): PathName,
     params: Params,
 ) -> Result<axum::Json<wire::FunctionStatus>, ErrorAnswer> {
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
     let with_usage = params.switch("usage")?;
     let mut status = fleet.describe(&key)?;
+    status.cron = cron.timer(&key).map(super::cron::status);
     if with_usage {
         // How the function is matters more than what it uses: an engine that does not answer takes
         // only the latter away.

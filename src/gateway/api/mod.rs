@@ -9,6 +9,7 @@
 
 mod body;
 mod calls;
+mod cron;
 mod functions;
 mod handlers;
 mod images;
@@ -36,6 +37,7 @@ use http::{HeaderMap, StatusCode};
 use self::upload::Archives;
 use super::auth::Credentials;
 use super::error::ErrorAnswer;
+use crate::cron::Cron;
 use crate::fleet::Fleet;
 use crate::logs::Logs;
 use crate::metrics::{ApiStats, Scrape};
@@ -52,6 +54,8 @@ pub struct Api {
     pub secrets: Secrets,
     /// Calls that are made later.
     pub queue: Queue,
+    /// Functions that are called by a schedule.
+    pub cron: Cron,
     /// Output of functions.
     pub logs: Arc<Logs>,
     /// Images, and what replicas use.
@@ -70,11 +74,12 @@ impl Api {
             self.fleet.directory().clone(),
             self.runtime.clone(),
             self.queue.clone(),
+            self.cron.clone(),
             stats.clone(),
         );
         let archives = Archives::open(&self.state_dir)?;
         let router = Router::new()
-            .merge(functions::routes(self.fleet.clone()))
+            .merge(functions::routes(self.fleet.clone(), self.cron.clone()))
             .merge(secrets::routes(self.fleet.clone(), self.secrets.clone()))
             .merge(namespaces::routes(self.fleet.clone(), self.secrets))
             .merge(log::routes(self.fleet.clone(), self.logs))
@@ -82,6 +87,7 @@ impl Api {
             .merge(handlers::routes(self.fleet.handlers().clone(), archives))
             .merge(calls::routes(self.queue.clone()))
             .merge(queue::routes(self.queue))
+            .merge(cron::routes(self.fleet.clone(), self.cron))
             .merge(system::routes(self.fleet))
             .merge(info::routes())
             .merge(metrics::routes(scrape));

@@ -198,7 +198,7 @@ async fn a_wrong_deploy_is_refused_at_once_and_leaves_nothing() {
             r#"{"service":"a","image":"x","annotations":{"ingle.tiemout":"9s"}}"#,
             400,
             "annotations.ingle.tiemout: is not a setting; there are ingle.32bit, ingle.body-limit, \
-             ingle.capabilities, ingle.handler, ingle.parallel-calls, ingle.pids, ingle.port, ingle.pull-policy, ingle.timeout",
+             ingle.capabilities, ingle.cron-jitter, ingle.cron-missed, ingle.cron-overlap, ingle.handler, ingle.parallel-calls, ingle.pids, ingle.port, ingle.pull-policy, ingle.timeout",
         ),
         (
             r#"{"service":"a","image":"x","secrets":["key"]}"#,

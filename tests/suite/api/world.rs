@@ -8,6 +8,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use ingle::config::Config;
+use ingle::cron::Cron;
 use ingle::fleet::Fleet;
 use ingle::gateway::api::Api;
 use ingle::handlers::Handlers;
@@ -24,6 +25,7 @@ use crate::support::fake_runtime::FakeRuntime;
 pub(super) struct World {
     pub(super) fleet: Arc<Fleet>,
     pub(super) queue: Queue,
+    pub(super) cron: Cron,
     pub(super) runtime: FakeRuntime,
     pub(super) router: Router,
     state: tempfile::TempDir,
@@ -67,7 +69,9 @@ impl World {
         fleet.start().await.expect("started");
         config.daemon.state_dir = state.path().to_owned();
         let directory = fleet.directory().clone();
-        let queue = Queue::open(&config, store, directory, Handle::current()).expect("a queue");
+        let queue =
+            Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
+        let cron = Cron::open(store, directory, queue.clone()).expect("timers");
         tokio::spawn({
             let queue = queue.clone();
             async move { queue.run().await }
@@ -75,13 +79,14 @@ impl World {
         let api = Api {
             fleet: fleet.clone(),
             queue: queue.clone(),
+            cron: cron.clone(),
             secrets,
             logs,
             runtime: Arc::new(runtime.clone()),
             credentials: None,
             state_dir: state.path().to_owned(),
         };
-        Self { fleet, queue, runtime, router: api.router().expect("routes"), state, _run: run }
+        Self { fleet, queue, cron, runtime, router: api.router().expect("routes"), state, _run: run }
     }
 
     pub(super) fn state_dir(&self) -> &Path {

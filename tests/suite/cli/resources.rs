@@ -81,6 +81,61 @@ Labels:       faas_function=env
     );
 }
 
+const TIMERS: &str = r#"[
+    {"name":"env","namespace":"openfaas-fn","schedule":"0 6 * * *","timeZones":["UTC"],"overlap":"skip","missed":"once",
+     "jitterSeconds":90,"lastRun":{"callId":"some-id","due":"2025-01-31T06:00:00Z","at":"2025-01-31T06:00:07.1Z",
+     "outcome":"pending","tried":2},"nextRun":"2025-02-01T06:00:07Z","waiting":1,
+     "leftOut":{"due":"2025-01-30T06:00:00Z","reason":"an earlier run had not ended"},
+     "accepted":3,"skipped":1,"missedRuns":0},
+    {"name":"b","namespace":"dev","schedule":"@daily","timeZones":["Mars/Olympus"],"overlap":"allow","missed":"skip",
+     "accepted":0,"skipped":0,"missedRuns":0,"problem":"no such zone"}]"#;
+
+#[test]
+fn timers_are_listed_and_described() {
+    let gateway = Gateway::script(vec![(200, TIMERS)]);
+    let user = User::of(&gateway);
+    let lines = user.run(&["cron", "list"]).ok();
+    let lines: Vec<Vec<&str>> = lines
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            vec!["FUNCTION", "SCHEDULE", "TIME ZONE", "LAST RUN", "OUTCOME", "NEXT RUN"],
+            vec![
+                "env.openfaas-fn",
+                "0 6 * * *",
+                "UTC",
+                "2025-01-31T06:00:07Z",
+                "pending, tries that failed: 2",
+                "2025-02-01T06:00:07Z"
+            ],
+            vec!["b.dev", "@daily", "Mars/Olympus", "-", "-", "none: no such zone"],
+        ]
+    );
+    assert_eq!(user.run(&["cron", "list", "-n", "dev", "--json"]).ok(), format!("{TIMERS}\n"));
+    assert_eq!(gateway.lines(), ["GET /system/cron", "GET /system/cron?namespace=dev"]);
+
+    let timer = &serde_json::from_str::<serde_json::Value>(TIMERS).expect("JSON")[0];
+    let status =
+        serde_json::json!({ "name": "env", "image": "a:1", "phase": "ready", "cron": timer }).to_string();
+    let gateway = Gateway::script(vec![(200, status.as_str())]);
+    let out = User::of(&gateway).run(&["describe", "env"]).ok();
+    let shown = |name: &str| {
+        let line = out.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.unwrap_or_else(|| panic!("no {name} in {out}")).trim().to_owned()
+    };
+    assert_eq!(shown("Schedule"), "0 6 * * * (UTC; when one runs: skip; when missed: once; up to 90 s late)");
+    assert_eq!(
+        shown("Last run"),
+        "2025-01-31T06:00:07Z, due 2025-01-31T06:00:00Z, pending, tries that failed: 2, call some-id"
+    );
+    assert_eq!(shown("Next run"), "2025-02-01T06:00:07Z, 1 wait");
+    assert_eq!(shown("Left out"), "due 2025-01-30T06:00:00Z: an earlier run had not ended");
+    assert!(!out.contains("Not called"), "{out}");
+}
+
 /// A command, the request it makes, and what it prints.
 struct Row {
     command: &'static [&'static str],
@@ -102,6 +157,13 @@ fn commands_with_one_request() {
             "POST /system/scale-function/env",
             json(r#"{"serviceName":"env","replicas":3}"#),
             "env is being scaled to 3\n",
+        ),
+        row(
+            &["cron", "run", "env", "-n", "dev"],
+            (202, r#"{"callId":"some-id"}"#),
+            "POST /system/cron/env?namespace=dev",
+            None,
+            "env is called: call some-id is queued\n",
         ),
         row(
             &["scale", "env", "--replicas", "0", "-n", "dev"],

@@ -8,6 +8,7 @@
 //! smuggling  damaged streams of requests, and what the function sees of them
 //! strangers  replicas that say more than they were asked
 //! clients    clients that are slow, malformed, impatient, or gone
+//! cron       functions that are called by a schedule
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
 //! callbacks  answers of queued calls that are sent on
@@ -22,6 +23,7 @@ mod bodies;
 mod callbacks;
 mod calls;
 mod clients;
+mod cron;
 mod later;
 mod records;
 mod replicas;

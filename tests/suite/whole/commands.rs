@@ -13,7 +13,7 @@ use crate::support::{Item, busybox, write_archive};
 pub(super) const IMAGE: &str = "docker.io/ingle-test/box:1";
 
 /// What a program that was not built static needs beside itself. The one that is installed is static.
-fn libraries(program: &str) -> Vec<Item> {
+pub(super) fn libraries(program: &str) -> Vec<Item> {
     let listed = run("ldd", &[program]);
     let paths = listed.split_whitespace().filter(|word| word.starts_with('/') && Path::new(word).is_file());
     let item = |path: &str| {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! commands     commands of any image, with the watchdog that the daemon brings along
+//! cron         the daemon killed again and again while a function is called each second
 //! clock        the machine's clock jumps
 //! handlers     code that has no image of its own
 //! languages    the examples, each in its language
@@ -26,6 +27,7 @@
 mod chaos;
 mod clock;
 mod commands;
+mod cron;
 mod disk;
 mod doctor;
 mod exhausted;
