@@ -165,6 +165,9 @@ impl From<QueueError> for ErrorAnswer {
             QueueError::NotFound { .. } | QueueError::UnknownCall { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "call_not_found", error.to_string())
             }
+            QueueError::NoFunction { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "function_not_found", error.to_string())
+            }
             QueueError::NoAnswer { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "answer_not_found", error.to_string())
             }

@@ -16,6 +16,12 @@ pub enum QueueError {
         /// When to try again, in seconds.
         retry_after: u32,
     },
+    /// The function of a call is not there any more.
+    #[error("function {function} not found")]
+    NoFunction {
+        /// Its name.
+        function: String,
+    },
     /// There is no such call among those that were given up.
     #[error("no call {number} was given up: see 'ingle queue dead'")]
     NotFound {

@@ -32,7 +32,7 @@ impl Queue {
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let arriving = shared.arrive(head.len() as u64, 0)?;
+        let arriving = shared.arrive(&facts, head.len() as u64, 0)?;
         let number = arriving.number;
         let job = Job { facts, content: Content::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;
@@ -49,6 +49,10 @@ impl Queue {
                     return Err(error.into());
                 }
             }
+        }
+        // Nothing is kept of a function that was removed meanwhile.
+        if shared.store.job(number)?.is_none() {
+            return Err(QueueError::NoFunction { function: job.facts.function.to_string() });
         }
         shared.state().watched.insert(number);
         arriving.arrived(&job.facts);
