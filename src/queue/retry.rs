@@ -141,6 +141,29 @@ mod tests {
             prop_assert!(pause >= policy.min_wait && pause <= policy.max_wait, "{pause:?} of {policy:?}");
         }
 
+        /// Against the same in milliseconds and by hand: doubled once for each try that failed.
+        #[test]
+        fn a_pause_is_what_the_documentation_says(
+            min in 1u64..100_000, max in 1u64..10_000_000, failed in 1u32..40, chance in 0.0f64..=1.0, full in any::<bool>(),
+        ) {
+            let max = max.max(min);
+            let mut longest = u128::from(min);
+            for _ in 0..failed {
+                longest = (longest * 2).min(u128::from(max));
+            }
+            let longest = longest as f64;
+            let shortest = if full { min as f64 } else { (longest / 2.0).max(min as f64) };
+            let wanted = shortest + (longest - shortest) * chance;
+            let settings = RetrySettings {
+                min_wait: Some(Duration::from_millis(min)),
+                max_wait: Some(Duration::from_millis(max)),
+                ..RetrySettings::default()
+            };
+            let policy = policy(if full { Jitter::Full } else { Jitter::Equal }).with(&settings);
+            let found = policy.pause(failed, chance).as_secs_f64() * 1000.0;
+            prop_assert!((found - wanted).abs() < 0.001, "{found} instead of {wanted}");
+        }
+
         #[test]
         fn no_text_is_more_than_an_error(text in "\\PC{0,20}") {
             let _ = retry_after(&text, jiff::Timestamp::UNIX_EPOCH);
