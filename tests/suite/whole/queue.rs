@@ -19,6 +19,9 @@ const ROUNDS: u32 = 6;
 /// Clients that queue calls of each kind.
 const CLIENTS: usize = 2;
 
+/// Calls that each of them queues in a round: what 200 rounds write must have room in the function's /tmp.
+const CALLS: usize = 10;
+
 /// What a client queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -43,10 +46,10 @@ struct Acknowledged {
     perhaps_cancelled: Vec<String>,
 }
 
-/// Queues calls until the daemon does not answer.
+/// Queues calls until the daemon does not answer, or there were enough.
 async fn queue(daemon: &Daemon, kind: Kind, client: usize, round: u32, acknowledged: &Mutex<Acknowledged>) {
     let http = daemon.client.clone();
-    for number in 0.. {
+    for number in 0..CALLS {
         let id = format!("call-{kind:?}-{round}-{client}-{number}");
         let path = match kind {
             Kind::Plain | Kind::Told => format!("/async-function/hello/file?path=/tmp/{id}"),
@@ -87,7 +90,7 @@ async fn left(daemon: &Daemon) -> (Value, usize) {
 
 /// What a call has its function write into a file: every tenth goes through a file on its way, too.
 fn body(id: &str) -> String {
-    id.repeat(if id.ends_with('0') { 1000 } else { 1 })
+    id.repeat(if id.ends_with('0') { 250 } else { 1 })
 }
 
 /// Follows the system calls of a daemon; ended when it is dropped.
