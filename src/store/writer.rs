@@ -47,20 +47,44 @@ pub(super) enum Operation {
 /// What is to be applied at once.
 #[derive(Default)]
 struct Pending {
-    batch: sled::Batch,
+    /// The keys and what is to be under them, in the order in which that was asked for.
+    changes: Vec<(String, Option<Vec<u8>>)>,
     /// Whether the keys that it touches have a value after it.
     there: HashMap<String, bool>,
+    /// Some of it must be there as a whole, or not at all.
+    whole: bool,
 }
 
 impl Pending {
     fn put(&mut self, key: String, stored: Vec<u8>) {
-        self.batch.insert(key.as_bytes(), stored);
-        self.there.insert(key, true);
+        self.there.insert(key.clone(), true);
+        self.changes.push((key, Some(stored)));
     }
 
     fn delete(&mut self, key: String) {
-        self.batch.remove(key.as_bytes());
-        self.there.insert(key, false);
+        self.there.insert(key.clone(), false);
+        self.changes.push((key, None));
+    }
+
+    fn apply(self, db: &sled::Db) -> sled::Result<()> {
+        if self.whole {
+            let mut batch = sled::Batch::default();
+            for (key, change) in self.changes {
+                match change {
+                    Some(value) => batch.insert(key.as_bytes(), value),
+                    None => batch.remove(key.as_bytes()),
+                }
+            }
+            return db.apply_batch(batch);
+        }
+        // A batch takes one more write to the disk, for its beginning, before that of what is in it.
+        for (key, change) in self.changes {
+            match change {
+                Some(value) => db.insert(key, value)?,
+                None => db.remove(key)?,
+            };
+        }
+        Ok(())
     }
 }
 
@@ -211,6 +235,7 @@ impl Thread {
                 match message {
                     Message::Write { operations, ack } => {
                         if failure.is_none() {
+                            pending.whole |= operations.len() > 1;
                             failure = self.add(&mut pending, operations).err();
                         }
                         acks.extend(ack);
@@ -220,7 +245,7 @@ impl Thread {
             }
             let result = failure
                 .map_or(Ok(()), Err)
-                .and_then(|()| self.apply(pending.batch))
+                .and_then(|()| self.apply(pending))
                 .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
             let result = result.map_err(|error| match error {
                 error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone() },
@@ -294,9 +319,9 @@ impl Thread {
         Ok(())
     }
 
-    fn apply(&mut self, batch: sled::Batch) -> Result<(), StoreError> {
+    fn apply(&mut self, pending: Pending) -> Result<(), StoreError> {
         self.dirty = true;
-        self.db.apply_batch(batch).map_err(|error| StoreError::failed("writing to the store", error))
+        pending.apply(&self.db).map_err(|error| StoreError::failed("writing to the store", error))
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
