@@ -143,9 +143,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         // They have no end that could be waited for.
         logs.end_following();
     };
-    let making = tokio::spawn({
-        let queue = queue.clone();
-        async move { queue.run().await }
+    let making = queue.clone();
+    let stopping = fleet.stopping();
+    fleet.keep("what makes queued calls", move || {
+        let (queue, stopping) = (making.clone(), stopping.clone());
+        async move {
+            queue.run().await;
+            // It ends a little before the rest.
+            stopping.cancelled().await;
+        }
     });
     let stopping = fleet.stopping();
     fleet.keep("what calls functions by their schedules", move || {
@@ -167,7 +173,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping; functions run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
-    let _ = making.await;
     // It ends at once; a deploy that it was at is gone on with by the next start.
     let _ = first_boot.await;
     fleet.stop().await;

@@ -198,7 +198,11 @@ fn show(call: DeadCall) -> anyhow::Result<()> {
         .into_iter()
         .map(|one| {
             let code = one.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
-            [output::time(&one.at), format!("{} ms", one.took_ms), code, one.reason]
+            let reason = match one.repeats {
+                0 => one.reason,
+                count => format!("{} (as {count} before)", one.reason),
+            };
+            [output::time(&one.at), format!("{} ms", one.took_ms), code, reason]
         })
         .collect();
     Ok(output::table(["TRIED", "TOOK", "CODE", "REASON"], &rows)?)

@@ -90,8 +90,11 @@ impl Cron {
     pub async fn run(&self, stop: CancellationToken) {
         let shared = &self.0;
         loop {
-            let Some(next) = stop.run_until_cancelled(self.turn(Timestamp::now())).await else { return };
+            let now = Timestamp::now();
+            let Some(next) = stop.run_until_cancelled(self.turn(now)).await else { return };
+            // What was due and could not be done is tried again later.
             let pause = next
+                .filter(|next| *next > now)
                 .map(|next| Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default());
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -12,6 +12,8 @@ use crate::queue::Stage;
 const MOST_OPEN: usize = 32;
 /// As far as a clock is set back by hand or by summer time, and not because it was wrong.
 const SET_BACK: SignedDuration = SignedDuration::from_hours(3);
+/// As far as a clock is set right now and then, and after a sleep.
+const SET_RIGHT: SignedDuration = SignedDuration::from_secs(60);
 
 /// A timer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,17 +130,22 @@ impl Row {
 
     /// From where on what is due counts.
     ///
-    /// A clock may be set back. What goes on and on then goes on at once, by the clock as it is. Times of the day were
-    /// there already and are waited for until they come anew, as ever with cron; unless that is for so long that the
-    /// clock must have been wrong before.
+    /// A clock may be set back. By a little, it is waited for until it has caught up: what was due has been made. By
+    /// more, what goes on and on then goes on at once, by the clock as it is. Times of the day were there already and
+    /// are waited for until they come anew, as ever with cron; unless that is for so long that the clock must have
+    /// been wrong before.
     pub(super) fn since(&mut self, now: Timestamp) -> Since {
         if now >= self.done_until {
             self.aside = None;
             return self.done_until.into();
         }
+        let back = self.done_until.duration_since(now);
+        if back <= SET_RIGHT && self.aside.is_none() {
+            return self.done_until.into();
+        }
         let aside = self.aside.map_or(now, |aside| aside.min(now));
         self.aside = Some(aside);
-        let was_wrong = self.done_until.duration_since(now) > SET_BACK;
+        let was_wrong = back > SET_BACK;
         Since { fixed: if was_wrong { aside } else { self.done_until }, running: aside }
     }
 

@@ -282,6 +282,7 @@ impl From<StoreError> for ErrorAnswer {
             StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "store_failed"),
             StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             StoreError::ReadOnly { .. }
+            | StoreError::Broken { .. }
             | StoreError::InUse { .. }
             | StoreError::Newer { .. }
             | StoreError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),

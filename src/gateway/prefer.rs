@@ -6,6 +6,8 @@ use http1::{Header, RequestHead};
 
 /// How long a client waits that does not say.
 const WAIT: Duration = Duration::from_secs(10);
+/// How long at most: more than any connection lasts.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a client waits for the answer before it would rather be told that it comes later. Nothing if it does not
 /// say that it would.
@@ -28,7 +30,7 @@ pub(super) fn respond_async(head: &RequestHead<'_, '_>) -> Option<Duration> {
             wait = value.and_then(|value| std::str::from_utf8(value).ok()?.trim_matches('"').parse().ok());
         }
     }
-    wanted.then(|| wait.map_or(WAIT, Duration::from_secs))
+    wanted.then(|| wait.map_or(WAIT, Duration::from_secs).min(LONGEST))
 }
 
 #[cfg(test)]
@@ -49,6 +51,7 @@ mod tests {
             ("Prefer: respond-async\r\nPrefer: wait=0, wait=9\r\n", Some(0)),
             ("Prefer: respond-async, wait=soon\r\n", Some(10)),
             ("Prefer: respond-async, wait=-1\r\n", Some(10)),
+            ("Prefer: respond-async, wait=18446744073709551615\r\n", Some(86400)),
         ] {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
             let mut slots = slots();

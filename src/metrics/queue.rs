@@ -59,7 +59,7 @@ pub(super) fn write(text: &mut Text, queue: &Queue) {
         "ingle_queue_dead_calls",
         Kind::Gauge,
         "Calls and callbacks that were given up and are kept.",
-        queue.dead_count().map_or(f64::NAN, |count| count as f64),
+        queue.dead_count() as f64,
     );
     one(
         "ingle_queue_dead_bytes",

@@ -14,6 +14,7 @@ use super::job::{Content, Job};
 use super::record::{CallRecord, CallState};
 use super::source::Source;
 use super::state::{Shared, readable};
+use super::surplus::surplus;
 use super::{Queue, QueueError};
 use crate::function::{FunctionKey, FunctionName, NamespaceName};
 use crate::store::{StoreError, StoredJob};
@@ -273,34 +274,47 @@ impl Queue {
     }
 
     /// Forgets calls that ended long ago, or are too many, and answers that were kept for long enough, or are too
-    /// large together.
+    /// large together; of the functions that have most, and those first that ended first.
     pub async fn expire_records(&self) -> Result<(), QueueError> {
         let _one = self.0.burying.lock().await;
         let queue = self.clone();
         let look = move || queue.remembered();
         let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
         let (config, now) = (&self.0.config, Timestamp::now());
-        let too_many = calls.len().saturating_sub(config.max_records);
-        let most = config.max_results_size;
-        let mut size: u64 = calls.iter().map(|(_, _, answer)| answer.size()).sum();
-        // By a part more than it takes, so that the next one does not have all of them looked through again.
-        let most = if size > most { most - most / 10 } else { most };
-        let mut forgotten = Vec::new();
-        for (place, (number, mut call, answer)) in calls.into_iter().enumerate() {
-            // A clock that was set back makes it young again.
+        // A clock that was set back makes it young again.
+        let is_young = |(_, call, _): &Remembered| {
             let age = call.ended_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
-            if place < too_many || age.is_none_or(|age| age > config.keep_records) {
-                size -= answer.size();
-                forgotten.push((number, call, answer));
-                continue;
-            }
-            let is_old = call.result_until.is_some_and(|until| until < now);
-            if answer.size() > 0 && (is_old || size > most) {
-                size -= answer.size();
-                call.result_until = None;
-                self.0.store.put_call_record(number, call.encode(&Content::nothing())).await?;
-                self.0.state().result_size -= answer.size();
-                self.0.spool.remove(&answer).await;
+            age.is_some_and(|age| age <= config.keep_records)
+        };
+        let (calls, mut forgotten): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_young);
+        let counted: Vec<_> = calls.iter().map(|(_, call, _)| (call.function.clone(), 1)).collect();
+        let mut gone = surplus(&counted, config.max_records as u64).into_iter();
+        let (too_many, calls): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|_| gone.next().unwrap_or_default());
+        forgotten.extend(too_many);
+
+        let is_old = |call: &CallRecord| call.result_until.is_some_and(|until| until < now);
+        let (old, answered): (Vec<_>, Vec<_>) = calls
+            .into_iter()
+            .filter(|(_, _, answer)| answer.size() > 0)
+            .partition(|(_, call, _)| is_old(call));
+        let sizes: Vec<_> =
+            answered.iter().map(|(_, call, answer)| (call.function.clone(), answer.size())).collect();
+        let size: u64 = sizes.iter().map(|(_, size)| size).sum();
+        // By a part more than it takes, so that the next one does not have all of them looked through again.
+        let most = config.max_results_size;
+        let most = if size > most { most - most / 10 } else { most };
+        let too_large = answered.into_iter().zip(surplus(&sizes, most)).filter(|(_, gone)| *gone);
+        let unanswered: Vec<Remembered> = old.into_iter().chain(too_large.map(|(call, _)| call)).collect();
+        for part in unanswered.chunks(PART) {
+            let without = part.iter().map(|(number, call, _)| {
+                let call = CallRecord { result_until: None, ..call.clone() };
+                (*number, call.encode(&Content::nothing()))
+            });
+            self.0.store.put_call_records(without.collect()).await?;
+            self.0.state().result_size -= part.iter().map(|(_, _, answer)| answer.size()).sum::<u64>();
+            for (_, _, answer) in part {
+                self.0.spool.remove(answer).await;
             }
         }
         for part in forgotten.chunks(PART) {
@@ -321,16 +335,21 @@ impl Queue {
         Ok(())
     }
 
-    /// All calls that are remembered, in the order in which they were queued.
-    fn remembered(&self) -> Vec<(u64, CallRecord, Content)> {
+    /// All calls that are remembered, in the order in which they ended.
+    fn remembered(&self) -> Vec<Remembered> {
         let row = |row: Result<StoredJob, StoreError>| {
             let (number, bytes) = row.ok()?;
             let (call, answer) = CallRecord::decode(&bytes).ok()?;
             Some((number, call, answer))
         };
-        self.0.store.call_records().filter_map(row).collect()
+        let mut calls: Vec<Remembered> = self.0.store.call_records().filter_map(row).collect();
+        calls.sort_by_key(|(number, call, _)| (call.ended_at, *number));
+        calls
     }
 }
+
+/// A call that is remembered: its number, what is known of it, and its answer.
+type Remembered = (u64, CallRecord, Content);
 
 /// A call that was found.
 enum Found {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::job::{Content, Facts, Job};
 use super::state::{count, readable};
+use super::surplus::surplus;
 use super::{Queue, QueueError};
 use crate::function::{FunctionKey, FunctionName, NamespaceName};
 
@@ -52,6 +53,32 @@ impl DeadCall {
     }
 }
 
+/// What decides whether it is kept for longer; of two the one that goes first is the lesser.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    is_call: bool,
+    since: Timestamp,
+    number: u64,
+    size: u64,
+    function: FunctionKey,
+}
+
+/// Takes out what is more than `most`: their numbers. Callbacks go before calls: it takes nothing to have them given
+/// up, and they must not drive out calls.
+fn too_much(calls: &mut Vec<Kept>, most: u64, count: impl Fn(&Kept) -> u64) -> Vec<u64> {
+    let first_call = calls.partition_point(|call| !call.is_call);
+    let counted = |calls: &[Kept]| -> Vec<_> {
+        calls.iter().map(|call| (call.function.clone(), count(call))).collect()
+    };
+    let (told, made) = (counted(&calls[..first_call]), counted(&calls[first_call..]));
+    let taken: u64 = made.iter().map(|(_, count)| count).sum();
+    let gone = [surplus(&told, most.saturating_sub(taken)), surplus(&made, most)].concat();
+    let numbers = calls.iter().zip(&gone).filter(|(_, gone)| **gone).map(|(call, _)| call.number).collect();
+    let mut gone = gone.into_iter();
+    calls.retain(|_| !gone.next().unwrap_or_default());
+    numbers
+}
+
 impl Queue {
     /// Calls that were given up, newest first, at most `limit`.
     pub fn dead(&self, which: &Which, limit: usize) -> Vec<DeadCall> {
@@ -80,11 +107,14 @@ impl Queue {
         let _one = self.0.burying.lock().await;
         let mut job = self.dead_job(number)?;
         let size = job.content.size();
-        let arriving = self.0.arrive(&job.facts, size, 0)?;
+        let arriving = self.0.arrive(&job.facts, size, 0, false)?;
         job.facts.renew();
         let again = arriving.number;
         self.0.store.revive_job(number, again, job.encode()).await?;
-        self.0.state().dead_size -= size;
+        {
+            let mut state = self.0.state();
+            (state.dead, state.dead_size) = (state.dead - 1, state.dead_size - size);
+        }
         arriving.arrived(&job.facts);
         if !job.facts.is_callback() {
             count(&self.0.totals.accepted);
@@ -115,6 +145,7 @@ impl Queue {
         let _one = self.0.burying.lock().await;
         let bytes = self.0.store.dead_job(number)?.ok_or(QueueError::NotFound { number })?;
         self.0.store.delete_dead_jobs(&[number]).await?;
+        self.0.state().dead -= 1;
         // One that cannot be read is thrown away in no other way; what it sent goes with the next start.
         if let Ok(job) = Job::decode(&bytes) {
             self.0.state().dead_size -= job.content.size();
@@ -128,35 +159,41 @@ impl Queue {
         self.purge_some(self.dead_calls(which).map(|call| call.number).collect()).await
     }
 
-    /// Throws away what was kept for long enough, and what is too much, those first that were given up first; how
-    /// many.
+    /// Throws away what was kept for long enough, and what is too much, of the functions that have most, and those
+    /// first that were given up first; how many.
     pub async fn expire(&self) -> Result<usize, QueueError> {
         let settings = &self.0.config;
         let queue = self.clone();
         let look = move || {
             let all = Which::default();
             let calls = queue.dead_calls(&all);
-            let row = |call: DeadCall| (!call.facts.is_callback(), call.since(), call.number, call.size);
+            let row = |call: DeadCall| Kept {
+                is_call: !call.facts.is_callback(),
+                since: call.since(),
+                number: call.number,
+                size: call.size,
+                function: call.facts.function,
+            };
             let mut calls: Vec<_> = calls.map(row).collect();
-            // Callbacks go first: it takes nothing to have them given up, and they must not drive out calls.
             calls.sort_unstable();
             calls
         };
         // There may be many.
         let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
-        let mut size: u64 = calls.iter().map(|(.., size)| size).sum();
+        let (now, mut numbers) = (Timestamp::now(), Vec::new());
+        let young = |call: &Kept| {
+            // A clock that was set back makes it young again.
+            let age = Duration::try_from(now.duration_since(call.since)).unwrap_or_default();
+            age <= settings.keep_dead
+        };
+        let (mut calls, old): (Vec<Kept>, Vec<Kept>) = calls.into_iter().partition(young);
+        numbers.extend(old.iter().map(|call| call.number));
+        numbers.extend(too_much(&mut calls, settings.max_dead as u64, |_| 1));
+        let size: u64 = calls.iter().map(|call| call.size).sum();
         // By a part more than it takes, so that the next one does not have all of them looked through again.
         let most = settings.max_dead_size;
         let most = if size > most { most - most / 10 } else { most };
-        let (now, mut count, mut numbers) = (Timestamp::now(), calls.len(), Vec::new());
-        for (_, since, number, bytes) in calls {
-            // A clock that was set back makes it young again.
-            let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            if age > settings.keep_dead || count > settings.max_dead || size > most {
-                numbers.push(number);
-                (count, size) = (count - 1, size - bytes);
-            }
-        }
+        numbers.extend(too_much(&mut calls, most, |call| call.size));
         self.purge_some(numbers).await
     }
 
@@ -177,7 +214,11 @@ impl Queue {
                 }
             }
             self.0.store.delete_dead_jobs(&there).await?;
-            self.0.state().dead_size -= contents.iter().map(Content::size).sum::<u64>();
+            {
+                let mut state = self.0.state();
+                state.dead -= there.len();
+                state.dead_size -= contents.iter().map(Content::size).sum::<u64>();
+            }
             for content in &contents {
                 self.0.spool.remove(content).await;
             }

@@ -64,6 +64,7 @@ impl Queue {
             let mut state = shared.state();
             // First: what is given up may be found and thrown away as soon as it is there.
             state.dead_size += if failed { size } else { 0 };
+            state.dead += usize::from(failed);
             left.callback.as_ref().map(|callback| {
                 // Another number than its call's, which is remembered, or given up, under that.
                 let number = state.next;
@@ -85,7 +86,9 @@ impl Queue {
         });
         if !kept {
             // Which of the two the store has, the next start will see, and tidy up.
-            shared.state().dead_size -= if failed { size } else { 0 };
+            let mut state = shared.state();
+            state.dead_size -= if failed { size } else { 0 };
+            state.dead -= usize::from(failed);
             return false;
         }
         if !failed {
@@ -96,8 +99,7 @@ impl Queue {
         }
         let too_much = {
             let mut state = shared.state();
-            state.size -= size;
-            state.told -= usize::from(job.facts.callback.is_some());
+            state.left(&job.facts, size, number);
             state.result_size += result_size;
             match has_record {
                 true => state.records += 1,
@@ -105,7 +107,7 @@ impl Queue {
                 false => {}
             }
             if let (Some(callback), Some((number, _))) = (left.callback, follower) {
-                shared.add(&mut state, &callback.facts, number, None);
+                shared.add(&mut state, &callback.facts, callback.content.size(), number, None);
             }
             if state.watched.remove(&number) {
                 shared.ended.notify_one();

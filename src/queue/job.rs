@@ -11,7 +11,7 @@ use super::lanes::LaneKey;
 use super::row::{self, Unreadable};
 use crate::function::FunctionKey;
 
-/// Tries of a call that are remembered, the last ones: they are kept with it in one record, which must stay small.
+/// Tries of a call that are remembered apart: they are kept with it in one record, which must stay small.
 const KEPT_TRIES: usize = 8;
 /// Bytes of a reason, or of a path, that are remembered, as JSON has them.
 const KEPT_TEXT: usize = 240;
@@ -50,7 +50,8 @@ pub struct Facts {
     /// How many tries have failed.
     #[serde(default)]
     pub tried: u32,
-    /// The last of them, in order.
+    /// These tries, in order. Where there are too many, those are one that failed in the same way one after the other;
+    /// where none did, the first is forgotten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
     /// When its first try began.
@@ -117,10 +118,14 @@ impl Facts {
     /// Remembers a try that failed.
     pub(super) fn failed(&mut self, one: Try) {
         self.tried = self.tried.saturating_add(1);
-        if self.tries.len() >= KEPT_TRIES {
-            self.tries.remove(0);
-        }
         self.tries.push(one);
+        if self.tries.len() > KEPT_TRIES {
+            let alike = self.tries.windows(2).position(|two| two[0].is_like(&two[1]));
+            let gone = self.tries.remove(alike.unwrap_or_default());
+            if let Some(at) = alike {
+                self.tries[at].repeats += gone.repeats + 1;
+            }
+        }
     }
 
     /// All tries are forgotten: it is made as if it were new.
@@ -161,12 +166,25 @@ pub struct Try {
     pub code: Option<u16>,
     /// Why that was no success, in words.
     pub reason: String,
+    /// Tries before it that failed in the same way, and are not remembered apart.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub repeats: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde has it so")]
+fn is_none(repeats: &u32) -> bool {
+    *repeats == 0
 }
 
 impl Try {
     /// One that ended now.
     pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
-        Self { at, took_ms: took.as_millis().try_into().unwrap_or(u64::MAX), code, reason: beginning(reason) }
+        let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
+        Self { at, took_ms, code, reason: beginning(reason), repeats: 0 }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (self.code, &self.reason) == (other.code, &other.reason)
     }
 }
 
@@ -266,6 +284,36 @@ mod tests {
         for damaged in [&bytes[..0], &bytes[..20], &bytes[..bytes.len() - 1], b"{}\n"] {
             assert!(Job::decode(damaged).is_err(), "{}", String::from_utf8_lossy(damaged));
         }
+    }
+
+    #[test]
+    fn the_reason_of_every_try_is_kept() {
+        let mut facts = Facts::new(FunctionKey::parse("a").expect("a name"), "i".into(), "POST".into(), "/");
+        let mut fail = |at: i64, code| {
+            let at = Timestamp::from_second(at).expect("a time");
+            facts.failed(Try::ended(at, Duration::ZERO, Some(code), "it failed"));
+        };
+        for (at, code) in (0..).zip([500, 502].into_iter().chain([503; 60]).chain([504; 37]).chain([500])) {
+            fail(at, code);
+        }
+        let kept = |facts: &Facts| -> Vec<_> {
+            facts.tries.iter().map(|one| (one.code.unwrap_or_default(), one.repeats)).collect()
+        };
+        let count = |code| {
+            let of = facts.tries.iter().filter(|one| one.code == Some(code));
+            of.map(|one| one.repeats + 1).sum::<u32>()
+        };
+        assert_eq!([500, 502, 503, 504].map(count), [2, 1, 60, 37], "{:?}", kept(&facts));
+        assert_eq!((facts.tried, facts.tries.len()), (100, KEPT_TRIES));
+        let last = facts.tries.last().expect("one");
+        assert_eq!((last.at.as_second(), last.code, last.repeats), (99, Some(500), 0));
+        assert!(facts.tries.is_sorted_by_key(|one| one.at));
+        // Where none is like the one before it, the last ones are kept.
+        let mut facts = Facts { tries: Vec::new(), ..facts };
+        for code in 500..520 {
+            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+        }
+        assert_eq!(kept(&facts), (512..520).map(|code| (code, 0)).collect::<Vec<_>>());
     }
 
     #[test]

@@ -49,6 +49,14 @@ struct Lane {
     held: Option<Instant>,
     /// How often in a row the function had no room.
     refused: u32,
+    /// Since when.
+    refused_since: Option<Instant>,
+}
+
+impl Lane {
+    fn count(&self) -> usize {
+        self.ready.len() + self.waiting + self.running
+    }
 }
 
 /// One named queue.
@@ -203,11 +211,24 @@ impl Lanes {
     /// A call that ran does not any more. With a time it is to be made again then.
     pub(super) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
         let Some(lane) = self.left(function) else { return };
-        (lane.held, lane.refused) = (None, 0);
+        (lane.held, lane.refused, lane.refused_since) = (None, 0, None);
         match again {
             Some(at) => self.wait(function, number, at),
             None => self.tidy(function),
         }
+    }
+
+    /// A call was not made, and will not be: its function had no room for too long. The others wait as they did.
+    pub(super) fn given_up(&mut self, function: &LaneKey) {
+        if self.left(function).is_some() {
+            self.tidy(function);
+        }
+    }
+
+    /// For how long a function has had no room, each time that it was asked.
+    pub(super) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
+        let since = self.lanes.get(function).and_then(|lane| lane.refused_since);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
@@ -218,6 +239,7 @@ impl Lanes {
         if lane.held.is_none_or(|held| held <= now) {
             lane.refused = lane.refused.saturating_add(1);
         }
+        lane.refused_since.get_or_insert(now);
         let own = HOLD.0.saturating_mul(1 << (lane.refused - 1).min(16)).min(HOLD.1);
         lane.held = lane.held.max(Some(now + asked.max(own)));
         self.push(function, number);
@@ -254,8 +276,7 @@ impl Lanes {
 
     /// Forgets a lane that has nothing.
     fn tidy(&mut self, function: &LaneKey) {
-        let is_empty = |lane: &Lane| lane.ready.is_empty() && lane.waiting == 0 && lane.running == 0;
-        if self.lanes.get(function).is_some_and(is_empty) {
+        if self.count(function) == 0 {
             self.lanes.remove(function);
         }
     }
@@ -283,7 +304,12 @@ impl Lanes {
 
     /// How many calls there are, running ones included.
     pub(super) fn total(&self) -> usize {
-        self.lanes.values().map(|lane| lane.ready.len() + lane.waiting + lane.running).sum()
+        self.lanes.values().map(Lane::count).sum()
+    }
+
+    /// The same of one lane.
+    pub(super) fn count(&self, function: &LaneKey) -> usize {
+        self.lanes.get(function).map_or(0, Lane::count)
     }
 }
 

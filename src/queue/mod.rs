@@ -37,9 +37,10 @@ mod runs;
 mod source;
 mod spool;
 mod state;
+mod surplus;
 mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -78,8 +79,8 @@ pub const DEFAULT_QUEUE: &str = "default";
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// How often functions are asked for their queue, and idle connections to them are closed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The longest pause that is believed of a call that an earlier process has left, unless the configuration has longer
-/// ones: the clock may have been another.
+/// The longest pause that is believed of a call that an earlier process has left, unless it may have longer ones: the
+/// clock may have been another.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The calls that are made later. Cloning gives another handle.
@@ -133,8 +134,11 @@ impl Queue {
             next: store.last_job_number()? + 1,
             arriving: 0,
             size: 0,
+            dead: store.dead_jobs_count()?,
             dead_size: 0,
             told: 0,
+            sizes: BTreeMap::new(),
+            ages: BTreeMap::new(),
             index: Index::default(),
             running: HashMap::new(),
             watchers: HashMap::new(),
@@ -179,7 +183,6 @@ impl Queue {
             totals: Totals::default(),
         });
         let (now, instant) = (Timestamp::now(), Instant::now());
-        let longest = shared.config.retry.max_wait.max(LONGEST_PAUSE);
         for row in store.jobs() {
             let Some((number, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.content.file());
@@ -187,8 +190,8 @@ impl Queue {
             state.size += job.content.size();
             let pause =
                 job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-            let at = pause.map(|pause| instant + pause.min(longest));
-            shared.add(&mut state, &job.facts, number, at);
+            let at = pause.map(|pause| instant + pause.min(shared.longest_pause(&job.facts)));
+            shared.add(&mut state, &job.facts, job.content.size(), number, at);
         }
         for queue in store.paused_queues()? {
             shared.state().lanes.pause(&queue, true);
@@ -260,7 +263,13 @@ impl Queue {
     /// Begins no more calls, and waits for those that run, for at most so long. What is broken off then is made again
     /// by the next process.
     pub async fn stop(&self, limit: Duration) {
-        self.0.stop.cancel();
+        {
+            let mut state = self.0.state();
+            self.0.stop.cancel();
+            // Nobody need wait for what is not made any more.
+            let state = &mut *state;
+            state.watchers.retain(|number, _| state.running.contains_key(number));
+        }
         self.0.running.close();
         if tokio::time::timeout(limit, self.0.running.wait()).await.is_err() {
             tracing::warn!(
@@ -284,7 +293,7 @@ impl Queue {
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
-        let arriving = self.0.arrive(facts, head.len() as u64, body.unwrap_or(0))?;
+        let arriving = self.0.arrive(facts, head.len() as u64, body.unwrap_or(0), false)?;
         Ok(Draft::new(arriving, self.0.spool.draft(head, facts.inline())))
     }
 
@@ -305,17 +314,28 @@ impl Queue {
         let job = Job { facts, content };
         let number = arriving.number;
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
-            // A write that was begun may be found by the next start: then its file must be there, too.
-            if !matches!(error, StoreError::Full { .. })
-                && !shared.until_kept(|| shared.store.delete_job(number)).await
-            {
+            if !error.was_begun() {
+                shared.spool.remove(&job.content).await;
                 return Err(error.into());
             }
-            shared.spool.remove(&job.content).await;
+            // It may be found by the next start: then its file must be there, too. The client need not wait for that.
+            let queue = self.clone();
+            let undo = async move {
+                let shared = &queue.0;
+                if shared.until_kept(|| shared.store.delete_job(number)).await {
+                    shared.spool.remove(&job.content).await;
+                }
+                drop(arriving);
+            };
+            shared.running.spawn_on(undo, &shared.runtime);
             return Err(error.into());
         }
         if let Some(watcher) = watcher {
-            shared.state().watchers.insert(number, vec![watcher]);
+            let mut state = shared.state();
+            // Once the daemon stops, it is the next one that makes it.
+            if !shared.stop.is_cancelled() {
+                state.watchers.insert(number, vec![watcher]);
+            }
         }
         arriving.arrived(&job.facts);
         count(&shared.totals.accepted);
@@ -355,10 +375,8 @@ impl Queue {
 
     /// How long the call waits that was queued first; nothing if there is none.
     pub fn oldest(&self) -> Duration {
-        // Numbers are given out in order. One that cannot be read was said to be so when the queue was opened.
-        let mut jobs = self.0.store.jobs().filter_map(|row| Job::decode(&row.ok()?.1).ok());
-        let mut jobs = jobs.by_ref().filter(|job| !job.facts.is_callback());
-        let queued_at = jobs.next().map(|job| job.facts.queued_at);
+        // Numbers are given out in order.
+        let queued_at = self.0.state().ages.first_key_value().map(|(_, queued_at)| *queued_at);
         let age = queued_at.map(|at| Duration::try_from(Timestamp::now().duration_since(at)));
         age.and_then(Result::ok).unwrap_or_default()
     }
@@ -369,8 +387,8 @@ impl Queue {
     }
 
     /// How many calls were given up and are kept.
-    pub fn dead_count(&self) -> Result<usize, QueueError> {
-        Ok(self.0.store.dead_jobs_count()?)
+    pub fn dead_count(&self) -> usize {
+        self.0.state().dead
     }
 
     /// Begins as many calls as there may be; the time that this went by.

@@ -32,7 +32,7 @@ impl Queue {
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let arriving = shared.arrive(&facts, head.len() as u64, 0)?;
+        let arriving = shared.arrive(&facts, head.len() as u64, 0, true)?;
         let number = arriving.number;
         let job = Job { facts, content: Content::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;
@@ -40,8 +40,9 @@ impl Queue {
         let write = || shared.store.put_run(function, number, bytes.clone(), timer.clone());
         match write().await {
             Ok(()) => {}
-            // Nothing was begun, or this process ends.
-            Err(error @ (StoreError::Full { .. } | StoreError::Closed)) => return Err(error.into()),
+            // This process ends.
+            Err(error @ StoreError::Closed) => return Err(error.into()),
+            Err(error) if !error.was_begun() => return Err(error.into()),
             // It may be found by the next start all the same, so it must be this very write that is made: another one
             // would be another run.
             Err(error) => {

@@ -1,8 +1,9 @@
 //! What the queue has in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -16,7 +17,7 @@ use super::index::Index;
 use super::lanes::{LaneKey, Lanes};
 use super::row::Unreadable;
 use super::spool::Spool;
-use super::{CallState, DEFAULT_QUEUE, Facts, QueueError, RetryPolicy};
+use super::{CallState, DEFAULT_QUEUE, Facts, LONGEST_PAUSE, QueueError, RetryPolicy};
 use crate::config;
 use crate::fleet::{Directory, Entry};
 use crate::function::CALLBACKS;
@@ -24,6 +25,8 @@ use crate::store::Store;
 
 /// When to come back to a queue that is full, in seconds.
 const FULL_PAUSE: u32 = 5;
+/// The part of the room for calls, one of so many, that timers have beside it.
+const TIMERS_SHARE: usize = 10;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -65,10 +68,16 @@ pub(super) struct State {
     pub(super) arriving: usize,
     /// Bytes of all that they send, or have sent so far.
     pub(super) size: u64,
-    /// The same of those that were given up.
-    pub(super) dead_size: u64,
     /// How many of them are callbacks, or will leave one.
     pub(super) told: usize,
+    /// Bytes that the queued calls of each lane send.
+    pub(super) sizes: BTreeMap<LaneKey, u64>,
+    /// When calls were queued, by their numbers; callbacks are left out.
+    pub(super) ages: BTreeMap<u64, Timestamp>,
+    /// Calls that were given up and are kept.
+    pub(super) dead: usize,
+    /// Bytes that they send.
+    pub(super) dead_size: u64,
     /// Calls that are queued or remembered, by their ids.
     pub(super) index: Index,
     /// What is being made.
@@ -121,12 +130,14 @@ impl Shared {
     }
 
     /// Takes a place for a call that sends so much, and gives it a number. What it has only announced must have room
-    /// as well, but takes it when it comes: a client may be slow, or never send it.
+    /// as well, but takes it when it comes: a client may be slow, or never send it. One function cannot have all of
+    /// the room, so that others are queued while it has too many calls; and timers have some that others have not.
     pub(super) fn arrive(
         self: &Arc<Self>,
         facts: &Facts,
         size: u64,
         announced: u64,
+        by_timer: bool,
     ) -> Result<Arriving, QueueError> {
         let mut state = self.state();
         let calls = self.config.max_calls;
@@ -137,9 +148,22 @@ impl Shared {
                 retry_after: FULL_PAUSE,
             });
         }
-        if state.lanes.total() + state.arriving >= calls {
+        let room = if by_timer { calls + calls.div_ceil(TIMERS_SHARE) } else { calls };
+        if state.lanes.total() + state.arriving >= room {
             return Err(QueueError::Full {
                 what: format!("{calls} calls (queue.max_calls)"),
+                retry_after: FULL_PAUSE,
+            });
+        }
+        let lane = facts.lane();
+        let (half, half_size) = (room.div_ceil(2), self.config.max_size.div_ceil(2));
+        let held = state.sizes.get(&lane).copied().unwrap_or_default();
+        if matches!(lane, LaneKey::Function(_)) && (state.lanes.count(&lane) >= half || held >= half_size) {
+            let function = &facts.function;
+            return Err(QueueError::Full {
+                what: format!(
+                    "{half} calls or {half_size} bytes of {function} (half of queue.max_calls or queue.max_size)"
+                ),
                 retry_after: FULL_PAUSE,
             });
         }
@@ -193,14 +217,23 @@ impl Shared {
     }
 
     /// Takes in a job that is on the disk.
-    pub(super) fn add(&self, state: &mut State, facts: &Facts, number: u64, at: Option<Instant>) {
+    pub(super) fn add(&self, state: &mut State, facts: &Facts, size: u64, number: u64, at: Option<Instant>) {
         if !facts.is_callback() {
             state.index.add(&facts.call_id, number);
+            state.ages.insert(number, facts.queued_at);
         }
         state.told += usize::from(facts.callback.is_some());
         let lane = facts.lane();
+        *state.sizes.entry(lane.clone()).or_default() += size;
         let queue = self.queue_of(&lane);
         state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
+    }
+
+    /// The longest pause that a call may have before another try.
+    pub(super) fn longest_pause(&self, facts: &Facts) -> Duration {
+        let entry = self.directory.get(&facts.function);
+        let own = entry.map_or(self.config.retry.max_wait, |entry| self.policy_of(&entry).max_wait);
+        own.max(LONGEST_PAUSE)
     }
 
     /// How calls of a function are made again.
@@ -272,7 +305,23 @@ impl Arriving {
     /// It is on the disk.
     pub(super) fn arrived(mut self, facts: &Facts) {
         self.kept = true;
-        self.shared.add(&mut self.shared.state(), facts, self.number, None);
+        self.shared.add(&mut self.shared.state(), facts, self.size, self.number, None);
+    }
+}
+
+impl State {
+    /// A call is not queued any more.
+    pub(super) fn left(&mut self, facts: &Facts, size: u64, number: u64) {
+        self.size -= size;
+        self.told -= usize::from(facts.callback.is_some());
+        self.ages.remove(&number);
+        let lane = facts.lane();
+        if let Some(held) = self.sizes.get_mut(&lane) {
+            *held -= size;
+            if *held == 0 {
+                self.sizes.remove(&lane);
+            }
+        }
     }
 }
 

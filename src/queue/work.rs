@@ -60,13 +60,16 @@ impl Queue {
                 CallState::Failed
             }
             Outcome::Busy { pause, reason } => {
-                // A clock that was set back makes it young again.
+                // A clock that was set back makes it young again. A queue may have been paused, or the machine off:
+                // then there was no room for as long as it has been asked for.
                 let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
-                if age <= self.0.config.max_age {
+                let refused_for = self.0.state().lanes.refused_for(lane, began);
+                if age.min(refused_for) <= self.0.config.max_age {
                     running.next = Next::Refused(*pause);
                     return;
                 }
                 job.facts.failed(failed(None, &format!("{reason}, for longer than queue.max_age")));
+                running.next = Next::GivenUp;
                 CallState::Failed
             }
             Outcome::Failed { code, pause, reason } => {
@@ -152,6 +155,8 @@ enum Next {
     At(Instant),
     /// Its function has no room, and is left alone for at least so long.
     Refused(Duration),
+    /// Nothing more: its function had no room for too long.
+    GivenUp,
 }
 
 /// A call that is being made; whatever happens to its task, its lane goes on.
@@ -169,21 +174,26 @@ impl Drop for Running<'_> {
         let next = if std::thread::panicking() { Next::At(Instant::now() + STORE_PAUSE) } else { self.next };
         let mut state = self.queue.0.state();
         state.running.remove(&self.number);
-        if matches!(next, Next::Nothing) {
-            // Whoever began to wait when it had just ended.
+        let is_over = matches!(next, Next::Nothing | Next::GivenUp);
+        // Whoever began to wait when it had just ended; and what is not made any more by this process.
+        if is_over || self.queue.0.stop.is_cancelled() {
             state.watchers.remove(&self.number);
         }
+        if is_over {
+            // One that cannot be read has no other end.
+            state.ages.remove(&self.number);
+        }
         match next {
+            Next::GivenUp => state.lanes.given_up(self.lane),
             Next::Nothing => state.lanes.ended(self.lane, self.number, None),
             Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
             Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),
         }
-        // One that cannot be read has no other end.
-        if matches!(next, Next::Nothing) && state.watched.remove(&self.number) {
+        if is_over && state.watched.remove(&self.number) {
             self.queue.0.ended.notify_one();
         }
         drop(state);
-        if self.cancel.is_cancelled() && !matches!(next, Next::Nothing) {
+        if self.cancel.is_cancelled() && !is_over {
             // Cancelled when its try had just ended, and nobody looked any more.
             let (queue, number) = (self.queue.clone(), self.number);
             let runtime = &self.queue.0.runtime;

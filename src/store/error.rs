@@ -46,6 +46,17 @@ pub enum StoreError {
     ReadOnly {
         /// The store's directory.
         path: PathBuf,
+        /// That was found out by writing.
+        begun: bool,
+    },
+    /// A write has failed before, and this one was not begun.
+    #[error(
+        "the store in {path} takes no more changes after one that failed ('journalctl -u ingle' has why): \
+         restart the daemon (systemctl restart ingle); functions run on meanwhile"
+    )]
+    Broken {
+        /// The store's directory.
+        path: PathBuf,
     },
     /// Anything else: the operation, and what sled or the kernel said.
     #[error("{operation} failed")]
@@ -64,6 +75,16 @@ impl StoreError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self::Failed { operation: operation.into(), source: source.into() }
+    }
+
+    /// Whether the next start may find the change all the same.
+    pub fn was_begun(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Broken { .. } | Self::InUse { .. } | Self::Newer { .. } => false,
+            Self::ReadOnly { begun, .. } => *begun,
+            // Closed before it was written, or after.
+            Self::Closed | Self::Failed { .. } => true,
+        }
     }
 
     pub(super) fn open(dir: &Path, error: sled::Error) -> Self {

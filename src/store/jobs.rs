@@ -59,9 +59,11 @@ impl Store {
         self.writer.write(numbers.iter().map(|number| delete(&key(DEAD, *number))).collect()).await
     }
 
-    /// Keeps what is remembered of a call in this form; returns when that is on disk.
-    pub async fn put_call_record(&self, number: u64, record: Vec<u8>) -> Result<(), StoreError> {
-        self.writer.write(vec![put(RECORDS, number, record)]).await
+    /// Keeps what is remembered of calls in this form; returns when that is on disk.
+    pub async fn put_call_records(&self, records: Vec<StoredJob>) -> Result<(), StoreError> {
+        self.writer
+            .write(records.into_iter().map(|(number, record)| put(RECORDS, number, record)).collect())
+            .await
     }
 
     /// Forgets calls that have ended; returns when that is on disk.
@@ -215,7 +217,7 @@ mod tests {
         store.end_job(4, left(b"other", None)).await.expect("ended");
         assert_eq!((numbers(store.jobs()), numbers(store.call_records())), (vec![], vec![3, 4]));
         assert_eq!(store.last_job_number().expect("readable"), 4, "a number is not given out twice");
-        store.put_call_record(4, b"in another form".to_vec()).await.expect("kept");
+        store.put_call_records(vec![(4, b"in another form".to_vec())]).await.expect("kept");
         assert_eq!(store.call_record(4).expect("readable").as_deref(), Some(&b"in another form"[..]));
         store.delete_call_records(&[3, 4]).await.expect("forgotten");
         assert_eq!(numbers(store.call_records()), [0; 0]);

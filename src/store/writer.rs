@@ -127,6 +127,7 @@ impl Writer {
             holds: false,
             dirty: false,
             fails: false,
+            broken: false,
         };
         let thread = std::thread::Builder::new()
             .name("store".into())
@@ -187,7 +188,8 @@ fn share(error: Arc<StoreError>) -> StoreError {
         StoreError::Full { path, free, reserve } => {
             StoreError::Full { path: path.clone(), free: *free, reserve: *reserve }
         }
-        StoreError::ReadOnly { path } => StoreError::ReadOnly { path: path.clone() },
+        StoreError::ReadOnly { path, begun } => StoreError::ReadOnly { path: path.clone(), begun: *begun },
+        StoreError::Broken { path } => StoreError::Broken { path: path.clone() },
         _ => StoreError::failed("keeping the change", SharedError(error)),
     }
 }
@@ -211,6 +213,8 @@ struct Thread {
     dirty: bool,
     /// The last write failed, which was said.
     fails: bool,
+    /// The last write that was begun failed.
+    broken: bool,
 }
 
 impl Thread {
@@ -243,14 +247,10 @@ impl Thread {
                     Message::Close { ack } => closing = Some(ack),
                 }
             }
-            let result = failure
-                .map_or(Ok(()), Err)
-                .and_then(|()| self.apply(pending))
-                .and_then(|()| if acks.is_empty() && closing.is_none() { Ok(()) } else { self.flush() });
-            let result = result.map_err(|error| match error {
-                error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone() },
-                error => error,
-            });
+            let result = match failure {
+                Some(error) => Err(error),
+                None => self.write(pending, !acks.is_empty() || closing.is_some()),
+            };
             self.say(&result);
             let result = result.map_err(Arc::new);
             for ack in acks {
@@ -270,7 +270,7 @@ impl Thread {
         // A file system that does not answer is met by the write.
         let Ok(stat) = fstatvfs(&self.file) else { return Ok(()) };
         if stat.flags().contains(FsFlags::ST_RDONLY) {
-            return Err(StoreError::ReadOnly { path: self.dir.clone() });
+            return Err(StoreError::ReadOnly { path: self.dir.clone(), begun: false });
         }
         let free = stat.blocks_available() * stat.fragment_size();
         if free < RESERVE {
@@ -319,6 +319,22 @@ impl Thread {
         Ok(())
     }
 
+    /// Applies what there is, and has it on disk if somebody waits for that.
+    fn write(&mut self, pending: Pending, flush: bool) -> Result<(), StoreError> {
+        let was_broken = std::mem::replace(&mut self.broken, true);
+        let applied = self.apply(pending);
+        // What sled has refused, because an earlier write failed, was not begun.
+        let begun = applied.is_ok() || !was_broken;
+        let flushed = applied.and_then(|()| if flush { self.flush() } else { Ok(()) });
+        flushed.map_err(|error| match error {
+            error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone(), begun },
+            _ if !begun => StoreError::Broken { path: self.dir.clone() },
+            error => error,
+        })?;
+        self.broken = false;
+        Ok(())
+    }
+
     fn apply(&mut self, pending: Pending) -> Result<(), StoreError> {
         self.dirty = true;
         pending.apply(&self.db).map_err(|error| StoreError::failed("writing to the store", error))
@@ -338,6 +354,7 @@ impl Thread {
             tracing::error!(error = &error as &dyn std::error::Error, "the store could not be flushed");
             // Not again before the next write: a full disk would fill the journal as well.
             self.dirty = false;
+            self.broken = true;
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct DeadCall {
     pub answered: Option<u16>,
     /// How many tries have failed.
     pub tried: u32,
-    /// The last of them, in order: at most 8.
+    /// These tries, in order: at most 8, where those are one that failed in the same way one after the other.
     pub tries: Vec<Try>,
 }
 
@@ -69,6 +69,9 @@ pub struct Try {
     pub code: Option<u16>,
     /// Why that was no success.
     pub reason: String,
+    /// Tries before it that failed in the same way, and are not listed.
+    #[serde(default)]
+    pub repeats: u32,
 }
 
 /// How many calls were taken up again, or thrown away.

@@ -126,6 +126,7 @@ fn dead(call: queue::DeadCall) -> wire::DeadCall {
         took_ms: one.took_ms,
         code: one.code,
         reason: one.reason,
+        repeats: one.repeats,
     });
     wire::DeadCall {
         number: call.number,

@@ -182,6 +182,31 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..80)
 }
 
+#[test]
+fn how_long_a_function_has_no_room_counts_from_when_it_was_asked() {
+    let mut lanes = lanes(10, 10);
+    let (a, start) = (key("a"), Instant::now());
+    let after = |seconds| start + Duration::from_secs(seconds);
+    for number in 1..=3 {
+        lanes.add(&a, "x", number, None);
+    }
+    let any = |_: &LaneKey| 1;
+    assert_eq!(lanes.refused_for(&a, after(1000)), Duration::ZERO, "nobody has asked");
+    for at in [1000, 1100, 1200] {
+        let (lane, number) = lanes.next(after(at), any).expect("one");
+        assert_eq!((lanes.refused_for(&lane, after(at)).as_secs(), number), (at - 1000, 1));
+        lanes.refused(&lane, number, after(at), Duration::ZERO);
+    }
+    // To give one up says nothing of the others.
+    let (lane, _) = lanes.next(after(1300), any).expect("one");
+    lanes.given_up(&lane);
+    assert_eq!(lanes.refused_for(&a, after(1300)).as_secs(), 300);
+    let (lane, number) = lanes.next(after(1300), any).expect("one");
+    assert_eq!(number, 2);
+    lanes.ended(&lane, number, None);
+    assert_eq!(lanes.refused_for(&a, after(1300)), Duration::ZERO, "it had room");
+}
+
 proptest! {
     /// Whatever happens: nothing is lost or made twice at the same time, the limits hold, and once no queue is
     /// paused and time has passed, everything is made.
@@ -218,6 +243,11 @@ proptest! {
                 }
                 Event::Pause { queue, paused } => lanes.pause(["x", "y"][usize::from(queue)], paused),
                 Event::Pass => now += Duration::from_secs(3),
+                Event::Refuse { which } if which % 5 == 4 && !running.is_empty() => {
+                    let (function, number) = running.swap_remove(which % running.len());
+                    lanes.given_up(&function);
+                    held.remove(&number);
+                }
                 Event::Refuse { which } if !running.is_empty() => {
                     let (function, number) = running.swap_remove(which % running.len());
                     lanes.refused(&function, number, now, Duration::ZERO);

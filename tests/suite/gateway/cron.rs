@@ -422,6 +422,14 @@ async fn a_clock_that_is_set_back_neither_repeats_nor_stalls() {
         world.turn(now).await;
     }
     assert_eq!(world.counts().0, 3);
+    // By a second, or some: it is set right, and what was made is not made anew.
+    let world = World::new("*/5 * * * *; @every 10s", &[]).await;
+    world.turn("09:00:00").await;
+    let made = world.counts().0;
+    for now in ["08:59:59", "09:00:00", "08:59:15", "08:59:50", "09:00:00"] {
+        world.turn(now).await;
+        assert_eq!((world.counts().0, world.next()), (made, Some(at("09:00:10"))), "{now}");
+    }
     // Of the two, each by its own rule.
     let world = World::new("30 8 * * *; */20 * * * *", &[]).await;
     world.turn("08:40:00").await;

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use ingle::function::FunctionKey;
+use ingle::queue::{Facts, Filter};
 use ingle::wire::Deployment;
 
 use super::{Answer, Client, Gate, SocketAddr, replica};
@@ -233,6 +235,41 @@ async fn what_is_refused_is_not_kept() {
     }
     assert_eq!((gate.stored(), gate.bodies()), (1, 1));
     assert!(seen.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_function_leaves_others_room() {
+    let room = |settings: &'static str| async move {
+        let gate = Gate::over(Arc::new(tempfile::tempdir().expect("a directory")), settings, &[], |_, _| {});
+        let gate = gate.await;
+        gate.queue.pause("default", true).await.expect("paused");
+        gate
+    };
+    for (gate, size, part) in [
+        (room("max_calls = 5").await, 1, "3 calls or"),
+        (room("max_size = \"40k\"").await, 6800, "20000 bytes of env.openfaas-fn"),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(gate.queue("env", &"x".repeat(size)).await.code, 202);
+        }
+        let answer = gate.queue("env", "x").await;
+        assert_eq!((answer.code, answer.header("retry-after")), (429, Some("5")), "{}", answer.body);
+        assert!(answer.body.contains(part), "{}", answer.body);
+        // What another one is sent, in its place.
+        for number in 0..2 {
+            let other = FunctionKey::parse("other").expect("a name");
+            let facts = Facts::new(other, format!("other-{number}"), "POST".to_owned(), "/");
+            let mut draft = gate.queue.draft(&facts, Vec::new(), None).expect("there is room");
+            draft.push(&vec![b'x'; size]).await.expect("taken in");
+            gate.queue.accept(facts, draft).await.expect("accepted");
+        }
+        // What has left leaves room.
+        let (number, _) = gate.store.jobs().next().expect("one").expect("readable");
+        let first = gate.queue.calls(Filter::default(), 9).await.pop().expect("a call");
+        gate.queue.cancel(&first.call_id).await.expect("cancelled");
+        assert!(gate.store.job(number).expect("readable").is_none(), "another one went");
+        assert_eq!(gate.queue("env", &"x".repeat(size)).await.code, 202);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

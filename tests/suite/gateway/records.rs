@@ -203,7 +203,7 @@ async fn records_are_kept_by_number_age_and_size_and_found_by_the_next_process()
         let row = String::from_utf8(row).expect("text");
         let (before, after) = row.split_once("\"ended_at\":\"").expect("an end");
         gate.store
-            .put_call_record(number, format!("{before}\"ended_at\":\"{year}{}", &after[4..]).into())
+            .put_call_records(vec![(number, format!("{before}\"ended_at\":\"{year}{}", &after[4..]).into())])
             .await
             .expect("kept");
         gate.queue.expire_records().await.expect("looked through");
@@ -391,6 +391,40 @@ async fn who_rather_comes_back_is_told_how_it_failed() {
     });
     assert_eq!(answer.code, 502);
     assert!(answer.body.contains("call mine is cancelled"), "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_are_forgotten_first_that_ended_first() {
+    let gate = gate(&[mirror().await], "max_records = 2").await;
+    gate.queue.pause("default", true).await.expect("paused");
+    for id in ["first", "second", "third"] {
+        gate.queue_as(id, "", "").await;
+    }
+    for id in ["second", "third", "first"] {
+        gate.queue.cancel(id).await.expect("cancelled");
+    }
+    gate.queue.expire_records().await.expect("looked through");
+    let cancelled = Some(CallState::Cancelled);
+    assert_eq!(
+        ["first", "second", "third"].map(|id| gate.state_of(id)),
+        [cancelled, None, cancelled],
+        "what took long is known when it has ended"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_call_that_waits_itself_holds_up_no_stop() {
+    let gate = gate(&[mirror().await], "").await;
+    gate.queue.pause("default", true).await.expect("paused");
+    let stop = async {
+        eventually!(gate.stored() == 1, "{:?}", gate.queue.queues());
+        gate.queue.stop(PATIENCE).await;
+        tokio::time::Instant::now()
+    };
+    let (answer, stopped) = tokio::join!(gate.prefer("respond-async, wait=3600", "", "hi"), stop);
+    assert_eq!((answer.code, answer.header("preference-applied")), (202, Some("respond-async")));
+    assert!(stopped.elapsed() < PATIENCE);
+    assert_eq!(gate.stored(), 1, "the next one makes it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,6 +180,8 @@ fn a_disk_that_turns_read_only_stops_no_call_and_is_all_there_when_it_is_repaire
         let secret = daemon.api(Method::POST, "/system/secrets").json(&json!({ "name": "s", "value": "v" }));
         let answer = secret.send().await.expect("an answer");
         refused(answer, StatusCode::INTERNAL_SERVER_ERROR, &["Read-only file system"]).await;
+        let later = daemon.client.post(daemon.url("/async-function/hello")).body("later").send();
+        refused(later.await.expect("an answer"), StatusCode::INTERNAL_SERVER_ERROR, &words).await;
         for _ in 0..50 {
             assert_eq!(daemon.call("hello/log?text=said-on-a-dead-disk").await.0, StatusCode::OK);
         }
@@ -200,6 +202,8 @@ fn a_disk_that_turns_read_only_stops_no_call_and_is_all_there_when_it_is_repaire
         assert_eq!(daemon.call("hello").await.0, StatusCode::OK);
         assert_eq!(daemon.containers(), containers, "{}", daemon.log());
         assert!(daemon.describe("late").await.is_null());
+        let queues = daemon.api(Method::GET, "/system/queues").send().await.expect("an answer");
+        assert_eq!(queues.text().await.expect("text"), "[]", "what was refused is not made");
         daemon.ready("late", json!({})).await;
         daemon.remove("late").await;
         daemon.remove("hello").await;
