@@ -322,7 +322,8 @@ impl Queue {
             let queue = self.clone();
             let undo = async move {
                 let shared = &queue.0;
-                if shared.until_kept(|| shared.store.delete_job(number)).await {
+                let delete = || shared.store.delete_job(number);
+                if shared.until_kept_or(delete, StoreError::needs_restart).await {
                     shared.spool.remove(&job.content).await;
                 }
                 drop(arriving);

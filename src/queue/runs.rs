@@ -46,7 +46,7 @@ impl Queue {
             // It may be found by the next start all the same, so it must be this very write that is made: another one
             // would be another run.
             Err(error) => {
-                if !shared.until_kept(write).await {
+                if !shared.until_kept_or(write, StoreError::needs_restart).await {
                     return Err(error.into());
                 }
             }

@@ -125,11 +125,22 @@ impl Shared {
         &self,
         write: impl Fn() -> F,
     ) -> bool {
+        self.until_kept_or(write, |_| false).await
+    }
+
+    /// The same, but no longer than until an error says that it is `hopeless`: then the next start finds what was
+    /// written before that, or not.
+    pub(super) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        write: impl Fn() -> F,
+        hopeless: impl Fn(&StoreError) -> bool,
+    ) -> bool {
         let mut said = false;
         loop {
             let error = match write().await {
                 Ok(()) => return true,
                 Err(StoreError::Closed) => return false,
+                Err(error) if hopeless(&error) => return false,
                 Err(error) => error,
             };
             if !said {

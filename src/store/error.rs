@@ -87,6 +87,11 @@ impl StoreError {
         }
     }
 
+    /// Whether this process cannot write any more.
+    pub fn needs_restart(&self) -> bool {
+        matches!(self, Self::Broken { .. } | Self::ReadOnly { .. } | Self::Closed)
+    }
+
     pub(super) fn open(dir: &Path, error: sled::Error) -> Self {
         if is_locked(&error) {
             return Self::InUse { path: dir.to_owned() };
