@@ -174,6 +174,9 @@ impl From<QueueError> for ErrorAnswer {
             QueueError::Unanswered { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "call_failed", error.to_string())
             }
+            QueueError::Ending { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "call_ending", error.to_string())
+            }
             QueueError::Ended { .. } => Self::new(StatusCode::CONFLICT, "call_ended", error.to_string()),
             QueueError::Spool(source)
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>

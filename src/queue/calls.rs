@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::oneshot;
 
 use super::answer::header_lines;
 use super::end::Ending;
@@ -19,6 +18,8 @@ use super::{Queue, QueueError};
 use crate::function::{FunctionKey, FunctionName, NamespaceName};
 use crate::store::{StoreError, StoredJob};
 
+/// How long whoever cancels a call waits for its end.
+const CANCEL: Duration = Duration::from_secs(10);
 /// Records that are forgotten in one write; others may want their turn in between.
 const PART: usize = 256;
 
@@ -241,26 +242,38 @@ impl Queue {
                 } else if state.lanes.take(&job.facts.lane(), number) {
                     None
                 } else {
-                    Some(oneshot::channel().1)
+                    // Somebody else has cancelled it just now.
+                    Some(Shared::watch(&mut state, number))
                 }
             };
-            match end {
-                None if self.end(number, job, Ending::cancelled(Duration::ZERO)).await => return Ok(()),
-                None => return Err(StoreError::Closed.into()),
-                Some(end) => {
-                    if let Ok(CallState::Cancelled) = end.await {
-                        return Ok(());
-                    }
-                }
+            let Some(end) = end else { return self.end_queued(number, job).await };
+            // It may have ended before there was anybody to tell.
+            if matches!(self.found(call_id), Ok(Found::Queued(..)))
+                && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
+            {
+                return Ok(());
             }
+            Shared::watch_no_more(&mut self.0.state(), number);
         }
-        match self.found(call_id)? {
-            Found::Ended(call, _) => {
-                Err(QueueError::Ended { call_id: call_id.to_owned(), state: call.state })
-            }
-            // The daemon stops.
-            Found::Queued(..) => Err(StoreError::Closed.into()),
+        let call_id = call_id.to_owned();
+        match self.found(&call_id)? {
+            Found::Ended(call, _) => Err(QueueError::Ended { call_id, state: call.state }),
+            Found::Queued(..) => Err(QueueError::Ending { call_id }),
         }
+    }
+
+    /// Ends a call that somebody wants no more and that was taken out of its lane. If that cannot be written now, it
+    /// goes back there.
+    async fn end_queued(&self, number: u64, job: Job) -> Result<(), QueueError> {
+        let facts = job.facts.clone();
+        let ended = self.end(number, job, Ending::cancelled(Duration::ZERO), |_| true).await;
+        if ended.is_err() {
+            let shared = &self.0;
+            let at = shared.due(&facts);
+            shared.add(&mut shared.state(), &facts, number, at);
+            self.pump();
+        }
+        Ok(ended?)
     }
 
     /// Ends a call that waits again, after its try had ended when it was cancelled.
@@ -269,7 +282,8 @@ impl Queue {
         let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
         let taken = self.0.state().lanes.take(&job.facts.lane(), number);
         if taken {
-            self.end(number, job, Ending::cancelled(Duration::ZERO)).await;
+            // It was tried to do what was asked; who asked for it has been told that it did not come to that.
+            let _ = self.end_queued(number, job).await;
         }
     }
 

@@ -81,8 +81,24 @@ fn too_much(calls: &mut Vec<Kept>, most: u64, count: impl Fn(&Kept) -> u64) -> V
 
 impl Queue {
     /// Calls that were given up, newest first, at most `limit`.
-    pub fn dead(&self, which: &Which, limit: usize) -> Vec<DeadCall> {
-        self.dead_calls(which).rev().take(limit).collect()
+    pub async fn dead(&self, which: &Which, limit: usize) -> Vec<DeadCall> {
+        let which = which.clone();
+        self.look_through_dead(move |queue| queue.dead_calls(&which).rev().take(limit).collect()).await
+    }
+
+    /// Looks through all of them, on a thread of its own: there may be many.
+    async fn look_through_dead<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Self) -> Vec<T> + Send + 'static,
+    ) -> Vec<T> {
+        let queue = self.clone();
+        self.0.runtime.spawn_blocking(move || look(&queue)).await.unwrap_or_default()
+    }
+
+    /// The numbers of all that are meant, oldest first.
+    async fn dead_numbers(&self, which: &Which) -> Vec<u64> {
+        let which = which.clone();
+        self.look_through_dead(move |queue| queue.dead_calls(&which).map(|call| call.number).collect()).await
     }
 
     /// All of them, one after the other, oldest first. What cannot be read is left out: it was said when the queue
@@ -126,7 +142,7 @@ impl Queue {
     /// Queues all of them again; how many. When the queue is full, the rest stays where it is.
     pub async fn replay_all(&self, which: &Which) -> Result<usize, QueueError> {
         // In the order in which they were queued at first.
-        let numbers: Vec<u64> = self.dead_calls(which).map(|call| call.number).collect();
+        let numbers = self.dead_numbers(which).await;
         let mut replayed = 0;
         for number in numbers {
             match self.replay(number).await {
@@ -156,15 +172,14 @@ impl Queue {
 
     /// Throws all of them away; how many.
     pub async fn purge_all(&self, which: &Which) -> Result<usize, QueueError> {
-        self.purge_some(self.dead_calls(which).map(|call| call.number).collect()).await
+        self.purge_some(self.dead_numbers(which).await).await
     }
 
     /// Throws away what was kept for long enough, and what is too much, of the functions that have most, and those
     /// first that were given up first; how many.
     pub async fn expire(&self) -> Result<usize, QueueError> {
         let settings = &self.0.config;
-        let queue = self.clone();
-        let look = move || {
+        let look = |queue: &Self| {
             let all = Which::default();
             let calls = queue.dead_calls(&all);
             let row = |call: DeadCall| Kept {
@@ -178,8 +193,7 @@ impl Queue {
             calls.sort_unstable();
             calls
         };
-        // There may be many.
-        let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
+        let calls = self.look_through_dead(look).await;
         let (now, mut numbers) = (Timestamp::now(), Vec::new());
         let young = |call: &Kept| {
             // A clock that was set back makes it young again.

@@ -11,7 +11,7 @@ use super::callback::{Callback, Ended};
 use super::job::{Content, Facts};
 use super::state::{Room, count};
 use super::{CallRecord, CallState, Job, Queue, RetryPolicy, Start};
-use crate::store::LeftJob;
+use crate::store::{LeftJob, StoreError};
 
 /// How a call ended.
 pub(super) struct Ending {
@@ -44,9 +44,15 @@ impl Ending {
 }
 
 impl Queue {
-    /// A call has ended, or a callback has; `job` knows all tries that failed. `false`: that could not be written
-    /// before the store was closed, and the next process finds the call as it was.
-    pub(super) async fn end(&self, number: u64, job: Job, mut ending: Ending) -> bool {
+    /// A call has ended, or a callback has; `job` knows all tries that failed. It is tried to write that until it is
+    /// `hopeless`, or the store is closed: then the next process finds the call as it was.
+    pub(super) async fn end(
+        &self,
+        number: u64,
+        job: Job,
+        mut ending: Ending,
+        hopeless: impl Fn(&StoreError) -> bool,
+    ) -> Result<(), StoreError> {
         let shared = &self.0;
         let is_callback = job.facts.is_callback();
         let failed = ending.state == CallState::Failed;
@@ -60,11 +66,14 @@ impl Queue {
         let mut left = self.leave(&job, &mut ending).await;
         let (size, dead) = (job.content.size(), failed.then(|| job.encode()));
         let result_size = left.record.as_ref().map_or(0, |(_, answer)| answer.size());
+        let has_record = left.record.is_some();
         let follower = {
             let mut state = shared.state();
-            // First: what is given up may be found and thrown away as soon as it is there.
+            // First: what is given up or remembered may be found and thrown away as soon as it is there.
             state.dead_size += if failed { size } else { 0 };
             state.dead += usize::from(failed);
+            state.result_size += result_size;
+            state.records += usize::from(has_record);
             left.callback.as_ref().map(|callback| {
                 // Another number than its call's, which is remembered, or given up, under that.
                 let number = state.next;
@@ -73,23 +82,16 @@ impl Queue {
             })
         };
         let record = left.record.take().map(|(record, answer)| record.encode(&answer));
-        let has_record = record.is_some();
         let stored = LeftJob { dead, record, follower: follower.clone() };
-        let kept = shared.until_kept(|| shared.store.end_job(number, stored.clone())).await;
-        let totals = &shared.totals;
-        count(match (ending.state, is_callback) {
-            (CallState::Failed, false) => &totals.given_up,
-            (CallState::Failed, true) => &totals.untold,
-            (CallState::Cancelled, _) => &totals.cancelled,
-            (_, false) => &totals.made,
-            (_, true) => &totals.told,
-        });
-        if !kept {
+        let end = || shared.store.end_job(number, stored.clone());
+        if let Err(error) = shared.until_kept_or("the end of a queued call", end, hopeless).await {
             // Which of the two the store has, the next start will see, and tidy up.
             let mut state = shared.state();
             state.dead_size -= if failed { size } else { 0 };
             state.dead -= usize::from(failed);
-            return false;
+            state.result_size -= result_size;
+            state.records -= usize::from(has_record);
+            return Err(error);
         }
         if !failed {
             shared.spool.remove(&job.content).await;
@@ -100,14 +102,12 @@ impl Queue {
         let too_much = {
             let mut state = shared.state();
             state.left(&job.facts, size, number);
-            state.result_size += result_size;
-            match has_record {
-                true => state.records += 1,
-                false if !is_callback => state.index.remove(&job.facts.call_id, number),
-                false => {}
+            if !has_record && !is_callback {
+                state.index.remove(&job.facts.call_id, number);
             }
             if let (Some(callback), Some((number, _))) = (left.callback, follower) {
-                shared.add(&mut state, &callback.facts, callback.content.size(), number, None);
+                state.told += 1;
+                shared.add(&mut state, &callback.facts, number, None);
             }
             if state.watched.remove(&number) {
                 shared.ended.notify_one();
@@ -125,7 +125,16 @@ impl Queue {
         if too_much {
             shared.expire.notify_one();
         }
-        true
+        let totals = &shared.totals;
+        // Last: who sees it counted finds all of it done.
+        count(match (ending.state, is_callback) {
+            (CallState::Failed, false) => &totals.given_up,
+            (CallState::Failed, true) => &totals.untold,
+            (CallState::Cancelled, _) => &totals.cancelled,
+            (_, false) => &totals.made,
+            (_, true) => &totals.told,
+        });
+        Ok(())
     }
 
     /// What a call leaves beside itself, on the disk as far as it has files.

@@ -62,6 +62,15 @@ pub enum QueueError {
         /// How it is.
         state: CallState,
     },
+    /// It was cancelled, or was about to be, and its end is not on the disk yet.
+    #[error(
+        "call {call_id} is broken off, but that is not on the disk yet, and the next start may make it again: \
+         'ingle calls show {call_id}' says when it has ended, 'journalctl -u ingle' what holds it up"
+    )]
+    Ending {
+        /// Its id.
+        call_id: String,
+    },
     /// What a call sends could not be written or read.
     #[error("the directory of queued calls, queue in daemon.state_dir: {0}")]
     Spool(#[from] io::Error),

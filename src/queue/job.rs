@@ -120,10 +120,14 @@ impl Facts {
         self.tried = self.tried.saturating_add(1);
         self.tries.push(one);
         if self.tries.len() > KEPT_TRIES {
-            let alike = self.tries.windows(2).position(|two| two[0].is_like(&two[1]));
-            let gone = self.tries.remove(alike.unwrap_or_default());
-            if let Some(at) = alike {
-                self.tries[at].repeats += gone.repeats + 1;
+            let later = |at: usize| {
+                (at + 1..self.tries.len()).find(|later| self.tries[at].is_like(&self.tries[*later]))
+            };
+            let alike = (0..self.tries.len()).find_map(|at| Some((at, later(at)?)));
+            let (at, into) = alike.unzip();
+            let gone = self.tries.remove(at.unwrap_or_default());
+            if let Some(into) = into {
+                self.tries[into - 1].repeats += gone.repeats + 1;
             }
         }
     }
@@ -306,9 +310,19 @@ mod tests {
         assert_eq!([500, 502, 503, 504].map(count), [2, 1, 60, 37], "{:?}", kept(&facts));
         assert_eq!((facts.tried, facts.tries.len()), (100, KEPT_TRIES));
         let last = facts.tries.last().expect("one");
-        assert_eq!((last.at.as_second(), last.code, last.repeats), (99, Some(500), 0));
+        assert_eq!((last.at.as_second(), last.code, last.repeats), (99, Some(500), 1));
         assert!(facts.tries.is_sorted_by_key(|one| one.at));
-        // Where none is like the one before it, the last ones are kept.
+        // Also those that were not one after the other.
+        let mut facts = Facts { tries: Vec::new(), ..facts };
+        for code in [500, 501].into_iter().chain([502, 503].into_iter().cycle().take(30)) {
+            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+        }
+        let count = |code| {
+            let of = facts.tries.iter().filter(|one| one.code == Some(code));
+            of.map(|one| one.repeats + 1).sum::<u32>()
+        };
+        assert_eq!([500, 501, 502, 503].map(count), [1, 1, 15, 15], "{:?}", kept(&facts));
+        // Where none is like another, the last ones are kept.
         let mut facts = Facts { tries: Vec::new(), ..facts };
         for code in 500..520 {
             facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));

@@ -57,6 +57,17 @@ impl Lane {
     fn count(&self) -> usize {
         self.ready.len() + self.waiting + self.running
     }
+
+    /// Its function has no room now.
+    fn refuse(&mut self, now: Instant, asked: Duration) {
+        // Those that were made at the same time say the same.
+        if self.held.is_none_or(|held| held <= now) {
+            self.refused = self.refused.saturating_add(1);
+        }
+        self.refused_since.get_or_insert(now);
+        let own = HOLD.0.saturating_mul(1 << self.refused.saturating_sub(1).min(16)).min(HOLD.1);
+        self.held = self.held.max(Some(now + asked.max(own)));
+    }
 }
 
 /// One named queue.
@@ -218,9 +229,11 @@ impl Lanes {
         }
     }
 
-    /// A call was not made, and will not be: its function had no room for too long. The others wait as they did.
-    pub(super) fn given_up(&mut self, function: &LaneKey) {
-        if self.left(function).is_some() {
+    /// A call was not made, and will not be: its function had no room for too long. The others wait, and are left
+    /// alone as if it were made again.
+    pub(super) fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
+        if let Some(lane) = self.left(function) {
+            lane.refuse(now, asked);
             self.tidy(function);
         }
     }
@@ -235,13 +248,7 @@ impl Lanes {
     /// `asked`, or for longer with each time in a row.
     pub(super) fn refused(&mut self, function: &LaneKey, number: u64, now: Instant, asked: Duration) {
         let Some(lane) = self.left(function) else { return };
-        // Those that were made at the same time say the same.
-        if lane.held.is_none_or(|held| held <= now) {
-            lane.refused = lane.refused.saturating_add(1);
-        }
-        lane.refused_since.get_or_insert(now);
-        let own = HOLD.0.saturating_mul(1 << (lane.refused - 1).min(16)).min(HOLD.1);
-        lane.held = lane.held.max(Some(now + asked.max(own)));
+        lane.refuse(now, asked);
         self.push(function, number);
     }
 
@@ -283,7 +290,13 @@ impl Lanes {
 
     /// Makes no more calls of a queue, or makes them again.
     pub(super) fn pause(&mut self, queue: &str, paused: bool) {
-        self.queues.entry(queue.into()).or_default().paused = paused;
+        let was_paused = std::mem::replace(&mut self.queues.entry(queue.into()).or_default().paused, paused);
+        if was_paused && !paused {
+            // Nobody has asked for room meanwhile.
+            for lane in self.lanes.values_mut().filter(|lane| *lane.queue == *queue) {
+                lane.refused_since = None;
+            }
+        }
     }
 
     /// All queues that were paused or had something to do, and their counts.

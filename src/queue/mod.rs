@@ -137,7 +137,7 @@ impl Queue {
             dead: store.dead_jobs_count()?,
             dead_size: 0,
             told: 0,
-            sizes: BTreeMap::new(),
+            shares: BTreeMap::new(),
             ages: BTreeMap::new(),
             index: Index::default(),
             running: HashMap::new(),
@@ -182,16 +182,13 @@ impl Queue {
             pausing: tokio::sync::Mutex::default(),
             totals: Totals::default(),
         });
-        let (now, instant) = (Timestamp::now(), Instant::now());
         for row in store.jobs() {
             let Some((number, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.content.file());
             let mut state = shared.state();
-            state.size += job.content.size();
-            let pause =
-                job.facts.not_before.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
-            let at = pause.map(|pause| instant + pause.min(shared.longest_pause(&job.facts)));
-            shared.add(&mut state, &job.facts, job.content.size(), number, at);
+            state.found(&job.facts, job.content.size());
+            let at = shared.due(&job.facts);
+            shared.add(&mut state, &job.facts, number, at);
         }
         for queue in store.paused_queues()? {
             shared.state().lanes.pause(&queue, true);
@@ -323,7 +320,9 @@ impl Queue {
             let undo = async move {
                 let shared = &queue.0;
                 let delete = || shared.store.delete_job(number);
-                if shared.until_kept_or(delete, StoreError::needs_restart).await {
+                let undone =
+                    shared.until_kept_or("that a call was refused", delete, StoreError::needs_restart).await;
+                if undone.is_ok() {
                     shared.spool.remove(&job.content).await;
                 }
                 drop(arriving);
@@ -398,7 +397,7 @@ impl Queue {
         let now = Instant::now();
         loop {
             // One at a time: others accept meanwhile.
-            let (lane, number, cancel) = {
+            let (lane, number, cancel, token) = {
                 let mut state = shared.state();
                 if shared.stop.is_cancelled() {
                     return now;
@@ -408,10 +407,14 @@ impl Queue {
                 let cancel = CancellationToken::new();
                 let running = state::Running { since: Timestamp::now(), cancel: cancel.clone() };
                 state.running.insert(number, running);
-                (lane, number, cancel)
+                // Before a stop can see that nothing runs.
+                (lane, number, cancel, shared.running.token())
             };
             let queue = self.clone();
-            shared.running.spawn_on(async move { queue.work(&lane, number, cancel).await }, &shared.runtime);
+            shared.runtime.spawn(async move {
+                let _runs = token;
+                queue.work(&lane, number, cancel).await;
+            });
         }
     }
 }

@@ -40,16 +40,11 @@ impl Queue {
         let write = || shared.store.put_run(function, number, bytes.clone(), timer.clone());
         match write().await {
             Ok(()) => {}
-            // This process ends.
-            Err(error @ StoreError::Closed) => return Err(error.into()),
-            Err(error) if !error.was_begun() => return Err(error.into()),
+            // Nothing of it was written; or this process writes no more, and the next one sees.
+            Err(error) if !error.was_begun() || error.needs_restart() => return Err(error.into()),
             // It may be found by the next start all the same, so it must be this very write that is made: another one
             // would be another run.
-            Err(error) => {
-                if !shared.until_kept_or(write, StoreError::needs_restart).await {
-                    return Err(error.into());
-                }
-            }
+            Err(_) => shared.until_kept_or("a run of a schedule", write, StoreError::needs_restart).await?,
         }
         // Nothing is kept of a function that was removed meanwhile.
         if shared.store.job(number)?.is_none() {

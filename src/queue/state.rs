@@ -20,7 +20,7 @@ use super::spool::Spool;
 use super::{CallState, DEFAULT_QUEUE, Facts, LONGEST_PAUSE, QueueError, RetryPolicy};
 use crate::config;
 use crate::fleet::{Directory, Entry};
-use crate::function::CALLBACKS;
+use crate::function::{CALLBACKS, FunctionKey};
 use crate::store::Store;
 
 /// When to come back to a queue that is full, in seconds.
@@ -68,10 +68,10 @@ pub(super) struct State {
     pub(super) arriving: usize,
     /// Bytes of all that they send, or have sent so far.
     pub(super) size: u64,
-    /// How many of them are callbacks, or will leave one.
+    /// How many calls are callbacks, or will leave one.
     pub(super) told: usize,
-    /// Bytes that the queued calls of each lane send.
-    pub(super) sizes: BTreeMap<LaneKey, u64>,
+    /// Who has which part of that.
+    pub(super) shares: BTreeMap<Owner, Share>,
     /// When calls were queued, by their numbers; callbacks are left out.
     pub(super) ages: BTreeMap<u64, Timestamp>,
     /// Calls that were given up and are kept.
@@ -90,6 +90,33 @@ pub(super) struct State {
     pub(super) result_size: u64,
     /// Calls whose end a timer waits for.
     pub(super) watched: HashSet<u64>,
+}
+
+/// Who has room in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    /// One function, with its calls.
+    Function(FunctionKey),
+    /// All receivers of callbacks together, with those and the answers that are kept for them.
+    Receivers,
+}
+
+impl Owner {
+    fn of(lane: &LaneKey) -> Self {
+        match lane {
+            LaneKey::Function(function) => Self::Function(function.clone()),
+            LaneKey::Receivers(_) => Self::Receivers,
+        }
+    }
+}
+
+/// What an owner has of the queue.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// Calls that are on their way to the disk.
+    arriving: usize,
+    /// Bytes of all that it has, that which is on its way included.
+    size: u64,
 }
 
 /// A call that is being made.
@@ -130,8 +157,9 @@ impl Shared {
     }
 
     /// Takes a place for a call that sends so much, and gives it a number. What it has only announced must have room
-    /// as well, but takes it when it comes: a client may be slow, or never send it. One function cannot have all of
-    /// the room, so that others are queued while it has too many calls; and timers have some that others have not.
+    /// as well, but takes it when it comes: a client may be slow, or never send it. A function that has half of the
+    /// room gets no more, so that others are queued while it has too many calls; and timers have some that others have
+    /// not.
     pub(super) fn arrive(
         self: &Arc<Self>,
         facts: &Facts,
@@ -148,7 +176,7 @@ impl Shared {
                 retry_after: FULL_PAUSE,
             });
         }
-        let room = if by_timer { calls + calls.div_ceil(TIMERS_SHARE) } else { calls };
+        let room = calls + if by_timer { calls.div_ceil(TIMERS_SHARE) } else { 0 };
         if state.lanes.total() + state.arriving >= room {
             return Err(QueueError::Full {
                 what: format!("{calls} calls (queue.max_calls)"),
@@ -156,23 +184,25 @@ impl Shared {
             });
         }
         let lane = facts.lane();
-        let (half, half_size) = (room.div_ceil(2), self.config.max_size.div_ceil(2));
-        let held = state.sizes.get(&lane).copied().unwrap_or_default();
-        if matches!(lane, LaneKey::Function(_)) && (state.lanes.count(&lane) >= half || held >= half_size) {
-            let function = &facts.function;
+        let (owner, half) = (Owner::of(&lane), room.div_ceil(2));
+        let arriving = state.shares.get(&owner).map_or(0, |share| share.arriving);
+        if let Owner::Function(function) = &owner
+            && state.lanes.count(&lane) + arriving >= half
+        {
             return Err(QueueError::Full {
-                what: format!(
-                    "{half} calls or {half_size} bytes of {function} (half of queue.max_calls or queue.max_size)"
-                ),
+                what: format!("{half} calls of {function} (half of queue.max_calls)"),
                 retry_after: FULL_PAUSE,
             });
         }
-        self.take_room(&mut state, size.saturating_add(announced))?;
-        state.size -= announced;
+        self.take_room(&mut state, &owner, 0, size.saturating_add(announced), by_timer)?;
+        state.give_back(&owner, announced);
+        state.shares.entry(owner.clone()).or_default().arriving += 1;
         state.arriving += 1;
+        let told = facts.callback.is_some();
+        state.told += usize::from(told);
         let number = state.next;
         state.next += 1;
-        Ok(Arriving { shared: self.clone(), number, size, kept: false })
+        Ok(Arriving { shared: self.clone(), number, owner, told, by_timer, size, kept: false })
     }
 
     /// Tells when a call has ended, and how. The channel closes without a word when the daemon stops before that.
@@ -184,15 +214,40 @@ impl Shared {
         receiver
     }
 
-    fn take_room(&self, state: &mut State, size: u64) -> Result<(), QueueError> {
+    /// Forgets those who have stopped waiting for the end of a call.
+    pub(super) fn watch_no_more(state: &mut State, number: u64) {
+        if let Some(watchers) = state.watchers.get_mut(&number) {
+            watchers.retain(|watcher| !watcher.is_closed());
+            if watchers.is_empty() {
+                state.watchers.remove(&number);
+            }
+        }
+    }
+
+    /// Takes room for `more` bytes of something of which there are `own`. That is refused once its owner has half of
+    /// the room with other things; so it has that and one thing more at most.
+    fn take_room(
+        &self,
+        state: &mut State,
+        owner: &Owner,
+        own: u64,
+        more: u64,
+        by_timer: bool,
+    ) -> Result<(), QueueError> {
         let bytes = self.config.max_size;
-        if state.size.saturating_add(size) > bytes {
-            return Err(QueueError::Full {
-                what: format!("{bytes} bytes (queue.max_size)"),
-                retry_after: FULL_PAUSE,
+        let room = bytes.saturating_add(if by_timer { bytes.div_ceil(TIMERS_SHARE as u64) } else { 0 });
+        let half = room.div_ceil(2);
+        let full = |what| Err(QueueError::Full { what, retry_after: FULL_PAUSE });
+        if state.shares.get(owner).is_some_and(|share| share.size - own >= half) {
+            return full(match owner {
+                Owner::Function(function) => format!("{half} bytes for {function} (half of queue.max_size)"),
+                Owner::Receivers => format!("{half} bytes for callbacks (half of queue.max_size)"),
             });
         }
-        state.size += size;
+        if state.size.saturating_add(more) > room {
+            return full(format!("{bytes} bytes (queue.max_size)"));
+        }
+        state.take(owner, more);
         Ok(())
     }
 
@@ -216,24 +271,25 @@ impl Shared {
         each.map_or(self.config.parallel_calls_per_function, |each| each * view.endpoints.len().max(1))
     }
 
-    /// Takes in a job that is on the disk.
-    pub(super) fn add(&self, state: &mut State, facts: &Facts, size: u64, number: u64, at: Option<Instant>) {
+    /// Takes in a job that is on the disk and has its room.
+    pub(super) fn add(&self, state: &mut State, facts: &Facts, number: u64, at: Option<Instant>) {
         if !facts.is_callback() {
             state.index.add(&facts.call_id, number);
             state.ages.insert(number, facts.queued_at);
         }
-        state.told += usize::from(facts.callback.is_some());
         let lane = facts.lane();
-        *state.sizes.entry(lane.clone()).or_default() += size;
         let queue = self.queue_of(&lane);
         state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
     }
 
-    /// The longest pause that a call may have before another try.
-    pub(super) fn longest_pause(&self, facts: &Facts) -> Duration {
+    /// When a call is to be made again whose pause was begun earlier; `None`: at once. It is at most the longest pause
+    /// that the call may have: the clock may have been another.
+    pub(super) fn due(&self, facts: &Facts) -> Option<Instant> {
+        let until = facts.not_before?;
+        let pause = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
         let entry = self.directory.get(&facts.function);
         let own = entry.map_or(self.config.retry.max_wait, |entry| self.policy_of(&entry).max_wait);
-        own.max(LONGEST_PAUSE)
+        Some(Instant::now() + pause.min(own.max(LONGEST_PAUSE)))
     }
 
     /// How calls of a function are made again.
@@ -242,7 +298,7 @@ impl Shared {
     }
 }
 
-/// Room that something has in the queue while it is written; given back when dropped.
+/// Room that an answer has in the queue while it is written; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     shared: Arc<Shared>,
@@ -257,7 +313,8 @@ impl Room {
     /// It has so many bytes in all.
     pub(super) fn grow(&mut self, size: u64) -> Result<(), QueueError> {
         if size > self.size {
-            self.shared.take_room(&mut self.shared.state(), size - self.size)?;
+            let more = size - self.size;
+            self.shared.take_room(&mut self.shared.state(), &Owner::Receivers, self.size, more, false)?;
             self.size = size;
         }
         Ok(())
@@ -266,12 +323,12 @@ impl Room {
     /// It has only so many bytes.
     pub(super) fn shrink(&mut self, size: u64) {
         if size < self.size {
-            self.shared.state().size -= self.size - size;
+            self.shared.state().give_back(&Owner::Receivers, self.size - size);
             self.size = size;
         }
     }
 
-    /// What has it is queued, and gives it back at its own end.
+    /// A callback has it, and gives it back at its own end.
     pub(super) fn keep(mut self) {
         self.size = 0;
     }
@@ -288,6 +345,10 @@ impl Drop for Room {
 pub(super) struct Arriving {
     shared: Arc<Shared>,
     pub(super) number: u64,
+    owner: Owner,
+    /// It is a callback, or will leave one.
+    told: bool,
+    by_timer: bool,
     size: u64,
     kept: bool,
 }
@@ -296,7 +357,8 @@ impl Arriving {
     /// It sends so much in all; room is taken for what is more than was known.
     pub(super) fn grow(&mut self, size: u64) -> Result<(), QueueError> {
         if size > self.size {
-            self.shared.take_room(&mut self.shared.state(), size - self.size)?;
+            let (more, state) = (size - self.size, &mut self.shared.state());
+            self.shared.take_room(state, &self.owner, self.size, more, self.by_timer)?;
             self.size = size;
         }
         Ok(())
@@ -305,22 +367,40 @@ impl Arriving {
     /// It is on the disk.
     pub(super) fn arrived(mut self, facts: &Facts) {
         self.kept = true;
-        self.shared.add(&mut self.shared.state(), facts, self.size, self.number, None);
+        self.shared.add(&mut self.shared.state(), facts, self.number, None);
     }
 }
 
 impl State {
+    /// A job that an earlier process has left has so many bytes, whatever the limits are now.
+    pub(super) fn found(&mut self, facts: &Facts, size: u64) {
+        self.take(&Owner::of(&facts.lane()), size);
+        self.told += usize::from(facts.callback.is_some());
+    }
+
     /// A call is not queued any more.
     pub(super) fn left(&mut self, facts: &Facts, size: u64, number: u64) {
-        self.size -= size;
+        self.give_back(&Owner::of(&facts.lane()), size);
         self.told -= usize::from(facts.callback.is_some());
         self.ages.remove(&number);
-        let lane = facts.lane();
-        if let Some(held) = self.sizes.get_mut(&lane) {
-            *held -= size;
-            if *held == 0 {
-                self.sizes.remove(&lane);
-            }
+    }
+
+    fn take(&mut self, owner: &Owner, size: u64) {
+        self.size += size;
+        self.shares.entry(owner.clone()).or_default().size += size;
+    }
+
+    fn give_back(&mut self, owner: &Owner, size: u64) {
+        self.size -= size;
+        if let Some(share) = self.shares.get_mut(owner) {
+            share.size -= size;
+            self.forget_empty(owner);
+        }
+    }
+
+    fn forget_empty(&mut self, owner: &Owner) {
+        if self.shares.get(owner).is_some_and(|share| (share.arriving, share.size) == (0, 0)) {
+            self.shares.remove(owner);
         }
     }
 }
@@ -329,8 +409,15 @@ impl Drop for Arriving {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.arriving -= 1;
-        if !self.kept {
-            state.size -= self.size;
+        if let Some(share) = state.shares.get_mut(&self.owner) {
+            share.arriving -= 1;
+        }
+        // Last: it forgets those that have nothing.
+        if self.kept {
+            state.forget_empty(&self.owner);
+        } else {
+            state.told -= usize::from(self.told);
+            state.give_back(&self.owner, self.size);
         }
     }
 }

@@ -49,7 +49,8 @@ impl Queue {
         };
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
-            self.end(number, job, Ending::cancelled(took)).await;
+            // Tried until it is kept, or the next process makes it again.
+            let _ = self.end(number, job, Ending::cancelled(took), |_| false).await;
             return;
         };
         let failed = |code, reason: &str| Try::ended(at, took, code, reason);
@@ -69,7 +70,7 @@ impl Queue {
                     return;
                 }
                 job.facts.failed(failed(None, &format!("{reason}, for longer than queue.max_age")));
-                running.next = Next::GivenUp;
+                running.next = Next::GivenUp(*pause);
                 CallState::Failed
             }
             Outcome::Failed { code, pause, reason } => {
@@ -81,14 +82,15 @@ impl Queue {
                     count(&self.0.totals.retried);
                     // A try that is not remembered would be made for ever.
                     let bytes = job.encode();
-                    self.0.until_kept(|| self.0.store.put_job(number, bytes.clone())).await;
+                    let put = || self.0.store.put_job(number, bytes.clone());
+                    let _ = self.0.until_kept_or("a try of a queued call", put, |_| false).await;
                     running.next = Next::At(Instant::now() + pause);
                     return;
                 }
                 CallState::Failed
             }
         };
-        self.end(number, job, Ending::new(state, tried, took, &policy)).await;
+        let _ = self.end(number, job, Ending::new(state, tried, took, &policy), |_| false).await;
     }
 
     /// One try, and the policy that it is made under.
@@ -119,39 +121,31 @@ impl Queue {
 }
 
 impl Shared {
-    /// Writes until the store has taken it: what has been made must not be made again. `false`: the store was closed
-    /// before it could, and all is as it was.
-    pub(super) async fn until_kept<F: Future<Output = Result<(), StoreError>>>(
-        &self,
-        write: impl Fn() -> F,
-    ) -> bool {
-        self.until_kept_or(write, |_| false).await
-    }
-
-    /// The same, but no longer than until an error says that it is `hopeless`: then the next start finds what was
-    /// written before that, or not.
+    /// Writes `what` until the store has taken it: what has been made must not be made again. An error: the store was
+    /// closed before it could, or said something `hopeless`; then the next start finds what was written before that,
+    /// or not.
     pub(super) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
         &self,
+        what: &str,
         write: impl Fn() -> F,
         hopeless: impl Fn(&StoreError) -> bool,
-    ) -> bool {
+    ) -> Result<(), StoreError> {
         let mut said = false;
         loop {
             let error = match write().await {
-                Ok(()) => return true,
-                Err(StoreError::Closed) => return false,
-                Err(error) if hopeless(&error) => return false,
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error, StoreError::Closed) || hopeless(&error) => return Err(error),
                 Err(error) => error,
             };
             if !said {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "the end of a queued call cannot be kept; trying until it can"
+                    "{what} cannot be kept; trying until it can"
                 );
                 said = true;
             }
             if self.break_off.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
-                return false;
+                return Err(error);
             }
         }
     }
@@ -166,8 +160,8 @@ enum Next {
     At(Instant),
     /// Its function has no room, and is left alone for at least so long.
     Refused(Duration),
-    /// Nothing more: its function had no room for too long.
-    GivenUp,
+    /// Nothing more: its function had no room for too long, and is left alone for at least so long.
+    GivenUp(Duration),
 }
 
 /// A call that is being made; whatever happens to its task, its lane goes on.
@@ -185,7 +179,7 @@ impl Drop for Running<'_> {
         let next = if std::thread::panicking() { Next::At(Instant::now() + STORE_PAUSE) } else { self.next };
         let mut state = self.queue.0.state();
         state.running.remove(&self.number);
-        let is_over = matches!(next, Next::Nothing | Next::GivenUp);
+        let is_over = matches!(next, Next::Nothing | Next::GivenUp(_));
         // Whoever began to wait when it had just ended; and what is not made any more by this process.
         if is_over || self.queue.0.stop.is_cancelled() {
             state.watchers.remove(&self.number);
@@ -195,7 +189,7 @@ impl Drop for Running<'_> {
             state.ages.remove(&self.number);
         }
         match next {
-            Next::GivenUp => state.lanes.given_up(self.lane),
+            Next::GivenUp(asked) => state.lanes.given_up(self.lane, Instant::now(), asked),
             Next::Nothing => state.lanes.ended(self.lane, self.number, None),
             Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
             Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),

@@ -22,8 +22,11 @@ pub enum StoreError {
         /// The latest known format.
         known: u32,
     },
-    /// The writer has ended: the daemon is stopping, or an earlier write failed for good.
-    #[error("the store is closed")]
+    /// The writer has ended.
+    #[error(
+        "the store is closed: the daemon is stopping, or has met an error of its own ('journalctl -u ingle' has \
+         which), and is to be restarted (systemctl restart ingle)"
+    )]
     Closed,
     /// The disk is nearly full: nothing was written.
     #[error(
@@ -49,7 +52,7 @@ pub enum StoreError {
         /// That was found out by writing.
         begun: bool,
     },
-    /// A write has failed before, and this one was not begun.
+    /// A write has failed, this one or one before it, and none is begun any more.
     #[error(
         "the store in {path} takes no more changes after one that failed ('journalctl -u ingle' has why): \
          restart the daemon (systemctl restart ingle); functions run on meanwhile"
@@ -57,6 +60,8 @@ pub enum StoreError {
     Broken {
         /// The store's directory.
         path: PathBuf,
+        /// It was this one.
+        begun: bool,
     },
     /// Anything else: the operation, and what sled or the kernel said.
     #[error("{operation} failed")]
@@ -80,8 +85,8 @@ impl StoreError {
     /// Whether the next start may find the change all the same.
     pub fn was_begun(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::Broken { .. } | Self::InUse { .. } | Self::Newer { .. } => false,
-            Self::ReadOnly { begun, .. } => *begun,
+            Self::Full { .. } | Self::InUse { .. } | Self::Newer { .. } => false,
+            Self::ReadOnly { begun, .. } | Self::Broken { begun, .. } => *begun,
             // Closed before it was written, or after.
             Self::Closed | Self::Failed { .. } => true,
         }

@@ -44,11 +44,14 @@ pub(super) enum Operation {
     },
 }
 
+/// A key and what is to be under it.
+type Change = (String, Option<Vec<u8>>);
+
 /// What is to be applied at once.
 #[derive(Default)]
 struct Pending {
-    /// The keys and what is to be under them, in the order in which that was asked for.
-    changes: Vec<(String, Option<Vec<u8>>)>,
+    /// In the order in which that was asked for.
+    changes: Vec<Change>,
     /// Whether the keys that it touches have a value after it.
     there: HashMap<String, bool>,
     /// Some of it must be there as a whole, or not at all.
@@ -56,14 +59,11 @@ struct Pending {
 }
 
 impl Pending {
-    fn put(&mut self, key: String, stored: Vec<u8>) {
-        self.there.insert(key.clone(), true);
-        self.changes.push((key, Some(stored)));
-    }
-
-    fn delete(&mut self, key: String) {
-        self.there.insert(key.clone(), false);
-        self.changes.push((key, None));
+    /// Takes these, too: in this order, after what it has.
+    fn take(&mut self, changes: Vec<Change>) {
+        self.whole |= changes.len() > 1;
+        self.there.extend(changes.iter().map(|(key, change)| (key.clone(), change.is_some())));
+        self.changes.extend(changes);
     }
 
     fn apply(self, db: &sled::Db) -> sled::Result<()> {
@@ -127,7 +127,7 @@ impl Writer {
             holds: false,
             dirty: false,
             fails: false,
-            broken: false,
+            broken: None,
         };
         let thread = std::thread::Builder::new()
             .name("store".into())
@@ -189,7 +189,7 @@ fn share(error: Arc<StoreError>) -> StoreError {
             StoreError::Full { path: path.clone(), free: *free, reserve: *reserve }
         }
         StoreError::ReadOnly { path, begun } => StoreError::ReadOnly { path: path.clone(), begun: *begun },
-        StoreError::Broken { path } => StoreError::Broken { path: path.clone() },
+        StoreError::Broken { path, begun } => StoreError::Broken { path: path.clone(), begun: *begun },
         _ => StoreError::failed("keeping the change", SharedError(error)),
     }
 }
@@ -213,8 +213,19 @@ struct Thread {
     dirty: bool,
     /// The last write failed, which was said.
     fails: bool,
-    /// The last write that was begun failed.
-    broken: bool,
+    /// A write that was begun failed, so none is begun any more. sled takes none after an error of its own; and after
+    /// one of fdatasync, nobody knows what is on the disk: the kernel may have forgotten what it could not write, and
+    /// the next fdatasync would be true of what came after it alone.
+    broken: Option<Cause>,
+}
+
+/// Why a write failed.
+#[derive(Debug, Clone, Copy)]
+enum Cause {
+    /// The file system takes none.
+    ReadOnly,
+    /// Whatever the journal says.
+    Other,
 }
 
 impl Thread {
@@ -234,23 +245,29 @@ impl Thread {
             let mut pending = Pending::default();
             let mut acks = Vec::new();
             let mut closing = None;
-            let mut failure = self.look().err();
+            let looked = self.look();
             for message in std::iter::once(first).chain(receiver.try_iter().take(MAX_BATCH)) {
                 match message {
                     Message::Write { operations, ack } => {
-                        if failure.is_none() {
-                            pending.whole |= operations.len() > 1;
-                            failure = self.add(&mut pending, operations).err();
+                        // What one of them needs beside the database may fail for it alone.
+                        if looked.is_ok()
+                            && let Err(error) = self.add(&mut pending, operations)
+                        {
+                            tracing::error!(
+                                error = &error as &dyn std::error::Error,
+                                "a change could not be kept"
+                            );
+                            // As below.
+                            let _ = ack.map(|ack| ack.send(Err(Arc::new(error))));
+                            continue;
                         }
                         acks.extend(ack);
                     }
                     Message::Close { ack } => closing = Some(ack),
                 }
             }
-            let result = match failure {
-                Some(error) => Err(error),
-                None => self.write(pending, !acks.is_empty() || closing.is_some()),
-            };
+            let flush = !acks.is_empty() || closing.is_some();
+            let result = looked.and_then(|()| self.write(pending, flush));
             self.say(&result);
             let result = result.map_err(Arc::new);
             for ack in acks {
@@ -265,13 +282,17 @@ impl Thread {
         }
     }
 
-    /// Whether the disk takes writes now.
+    /// Whether writes are taken now.
     fn look(&mut self) -> Result<(), StoreError> {
         // A file system that does not answer is met by the write.
-        let Ok(stat) = fstatvfs(&self.file) else { return Ok(()) };
-        if stat.flags().contains(FsFlags::ST_RDONLY) {
+        let stat = fstatvfs(&self.file).ok();
+        if stat.is_some_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY)) {
             return Err(StoreError::ReadOnly { path: self.dir.clone(), begun: false });
         }
+        if let Some(cause) = self.broken {
+            return Err(self.refusal(cause, false));
+        }
+        let Some(stat) = stat else { return Ok(()) };
         let free = stat.blocks_available() * stat.fragment_size();
         if free < RESERVE {
             let megabytes = |bytes: u64| bytes / 1_000_000;
@@ -298,46 +319,65 @@ impl Thread {
     }
 
     fn add(&self, pending: &mut Pending, operations: Vec<Operation>) -> Result<(), StoreError> {
+        let mut changes: Vec<Change> = Vec::with_capacity(operations.len());
         for operation in operations {
             match operation {
-                Operation::Put { key, value } => pending.put(key, self.large.store(&value)?),
+                Operation::Put { key, value } => changes.push((key, Some(self.stored(&value)?))),
                 Operation::PutBeside { owner, key, value } => {
-                    let there = match pending.there.get(&owner) {
-                        Some(there) => *there,
+                    let changed = changes.iter().rev().find(|(key, _)| *key == owner);
+                    let changed = changed.map(|(_, change)| change.is_some());
+                    let there = match changed.or_else(|| pending.there.get(&owner).copied()) {
+                        Some(there) => there,
                         None => self
                             .db
                             .contains_key(&owner)
                             .map_err(|error| StoreError::failed(format!("reading {owner}"), error))?,
                     };
                     if there {
-                        pending.put(key, self.large.store(&value)?);
+                        changes.push((key, Some(self.stored(&value)?)));
                     }
                 }
-                Operation::Delete { key } => pending.delete(key),
+                Operation::Delete { key } => changes.push((key, None)),
             }
         }
+        // All of them, or none.
+        pending.take(changes);
         Ok(())
+    }
+
+    /// What stands for a value in the database.
+    fn stored(&self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.large.store(value).map_err(|error| match error {
+            error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone(), begun: false },
+            error => error,
+        })
     }
 
     /// Applies what there is, and has it on disk if somebody waits for that.
     fn write(&mut self, pending: Pending, flush: bool) -> Result<(), StoreError> {
-        let was_broken = std::mem::replace(&mut self.broken, true);
-        let applied = self.apply(pending);
-        // What sled has refused, because an earlier write failed, was not begun.
-        let begun = applied.is_ok() || !was_broken;
-        let flushed = applied.and_then(|()| if flush { self.flush() } else { Ok(()) });
-        flushed.map_err(|error| match error {
-            error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone(), begun },
-            _ if !begun => StoreError::Broken { path: self.dir.clone() },
-            error => error,
-        })?;
-        self.broken = false;
-        Ok(())
+        self.dirty = true;
+        let applied =
+            pending.apply(&self.db).map_err(|error| StoreError::failed("writing to the store", error));
+        applied.and_then(|()| if flush { self.flush() } else { Ok(()) }).map_err(|error| {
+            let cause = self.breaks(&error);
+            self.refusal(cause, true)
+        })
     }
 
-    fn apply(&mut self, pending: Pending) -> Result<(), StoreError> {
-        self.dirty = true;
-        pending.apply(&self.db).map_err(|error| StoreError::failed("writing to the store", error))
+    /// A write has failed that was begun.
+    fn breaks(&mut self, error: &StoreError) -> Cause {
+        tracing::error!(error = error as &dyn std::error::Error, "a change that was begun has failed");
+        let cause = if is_read_only(error) { Cause::ReadOnly } else { Cause::Other };
+        (self.broken, self.dirty) = (Some(cause), false);
+        cause
+    }
+
+    fn refusal(&self, cause: Cause, begun: bool) -> StoreError {
+        let path = self.dir.clone();
+        match cause {
+            Cause::ReadOnly => StoreError::ReadOnly { path, begun },
+            Cause::Other => StoreError::Broken { path, begun },
+        }
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
@@ -351,10 +391,7 @@ impl Thread {
         if self.dirty
             && let Err(error) = self.flush()
         {
-            tracing::error!(error = &error as &dyn std::error::Error, "the store could not be flushed");
-            // Not again before the next write: a full disk would fill the journal as well.
-            self.dirty = false;
-            self.broken = true;
+            self.breaks(&error);
         }
     }
 }

@@ -56,7 +56,8 @@ async fn list(
     params: Params,
 ) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorAnswer> {
     let which = which(&params, &["limit"])?;
-    Ok(axum::Json(queue.dead(&which, params.limit()?).into_iter().map(dead).collect()))
+    let calls = queue.dead(&which, params.limit()?).await;
+    Ok(axum::Json(calls.into_iter().map(dead).collect()))
 }
 
 async fn show(

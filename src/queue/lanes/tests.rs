@@ -197,14 +197,25 @@ fn how_long_a_function_has_no_room_counts_from_when_it_was_asked() {
         assert_eq!((lanes.refused_for(&lane, after(at)).as_secs(), number), (at - 1000, 1));
         lanes.refused(&lane, number, after(at), Duration::ZERO);
     }
-    // To give one up says nothing of the others.
+    // To give one up says nothing of the others, which are left alone as before.
     let (lane, _) = lanes.next(after(1300), any).expect("one");
-    lanes.given_up(&lane);
+    lanes.given_up(&lane, after(1300), Duration::ZERO);
     assert_eq!(lanes.refused_for(&a, after(1300)).as_secs(), 300);
-    let (lane, number) = lanes.next(after(1300), any).expect("one");
-    assert_eq!(number, 2);
+    assert_eq!(lanes.next(after(1300), any), None, "it has no room");
+    // Time in a pause does not count.
+    lanes.pause("other", true);
+    lanes.pause("other", false);
+    lanes.pause("x", false);
+    assert_eq!(lanes.refused_for(&a, after(1310)).as_secs(), 310, "it was not paused");
+    lanes.pause("x", true);
+    lanes.pause("x", false);
+    assert_eq!(lanes.refused_for(&a, after(2000)), Duration::ZERO);
+    let (lane, number) = lanes.next(after(2000), any).expect("one");
+    lanes.refused(&lane, number, after(2000), Duration::ZERO);
+    let (lane, number) = lanes.next(after(2100), any).expect("one");
+    assert_eq!((lanes.refused_for(&a, after(2100)).as_secs(), number), (100, 2));
     lanes.ended(&lane, number, None);
-    assert_eq!(lanes.refused_for(&a, after(1300)), Duration::ZERO, "it had room");
+    assert_eq!(lanes.refused_for(&a, after(2100)), Duration::ZERO, "it had room");
 }
 
 proptest! {
@@ -245,7 +256,7 @@ proptest! {
                 Event::Pass => now += Duration::from_secs(3),
                 Event::Refuse { which } if which % 5 == 4 && !running.is_empty() => {
                     let (function, number) = running.swap_remove(which % running.len());
-                    lanes.given_up(&function);
+                    lanes.given_up(&function, now, Duration::ZERO);
                     held.remove(&number);
                 }
                 Event::Refuse { which } if !running.is_empty() => {

@@ -106,7 +106,7 @@ async fn a_call_that_is_given_up_is_told_of_too() {
         assert_eq!(header(&seen, name), [Some(value.to_owned())], "{name}");
     }
     assert_eq!(gate.stored(), 0);
-    let dead = gate.queue.dead(&Which::default(), 9);
+    let dead = gate.queue.dead(&Which::default(), 9).await;
     assert_eq!((dead.len(), dead[0].facts.is_callback(), dead[0].body_size), (1, false, 5000));
     // Made again, it is told of again.
     gate.queue.replay(dead[0].number).await.expect("replayed");
@@ -164,7 +164,7 @@ async fn a_callback_that_is_given_up_is_kept_and_can_be_sent_again() {
     for (tries, reason) in
         [(2, "the receiver answered 500"), (1, "the receiver answered 410: it wants no more")]
     {
-        let dead = gate.queue.dead(&Which::default(), 9);
+        let dead = gate.queue.dead(&Which::default(), 9).await;
         let facts = &dead[0].facts;
         assert_eq!((dead.len(), facts.is_callback(), facts.tried), (1, true, tries));
         assert_eq!(facts.tries.last().expect("a try").reason, reason);
@@ -216,7 +216,7 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
     let answer = gate.queue_for(&format!("http://localhost:{}/", receiver.port()), "").await;
     assert_eq!(answer.code, 202, "only who looks the name up can tell");
     eventually!(gate.queue.summary().untold == 1, "{:?}", gate.queue.summary());
-    let reason = gate.queue.dead(&Which::default(), 1)[0].facts.tries[0].reason.clone();
+    let reason = gate.queue.dead(&Which::default(), 1).await[0].facts.tries[0].reason.clone();
     assert!(reason.contains("is not a public address, and not in queue.callback_networks"), "{reason}");
     assert_eq!(count(&seen), 0, "it was called");
 }
@@ -314,27 +314,34 @@ async fn slow_receivers_hold_up_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_take_no_more_room_than_the_queue_has() {
-    let seen = Seen::default();
-    let receiver = noting(&seen, &[OK]).await;
-    let gate = gate(&[mirror().await], "max_size = \"120k\"").await;
-    gate.queue.pause("callbacks", true).await.expect("paused");
-    for round in 1..=4 {
+    // All of it, and half, so that calls are accepted while receivers take none.
+    for (settings, reason, wholes) in [
+        ("max_size = \"120k\"", "120000 bytes (queue.max_size)", 1..4),
+        ("max_size = \"200k\"", "100000 bytes for callbacks (half of queue.max_size)", 3..4),
+    ] {
+        let seen = Seen::default();
+        let receiver = noting(&seen, &[OK]).await;
+        let gate = gate(&[mirror().await], settings).await;
+        gate.queue.pause("callbacks", true).await.expect("paused");
+        for round in 1..=4 {
+            let answer = gate.queue_for(&format!("http://{receiver}/"), &"x".repeat(40_000)).await;
+            assert_eq!(answer.code, 202, "{}", answer.body);
+            eventually!(gate.queue.summary().made == round, "{:?}", gate.queue.queues());
+        }
+        assert!(gate.bodies() <= 3, "{} files", gate.bodies());
+        gate.queue.pause("callbacks", false).await.expect("resumed");
+        eventually!(gate.queue.summary().told == 4, "{:?}", gate.queue.queues());
+        gate.is_empty().await;
+        let omitted = header(&seen, "x-body-omitted");
+        let said = omitted.iter().flatten().filter(|omitted| omitted.contains(reason));
+        assert!(said.count() >= 1, "{omitted:?}");
+        let whole = seen.lock().expect("no panic").iter().filter(|(_, body)| body.len() > 40_000).count();
+        assert!(wholes.contains(&whole), "{whole} of 4 had room");
+        // All of the room is free again.
         gate.queue_for(&format!("http://{receiver}/"), &"x".repeat(40_000)).await;
-        eventually!(gate.queue.summary().made == round, "{:?}", gate.queue.queues());
+        eventually!(gate.queue.summary().told == 5, "{:?}", gate.queue.queues());
+        assert_eq!(header(&seen, "x-body-omitted")[4], None);
     }
-    assert!(gate.bodies() <= 3, "{} files", gate.bodies());
-    gate.queue.pause("callbacks", false).await.expect("resumed");
-    eventually!(gate.queue.summary().told == 4, "{:?}", gate.queue.queues());
-    gate.is_empty().await;
-    let omitted = header(&seen, "x-body-omitted");
-    let said = omitted.iter().flatten().filter(|reason| reason.contains("120000 bytes (queue.max_size)"));
-    assert!(said.count() >= 1, "{omitted:?}");
-    let whole = seen.lock().expect("no panic").iter().filter(|(_, body)| body.len() > 40_000).count();
-    assert!((1..4).contains(&whole), "{whole} of 4 had room");
-    // All of the room is free again.
-    gate.queue_for(&format!("http://{receiver}/"), &"x".repeat(40_000)).await;
-    eventually!(gate.queue.summary().told == 5, "{:?}", gate.queue.queues());
-    assert_eq!(header(&seen, "x-body-omitted")[4], None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -377,7 +384,7 @@ async fn callbacks_leave_others_room_in_the_queue_and_among_those_that_were_give
     gate.queue.pause("callbacks", false).await.expect("resumed");
     eventually!(gate.queue.summary().untold == 4, "{:?}", gate.queue.summary());
     assert_eq!(gate.queue.expire().await.expect("expired"), 3, "more than max_dead");
-    let dead = gate.queue.dead(&Which::default(), 9);
+    let dead = gate.queue.dead(&Which::default(), 9).await;
     let kinds: Vec<bool> = dead.iter().map(|call| call.facts.is_callback()).collect();
     assert_eq!(kinds, [true, false], "the call stays, although it is the oldest");
     assert_eq!(gate.queue_for(&format!("http://{gone}/"), "").await.code, 202);

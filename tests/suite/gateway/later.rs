@@ -189,7 +189,7 @@ async fn what_cannot_be_read_any_more_harms_nothing_else() {
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.summary());
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(&ingle::queue::Which::default(), 9);
+    let dead = gate.queue.dead(&ingle::queue::Which::default(), 9).await;
     assert!(dead[0].facts.tries[0].reason.contains("cannot be read from the disk"), "{dead:?}");
     assert_eq!(gate.stored(), 1, "what a later version may know is left");
     assert_eq!(gate.queue("env", "").await.code, 202);
@@ -246,19 +246,40 @@ async fn one_function_leaves_others_room() {
         gate
     };
     for (gate, size, part) in [
-        (room("max_calls = 5").await, 1, "3 calls or"),
-        (room("max_size = \"40k\"").await, 6800, "20000 bytes of env.openfaas-fn"),
+        (room("max_calls = 5").await, 1, "3 calls of env.openfaas-fn"),
+        (room("max_size = \"40k\"").await, 6800, "20000 bytes for env.openfaas-fn"),
     ] {
+        let facts = |name: &str, number: u32| {
+            let function = FunctionKey::parse(name).expect("a name");
+            Facts::new(function, format!("{name}-{number}"), "POST".to_owned(), "/")
+        };
+        let refused = async || {
+            let answer = gate.queue("env", "x").await;
+            assert_eq!((answer.code, answer.header("retry-after")), (429, Some("5")), "{}", answer.body);
+            assert!(answer.body.contains(part), "{}", answer.body);
+        };
+        // Of one that does not end to send, and of one that has.
+        let mut slow = Vec::new();
+        for number in 0..3 {
+            let mut draft = gate.queue.draft(&facts("env", number), Vec::new(), None).expect("there is room");
+            draft.push(&vec![b'x'; size]).await.expect("taken in");
+            slow.push(draft);
+        }
+        refused().await;
+        if size > 1 {
+            // It may go on, and no other of them once it has half without that one.
+            slow[0].push(&vec![b'x'; size]).await.expect("taken in");
+            let error = slow[1].push(b"x").await.expect_err("there is no room").to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        drop(slow);
         for _ in 0..3 {
             assert_eq!(gate.queue("env", &"x".repeat(size)).await.code, 202);
         }
-        let answer = gate.queue("env", "x").await;
-        assert_eq!((answer.code, answer.header("retry-after")), (429, Some("5")), "{}", answer.body);
-        assert!(answer.body.contains(part), "{}", answer.body);
+        refused().await;
         // What another one is sent, in its place.
         for number in 0..2 {
-            let other = FunctionKey::parse("other").expect("a name");
-            let facts = Facts::new(other, format!("other-{number}"), "POST".to_owned(), "/");
+            let facts = facts("other", number);
             let mut draft = gate.queue.draft(&facts, Vec::new(), None).expect("there is room");
             draft.push(&vec![b'x'; size]).await.expect("taken in");
             gate.queue.accept(facts, draft).await.expect("accepted");

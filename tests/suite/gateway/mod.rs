@@ -33,7 +33,7 @@ mod smuggling;
 mod stopping;
 mod strangers;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,9 +147,11 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     Endpoint::new(ReplicaId::from_existing(&format!("env-{}", address.port())), address)
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens, also none of the tests that run beside this one: each process has its own.
 async fn nowhere() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 64 | high, middle, low);
+    let listener = TcpListener::bind((own, 0)).await.expect("loopback");
     listener.local_addr().expect("bound")
 }
 

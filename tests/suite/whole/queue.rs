@@ -101,15 +101,21 @@ struct Trace {
 
 impl Trace {
     async fn start(daemon: &Daemon) -> Self {
+        Self::attach(daemon, &[]).await
+    }
+
+    /// The same, and fdatasync fails as it does when a disk does.
+    async fn failing(daemon: &Daemon) -> Self {
+        Self::attach(daemon, &["--inject=fdatasync:error=EIO"]).await
+    }
+
+    async fn attach(daemon: &Daemon, more: &[&str]) -> Self {
         let pid = daemon.pid().expect("it runs");
         let file = NamedTempFile::new().expect("a file");
         let strace = Command::new("strace")
-            .args([
-                "--follow-forks",
-                "--string-limit=64",
-                "--trace=recvfrom,sendto,fdatasync,fsync",
-                "--output",
-            ])
+            .args(["--follow-forks", "--string-limit=64", "--trace=recvfrom,sendto,fdatasync,fsync"])
+            .args(more)
+            .arg("--output")
             .arg(file.path())
             .args(["--attach", &pid.to_string()])
             .stderr(Stdio::null())
@@ -170,6 +176,58 @@ fn a_call_is_synced_before_it_is_accepted() {
                 &lines[begin..=end]
             );
         }
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
+
+/// After one sync that failed nobody knows what is on the disk, so nothing is promised any more until the next start.
+#[test]
+fn nothing_is_accepted_after_a_sync_that_failed_and_nothing_is_lost() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "strace");
+    in_own_network(async {
+        let mut daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        let send = async |daemon: &Daemon, id: &str| {
+            let url = daemon.url(&format!("/async-function/hello/file?path=/tmp/{id}"));
+            let answer = daemon.client.post(url).header("X-Call-Id", id).body(body(id)).send().await;
+            let answer = answer.expect("an answer");
+            (answer.status(), answer.text().await.expect("a text"))
+        };
+        let change = async |daemon: &Daemon, method: Method, path: &str, change: Value| {
+            let answer = daemon.api(method, path).json(&change).send().await.expect("an answer");
+            (answer.status(), answer.text().await.expect("a text"))
+        };
+        let queues = "/system/queues/default";
+        let (status, text) = change(&daemon, Method::PUT, queues, json!({ "paused": true })).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        for id in ["before-1", "before-20"] {
+            assert_eq!(send(&daemon, id).await, (StatusCode::ACCEPTED, String::new()));
+        }
+        let trace = Trace::failing(&daemon).await;
+        let refused = |(status, text): (StatusCode, String)| {
+            assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{text}");
+            assert!(text.contains("systemctl restart ingle"), "{text}");
+        };
+        refused(send(&daemon, "failed").await);
+        drop(trace);
+        // The disk is well again, as far as anybody can see.
+        refused(send(&daemon, "after").await);
+        refused(change(&daemon, Method::DELETE, "/system/calls/before-1", json!(null)).await);
+        refused(change(&daemon, Method::PUT, queues, json!({ "paused": false })).await);
+        assert_eq!(daemon.call("hello/status/200").await.0, StatusCode::OK, "functions run on");
+        daemon.end(Signal::SIGTERM);
+        daemon.resume().await;
+        let (status, text) = change(&daemon, Method::PUT, queues, json!({ "paused": false })).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        for id in ["before-1", "before-20"] {
+            let path = format!("hello/file?path=/tmp/{id}");
+            eventually!(daemon.call(&path).await == (StatusCode::OK, body(id)), "{}", daemon.log());
+        }
+        let (status, text) = change(&daemon, Method::GET, "/system/calls/after", json!(null)).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "nothing of it was begun: {text}");
+        eventually!(left(&daemon).await.1 == 0, "files are left of calls that are gone");
         daemon.remove("hello").await;
         daemon.nothing_left().await;
     });
