@@ -19,7 +19,7 @@
 //! GET  /crash?code=N            the process exits
 //! GET  /memory?mib=N            takes that much memory and keeps it
 //! GET  /log?text=T&count=N      writes T to standard output N times (to=stderr: there; bytes=N: one long line)
-//! GET  /file?path=P             a file (any other method: writes the body to it)
+//! GET  /file?path=P             a file (any other method: writes the body to it; append=true: at its end)
 //! GET  /connect?to=HOST:PORT    200 when a connection can be made, else 502
 //! *    with Upgrade: X          101, then every byte comes back
 //! GET  /_/health  /_/ready      200; /_/ready is 503 for the first `ready_after` milliseconds
@@ -29,6 +29,7 @@
 //! `ignore_sigterm`. Values in queries are taken as they are, without decoding.
 
 use std::error::Error;
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::thread;
@@ -156,7 +157,14 @@ fn route(
         "/file" => {
             let mut content = Vec::new();
             body.read_to_end(&mut content)?;
-            match std::fs::write(request.text("path"), content) {
+            let append = request.text("append") == "true";
+            let file = OpenOptions::new()
+                .create(true)
+                .write(true)
+                .append(append)
+                .truncate(!append)
+                .open(request.text("path"));
+            match file.and_then(|mut file| file.write_all(&content)) {
                 Ok(()) => answer(out, request, 200, b"written\n")?,
                 Err(error) => answer(out, request, 403, format!("{error}\n").as_bytes())?,
             }

@@ -79,7 +79,7 @@ struct Globals {
     /// The gateway's URL [env: INGLE_GATEWAY, then OPENFAAS_URL] [default: http://127.0.0.1:8080]
     #[arg(long, short = 'g', global = true, value_name = "URL")]
     gateway: Option<String>,
-    /// The namespace of functions and secrets [default: openfaas-fn]
+    /// The namespace of functions and secrets [default: openfaas-fn; for lists of calls and schedules all]
     #[arg(long, short = 'n', global = true, value_name = "NAME")]
     namespace: Option<String>,
 }

@@ -42,6 +42,7 @@ pub(crate) enum Queue {
     /// Show a call that was given up, with all its tries
     Show {
         /// Its number, as 'ingle queue dead' lists it
+        #[arg(value_parser = number)]
         number: u64,
         /// Print the API's JSON
         #[arg(long)]
@@ -55,16 +56,23 @@ pub(crate) enum Queue {
 
 /// Which of the calls that were given up.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["number", "all"]))]
 pub(crate) struct Chosen {
     /// Its number, as 'ingle queue dead' lists it
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_parser = number)]
     number: Option<u64>,
-    /// All of them
+    /// All of them, of all namespaces without -n
     #[arg(long)]
     all: bool,
     /// With --all: only those of this function
     #[arg(long, value_name = "NAME", requires = "all")]
     function: Option<String>,
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "calls that were given up have numbers, which 'ingle queue dead' lists".to_owned())
 }
 
 impl Queue {
@@ -93,7 +101,7 @@ impl Queue {
                     return Ok(output::json(&answer)?);
                 }
                 let rows: Vec<_> = answer.json::<Vec<DeadCall>>()?.into_iter().map(dead_row).collect();
-                output::table(["NUMBER", "FUNCTION", "QUEUED", "TRIES", "REASON"], &rows)?;
+                output::table(["NUMBER", "CALL", "FUNCTION", "QUEUED", "TRIES", "REASON"], &rows)?;
             }
             Self::Show { number, json } => {
                 let answer = client.system(Method::GET, &["dead", &number.to_string()], &[]).send().await?;
@@ -167,11 +175,12 @@ fn row(queue: QueueStatus) -> [String; 5] {
     [queue.name, state.into(), ready, waiting, running]
 }
 
-fn dead_row(call: DeadCall) -> [String; 5] {
+fn dead_row(call: DeadCall) -> [String; 6] {
     let reason = call.tries.last().map_or_else(String::new, |last| last.reason.clone());
     let reason = if call.answered.is_some() { format!("callback: {reason}") } else { reason };
     [
         call.number.to_string(),
+        call.call_id,
         format!("{}.{}", call.name, call.namespace),
         output::time(&call.queued_at),
         call.tried.to_string(),

@@ -129,7 +129,10 @@ async fn a_function_that_is_not_reached_is_a_503_without_a_body() {
 async fn a_callback_is_sent_until_it_is_taken_also_by_the_next_process() {
     let (seen, function) = (Seen::default(), Seen::default());
     let fails = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-    let redirects = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n";
+    let elsewhere = Seen::default();
+    let location = noting(&elsewhere, &[OK]).await;
+    let redirects: &'static str =
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{location}/\r\nContent-Length: 0\r\n\r\n").leak();
     let later = "HTTP/1.1 503 Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
     let receiver = noting(&seen, &[fails, redirects, later, OK]).await;
     let replica = noting(&function, &["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"]).await;
@@ -147,6 +150,7 @@ async fn a_callback_is_sent_until_it_is_taken_also_by_the_next_process() {
     eventually!(gate.queue.summary().told == 1, "{:?}", gate.queue.queues());
     gate.is_empty().await;
     assert_eq!((count(&seen), count(&function)), (4, 1), "the function was called once");
+    assert_eq!(count(&elsewhere), 0, "a redirect was followed");
     assert!(seen.lock().expect("no panic").iter().all(|(_, body)| body == b"body"));
     assert_eq!(header(&seen, "x-call-id"), vec![Some("mine".to_owned()); 4]);
 }

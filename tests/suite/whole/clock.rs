@@ -52,6 +52,21 @@ fn a_clock_that_jumps_disturbs_nothing() {
         daemon.load(&crate::support::sample_archive()).await;
         daemon.ready("steady", json!({})).await;
         daemon.ready("hello", json!({})).await;
+        // A queued call that runs all the time: no clock takes it away from whoever makes it.
+        daemon.ready("waits", json!({})).await;
+        let queued =
+            daemon.client.post(daemon.url("/async-function/waits/hang")).header("X-Call-Id", "waits");
+        assert_eq!(queued.send().await.expect("an answer").status(), StatusCode::ACCEPTED);
+        let call = async |daemon: &Daemon| {
+            let shown = daemon.api(Method::GET, "/system/calls/waits").send().await.expect("an answer");
+            let status = shown.json::<Value>().await.expect("JSON")["status"].as_str().map(str::to_owned);
+            let metrics = daemon.client.get(daemon.url("/metrics")).send().await.expect("metrics");
+            let metrics = metrics.text().await.expect("text");
+            let started = "gateway_function_invocation_started{function_name=\"waits.openfaas-fn\"} ";
+            (status, metrics.lines().find_map(|line| line.strip_prefix(started)).map(str::to_owned))
+        };
+        let runs = (Some("running".to_owned()), Some("1".to_owned()));
+        eventually!(call(&daemon).await == runs, "{:?}", call(&daemon).await);
         let tasks = tokio::task::LocalSet::new();
         let work = async {
             let mut load = Load::start(address(), "GET", "/function/steady", 2, Connections::Kept);
@@ -99,6 +114,10 @@ fn a_clock_that_jumps_disturbs_nothing() {
             load.end().await;
         };
         tasks.run_until(work).await;
+        assert_eq!(call(&daemon).await, runs, "it was called again");
+        let cancelled = daemon.api(Method::DELETE, "/system/calls/waits").send().await.expect("an answer");
+        assert_eq!(cancelled.status(), StatusCode::ACCEPTED);
+        daemon.remove("waits").await;
         // A daemon that begins in the past finds what one from the future left.
         let containers = daemon.containers();
         jump("-7300d");

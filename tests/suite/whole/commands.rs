@@ -94,3 +94,41 @@ fn a_command_of_any_image_is_a_function() {
         daemon.nothing_left().await;
     });
 }
+
+/// A watchdog that has no room says so, and that costs a queued call no try.
+#[test]
+fn queued_calls_wait_for_a_watchdog_that_has_no_room() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
+    in_own_network(async {
+        let (daemon, watchdog, _files) = daemon_with_box(json!({ "Cmd": ["/bin/sh"] })).await;
+        fs::copy(crate::support::watchdog(), &watchdog).expect("installed");
+        let naps = json!({
+            "image": IMAGE, "envProcess": "sleep 0.2", "readOnlyRootFilesystem": true,
+            "envVars": { "max_inflight": "1" },
+            "annotations": {
+                "ingle.pull-policy": "Never", "ingle.parallel-calls": "4", "com.openfaas.retry.attempts": "1",
+            },
+        });
+        daemon.ready("naps", naps).await;
+        for _ in 0..8 {
+            let queued =
+                daemon.client.post(daemon.url("/async-function/naps")).send().await.expect("an answer");
+            assert_eq!(queued.status(), StatusCode::ACCEPTED);
+        }
+        let calls = async || {
+            let answer = daemon.api(Method::GET, "/system/calls").send().await.expect("an answer");
+            answer.json::<Vec<Value>>().await.expect("JSON")
+        };
+        let done = async || calls().await.iter().filter(|call| call["status"] == "done").count();
+        eventually!(within 30, done().await == 8, "{:#?}", calls().await);
+        assert!(calls().await.iter().all(|call| call["tries"] == 1), "{:#?}", calls().await);
+        let refused = async || {
+            let metrics = daemon.client.get(daemon.url("/metrics")).send().await.expect("metrics");
+            metrics.text().await.expect("text").lines().any(|line| line.contains("code=\"429\""))
+        };
+        assert!(refused().await, "it had room all the time");
+        daemon.remove("naps").await;
+        daemon.nothing_left().await;
+    });
+}

@@ -19,6 +19,8 @@ const ROUNDS: u32 = 6;
 /// Clients that queue calls of each kind.
 const CLIENTS: usize = 2;
 
+/// Calls of one function that are made at the same time, unless it is set up otherwise.
+const PLACES: usize = 10;
 /// Calls that each of them queues in a round: what 200 rounds write must have room in the function's /tmp.
 const CALLS: usize = 10;
 
@@ -52,7 +54,8 @@ async fn queue(daemon: &Daemon, kind: Kind, client: usize, round: u32, acknowled
     for number in 0..CALLS {
         let id = format!("call-{kind:?}-{round}-{client}-{number}");
         let path = match kind {
-            Kind::Plain | Kind::Told => format!("/async-function/hello/file?path=/tmp/{id}"),
+            // At its end: who is called twice has it twice.
+            Kind::Plain | Kind::Told => format!("/async-function/hello/file?append=true&path=/tmp/{id}"),
             Kind::Failing => "/async-function/hello/status/500".to_owned(),
             Kind::Held => format!("/async-function/held/file?path=/tmp/{id}"),
         };
@@ -113,7 +116,8 @@ impl Trace {
         let pid = daemon.pid().expect("it runs");
         let file = NamedTempFile::new().expect("a file");
         let strace = Command::new("strace")
-            .args(["--follow-forks", "--string-limit=64", "--trace=recvfrom,sendto,fdatasync,fsync"])
+            .args(["--follow-forks", "--decode-fds=path", "--string-limit=4096"])
+            .arg("--trace=recvfrom,sendto,pwrite64,fdatasync,fsync")
             .args(more)
             .arg("--output")
             .arg(file.path())
@@ -156,14 +160,29 @@ fn a_call_is_synced_before_it_is_accepted() {
         for (length, fdatasyncs, fsyncs) in [(10, 1, 0), (100_000, 2, 1)] {
             let trace = Trace::start(&daemon).await;
             let url = daemon.url("/async-function/hello");
-            let answer = daemon.client.post(url).body("x".repeat(length)).send().await.expect("an answer");
-            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+            let call = daemon.client.post(url).header("X-Call-Id", "traced").body("x".repeat(length));
+            assert_eq!(call.send().await.expect("an answer").status(), StatusCode::ACCEPTED);
             let place = |lines: &[String], text: &str| lines.iter().position(|line| line.contains(text));
             eventually!(place(&trace.lines(), "HTTP/1.1 202").is_some(), "{:#?}", trace.lines());
             let lines = trace.lines();
             let begin = place(&lines, "POST /async-function").expect("the request was read");
             let end = place(&lines, "HTTP/1.1 202").expect("it was answered");
             assert!(begin < end, "{lines:#?}");
+            // Its row in the store's file, and then that file.
+            let after = |from: usize, is_it: &dyn Fn(&str) -> bool| {
+                from + lines[from..end].iter().position(|line| is_it(line)).unwrap_or_else(|| {
+                    panic!(
+                        "{length} bytes were accepted before they were on disk: {:#?}",
+                        &lines[begin..=end]
+                    )
+                })
+            };
+            let is_store = |line: &str| line.contains("/db/db>");
+            let row = after(begin, &|line| {
+                line.contains(" pwrite64(") && is_store(line) && line.contains("traced")
+            });
+            let sync = after(row, &|line| line.contains(" fdatasync(") && is_store(line));
+            after(sync, &|line| line.contains("fdatasync") && line.contains("= 0"));
             let ended = |call: &str| {
                 let said = [format!(" {call}("), format!(" {call} resumed>")];
                 let ended =
@@ -258,7 +277,24 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
         };
         pause(&daemon, true).await;
         let acknowledged = Mutex::new(Acknowledged::default());
+        let written = async |daemon: &Daemon, id: &str| {
+            let (status, text) = daemon.call(&format!("hello/file?path=/tmp/{id}")).await;
+            if status == StatusCode::OK { text.len() / body(id).len() } else { 0 }
+        };
+        // How often those were called that had ended: they are called no more, whatever comes.
+        let (mut ended, mut looked_at): (Vec<(String, usize)>, usize) = (Vec::new(), 0);
         for round in 0..rounds {
+            let accepted = acknowledged.lock().expect("no panic").accepted.clone();
+            for (_, id) in
+                accepted[looked_at..].iter().filter(|(kind, _)| matches!(kind, Kind::Plain | Kind::Told))
+            {
+                let shown =
+                    daemon.api(Method::GET, &format!("/system/calls/{id}")).send().await.expect("an answer");
+                if shown.json::<Value>().await.expect("JSON")["status"] == "done" {
+                    ended.push((id.clone(), written(&daemon, id).await));
+                }
+            }
+            looked_at = accepted.len();
             let clients = KINDS.into_iter().flat_map(|kind| (0..CLIENTS).map(move |client| (kind, client)));
             let queueing = clients.map(|(kind, client)| queue(&daemon, kind, client, round, &acknowledged));
             let kill = async {
@@ -271,6 +307,12 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
             };
             futures_util::future::join(futures_util::future::join_all(queueing), kill).await;
             daemon.end(Signal::SIGKILL);
+            // Also while it starts.
+            for _ in 0..chance.below(3) {
+                daemon.spawn();
+                tokio::time::sleep(Duration::from_millis(chance.below(150))).await;
+                daemon.end(Signal::SIGKILL);
+            }
             daemon.resume().await;
         }
         pause(&daemon, false).await;
@@ -289,6 +331,8 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
         let dead = daemon.api(Method::GET, "/system/dead?limit=1000").send().await.expect("an answer");
         let dead: Vec<Value> = dead.json().await.expect("JSON");
         assert!(dead.iter().all(|call| call["path"] == "/status/500"), "given up: {dead:#?}");
+        // Those that were being made when the daemon was killed.
+        let mut again = 0;
         for (kind, id) in &accepted {
             let function = if *kind == Kind::Held { "held" } else { "hello" };
             let shown =
@@ -304,28 +348,37 @@ fn what_was_accepted_is_made_however_often_the_daemon_is_killed() {
             if *kind == Kind::Failing {
                 continue;
             }
-            let (status, written) = daemon.call(&format!("{function}/file?path=/tmp/{id}")).await;
+            let (status, found) = daemon.call(&format!("{function}/file?path=/tmp/{id}")).await;
             if ended == "cancelled" {
                 assert_eq!(status, StatusCode::NOT_FOUND, "{id} was cancelled, and made");
                 continue;
             }
             assert_eq!(status, StatusCode::OK, "{id} of {} was lost: {}", accepted.len(), daemon.log());
-            assert!(written == body(id), "{id} was made with another body");
+            let times = found.len() / body(id).len();
+            assert!(times > 0 && found == body(id).repeat(times), "{id} was made with another body");
+            again += times - 1;
             if *kind == Kind::Told {
                 let (status, told) = daemon.call(&format!("hello/file?path=/tmp/told-{id}")).await;
                 assert_eq!((status, told.as_str()), (StatusCode::OK, "written\n"), "{id} was not told of");
             }
         }
+        for (id, times) in &ended {
+            assert_eq!(written(&daemon, id).await, *times, "{id} had ended, and was called again");
+        }
+        assert!(ended.len() > rounds as usize / 2, "hardly any had ended before a kill");
+        assert!(again <= rounds as usize * PLACES, "{again} calls too many in {rounds} rounds");
         let count = |kind: Kind| accepted.iter().filter(|(other, _)| *other == kind).count();
         for kind in KINDS {
             assert!(count(kind) > rounds as usize / 2, "hardly any {kind:?} was queued");
         }
         println!(
-            "{} calls accepted, {} of them told of, {} given up, {} cancelled: none lost, none changed",
+            "{} calls accepted, {} of them told of, {} given up, {} cancelled: none lost, none changed, {again} made \
+             again that were being made, none of {} that had ended",
             accepted.len(),
             count(Kind::Told),
             count(Kind::Failing),
             cancelled.len(),
+            ended.len(),
         );
         let purged = daemon.api(Method::DELETE, "/system/dead").send().await.expect("an answer");
         let purged: Value = purged.json().await.expect("JSON");
@@ -383,6 +436,129 @@ fn a_queued_call_can_be_followed_to_its_answer() {
             "{output:?}"
         );
         daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
+
+/// The lines of a command's table, by columns.
+async fn table(daemon: &Daemon, arguments: &[&str]) -> Vec<Vec<String>> {
+    let output = ingle(daemon, arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn calls_that_were_given_up_are_looked_after_by_command_and_counted() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let daemon = Daemon::start("").await;
+        let once = json!({ "com.openfaas.retry.attempts": "2", "com.openfaas.retry.min_wait": "10ms" });
+        daemon.ready("hello", json!({ "annotations": once })).await;
+        let send = async |id: &str, path: &str| {
+            let url = daemon.url(&format!("/async-function/hello{path}"));
+            let answer = daemon.client.post(url).header("X-Call-Id", id).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        };
+        let said = async |arguments: &[&str], words: &str| {
+            let output = ingle(&daemon, arguments).await;
+            let text = [output.stdout.as_slice(), &output.stderr].concat();
+            let text = String::from_utf8(text).expect("text");
+            assert!(text.contains(words), "{arguments:?} says {text}");
+        };
+        let queue = async || table(&daemon, &["queue", "list"]).await;
+        let dead = async || table(&daemon, &["queue", "dead"]).await;
+
+        said(&["queue", "pause", "default"], "queue default is paused: calls are accepted and kept\n").await;
+        send("waits", "/echo").await;
+        assert_eq!(queue().await, [["default", "paused", "1", "0", "0"]]);
+        said(&["queue", "resume", "default"], "queue default goes on\n").await;
+        eventually!(queue().await == [["default", "active", "0", "0", "0"]], "{:?}", queue().await);
+
+        for id in ["one", "two", "three"] {
+            send(id, "/status/500").await;
+            eventually!(dead().await.first().is_some_and(|first| first[1] == id), "{:?}", dead().await);
+        }
+        assert_eq!(dead().await.len(), 3);
+        let newest = dead().await[0][0].clone();
+        said(&["queue", "show", &newest], "the function answered 500").await;
+        said(&["queue", "show", &newest], "three").await;
+        said(&["queue", "replay", &newest], "was queued again").await;
+        let replayed = async || dead().await.iter().all(|call| call[0] != newest) && dead().await.len() == 3;
+        eventually!(replayed().await, "{:?}", dead().await);
+        let oldest = dead().await[2][0].clone();
+        said(&["queue", "purge", &oldest], "was thrown away").await;
+        said(&["queue", "purge", &oldest], "no call").await;
+        assert_eq!(dead().await.len(), 2);
+        said(&["queue", "replay", "--all", "--function", "hello"], "2 calls were queued again").await;
+        eventually!(dead().await.len() == 2, "{:?}", dead().await);
+        said(&["queue", "purge", "--all"], "2 calls were thrown away").await;
+        assert!(dead().await.is_empty());
+        // What is not meant as it stands there changes nothing, and says what is meant.
+        said(&["queue", "purge"], "<NUMBER|--all>").await;
+        said(&["queue", "replay", "one"], "'ingle queue dead' lists").await;
+
+        let metrics = daemon.client.get(daemon.url("/metrics")).send().await.expect("metrics");
+        let metrics = metrics.text().await.expect("text");
+        for line in [
+            // Four that were sent, and three that were queued again.
+            "queue_worker_messages_submitted_total 7",
+            "queue_worker_messages_processed_total 7",
+            "queue_worker_pending_messages 0",
+            // One of each that failed.
+            "ingle_queue_retries_total 6",
+            "ingle_queue_given_up_total 6",
+            "ingle_queue_callbacks_total 0",
+            "ingle_queue_callbacks_given_up_total 0",
+            "ingle_queue_dead_calls 0",
+            "ingle_queue_dead_bytes 0",
+            "ingle_queue_oldest_call_seconds 0",
+            "ingle_queue_calls{queue_name=\"default\",state=\"ready\"} 0",
+            "ingle_queue_paused{queue_name=\"default\"} 0",
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "no {line} in {metrics}");
+        }
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
+
+/// A function that hangs has half of all places at most, and others are made meanwhile.
+#[test]
+fn a_slow_function_does_not_hold_up_others() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        let daemon = Daemon::start("[queue]\nparallel_calls = 4\n").await;
+        for name in ["slow", "quick"] {
+            daemon.ready(name, json!({})).await;
+        }
+        let send = async |id: &str, path: &str| {
+            let url = daemon.url(&format!("/async-function/{path}"));
+            let answer = daemon.client.post(url).header("X-Call-Id", id).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        };
+        let count = async |function: &str, status: &str| {
+            table(&daemon, &["calls", "list", "--function", function, "--status", status]).await.len()
+        };
+        for number in 0..10 {
+            send(&format!("slow-{number}"), "slow/hang").await;
+        }
+        eventually!(count("slow", "running").await == 2, "{} run", count("slow", "running").await);
+        for number in 0..20 {
+            send(&format!("quick-{number}"), "quick/echo").await;
+        }
+        eventually!(count("quick", "done").await == 20, "{} are done", count("quick", "done").await);
+        assert_eq!((count("slow", "running").await, count("slow", "queued").await), (2, 8));
+        // Those that wait first: who runs makes room for them.
+        for number in (0..10).rev() {
+            let output = ingle(&daemon, &["calls", "cancel", &format!("slow-{number}")]).await;
+            assert!(output.status.success(), "{output:?}");
+        }
+        for name in ["slow", "quick"] {
+            daemon.remove(name).await;
+        }
         daemon.nothing_left().await;
     });
 }

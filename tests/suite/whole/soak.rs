@@ -142,6 +142,23 @@ fn nothing_grows_with_the_calls_that_were_queued() {
             "after a third {third:?}, at the end {:?}",
             Holdings::of(&daemon)
         );
+        // And all of them were made.
+        let metrics = daemon.client.get(daemon.url("/metrics")).send().await.expect("metrics");
+        let metrics = metrics.text().await.expect("text");
+        for (name, value) in [
+            ("queue_worker_messages_submitted_total", calls),
+            ("queue_worker_messages_processed_total", calls),
+            ("queue_worker_pending_messages", 0),
+            ("ingle_queue_given_up_total", 0),
+            ("ingle_queue_callbacks_total", calls.div_ceil(40)),
+            ("ingle_queue_callbacks_given_up_total", 0),
+            ("ingle_queue_dead_calls", 0),
+        ] {
+            assert!(
+                metrics.lines().any(|line| line == format!("{name} {value}")),
+                "{name} {value}: {metrics}"
+            );
+        }
         let listed = daemon.api(Method::GET, "/system/calls?limit=1000").send().await.expect("an answer");
         assert!(listed.json::<Vec<Value>>().await.expect("JSON").len() >= 1000.min(calls as usize));
         daemon.remove("hello").await;
