@@ -562,3 +562,45 @@ fn a_slow_function_does_not_hold_up_others() {
         daemon.nothing_left().await;
     });
 }
+
+/// The largest body there may be, many times at once: written to the disk as it comes, and sent from there.
+#[test]
+fn long_bodies_are_not_held_in_memory() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft");
+    in_own_network(async {
+        const LARGEST: usize = 10 << 20;
+        const CALLS: usize = 16;
+        let daemon = Daemon::start("").await;
+        daemon.ready("hello", json!({})).await;
+        // The most that it has had, in bytes.
+        let peak = || {
+            let pid = daemon.pid().expect("it runs");
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a size");
+            line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+        };
+        let send = async |id: String, size: usize| {
+            let url = daemon.url("/async-function/hello/echo");
+            let call = daemon.client.post(url).header("X-Call-Id", id).header("X-Keep-Result", "1h");
+            call.body(vec![b'x'; size]).send().await.expect("an answer").status()
+        };
+        assert_eq!(send("over".to_owned(), LARGEST + 1).await, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(send("first".to_owned(), 10).await, StatusCode::ACCEPTED);
+        let before = peak();
+        let sent = (0..CALLS).map(|number| send(format!("long-{number}"), LARGEST));
+        for status in futures_util::future::join_all(sent).await {
+            assert_eq!(status, StatusCode::ACCEPTED);
+        }
+        let done = async || {
+            let listed = table(&daemon, &["calls", "list", "--status", "done"]).await;
+            listed.iter().filter(|call| call[0].starts_with("long-")).count()
+        };
+        eventually!(within 60, done().await == CALLS, "{} are done", done().await);
+        let grown = peak() - before;
+        assert!(grown < CALLS * LARGEST / 4, "{grown} bytes for {} that passed", CALLS * LARGEST);
+        println!("{} bytes in and out, {grown} more in memory", CALLS * LARGEST);
+        daemon.remove("hello").await;
+        daemon.nothing_left().await;
+    });
+}
