@@ -428,7 +428,7 @@ build() {
     case $build in
         binary*)
             step "Building the release, which takes some minutes"
-            as_builder env CARGO="$cargo" INGLE_COMMIT="$(commit)" "$here/src/release" "$host" ||
+            as_builder env CARGO="$cargo" INGLE_COMMIT="$(commit)" "$here/.ci/release" "$host" ||
                 stop "the build failed" "see its message above"
             ;;
     esac
@@ -717,7 +717,7 @@ remove_images() {
 
 remove_network() {
     step "Removing the network"
-    # The word that the daemon marks everything of this network with: `tag` in src/network/cni/conflist.rs.
+    # The word that the daemon marks everything of this network with: `tag` in src/host/network/cni/conflist.rs.
     case $network in
         ingle*) ;;
         *) network=ingle-$network ;;

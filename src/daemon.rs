@@ -24,24 +24,24 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::Config;
-use crate::cron::Cron;
-use crate::first_boot;
-use crate::fleet::Fleet;
 use crate::gateway::api::Api;
 use crate::gateway::auth::Credentials;
 use crate::gateway::listener;
 use crate::gateway::server::{self, Gateway, Limits};
-use crate::handlers::Handlers;
-use crate::logs::Logs;
-use crate::network::Network;
-use crate::network::cni::Cni;
-use crate::queue::Queue;
-use crate::runtime::Runtime;
-use crate::runtime::containerd::Containerd;
-use crate::secrets::Secrets;
-use crate::store::Store;
 use crate::{COMMIT, VERSION};
+use calls::queue::Queue;
+use calls::triggers::cron::Cron;
+use control::first_boot;
+use control::fleet::Fleet;
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::network::Network;
+use host::network::cni::Cni;
+use host::runtime::Runtime;
+use host::runtime::containerd::Containerd;
+use host::secrets::Secrets;
+use host::store::Store;
+use model::config::Config;
 
 /// Threads for everything but calls: deploys, events, the API. They wait most of the time.
 const CONTROL_THREADS: usize = 2;
@@ -188,7 +188,7 @@ async fn connect(config: &Config, stop: &CancellationToken) -> anyhow::Result<Co
     loop {
         match Containerd::connect(config).await {
             Ok(containerd) => return Ok(containerd),
-            Err(error @ crate::runtime::RuntimeError::Down { .. }) if tokio::time::Instant::now() < end => {
+            Err(error @ host::runtime::RuntimeError::Down { .. }) if tokio::time::Instant::now() < end => {
                 if !said {
                     tracing::warn!(error = &error as &dyn std::error::Error, "waiting for containerd");
                     said = true;

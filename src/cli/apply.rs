@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use reqwest::Method;
 
-use crate::stack::Stack;
-use crate::wire::{Deployment, Namespace};
+use model::stack::Stack;
+use model::wire::{Deployment, Namespace};
 
 use super::client::Client;
 use super::deploy::Waiting;
@@ -95,7 +95,7 @@ impl Apply {
                 continue;
             }
             let found =
-                crate::stack::files_in(Path::new(file)).with_context(|| format!("directory {file}"))?;
+                model::stack::files_in(Path::new(file)).with_context(|| format!("directory {file}"))?;
             if found.is_empty() {
                 return Err(CliError::usage(format!("directory {file} has no *.yml or *.yaml")).into());
             }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use reqwest::Method;
 
-use crate::wire::Call;
+use model::wire::Call;
 
 use super::{Globals, output};
 

@@ -63,7 +63,7 @@ impl Places {
     /// The places of this user on this machine.
     pub(crate) fn of_this_user() -> Self {
         // The daemon may keep its state elsewhere; a configuration that cannot be read tells nothing.
-        let state_dir = crate::config::Config::load(Path::new(crate::config::DEFAULT_PATH))
+        let state_dir = host::config_file::load(Path::new(model::config::DEFAULT_PATH))
             .map_or_else(|_| PathBuf::from("/var/lib/ingle"), |config| config.daemon.state_dir);
         Self {
             password: environment::variable("INGLE_PASSWORD"),

@@ -2,8 +2,8 @@
 
 use reqwest::Method;
 
-use crate::function::FunctionName;
-use crate::wire::{CronAccepted, CronRun, CronStatus};
+use model::function::FunctionName;
+use model::wire::{CronAccepted, CronRun, CronStatus};
 
 use super::{Globals, output};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-use crate::function::{FunctionName, parse_duration};
-use crate::wire::{Deployment, FunctionStatus};
+use model::function::{FunctionName, parse_duration};
+use model::wire::{Deployment, FunctionStatus};
 
 use super::Globals;
 use super::client::{Answer, Client};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use reqwest::Method;
 
-use crate::function::FunctionName;
-use crate::wire::{FunctionStatus, KeptRevision, LastExit, Resources, UpdateStatus};
+use model::function::FunctionName;
+use model::wire::{FunctionStatus, KeptRevision, LastExit, Resources, UpdateStatus};
 
 use super::client::Client;
 use super::{Globals, cron, list, output};

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use reqwest::Method;
 
-use crate::config::{Config, DEFAULT_PATH};
-use crate::finding::{Finding, Verdict};
-use crate::wire;
+use model::config::{Config, DEFAULT_PATH};
+use model::finding::{Finding, Verdict};
+use model::wire;
 
 use super::client::Client;
 use super::error::CliError;
@@ -32,10 +32,10 @@ pub(crate) struct Doctor {
 
 impl Doctor {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let (config, finding) = crate::doctor::configuration(&self.config);
+        let (config, finding) = crate::observe::doctor::configuration(&self.config);
         let mut found = vec![finding];
         if let Some(config) = config {
-            found.extend(crate::doctor::examine(&config).await);
+            found.extend(crate::observe::doctor::examine(&config).await);
             found.extend(daemon(globals, &config).await);
         }
         if self.json {

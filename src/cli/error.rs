@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
-use crate::network::NetworkError;
+use host::network::NetworkError;
+use model::config::ConfigError;
 
 use super::credentials::Origin;
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use reqwest::Method;
 
-use crate::function::NamespaceName;
-use crate::wire::{Deployment, FunctionStatus, Namespace, Resources};
+use model::function::NamespaceName;
+use model::wire::{Deployment, FunctionStatus, Namespace, Resources};
 
 use super::client::Client;
 use super::error::CliError;
@@ -70,7 +70,7 @@ impl Export {
                 ));
             }),
         }
-        let text = crate::stack::render(&found).map_err(CliError::from)?;
+        let text = model::stack::render(&found).map_err(CliError::from)?;
         let Some(path) = self.output else {
             return Ok(std::io::stdout().write_all(text.as_bytes())?);
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-use crate::wire::{FunctionStatus, UpdateStatus};
+use model::wire::{FunctionStatus, UpdateStatus};
 
 use super::client::Client;
 use super::error::CliError;

@@ -71,7 +71,7 @@ impl Gateway {
 
     /// The URL of a function, as people call it.
     pub(crate) fn function(&self, name: &str, namespace: Option<&str>) -> Url {
-        match namespace.filter(|namespace| *namespace != crate::function::NamespaceName::DEFAULT) {
+        match namespace.filter(|namespace| *namespace != model::function::NamespaceName::DEFAULT) {
             Some(namespace) => self.at(&["function", &format!("{name}.{namespace}")]),
             None => self.at(&["function", name]),
         }

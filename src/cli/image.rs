@@ -1,6 +1,6 @@
 //! `ingle image`
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -9,11 +9,12 @@ use reqwest::{Body, Method};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
-use crate::wire;
+use model::wire;
 
 use super::error::CliError;
 use super::output::{self, Progress};
 use super::{Globals, stdin};
+use model::sync::lock;
 
 /// Load, list and remove images
 #[derive(Debug, clap::Subcommand)]
@@ -86,7 +87,7 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
         move |part: &std::io::Result<bytes::Bytes>| {
             sent += part.as_ref().map_or(0, |bytes| bytes.len() as u64);
             let text = format!("{file}: sent {}{whole}", output::bytes(sent));
-            progress.lock().unwrap_or_else(PoisonError::into_inner).show(&text);
+            lock(&progress).show(&text);
         }
     };
     let body = Body::wrap_stream(ReaderStream::with_capacity(from, 256 << 10).inspect(show));

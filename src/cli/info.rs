@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::{Info as Answer, Version};
+use model::wire::{Info as Answer, Version};
 
 use super::{Globals, output};
 

@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, Response, Url};
 use tokio_util::io::ReaderStream;
 
-use crate::function::FunctionName;
+use model::function::FunctionName;
 
 use super::client::error_text;
 use super::error::CliError;

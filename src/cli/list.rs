@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::FunctionStatus;
+use model::wire::FunctionStatus;
 
 use super::{Globals, output};
 

@@ -8,8 +8,8 @@ use bytes::{Buf as _, BytesMut};
 use jiff::Timestamp;
 use reqwest::{Method, Response};
 
-use crate::function::{FunctionName, parse_duration};
-use crate::wire::LogLine;
+use model::function::{FunctionName, parse_duration};
+use model::wire::LogLine;
 
 use super::Globals;
 use super::error::CliError;

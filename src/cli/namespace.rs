@@ -2,8 +2,8 @@
 
 use reqwest::Method;
 
-use crate::function::NamespaceName;
-use crate::wire;
+use model::function::NamespaceName;
+use model::wire;
 
 use super::describe::pairs;
 use super::options::pair;

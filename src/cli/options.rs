@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::function::parse_duration;
-use crate::wire::{Deployment, Resources};
+use model::function::parse_duration;
+use model::wire::{Deployment, Resources};
 
 /// What a function is like, beside its name and image.
 #[derive(Debug, Default, clap::Args)]

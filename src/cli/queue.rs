@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::{DeadCall, DeadCount, QueueChange, QueueStatus};
+use model::wire::{DeadCall, DeadCount, QueueChange, QueueStatus};
 
 use super::client::Client;
 use super::error::CliError;

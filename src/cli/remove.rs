@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::Deletion;
+use model::wire::Deletion;
 
 use super::client::Client;
 use super::deploy::Failures;

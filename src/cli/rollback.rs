@@ -5,8 +5,8 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::time::Instant;
 
-use crate::function::{FunctionName, parse_duration};
-use crate::wire;
+use model::function::{FunctionName, parse_duration};
+use model::wire;
 
 use super::error::CliError;
 use super::follow::{self, Submitted};

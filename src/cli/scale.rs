@@ -2,8 +2,8 @@
 
 use reqwest::Method;
 
-use crate::function::FunctionName;
-use crate::wire::ScaleRequest;
+use model::function::FunctionName;
+use model::wire::ScaleRequest;
 
 use super::error::CliError;
 use super::{Globals, output};

@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use reqwest::Method;
 
-use crate::age::{self, FileKey};
-use crate::function::NamespaceName;
-use crate::secrets;
-use crate::wire::{Secret, SecretsExport};
+use age::{self, FileKey};
+use host::secrets;
+use model::function::NamespaceName;
+use model::wire::{Secret, SecretsExport};
 
 use super::client::Client;
 use super::error::CliError;

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use reqwest::Method;
 
-use crate::function::SecretName;
-use crate::wire;
+use model::function::SecretName;
+use model::wire;
 
 use super::error::CliError;
 use super::{Globals, output, stdin};

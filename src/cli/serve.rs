@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, DEFAULT_PATH};
+use model::config::DEFAULT_PATH;
 
 use super::output;
 
@@ -19,7 +19,7 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let config = Config::load(&self.config)?;
+        let config = host::config_file::load(&self.config)?;
         if self.check {
             crate::daemon::check(&config)?;
             output::line(format!("{} is right", self.config.display()))?;

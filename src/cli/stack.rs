@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::stack::{Files, MAX_FILE, Stack, StackError, as_text, open_text, parse, read_text};
+use model::stack::{Files, MAX_FILE, Stack, StackError, as_text, open_text, parse, read_text};
 
 use super::environment;
 use super::error::CliError;

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::wire::{DiskUsage, Pruned, Share};
+use model::wire::{DiskUsage, Pruned, Share};
 
 use super::{Globals, output};
 

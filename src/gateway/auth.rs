@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::secrets::file;
+use host::private_file;
 
 /// The file with the user's name, under the state directory.
 pub const USER_FILE: &str = "secrets/basic-auth-user";
@@ -64,8 +64,8 @@ impl Credentials {
     pub fn load_or_create(state_dir: &Path) -> Result<Self, AuthError> {
         let directory = state_dir.join("secrets");
         let failed = |source| AuthError::File { path: directory.clone(), verb: "made", source };
-        file::private_directory(&directory).map_err(failed)?;
-        file::remove_unfinished(&directory).map_err(failed)?;
+        private_file::make_directory(&directory).map_err(failed)?;
+        private_file::remove_unfinished(&directory).map_err(failed)?;
         let mut random = [0; PASSWORD_BYTES];
         getrandom::fill(&mut random).map_err(AuthError::Random)?;
         let user = read_or_create(&state_dir.join(USER_FILE), DEFAULT_USER)?;
@@ -130,7 +130,7 @@ fn make(path: &Path, content: &str) -> io::Result<()> {
     else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
-    file::create(directory, name, format!("{content}\n").as_bytes(), 0o600).map(drop)
+    private_file::create(directory, name, format!("{content}\n").as_bytes(), 0o600).map(drop)
 }
 
 #[cfg(test)]
@@ -196,8 +196,8 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(state.path().join("secrets")).expect("a directory");
         let directory = state.path().join("secrets");
-        assert!(file::create(&directory, "basic-auth-password", b"first\n", 0o600).expect("made"));
-        assert!(!file::create(&directory, "basic-auth-password", b"second\n", 0o600).expect("there"));
+        assert!(private_file::create(&directory, "basic-auth-password", b"first\n", 0o600).expect("made"));
+        assert!(!private_file::create(&directory, "basic-auth-password", b"second\n", 0o600).expect("there"));
         let credentials = Credentials::load_or_create(state.path()).expect("read");
         assert!(credentials.admit(&basic_of("admin:first")));
     }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::connection::Facts;
 use super::error::ErrorAnswer;
 use super::server::{Unawaited, Worker};
-use crate::invoke::{BodyError, Caller};
+use calls::invoke::{BodyError, Caller};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 /// How the body of the answer is delimited for the client.

@@ -21,7 +21,7 @@ use super::handover;
 use super::later::{self, LaterCall};
 use super::server::Worker;
 use super::skill;
-use crate::invoke::Outgoing;
+use calls::invoke::Outgoing;
 use http1::{Alarm, Buffer, Framing, HeadError, Header, RequestHead, ends_after, slots};
 
 /// How long a connection is read on after an answer that came before the end of the request's body:

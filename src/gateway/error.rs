@@ -10,19 +10,19 @@ use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
-use crate::chain;
-use crate::cron::CronError;
-use crate::disk::DiskError;
-use crate::fleet::FleetError;
-use crate::function::Invalid;
-use crate::handlers::HandlerError;
-use crate::invoke::InvokeError;
-use crate::queue::QueueError;
-use crate::runtime::RuntimeError;
-use crate::secrets::SecretError;
-use crate::store::StoreError;
-use crate::wire::ErrorBody;
+use calls::invoke::InvokeError;
+use calls::queue::QueueError;
+use calls::triggers::cron::CronError;
+use control::fleet::FleetError;
+use control::images::DiskError;
+use host::bundles::HandlerError;
+use host::runtime::RuntimeError;
+use host::secrets::SecretError;
+use host::store::StoreError;
 use http1::{self, HeadError};
+use model::error::chain;
+use model::function::Invalid;
+use model::wire::ErrorBody;
 
 /// An error as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]

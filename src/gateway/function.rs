@@ -2,7 +2,7 @@
 //!
 //! The function gets the request as it was sent: method, encoded path, headers but those that
 //! concern the connection. The client gets the function's own answer. Bodies stream both ways at the
-//! same time; see [`crate::invoke`] for how a replica is found.
+//! same time; see [`calls::invoke`] for how a replica is found.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
-use crate::fleet::{Directory, Entry};
-use crate::invoke::{Call, Caller as _, Counted, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE};
+use calls::invoke::{
+    Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+};
+use directory::{Directory, Entry};
 use http1::{Alarm, Framing, Header, RequestHead};
 
 /// Where a request goes.
@@ -116,10 +118,10 @@ impl FunctionCall {
 
     /// Answers that the body is, which counts as a call.
     pub(super) async fn refuse_body(&self, connection: &mut Connection, facts: &Facts) -> After {
-        let mut counted = Counted::begin(&self.entry, facts.started);
+        let mut timer = CallTimer::begin(&self.entry, facts.started);
         let function = self.entry.label.to_string();
         let answer = ErrorAnswer::from(InvokeError::BodyTooLarge { function, limit: self.body_limit });
-        counted.ends_with(answer.status.as_u16());
+        timer.record_status(answer.status.as_u16());
         connection.refuse(facts, &answer).await
     }
 }
@@ -226,7 +228,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
     if matches!(facts.framing, Framing::Length(length) if call.is_too_long(length)) {
         return call.refuse_body(connection, facts).await;
     }
-    let mut counted = Counted::begin(&call.entry, facts.started);
+    let mut timer = CallTimer::begin(&call.entry, facts.started);
     let invoke = Call {
         entry: &call.entry,
         expected: Expected {
@@ -246,7 +248,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
     let mut client = Client::new(stream, input, out, facts, call.body_limit, worker);
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
-            counted.ends_with(client.code());
+            timer.record_status(client.code());
             match answer(exchange, outgoing, &mut client, alarm, call.timeout).await {
                 Ok(()) if client.persists() => return After::Next,
                 // Closed in order, for a body that ends with the connection.
@@ -263,7 +265,7 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: &Fun
         return After::Close;
     }
     let answer = ErrorAnswer::from(error);
-    counted.ends_with(answer.status.as_u16());
+    timer.record_status(answer.status.as_u16());
     let persists = client.may_persist();
     push_error(client.out, Some(facts), &answer, persists);
     let stall = worker.limits.idle_timeout;

@@ -24,7 +24,7 @@ use tower::ServiceExt as _;
 use super::client::Client;
 use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
-use crate::invoke::{BodyError, Caller as _, PIECE};
+use calls::invoke::{BodyError, Caller as _, PIECE};
 use http1::{Alarm, RequestHead};
 
 /// Pieces of a body that wait for the handler.

@@ -19,9 +19,9 @@ use super::connection::{After, Connection, Facts, push_error};
 use super::error::ErrorAnswer;
 use super::function::Forward;
 use super::prefer::respond_async;
-use crate::fleet::Entry;
-use crate::invoke::{Caller as _, InvokeError, PIECE};
-use crate::queue::{self, CallState, Callback, Draft, Queue, QueueError};
+use calls::invoke::{Caller as _, InvokeError, PIECE};
+use calls::queue::{self, CallState, Callback, Draft, Queue, QueueError};
+use directory::Entry;
 use http1::{Alarm, Framing, Header, RequestHead};
 
 /// Bytes that the head of a call may have: it is read into memory for each try.

@@ -18,10 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::connection;
-use crate::config::Config;
-use crate::fleet::Directory;
-use crate::invoke::own_share;
-use crate::queue::Queue;
+use calls::queue::Queue;
+use directory::Directory;
+use directory::assign_shard;
+use model::config::Config;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -259,7 +259,7 @@ impl Thread {
         let run = {
             let worker = worker.clone();
             move || {
-                own_share(index);
+                assign_shard(index);
                 runtime.block_on(take(worker, accepted));
             }
         };
@@ -280,7 +280,7 @@ async fn take(worker: Arc<Worker>, mut accepted: mpsc::UnboundedReceiver<Accepte
             },
             _ = sweep.tick() => {
                 for entry in worker.gateway.directory.all() {
-                    entry.peek().endpoints.iter().for_each(|endpoint| endpoint.upstream.sweep());
+                    entry.peek().endpoints.iter().for_each(|endpoint| endpoint.pool.evict_idle());
                 }
             }
         }

@@ -10,9 +10,9 @@ use super::client::{Client, Unread};
 use super::connection::{After, Connection, Facts};
 use super::error::ErrorAnswer;
 use super::function::{Forward, FunctionCall};
-use crate::invoke::{InvokeError, Outgoing};
-use crate::wire::SkillCall;
+use calls::invoke::{InvokeError, Outgoing};
 use http1::Framing;
+use model::wire::SkillCall;
 
 /// Bytes that the body may have. A skill's state comes back with each request; what a skill answers, that state
 /// included, may have 120 KB.

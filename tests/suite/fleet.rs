@@ -11,16 +11,17 @@ mod supervisor;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingle::config::Config;
-use ingle::fleet::{Fleet, Phase};
-use ingle::function::FunctionKey;
-use ingle::handlers::Handlers;
-use ingle::logs::Logs;
-use ingle::network::Network;
-use ingle::runtime::Runtime;
-use ingle::secrets::Secrets;
-use ingle::store::Store;
-use ingle::wire::{Deployment, FunctionStatus};
+use ::model::config::Config;
+use ::model::function::FunctionKey;
+use ::model::wire::{Deployment, FunctionStatus};
+use control::fleet::Fleet;
+use directory::Phase;
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::network::Network;
+use host::runtime::Runtime;
+use host::secrets::Secrets;
+use host::store::Store;
 
 use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, Stream, StreamExt};
-use ingle::config;
-use ingle::function::{FunctionKey, ReplicaId};
-use ingle::logs::{Logs, Query};
-use ingle::runtime::Stdio;
-use ingle::wire::LogLine;
+use host::logs::{Logs, Query};
+use host::runtime::Stdio;
+use model::config;
+use model::function::{FunctionKey, ReplicaId};
+use model::wire::LogLine;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 

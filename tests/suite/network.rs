@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use std::net::IpAddr;
 
-use ingle::function::ReplicaId;
-use ingle::network::Network;
+use host::network::Network;
+use model::function::ReplicaId;
 
 use crate::support::fake_network::FakeNetwork;
 use crate::support::tap::{Open, Tapped};

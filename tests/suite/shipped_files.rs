@@ -15,19 +15,19 @@ fn what_the_installer_writes_is_a_valid_configuration() {
     let (_, rest) = installer.split_once("cat >\"$CONFIG.new\" <<END\n").expect("the installer writes one");
     let (text, _) = rest.split_once("\nEND\n").expect("the end of it");
     let text = text.replace("$listen", "127.0.0.1:8081");
-    let config = ingle::config::Config::parse(&text, |_| None).expect("a valid configuration");
+    let config = model::config::Config::parse(&text, |_| None).expect("a valid configuration");
     assert_eq!(config.gateway.listen.port(), 8081);
 }
 
 #[test]
 fn the_installer_puts_files_where_the_daemon_looks() {
     let installer = shipped("install.sh");
-    let config = ingle::config::Config::parse("", |_| None).expect("the defaults");
+    let config = model::config::Config::parse("", |_| None).expect("the defaults");
     let value = |name: &str| {
         let line = installer.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
         Path::new(line.unwrap_or_else(|| panic!("no {name} in install.sh"))).to_owned()
     };
-    assert_eq!(value("CONFIG"), Path::new(ingle::config::DEFAULT_PATH));
+    assert_eq!(value("CONFIG"), Path::new(model::config::DEFAULT_PATH));
     assert_eq!(value("CONFLIST"), config.network.conflist);
     assert_eq!(value("RESOLV"), config.network.resolv_conf);
     assert_eq!(value("STATE"), config.daemon.state_dir);
@@ -76,7 +76,7 @@ fn the_unit_starts_what_the_installer_installs_where_the_daemon_looks() {
         let line = unit.lines().find_map(|line| line.strip_prefix(&format!("{key}=")));
         line.unwrap_or_else(|| panic!("no {key} in the unit")).to_owned()
     };
-    let config = ingle::config::Config::parse("", |_| None).expect("the defaults");
+    let config = model::config::Config::parse("", |_| None).expect("the defaults");
     assert!(shipped("install.sh").contains("\nBINARY=/usr/local/bin/ingle\n"));
     let watchdog = format!("\nWATCHDOG={}\n", config.functions.watchdog.display());
     assert!(shipped("install.sh").contains(&watchdog), "{watchdog}");

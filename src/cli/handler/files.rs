@@ -11,8 +11,8 @@ use super::{MAX_ARCHIVE, Packed, is_there};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::file;
-use crate::function::HandlerDigest;
-use crate::wire::Deployment;
+use model::function::HandlerDigest;
+use model::wire::Deployment;
 
 /// The handlers that deployments name, each once, with a function that does.
 fn named<'a>(deployments: impl IntoIterator<Item = &'a Deployment>) -> BTreeMap<HandlerDigest, &'a str> {

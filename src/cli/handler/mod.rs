@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::client::Client;
 use super::error::CliError;
-use crate::function::HandlerDigest;
-use crate::wire::Deployment;
+use model::function::HandlerDigest;
+use model::wire::Deployment;
 
 pub(super) use files::{Carried, save};
 

@@ -12,10 +12,10 @@ use tokio_util::io::ReaderStream;
 
 use super::params::Params;
 use super::to_the_end;
-use crate::function::Invalid;
 use crate::gateway::error::ErrorAnswer;
-use crate::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
-use crate::wire;
+use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
+use model::function::Invalid;
+use model::wire;
 
 /// Bytes of a kept answer that are read at a time.
 const PIECE: usize = 64 << 10;

@@ -10,10 +10,10 @@ use jiff::Timestamp;
 
 use super::params::{self, Params, PathName};
 use super::to_the_end;
-use crate::cron::{Cron, LastRun, Outcome, TimerStatus};
-use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
-use crate::wire;
+use ::calls::triggers::cron::{Cron, LastRun, Outcome, TimerStatus};
+use control::fleet::Fleet;
+use model::wire;
 
 pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
     Router::new()

@@ -11,10 +11,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::body::{Json, MaybeJson};
 use super::params::{self, Params, PathName};
 use super::to_the_end;
-use crate::cron::Cron;
-use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
-use crate::wire;
+use ::calls::triggers::cron::Cron;
+use control::fleet::Fleet;
+use model::wire;
 
 pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
     let describing =

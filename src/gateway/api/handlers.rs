@@ -12,9 +12,9 @@ use tokio_util::io::ReaderStream;
 use super::params::PathName;
 use super::to_the_end;
 use super::upload::Archives;
-use crate::function::{HandlerDigest, Invalid};
 use crate::gateway::error::ErrorAnswer;
-use crate::handlers::{HandlerError, Handlers};
+use host::bundles::{HandlerError, Handlers};
+use model::function::{HandlerDigest, Invalid};
 
 /// Bytes that the archive itself may add to its files: a head for each, and padding.
 const OVERHEAD: u64 = 16 << 20;

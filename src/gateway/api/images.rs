@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use super::params::PathName;
 use super::to_the_end;
 use super::upload::{Archive, Archives};
-use crate::disk::Disk;
 use crate::gateway::error::ErrorAnswer;
-use crate::runtime::{ImageRecord, Runtime, RuntimeError};
-use crate::wire;
+use control::images::Disk;
+use host::runtime::{ImageRecord, Runtime, RuntimeError};
+use model::wire;
 
 /// The largest archive in bytes, however much room there is.
 const LIMIT: u64 = 16 << 30;

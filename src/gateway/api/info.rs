@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::routing::get;
 
-use crate::wire;
+use model::wire;
 
 pub(super) fn routes() -> Router {
     Router::new().route("/system/info", get(info)).route("/healthz", get(health))

@@ -14,11 +14,11 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
 use super::params::{self, Params};
-use crate::fleet::{Fleet, FleetError};
-use crate::function::{FunctionKey, Invalid};
 use crate::gateway::error::ErrorAnswer;
-use crate::logs::{Logs, Query};
-use crate::wire;
+use control::fleet::{Fleet, FleetError};
+use host::logs::{Logs, Query};
+use model::function::{FunctionKey, Invalid};
+use model::wire;
 
 #[derive(Clone)]
 struct Handles {

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 
-use crate::metrics::Scrape;
+use crate::observe::metrics::Scrape;
 
 /// The Prometheus text format, which all versions of Prometheus read.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

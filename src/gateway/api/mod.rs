@@ -37,13 +37,13 @@ use http::{HeaderMap, StatusCode};
 use self::upload::Archives;
 use super::auth::Credentials;
 use super::error::ErrorAnswer;
-use crate::cron::Cron;
-use crate::fleet::Fleet;
-use crate::logs::Logs;
-use crate::metrics::{ApiStats, Scrape};
-use crate::queue::Queue;
-use crate::runtime::Runtime;
-use crate::secrets::Secrets;
+use crate::observe::metrics::{ApiStats, Scrape};
+use ::calls::queue::Queue;
+use ::calls::triggers::cron::Cron;
+use control::fleet::Fleet;
+use host::logs::Logs;
+use host::runtime::Runtime;
+use host::secrets::Secrets;
 
 /// What the API speaks for.
 #[derive(Debug)]

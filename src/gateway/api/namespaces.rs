@@ -12,11 +12,11 @@ use http::StatusCode;
 use super::body::MaybeJson;
 use super::params::PathName;
 use super::to_the_end;
-use crate::fleet::{Fleet, FleetError};
-use crate::function::{Invalid, NamespaceName};
 use crate::gateway::error::ErrorAnswer;
-use crate::secrets::Secrets;
-use crate::wire;
+use control::fleet::{Fleet, FleetError};
+use host::secrets::Secrets;
+use model::function::{Invalid, NamespaceName};
+use model::wire;
 
 #[derive(Clone)]
 struct Handles {

@@ -6,9 +6,9 @@ use axum::extract::{FromRequestParts, Path, Query};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::fleet::Fleet;
-use crate::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
 use crate::gateway::error::ErrorAnswer;
+use control::fleet::Fleet;
+use model::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
 
 /// Rows in one answer, unless the query says otherwise.
 const LIMIT: usize = 100;
@@ -133,6 +133,6 @@ pub(super) fn known(fleet: &Fleet, namespace: &NamespaceName) -> Result<(), Erro
     if fleet.namespaces().iter().any(|known| known.name == namespace.as_str()) {
         Ok(())
     } else {
-        Err(crate::fleet::FleetError::NamespaceNotFound(namespace.clone()).into())
+        Err(control::fleet::FleetError::NamespaceNotFound(namespace.clone()).into())
     }
 }

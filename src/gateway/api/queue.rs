@@ -8,10 +8,10 @@ use http::StatusCode;
 use super::body::Json;
 use super::params::Params;
 use super::to_the_end;
-use crate::function::{Invalid, check_queue_name};
 use crate::gateway::error::ErrorAnswer;
-use crate::queue::{self, Queue, Which};
-use crate::wire;
+use ::calls::queue::{self, Queue, Which};
+use model::function::{Invalid, check_queue_name};
+use model::wire;
 
 /// The largest body in bytes.
 const BODY: usize = 1 << 10;

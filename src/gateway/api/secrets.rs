@@ -12,12 +12,12 @@ use http::header::CONTENT_TYPE;
 use super::body::Json;
 use super::params::{self, Params};
 use super::to_the_end;
-use crate::age::FileKey;
-use crate::fleet::Fleet;
-use crate::function::{Invalid, NamespaceName, SecretName};
 use crate::gateway::error::ErrorAnswer;
-use crate::secrets::{SecretError, Secrets};
-use crate::wire;
+use age::FileKey;
+use control::fleet::Fleet;
+use host::secrets::{SecretError, Secrets};
+use model::function::{Invalid, NamespaceName, SecretName};
+use model::wire;
 
 /// The largest body in bytes: the largest value in base64, and some.
 const BODY: usize = 2 << 20;

@@ -7,9 +7,9 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::to_the_end;
-use crate::fleet::Fleet;
 use crate::gateway::error::ErrorAnswer;
-use crate::wire;
+use control::fleet::Fleet;
+use model::wire;
 
 pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
     Router::new().route("/system/df", get(df)).route("/system/prune", post(prune)).with_state(fleet)

@@ -12,7 +12,7 @@ use super::*;
 const AUTH: &str = "Basic YWRtaW46c2VjcmV0";
 
 fn router() -> Router {
-    async fn take(body::Json(body): body::Json<crate::wire::ScaleRequest>) -> String {
+    async fn take(body::Json(body): body::Json<model::wire::ScaleRequest>) -> String {
         body.replicas.to_string()
     }
     async fn echo(params::PathName(name): params::PathName) -> String {

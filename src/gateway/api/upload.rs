@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::body;
 use crate::gateway::error::ErrorAnswer;
-use crate::secrets::file;
+use host::private_file;
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ impl Archives {
         let directory = state_dir.join("archives");
         match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => file::private_directory(&directory)?,
+            _ => private_file::make_directory(&directory)?,
         }
         Ok(Self(directory.into()))
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::function::{FunctionKey, NamespaceName};
+use model::function::{FunctionKey, NamespaceName};
 
 fn boxed() -> Box<dyn Error + Send + Sync> {
     "cause".into()

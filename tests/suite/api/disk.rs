@@ -1,7 +1,7 @@
 //! What goes from the disk, what stays, and what does not fit on it.
 
-use ingle::function::ImageRef;
-use ingle::runtime::{ImageRecord, Runtime};
+use host::runtime::{ImageRecord, Runtime};
+use model::function::ImageRef;
 use serde_json::{Value, json};
 
 use super::world::World;

@@ -1,6 +1,6 @@
 //! Code that is handed over beside an image.
 
-use ingle::function::HandlerDigest;
+use model::function::HandlerDigest;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -127,7 +127,7 @@ async fn what_a_revision_names_stays_and_is_there_again_after_a_rollback() {
     assert!(answer.status < 300, "{}", answer.body);
     world.serves("env", 2).await;
     // All of them were handed over long ago.
-    let long_ago = std::time::SystemTime::now() - ingle::handlers::GRACE * 2;
+    let long_ago = std::time::SystemTime::now() - host::bundles::GRACE * 2;
     let there =
         |digest: &String| world.state_dir().join("handlers").join(digest.trim_start_matches("sha256:"));
     for digest in &digests {

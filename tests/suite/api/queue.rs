@@ -1,7 +1,7 @@
 //! Queues, and calls that were given up.
 
-use ingle::function::FunctionKey;
-use ingle::queue::Facts;
+use calls::queue::Facts;
+use model::function::FunctionKey;
 use serde_json::{Value, json};
 
 use super::world::World;

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use calls::queue::Queue;
+use calls::triggers::cron::Cron;
+use control::fleet::Fleet;
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::secrets::Secrets;
+use host::store::Store;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
-use ingle::config::Config;
-use ingle::cron::Cron;
-use ingle::fleet::Fleet;
 use ingle::gateway::api::Api;
-use ingle::handlers::Handlers;
-use ingle::logs::Logs;
-use ingle::queue::Queue;
-use ingle::secrets::Secrets;
-use ingle::store::Store;
+use model::config::Config;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use ingle::runtime::{ContainerRequest, Image, ImageConfig, Mount, RuntimeError};
+use host::runtime::{ContainerRequest, Image, ImageConfig, Mount, RuntimeError};
 use serde_json::json;
 
 use super::room::{Room, require_containerd};
@@ -80,7 +80,7 @@ async fn a_user_is_one_of_the_images_own() {
 
 /// Creating fails, and leaves nothing.
 async fn room_refuses(room: &Room, request: &ContainerRequest) -> RuntimeError {
-    use ingle::runtime::Runtime;
+    use host::runtime::Runtime;
     let error = room.runtime.create(request).await.expect_err("it is refused");
     assert_eq!(room.leftovers().await, [""; 0]);
     error

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use ingle::function::ReplicaId;
-use ingle::runtime::containerd::Containerd;
-use ingle::runtime::{ContainerState, Runtime, RuntimeError, RuntimeEvent};
+use host::runtime::containerd::Containerd;
+use host::runtime::{ContainerState, Runtime, RuntimeError, RuntimeEvent};
+use model::function::ReplicaId;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -299,7 +299,7 @@ async fn an_old_or_absent_containerd_is_said() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("none.sock");
     let text = format!("[containerd]\nsocket = {:?}\n", socket.display().to_string());
-    let config = ingle::config::Config::parse(&text, |_| None).expect("a configuration");
+    let config = model::config::Config::parse(&text, |_| None).expect("a configuration");
     let error = Containerd::connect(&config).await.expect_err("nobody is there");
     assert!(error.to_string().contains("none.sock"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! What a function may use.
 
-use ingle::runtime::{Runtime, RuntimeEvent};
+use host::runtime::{Runtime, RuntimeEvent};
 use serde_json::json;
 
 use super::room::{Room, event, require_containerd};
@@ -55,7 +55,7 @@ async fn usage_is_measured_while_it_runs() {
 
     // Another daemon does not know the process yet.
     let config = room.containerd.config("");
-    let other = ingle::runtime::containerd::Containerd::connect(&config).await.expect("a connection");
+    let other = host::runtime::containerd::Containerd::connect(&config).await.expect("a connection");
     assert!(other.usage(&request.id).await.expect("usage").cpu >= usage.cpu);
     room.runtime.remove(&request.id).await.expect("removed");
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ingle::function::{FunctionSpec, PullPolicy, ReplicaId};
-use ingle::runtime::containerd::Containerd;
-use ingle::runtime::{ContainerRequest, Image, Progress, Runtime, RuntimeEvent, Stdio};
+use host::runtime::containerd::Containerd;
+use host::runtime::{ContainerRequest, Image, Progress, Runtime, RuntimeEvent, Stdio};
+use model::function::{FunctionSpec, PullPolicy, ReplicaId};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};

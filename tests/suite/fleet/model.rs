@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ingle::fleet::{Entry, FleetError, Phase};
-use ingle::function::ReplicaId;
-use ingle::wire::Deployment;
+use ::model::function::ReplicaId;
+use ::model::wire::Deployment;
+use control::fleet::FleetError;
+use directory::{Entry, Phase};
 use proptest::prelude::*;
 
 use super::{World, key};

@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use ingle::fleet::Phase;
-use ingle::function::ReplicaId;
-use ingle::network::Network;
-use ingle::runtime::Runtime;
+use ::model::function::ReplicaId;
+use directory::Phase;
+use host::network::Network;
+use host::runtime::Runtime;
 
 use super::World;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ingle::fleet::FleetError;
+use control::fleet::FleetError;
 
 use super::{World, key};
 use crate::support::fake_runtime::Step;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ingle::queue::Which;
+use ::calls::queue::Which;
 
 use super::later::{Seen, noting};
 use super::{Answer, Gate, PATIENCE, SocketAddr, mirror, nowhere, replica};

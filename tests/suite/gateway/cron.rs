@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingle::cron::{Cron, CronError, End, Outcome, TimerStatus};
-use ingle::function::FunctionKey;
-use ingle::runtime::ImageConfig;
-use ingle::store::{FunctionRecord, RevisionRecord};
-use ingle::wire::Deployment;
+use ::calls::triggers::cron::{Cron, CronError, End, Outcome, TimerStatus};
+use host::runtime::ImageConfig;
+use host::store::{FunctionRecord, RevisionRecord};
 use jiff::Timestamp;
+use model::function::FunctionKey;
+use model::wire::Deployment;
 use tempfile::TempDir;
 
 use super::later::{Seen, noting};
@@ -88,7 +88,7 @@ impl World {
         let deployment = Deployment { annotations: Some(annotations), ..(*view.deployment).clone() };
         view.spec = Arc::new((&deployment).try_into().expect("a valid deployment"));
         view.created_at = at(created_at);
-        self.gate.entry.publish(view);
+        self.gate.publish(view);
     }
 
     async fn turn(&self, now: &str) {
@@ -492,7 +492,7 @@ async fn updates_keep_a_timer_and_another_schedule_counts_from_then_on() {
     world.deploy("0 9 * * *", &[], "2026-11-24T00:00:00Z");
     world.turn("2026-11-24T00:00:01Z").await;
     assert!(world.cron.timer(&env()).is_some());
-    world.gate.directory.remove(&env());
+    world.gate.remove();
     world.turn("2026-11-24T09:00:00Z").await;
     assert_eq!((world.cron.timers(), world.gate.stored()), (vec![], 0));
     let error = world.cron.run_now(&env(), at("2026-11-24T09:00:00Z")).await.expect_err("no function");

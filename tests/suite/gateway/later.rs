@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use ingle::function::FunctionKey;
-use ingle::queue::{Facts, Filter};
-use ingle::wire::Deployment;
+use ::calls::queue::{Facts, Filter};
+use model::function::FunctionKey;
+use model::wire::Deployment;
 
 use super::{Answer, Client, Gate, SocketAddr, replica};
 
@@ -71,7 +71,7 @@ impl Gate {
         let deployment =
             Deployment { annotations: Some(annotations.collect()), ..(*view.deployment).clone() };
         view.spec = Arc::new((&deployment).try_into().expect("a valid deployment"));
-        self.entry.publish(view);
+        self.publish(view);
     }
 }
 
@@ -189,7 +189,7 @@ async fn what_cannot_be_read_any_more_harms_nothing_else() {
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.summary());
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(&ingle::queue::Which::default(), 9).await;
+    let dead = gate.queue.dead(&calls::queue::Which::default(), 9).await;
     assert!(dead[0].facts.tries[0].reason.contains("cannot be read from the disk"), "{dead:?}");
     assert_eq!(gate.stored(), 1, "what a later version may know is left");
     assert_eq!(gate.queue("env", "").await.code, 202);

@@ -34,16 +34,16 @@ mod stopping;
 mod strangers;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ingle::config::Config;
-use ingle::fleet::{Directory, Endpoint, Entry, View};
-use ingle::function::ReplicaId;
+use ::calls::queue::Queue;
+use directory::CallStats;
+use directory::{Directory, DirectoryWriter, Endpoint, Entry, Publisher, View};
+use host::store::Store;
 use ingle::gateway::server::{Gateway, Limits, serve};
-use ingle::metrics::CallStats;
-use ingle::queue::Queue;
-use ingle::store::Store;
+use model::config::Config;
+use model::function::ReplicaId;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,6 +60,8 @@ struct Gate {
     address: SocketAddr,
     entry: Arc<Entry>,
     directory: Arc<Directory>,
+    writer: Mutex<DirectoryWriter>,
+    publisher: Mutex<Publisher>,
     queue: Queue,
     store: Arc<Store>,
     state: Arc<TempDir>,
@@ -95,9 +97,9 @@ impl Gate {
         let mut limits = Limits { drain: PATIENCE, ..Limits::of(&config) };
         let mut view = view("env", replicas.iter().map(|address| endpoint(*address)).collect());
         change(&mut view, &mut limits);
-        let entry = Entry::new(view.spec.key.clone(), CallStats::default(), view);
-        let directory = Arc::new(Directory::default());
-        directory.insert([entry.clone()]);
+        let (entry, publisher) = Entry::new(view.spec.key.clone(), CallStats::default(), view);
+        let (directory, mut writer) = Directory::new();
+        writer.insert([entry.clone()]);
         let store = Arc::new(Store::open(state.path()).expect("a store"));
         let queue =
             Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
@@ -110,7 +112,18 @@ impl Gate {
         let served = tokio::spawn(serve(listener, gateway, limits, async {
             let _ = stopped.await;
         }));
-        Self { address, entry, directory, queue, store, state, stop: Some(stop), served }
+        let (writer, publisher) = (Mutex::new(writer), Mutex::new(publisher));
+        Self { address, entry, directory, writer, publisher, queue, store, state, stop: Some(stop), served }
+    }
+
+    /// Publishes another view of the function.
+    fn publish(&self, view: View) {
+        self.publisher.lock().expect("not poisoned").publish(view);
+    }
+
+    /// Takes the function out of the directory.
+    fn remove(&self) {
+        self.writer.lock().expect("not poisoned").remove(&self.entry.key);
     }
 
     async fn connect(&self) -> Client {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ingle::fleet::Phase;
-use ingle::queue::{AnswerBody, CallState, Filter, Queue, QueueError, Start, Which};
+use ::calls::queue::{AnswerBody, CallState, Filter, Queue, QueueError, Start, Which};
+use directory::Phase;
 use tokio::io::AsyncReadExt as _;
 
 use super::later::{Seen, noting};
@@ -108,7 +108,7 @@ async fn a_call_that_waited_for_a_replica_was_a_cold_start() {
     eventually!(gate.entry.waiting.load(Ordering::Relaxed) == 1, "it does not wait");
     let mut view = (*gate.entry.view()).clone();
     (view.phase, view.endpoints) = (Phase::Ready, vec![endpoint(address)]);
-    gate.entry.publish(view);
+    gate.publish(view);
     gate.ended("cold", CallState::Done).await;
     gate.queue_as("warm", "", "").await;
     gate.ended("warm", CallState::Done).await;
@@ -282,7 +282,7 @@ async fn calls_that_are_cancelled_while_they_fail_end_once() {
     }
     let summary = gate.queue.summary();
     assert_eq!((summary.cancelled, summary.made, summary.given_up, gate.stored()), (50, 0, 0, 0));
-    assert!(gate.queue.queues().iter().all(|queue| queue.counts == ingle::queue::Counts::default()));
+    assert!(gate.queue.queues().iter().all(|queue| queue.counts == calls::queue::Counts::default()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ingle::fleet::Phase;
+use directory::Phase;
 
 use super::{Gate, answering, endpoint, nowhere, replica, view};
 
@@ -154,8 +154,8 @@ async fn calls_wake_a_function_and_wait_for_it() {
     }
     tokio::time::timeout(super::PATIENCE, gate.entry.wanted.notified()).await.expect("the owner is rung for");
     eventually!(gate.entry.waiting.load(Ordering::Relaxed) == 8, "not all wait");
-    gate.entry.publish(view("env", Vec::new()));
-    gate.entry.publish(view("env", vec![endpoint(answering(OK).await)]));
+    gate.publish(view("env", Vec::new()));
+    gate.publish(view("env", vec![endpoint(answering(OK).await)]));
     for client in &mut clients {
         assert_eq!(client.answer().await.code, 200);
     }
@@ -245,7 +245,7 @@ async fn a_call_waits_for_the_next_start_only_if_that_comes_in_time() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut view = (*gate.entry.view()).clone();
         view.retry_at = Some((Instant::now() + Duration::from_secs(60)).into());
-        gate.entry.publish(view);
+        gate.publish(view);
     };
     let (answer, ()) = tokio::join!(call, later);
     assert_eq!((answer.code, answer.header("retry-after")), (503, Some("60")), "{answer:?}");

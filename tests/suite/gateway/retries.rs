@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ingle::queue::Which;
-use ingle::store::LeftJob;
+use ::calls::queue::Which;
+use host::store::LeftJob;
 
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, nowhere, replica};
@@ -201,7 +201,7 @@ async fn calls_of_a_function_that_was_removed_are_given_up_with_the_reason() {
     let gate = gate(&[nowhere().await], "").await;
     gate.queue.pause("default", true).await.expect("paused");
     gate.queue("env", "").await;
-    gate.directory.remove(&gate.entry.key);
+    gate.remove();
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
     let dead = gate.queue.dead(&Which::default(), 1).await;

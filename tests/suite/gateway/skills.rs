@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ingle::fleet::{Entry, Phase};
-use ingle::metrics::CallStats;
-use ingle::wire::Deployment;
+use directory::CallStats;
+use directory::{Entry, Phase};
+use model::wire::Deployment;
 
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, endpoint, mirror, nowhere, replica};
@@ -43,7 +43,8 @@ impl Gate {
         let namespace = namespace.map(str::to_owned);
         let deployment = Deployment { namespace, ..(*view.deployment).clone() };
         view.spec = Arc::new((&deployment).try_into().expect("a valid deployment"));
-        self.directory.insert([Entry::new(view.spec.key.clone(), CallStats::default(), view)]);
+        let (entry, _) = Entry::new(view.spec.key.clone(), CallStats::default(), view);
+        self.writer.lock().expect("not poisoned").insert([entry]);
     }
 }
 
@@ -352,7 +353,7 @@ async fn it_wakes_the_function_and_waits() {
     client.send(post(&skill("env"))).await;
     tokio::time::timeout(super::PATIENCE, gate.entry.wanted.notified()).await.expect("the owner is rung for");
     eventually!(gate.entry.waiting.load(Ordering::Relaxed) == 1, "it does not wait");
-    gate.entry.publish(view("env", vec![endpoint(saying("awake").await)]));
+    gate.publish(view("env", vec![endpoint(saying("awake").await)]));
     assert_eq!(client.answer().await.body, "awake");
 }
 

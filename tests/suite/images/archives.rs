@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use ingle::function::PullPolicy;
-use ingle::runtime::{Progress, Runtime, RuntimeError};
+use host::runtime::{Progress, Runtime, RuntimeError};
+use model::function::PullPolicy;
 use serde_json::json;
 
 use super::{Place, image};

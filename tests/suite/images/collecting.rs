@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use ingle::config::Config;
-use ingle::disk::{Disk, DiskError};
-use ingle::function::{FunctionKey, PullPolicy};
-use ingle::handlers::Handlers;
-use ingle::logs::Logs;
-use ingle::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
-use ingle::store::{FunctionRecord, RevisionRecord, Store};
-use ingle::wire::Deployment;
+use control::images::{Disk, DiskError};
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
+use host::store::{FunctionRecord, RevisionRecord, Store};
+use model::config::Config;
+use model::function::{FunctionKey, PullPolicy};
+use model::wire::Deployment;
 use serde_json::json;
 
 use super::Place;

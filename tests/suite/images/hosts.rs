@@ -126,7 +126,7 @@ async fn an_identity_token_is_exchanged_and_a_bearer_token_used() {
     let name = format!("{}/me/fn:1", registry.address());
     login("i-am-another");
     let error = place.resolve(&name).await.expect_err("another's token");
-    assert!(matches!(error, ingle::runtime::RuntimeError::Unauthorized { .. }), "{error}");
+    assert!(matches!(error, host::runtime::RuntimeError::Unauthorized { .. }), "{error}");
     login("i-am-me");
     place.pull(&name).await.expect("pulled");
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ingle::function::PullPolicy;
-use ingle::runtime::{Progress, Runtime};
+use host::runtime::{Progress, Runtime};
+use model::function::PullPolicy;
 
 use super::Place;
 use crate::support::oci::TestImage;

@@ -13,9 +13,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ingle::function::{ImageRef, PullPolicy};
-use ingle::runtime::containerd::Containerd;
-use ingle::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
+use host::runtime::containerd::Containerd;
+use host::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
+use model::function::{ImageRef, PullPolicy};
 
 use crate::support::PrivateContainerd;
 

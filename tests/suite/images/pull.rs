@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ingle::function::PullPolicy;
-use ingle::runtime::{Progress, Runtime, RuntimeError};
+use host::runtime::{Progress, Runtime, RuntimeError};
+use model::function::PullPolicy;
 
 use super::{Place, image};
 use crate::support::oci::{TestImage, architecture, other_architecture};

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use ingle::function::PullPolicy;
-use ingle::runtime::{Progress, Runtime, RuntimeError};
+use host::runtime::{Progress, Runtime, RuntimeError};
+use model::function::PullPolicy;
 use serde_json::json;
 
 use super::{Place, image};

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
-use ingle::network::Network;
+use host::network::Network;
 
 use super::id;
 use super::world::{

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingle::network::{MemoryLeases, Network, NetworkError};
+use host::network::{MemoryLeases, Network, NetworkError};
 
 use super::id;
 use super::world::{Host, call, inside, on_a_host, run, serve};

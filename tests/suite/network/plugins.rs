@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use ingle::network::Network;
+use host::network::Network;
 
 use super::id;
 use super::world::{call, inside, on_a_host, run, serve};
@@ -137,12 +137,12 @@ fn a_broken_conflist_is_an_error_at_start() {
 
 /// Gives conflists to a network that is never made ready, which needs no root.
 fn on_a_host_without_root(test: impl FnOnce(&dyn Fn(&str, &str))) {
-    use ingle::network::{MemoryLeases, cni::Cni};
+    use host::network::{MemoryLeases, cni::Cni};
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("broken.conflist");
     test(&|text, part| {
         fs::write(&path, text).expect("a file");
-        let config = ingle::config::Network {
+        let config = model::config::Network {
             conflist: path.clone(),
             plugin_dir: "/usr/lib/cni".into(),
             resolv_conf: "/etc/ingle/resolv.conf".into(),

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingle::config;
-use ingle::network::cni::Cni;
-use ingle::network::{Leases, MemoryLeases, NetworkError};
+use host::network::cni::Cni;
+use host::network::{Leases, MemoryLeases, NetworkError};
+use model::config;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 

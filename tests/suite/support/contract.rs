@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingle::function::ReplicaId;
-use ingle::runtime::{ContainerRequest, ContainerState, Image, Runtime, RuntimeError, RuntimeEvent};
+use host::runtime::{ContainerRequest, ContainerState, Image, Runtime, RuntimeError, RuntimeEvent};
+use model::function::ReplicaId;
 use tokio::sync::broadcast::Receiver;
 
 /// How a container of the contract behaves.

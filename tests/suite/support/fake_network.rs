@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use ingle::function::ReplicaId;
-use ingle::network::{Attachment, Network, NetworkError};
-use ingle::runtime::Mount;
+use host::network::{Attachment, Network, NetworkError};
+use host::runtime::Mount;
+use model::function::ReplicaId;
 
 /// The last byte of the address that was given out last by any fake of this process.
 static LAST: AtomicU8 = AtomicU8::new(0);

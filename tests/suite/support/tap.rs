@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ingle::function::{ImageRef, PullPolicy, ReplicaId};
-use ingle::network::{Attachment, Network, NetworkError};
-use ingle::runtime::{
+use host::network::{Attachment, Network, NetworkError};
+use host::runtime::{
     ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
     Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
+use model::function::{ImageRef, PullPolicy, ReplicaId};
 use tokio::sync::broadcast;
 
 /// A call that makes, changes or removes something of a replica.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ingle::fleet::{Endpoint, Phase, View};
-use ingle::function::FunctionSpec;
-use ingle::wire::Deployment;
+use directory::{Endpoint, Phase, View};
+use model::function::FunctionSpec;
+use model::wire::Deployment;
 
 /// A view of the function `name` with these replicas: ready if there are any, else starting.
 pub(crate) fn view(name: &str, endpoints: Vec<Arc<Endpoint>>) -> View {

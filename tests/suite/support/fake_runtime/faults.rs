@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ingle::runtime::RuntimeError;
+use host::runtime::RuntimeError;
 
 use super::FakeRuntime;
 

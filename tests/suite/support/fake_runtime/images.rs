@@ -1,7 +1,7 @@
 //! Images that are nothing but names.
 
-use ingle::function::ImageRef;
-use ingle::runtime::{ImageConfig, ImageRecord, ResolvedImage, RuntimeError};
+use host::runtime::{ImageConfig, ImageRecord, ResolvedImage, RuntimeError};
+use model::function::ImageRef;
 
 fn digest(text: &str) -> String {
     use sha2::Digest;

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ingle::function::{ImageRef, PullPolicy, ReplicaId};
-use ingle::runtime::{
+use host::runtime::{
     ContainerRecord, ContainerRequest, ContainerState, Disk, Image, ImageRecord, LayerRequest, Progress,
-    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Share, Stored, Usage,
+    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
+use model::function::{ImageRef, PullPolicy, ReplicaId};
 use tokio::sync::{broadcast, watch};
 
 use self::faults::Faults;
@@ -274,7 +274,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stored(&self, used: &BTreeSet<String>) -> Result<Stored, RuntimeError> {
-        let mut images = Share::default();
+        let mut images = model::wire::Share::default();
         for image in self.lock().images.values() {
             images.add(image.size, used.contains(&image.digest));
         }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ingle::function::FunctionSpec;
-use ingle::runtime::Stdio;
+use host::runtime::Stdio;
+use model::function::FunctionSpec;
 use serde_json::json;
 
 use super::*;

@@ -1,0 +1,284 @@
+//! One try of one call: the road that all calls take, with nobody waiting for the answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::job::Job;
+use super::outcome::Outcome;
+use super::record::Start;
+use super::retry::retry_after;
+use super::source::Source;
+use super::spool::Spool;
+use super::state::Shared;
+use crate::invoke::{
+    BodyError, Call, CallTimer, Caller, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+};
+use directory::Entry;
+use http1::{Alarm, ResponseHead};
+use model::function::RetryPolicy;
+
+/// How long a function is left alone that cannot be reached.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A try that has ended.
+pub(super) struct Tried {
+    pub(super) outcome: Outcome,
+    /// What the function answered, or what a client would have been answered.
+    pub(super) status: u16,
+    /// What was kept of the answer.
+    pub(super) answer: Option<Answer>,
+    /// What it found of the function; nothing if it did not look for a replica.
+    pub(super) start: Option<Start>,
+    /// Bytes of the answer's body.
+    pub(super) received: Option<u64>,
+}
+
+impl Tried {
+    /// A try that sent nothing.
+    pub(super) fn unsent(outcome: Outcome, status: u16) -> Self {
+        Self { outcome, status, answer: None, start: None, received: None }
+    }
+}
+
+/// Makes a call once. What it answers is kept if it asked for a callback.
+pub(super) async fn attempt(
+    entry: &Arc<Entry>,
+    job: &Job,
+    shared: &Arc<Shared>,
+    policy: &RetryPolicy,
+) -> Tried {
+    let (spool, config) = (&shared.spool, &shared.config);
+    let (timeout, body_limit) = {
+        let view = entry.peek();
+        (view.timeout, view.body_limit)
+    };
+    let size = job.content.body_size();
+    if size > body_limit {
+        let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
+        return Tried::unsent(Outcome::Hopeless { reason: error.to_string() }, error.status().as_u16());
+    }
+    let (head, body) = match Source::open(&job.content, spool).await {
+        Ok(opened) => opened,
+        Err(outcome) => return Tried::unsent(outcome, 500),
+    };
+    let mut timer = CallTimer::begin(entry, Instant::now());
+    let method = job.facts.method.as_str();
+    let call = Call {
+        entry,
+        expected: Expected {
+            to_head: method == "HEAD",
+            upgrade: false,
+            reuse: size == 0 || takes_body(method),
+            deadline: timer.started() + timeout,
+        },
+        limit: timeout,
+        body_limit,
+        idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        max_waiting: shared.max_waiting,
+        has_waited: AtomicBool::new(false),
+    };
+    let mut out = Outgoing::default();
+    out.begin(size > 0);
+    out.bytes.extend_from_slice(&head);
+    push_length(method, size, &mut out.bytes);
+    let answer = job.facts.wants_answer().then(|| Answer::new(shared, &job.facts));
+    let mut caller = Quiet { body, seen: Seen::default(), received: 0, answer };
+    let mut alarm = Alarm::default();
+    let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
+        Ok(exchange) => {
+            // One that never ends would have its place for ever.
+            let end = timer.started() + config.max_age.max(timeout);
+            let rest = read_to_end(exchange, &mut out, &mut caller, spool, &mut alarm, (timeout, end)).await;
+            rest.map_err(|failure| call.failed(failure))
+        }
+        Err(error) => Err(error),
+    };
+    let start = Some(if call.has_waited.into_inner() { Start::Cold } else { Start::Warm });
+    match result {
+        Ok(()) => {
+            let Quiet { seen, answer, received, .. } = caller;
+            timer.record_status(seen.code);
+            Tried { status: seen.code, outcome: judge(seen, policy), answer, start, received: Some(received) }
+        }
+        Err(error) => {
+            let (status, outcome) = (error.status().as_u16(), judge_error(&error, policy));
+            timer.record_status(status);
+            // If it is the end of the call, then because its function could not be reached for all that time.
+            let status = if matches!(outcome, Outcome::Busy { .. }) { 503 } else { status };
+            // What has come of an answer is not all of it.
+            Tried { start, ..Tried::unsent(outcome, status) }
+        }
+    }
+}
+
+/// Whether a body is usual with this method, and so is said where there is none.
+fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+/// Says how long the body is, and ends the head.
+fn push_length(method: &str, size: u64, out: &mut Vec<u8>) {
+    if size > 0 || takes_body(method) {
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Reads the answer to its end, also where nobody wants it: a function that is cut off may not have done its work.
+/// The next piece may take as long as the first may, and all of it until `end`.
+async fn read_to_end(
+    mut exchange: Exchange,
+    out: &mut Outgoing,
+    caller: &mut Quiet<'_>,
+    spool: &Spool,
+    alarm: &mut Alarm,
+    (limit, end): (Duration, Instant),
+) -> Result<(), Failure> {
+    loop {
+        let deadline = end.min(Instant::now() + limit);
+        let more = poll_fn(|cx| match exchange.poll_data(cx, out, caller) {
+            Poll::Pending => alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout)),
+            ready => ready,
+        });
+        let more = more.await?;
+        if let Some(answer) = &mut caller.answer {
+            answer.write(spool).await;
+        }
+        if !more {
+            exchange.finish(out);
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Failure::Timeout);
+        }
+    }
+}
+
+/// What counts of an answer.
+#[derive(Debug, Default)]
+struct Seen {
+    code: u16,
+    retry_after: Option<Duration>,
+    /// It is the watchdog's own word, not the function's.
+    internal: bool,
+}
+
+/// A caller that does not wait for the answer.
+struct Quiet<'a> {
+    body: Source<'a>,
+    seen: Seen,
+    /// Bytes of the answer's body so far.
+    received: u64,
+    answer: Option<Answer>,
+}
+
+impl Caller for Quiet<'_> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, BodyError>> {
+        match &mut self.body {
+            Source::Memory(bytes) => {
+                out.extend_from_slice(bytes);
+                Poll::Ready(Ok(false))
+            }
+            Source::File(file) => {
+                let start = out.len();
+                out.resize(start + PIECE, 0);
+                let mut piece = ReadBuf::new(&mut out[start..]);
+                let read = Pin::new(file).poll_read(cx, &mut piece);
+                let count = piece.filled().len();
+                out.truncate(start + count);
+                ready!(read)
+                    .map_err(|error| BodyError::Bad(format!("it cannot be read from the disk: {error}")))?;
+                Poll::Ready(Ok(count > 0))
+            }
+        }
+    }
+
+    fn body_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn head(&mut self, head: &ResponseHead<'_, '_>) {
+        if head.code < 200 {
+            return;
+        }
+        let header = |name: &str| {
+            let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.and_then(|header| std::str::from_utf8(header.value).ok())
+        };
+        if let Some(answer) = &mut self.answer {
+            answer.head(head);
+        }
+        self.seen = Seen {
+            code: head.code,
+            retry_after: header("retry-after").and_then(|value| retry_after(value, jiff::Timestamp::now())),
+            internal: header("x-openfaas-internal").is_some(),
+        };
+    }
+
+    fn data(&mut self, piece: &[u8]) {
+        self.received += piece.len() as u64;
+        if let Some(answer) = &mut self.answer {
+            answer.data(piece);
+        }
+    }
+}
+
+fn judge(seen: Seen, policy: &RetryPolicy) -> Outcome {
+    let Seen { code, retry_after, internal } = seen;
+    // Before all else: nothing was done with this call, whatever its function thinks of that code.
+    if code == 429 && internal {
+        let reason = "the function has as many calls as it takes (max_inflight)".to_owned();
+        return Outcome::Busy { pause: retry_after.unwrap_or_default(), reason };
+    }
+    if !policy.codes.contains(code) {
+        return Outcome::Done;
+    }
+    Outcome::Failed { code: Some(code), pause: retry_after, reason: format!("the function answered {code}") }
+}
+
+fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
+    let reason = model::error::chain(error);
+    match error {
+        InvokeError::NotFound { .. } | InvokeError::BodyTooLarge { .. } | InvokeError::BadBody { .. } => {
+            Outcome::Hopeless { reason }
+        }
+        // Nothing was sent.
+        InvokeError::TooManyWaiting { .. } => Outcome::Busy { pause: Duration::ZERO, reason },
+        InvokeError::NoReplicaInTime { .. } => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
+        InvokeError::BackingOff { wait, .. } => Outcome::Busy { pause: *wait, reason },
+        // Nor here: a replica is on its way out, or in.
+        InvokeError::Unreachable { source, .. } if is_refusal(source.kind()) => {
+            Outcome::Busy { pause: UNREACHABLE_PAUSE, reason }
+        }
+        // Its answer would have been one of these, and the function says which are worth another try.
+        InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Hopeless { reason },
+        InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
+        _ => Outcome::Failed { code: None, pause: None, reason },
+    }
+}
+
+/// What only one who connects is told.
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}

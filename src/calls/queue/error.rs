@@ -1,0 +1,80 @@
+//! Why a call was not accepted.
+
+use std::io;
+
+use super::record::CallState;
+use host::store::StoreError;
+
+/// An error of the queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// It has as much as it takes.
+    #[error("the queue holds {what} already: try again later")]
+    Full {
+        /// The limit that was reached.
+        what: String,
+        /// When to try again, in seconds.
+        retry_after: u32,
+    },
+    /// The function of a call is not there any more.
+    #[error("function {function} not found")]
+    NoFunction {
+        /// Its name.
+        function: String,
+    },
+    /// There is no such call among those that were given up.
+    #[error("no call {number} was given up: see 'ingle queue dead'")]
+    NotFound {
+        /// The number.
+        number: u64,
+    },
+    /// There is no such call, or it is not remembered any more.
+    #[error("no call {call_id} is queued or remembered: see 'ingle calls list'")]
+    UnknownCall {
+        /// Its id.
+        call_id: String,
+    },
+    /// There is no answer of it.
+    #[error("no answer of call {call_id} is kept, which is {state}: send X-Keep-Result with a call", state = state.as_str())]
+    NoAnswer {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
+    },
+    /// It has ended without an answer that could be given to whoever waits for it.
+    #[error("call {call_id} is {state}: {reason}", state = state.as_str())]
+    Unanswered {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
+        /// What it was answered, or would have been; 0 if nothing.
+        code: u16,
+        /// Why there is no answer.
+        reason: String,
+    },
+    /// It cannot be cancelled any more.
+    #[error("call {call_id} has ended: it is {state}", state = state.as_str())]
+    Ended {
+        /// Its id.
+        call_id: String,
+        /// How it is.
+        state: CallState,
+    },
+    /// It was cancelled, or was about to be, and its end is not on the disk yet.
+    #[error(
+        "call {call_id} is broken off, but that is not on the disk yet, and the next start may make it again: \
+         'ingle calls show {call_id}' says when it has ended, 'journalctl -u ingle' what holds it up"
+    )]
+    Ending {
+        /// Its id.
+        call_id: String,
+    },
+    /// What a call sends could not be written or read.
+    #[error("the directory of queued calls, queue in daemon.state_dir: {0}")]
+    Spool(#[from] io::Error),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

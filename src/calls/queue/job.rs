@@ -1,0 +1,370 @@
+//! One call that was accepted to be made later, as it is kept.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::callback::{Callback, Rules};
+use super::lanes::LaneKey;
+use super::row::{self, Unreadable};
+use model::function::FunctionKey;
+
+/// Tries of a call that are remembered apart: they are kept with it in one record, which must stay small.
+const KEPT_TRIES: usize = 8;
+/// Bytes of a reason, or of a path, that are remembered, as JSON has them.
+const KEPT_TEXT: usize = 240;
+/// Bytes of head and body that are kept with what is known of their call, at most.
+const INLINE: usize = 4 << 10;
+/// Bytes of a record in all: what the store keeps within sled, whose nodes must stay small.
+const RECORD: usize = 8 << 10;
+/// What may be added to a record: all that is remembered of tries, times, and what comes with the end.
+const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
+
+/// A call, from its acceptance until it has succeeded or is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// What is known of it beside what it sends.
+    pub facts: Facts,
+    /// What it sends.
+    pub content: Content,
+}
+
+/// What is known of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The function.
+    pub function: FunctionKey,
+    /// `X-Call-Id`: the client's own, or a new one. It stays the same over all tries.
+    pub call_id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path and query, or how they begin.
+    pub path: String,
+    /// When it was accepted.
+    pub queued_at: Timestamp,
+    /// Not to be made before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// How many tries have failed.
+    #[serde(default)]
+    pub tried: u32,
+    /// These tries, in order. Where there are too many, those are one that failed in the same way one after the other;
+    /// where none did, the first is forgotten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tries: Vec<Try>,
+    /// When its first try began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// For how long its answer is kept, in seconds, if its client asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u64>,
+    /// Where its answer goes, if its client wants it. With what came of the call, this is that callback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<Callback>,
+}
+
+impl Facts {
+    /// Those of a call that is accepted now.
+    pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
+        Self {
+            function,
+            call_id,
+            method,
+            path: beginning(path),
+            queued_at: Timestamp::now(),
+            not_before: None,
+            tried: 0,
+            tries: Vec::new(),
+            started_at: None,
+            keep: None,
+            callback: None,
+        }
+    }
+
+    /// Those of the callback of a call that has ended like this.
+    pub(super) fn of_callback(&self, callback: Callback) -> Self {
+        Self {
+            callback: Some(callback),
+            ..Self::new(self.function.clone(), self.call_id.clone(), "POST".to_owned(), &self.path)
+        }
+    }
+
+    /// Whether this is a callback, and the call has ended.
+    pub fn is_callback(&self) -> bool {
+        self.callback.as_ref().is_some_and(|callback| callback.ended.is_some())
+    }
+
+    /// How many bytes of head and body may be kept with it.
+    pub(super) fn inline(&self) -> usize {
+        let known = serde_json::to_vec(self).map_or(RECORD, |json| json.len());
+        RECORD.saturating_sub(GROWTH + known).min(INLINE)
+    }
+
+    /// Whether somebody wants its answer.
+    pub(super) fn wants_answer(&self) -> bool {
+        self.keep.is_some() || self.callback.as_ref().is_some_and(|callback| callback.ended.is_none())
+    }
+
+    /// The lane that it waits in.
+    pub(super) fn lane(&self) -> LaneKey {
+        match &self.callback {
+            Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(Rules::group_of(url)),
+            _ => LaneKey::Function(self.function.clone()),
+        }
+    }
+
+    /// Remembers a try that failed.
+    pub(super) fn failed(&mut self, one: Try) {
+        self.tried = self.tried.saturating_add(1);
+        self.tries.push(one);
+        if self.tries.len() > KEPT_TRIES {
+            let later = |at: usize| {
+                (at + 1..self.tries.len()).find(|later| self.tries[at].is_like(&self.tries[*later]))
+            };
+            let alike = (0..self.tries.len()).find_map(|at| Some((at, later(at)?)));
+            let (at, into) = alike.unzip();
+            let gone = self.tries.remove(at.unwrap_or_default());
+            if let Some(into) = into {
+                self.tries[into - 1].repeats += gone.repeats + 1;
+            }
+        }
+    }
+
+    /// All tries are forgotten: it is made as if it were new.
+    pub(super) fn renew(&mut self) {
+        self.tried = 0;
+        self.tries.clear();
+        self.started_at = None;
+        self.not_before = None;
+        self.queued_at = Timestamp::now();
+    }
+}
+
+/// As much of a text as is remembered.
+pub(super) fn beginning(text: &str) -> String {
+    let mut size = 0;
+    for (at, char) in text.char_indices() {
+        size += match char {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            '\0'..='\x1f' => 6,
+            _ => char.len_utf8(),
+        };
+        if size > KEPT_TEXT {
+            return format!("{}…", &text[..at]);
+        }
+    }
+    text.to_owned()
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// The status that the function answered, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Why that was no success, in words.
+    pub reason: String,
+    /// Tries before it that failed in the same way, and are not remembered apart.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub repeats: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde has it so")]
+fn is_none(repeats: &u32) -> bool {
+    *repeats == 0
+}
+
+impl Try {
+    /// One that ended now.
+    pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
+        let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
+        Self { at, took_ms, code, reason: beginning(reason), repeats: 0 }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (self.code, &self.reason) == (other.code, &other.reason)
+    }
+}
+
+/// What a call sends: the head of the request as the function gets it, without what says how long its body is, and
+/// without the empty line at its end; and the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Short, and kept with the rest.
+    Inline {
+        /// The head.
+        head: Vec<u8>,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// Both in a file of their own, one after the other.
+    File {
+        /// Its name.
+        name: Uuid,
+        /// Bytes of the head.
+        head: u64,
+        /// Bytes of the body.
+        body: u64,
+    },
+}
+
+impl Content {
+    /// Bytes of all of it.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Inline { head, body } => (head.len() + body.len()) as u64,
+            Self::File { head, body, .. } => head + body,
+        }
+    }
+
+    /// Its file, if it has one.
+    pub(super) fn file(&self) -> Option<Uuid> {
+        match self {
+            Self::Inline { .. } => None,
+            Self::File { name, .. } => Some(*name),
+        }
+    }
+
+    /// Nothing at all.
+    pub(super) fn nothing() -> Self {
+        Self::Inline { head: Vec::new(), body: Vec::new() }
+    }
+
+    /// Bytes of the body.
+    pub fn body_size(&self) -> u64 {
+        match self {
+            Self::Inline { body, .. } => body.len() as u64,
+            Self::File { body, .. } => *body,
+        }
+    }
+}
+
+impl Job {
+    /// As it is stored.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        row::encode(&self.facts, &self.content)
+    }
+
+    /// Reads what [`Self::encode`] made.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        row::decode(bytes).map(|(facts, content)| Self { facts, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::callback::Ended;
+
+    fn job(content: Content) -> Job {
+        let function = FunctionKey::parse("resize.dev").expect("a name");
+        let mut facts = Facts::new(function, "one\ntwo \"three\"".into(), "POST".into(), "/a%20b?c=1");
+        facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::from_millis(5), Some(500), "500\nno"));
+        Job { facts, content }
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let head = b"POST / HTTP/1.1\r\nX: \xff\r\n".to_vec();
+        for content in [
+            Content::Inline { head: head.clone(), body: Vec::new() },
+            Content::Inline { head, body: b"\n\0\xff{}".to_vec() },
+            Content::File { name: Uuid::from_u128(7), head: 9, body: 1 << 40 },
+        ] {
+            let job = job(content);
+            assert_eq!(Job::decode(&job.encode()).expect("readable"), job);
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_no_job() {
+        let bytes = job(Content::File { name: Uuid::nil(), head: 1, body: 1 }).encode();
+        for damaged in [&bytes[..0], &bytes[..20], &bytes[..bytes.len() - 1], b"{}\n"] {
+            assert!(Job::decode(damaged).is_err(), "{}", String::from_utf8_lossy(damaged));
+        }
+    }
+
+    #[test]
+    fn the_reason_of_every_try_is_kept() {
+        let mut facts = Facts::new(FunctionKey::parse("a").expect("a name"), "i".into(), "POST".into(), "/");
+        let mut fail = |at: i64, code| {
+            let at = Timestamp::from_second(at).expect("a time");
+            facts.failed(Try::ended(at, Duration::ZERO, Some(code), "it failed"));
+        };
+        for (at, code) in (0..).zip([500, 502].into_iter().chain([503; 60]).chain([504; 37]).chain([500])) {
+            fail(at, code);
+        }
+        let kept = |facts: &Facts| -> Vec<_> {
+            facts.tries.iter().map(|one| (one.code.unwrap_or_default(), one.repeats)).collect()
+        };
+        let count = |code| {
+            let of = facts.tries.iter().filter(|one| one.code == Some(code));
+            of.map(|one| one.repeats + 1).sum::<u32>()
+        };
+        assert_eq!([500, 502, 503, 504].map(count), [2, 1, 60, 37], "{:?}", kept(&facts));
+        assert_eq!((facts.tried, facts.tries.len()), (100, KEPT_TRIES));
+        let last = facts.tries.last().expect("one");
+        assert_eq!((last.at.as_second(), last.code, last.repeats), (99, Some(500), 1));
+        assert!(facts.tries.is_sorted_by_key(|one| one.at));
+        // Also those that were not one after the other.
+        let mut facts = Facts { tries: Vec::new(), ..facts };
+        for code in [500, 501].into_iter().chain([502, 503].into_iter().cycle().take(30)) {
+            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+        }
+        let count = |code| {
+            let of = facts.tries.iter().filter(|one| one.code == Some(code));
+            of.map(|one| one.repeats + 1).sum::<u32>()
+        };
+        assert_eq!([500, 501, 502, 503].map(count), [1, 1, 15, 15], "{:?}", kept(&facts));
+        // Where none is like another, the last ones are kept.
+        let mut facts = Facts { tries: Vec::new(), ..facts };
+        for code in 500..520 {
+            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+        }
+        assert_eq!(kept(&facts), (512..520).map(|code| (code, 0)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_record_stays_small_whatever_happens_to_its_call() {
+        for text in ["\u{fc}", "\"", "\u{1}", "a"] {
+            let mut facts = Facts::new(
+                FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
+                // Bytes of the client's that are no text.
+                "\u{fffd}".repeat(256),
+                "OPTIONS".into(),
+                &text.repeat(4000),
+            );
+            facts.keep = Some(u64::MAX);
+            facts.callback = Some(Callback { url: "u".repeat(1000), ended: None });
+            let inline = facts.inline();
+            assert!(inline > 512, "{inline}: short calls have files");
+            let content = Content::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
+            let mut job = Job { facts, content };
+            for _ in 0..100 {
+                job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &text.repeat(4000)));
+            }
+            job.facts.started_at = Some(Timestamp::now());
+            job.facts.not_before = Some(Timestamp::now());
+            assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
+            let ended = Ended {
+                message_id: Uuid::nil().to_string(),
+                status: 500,
+                took_us: u64::MAX,
+                retries: u32::MAX,
+                most_retries: u32::MAX,
+                omitted: Some(beginning(&text.repeat(4000))),
+            };
+            job.facts.callback = Some(Callback { url: "u".repeat(1000), ended: Some(ended) });
+            let size = job.encode().len();
+            assert!(size <= RECORD, "{size} bytes with {text:?}");
+        }
+        let plain = Facts::new(FunctionKey::parse("a").expect("a name"), "i".repeat(36), "POST".into(), "/");
+        assert_eq!(plain.inline(), INLINE);
+    }
+}

@@ -1,0 +1,330 @@
+//! Which call is made next: one lane for each function and each group of receivers of callbacks, and turns between them.
+//!
+//! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
+//! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
+//! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
+//! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy.
+//!
+//! Invariants
+//! - A number is in one place: ready or waiting in its lane, or running.
+//! - Never more run than the limits allow, of a lane, of a queue, and of all.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use model::function::{CALLBACKS, FunctionKey};
+
+/// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
+const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Whose calls a lane has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LaneKey {
+    /// Those of a function.
+    Function(FunctionKey),
+    /// Callbacks to a group of receivers.
+    Receivers(u8),
+}
+
+/// Calls that may be made at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// In all.
+    pub(super) all: usize,
+    /// Of one queue.
+    pub(super) queue: usize,
+}
+
+/// The calls of one function, or the callbacks to one group of receivers.
+#[derive(Debug, Default)]
+struct Lane {
+    queue: Box<str>,
+    ready: VecDeque<u64>,
+    running: usize,
+    /// How many wait for their time.
+    waiting: usize,
+    /// None is made before.
+    held: Option<Instant>,
+    /// How often in a row the function had no room.
+    refused: u32,
+    /// Since when.
+    refused_since: Option<Instant>,
+}
+
+impl Lane {
+    fn count(&self) -> usize {
+        self.ready.len() + self.waiting + self.running
+    }
+
+    /// Its function has no room now.
+    fn refuse(&mut self, now: Instant, asked: Duration) {
+        // Those that were made at the same time say the same.
+        if self.held.is_none_or(|held| held <= now) {
+            self.refused = self.refused.saturating_add(1);
+        }
+        self.refused_since.get_or_insert(now);
+        let own = HOLD.0.saturating_mul(1 << self.refused.saturating_sub(1).min(16)).min(HOLD.1);
+        self.held = self.held.max(Some(now + asked.max(own)));
+    }
+}
+
+/// One named queue.
+#[derive(Debug, Default)]
+struct Queue {
+    paused: bool,
+    running: usize,
+}
+
+/// How many calls a lane or queue has, and where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// They could be made now.
+    pub ready: usize,
+    /// They wait for their time.
+    pub waiting: usize,
+    /// They are being made.
+    pub running: usize,
+}
+
+/// All lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    limits: Limits,
+    lanes: BTreeMap<LaneKey, Lane>,
+    queues: BTreeMap<Box<str>, Queue>,
+    /// Lanes that have something ready, the one whose turn it is first.
+    turns: VecDeque<LaneKey>,
+    /// What waits, by the time at which it is due.
+    due: BTreeSet<(Instant, u64, LaneKey)>,
+    running: usize,
+}
+
+impl Lanes {
+    /// No lane yet.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            lanes: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            turns: VecDeque::new(),
+            due: BTreeSet::new(),
+            running: 0,
+        }
+    }
+
+    /// Takes in a call, to be made at once or at a time. The queue that it names is its function's from now on.
+    pub(super) fn add(&mut self, function: &LaneKey, queue: &str, number: u64, at: Option<Instant>) {
+        self.lanes.entry(function.clone()).or_default();
+        self.assign(function, queue);
+        match at {
+            Some(at) => self.wait(function, number, at),
+            None => self.push(function, number),
+        }
+    }
+
+    /// Puts a function's lane into a queue. What runs of it counts for the queue that it is in.
+    fn assign(&mut self, function: &LaneKey, queue: &str) {
+        let Some(lane) = self.lanes.get_mut(function) else { return };
+        if *lane.queue == *queue {
+            return;
+        }
+        let running = lane.running;
+        let before = std::mem::replace(&mut lane.queue, queue.into());
+        if let Some(before) = self.queues.get_mut(&before) {
+            before.running -= running;
+        }
+        self.queues.entry(queue.into()).or_default().running += running;
+    }
+
+    /// Puts every lane into the queue that its function names now; `None` leaves it where it is.
+    pub(super) fn reassign(&mut self, queue_of: impl Fn(&LaneKey) -> Option<Box<str>>) {
+        let functions: Vec<LaneKey> = self.lanes.keys().cloned().collect();
+        for function in functions {
+            if let Some(queue) = queue_of(&function) {
+                self.assign(&function, &queue);
+            }
+        }
+    }
+
+    fn wait(&mut self, function: &LaneKey, number: u64, at: Instant) {
+        if let Some(lane) = self.lanes.get_mut(function) {
+            lane.waiting += 1;
+            self.due.insert((at, number, function.clone()));
+        }
+    }
+
+    fn push(&mut self, function: &LaneKey, number: u64) {
+        let Some(lane) = self.lanes.get_mut(function) else { return };
+        if lane.ready.is_empty() {
+            self.turns.push_back(function.clone());
+        }
+        // What comes back from waiting is older than what came meanwhile, and goes before it.
+        let place = lane.ready.partition_point(|other| *other < number);
+        lane.ready.insert(place, number);
+    }
+
+    /// The call to make now, which then runs, if there is one. `limit` is how many of a function may run.
+    pub(super) fn next(&mut self, now: Instant, limit: impl Fn(&LaneKey) -> usize) -> Option<(LaneKey, u64)> {
+        self.wake(now);
+        if self.running >= self.limits.all {
+            return None;
+        }
+        let share = self.limits.all.div_ceil(2);
+        for _ in 0..self.turns.len() {
+            let function = self.turns.pop_front()?;
+            let lane = self.lanes.get_mut(&function)?;
+            let queue = self.queues.entry(lane.queue.clone()).or_default();
+            // Whoever names receivers that are slow must not hold up calls.
+            let most =
+                if *lane.queue == *CALLBACKS { self.limits.queue.min(share) } else { self.limits.queue };
+            let may_run = !queue.paused
+                && queue.running < most
+                && lane.running < limit(&function).min(share)
+                && lane.held.is_none_or(|until| until <= now);
+            if !may_run {
+                self.turns.push_back(function);
+                continue;
+            }
+            let number = lane.ready.pop_front()?;
+            if !lane.ready.is_empty() {
+                self.turns.push_back(function.clone());
+            }
+            lane.running += 1;
+            queue.running += 1;
+            self.running += 1;
+            return Some((function, number));
+        }
+        None
+    }
+
+    /// Lets those run whose time has come.
+    fn wake(&mut self, now: Instant) {
+        while let Some((at, ..)) = self.due.first()
+            && *at <= now
+            && let Some((_, number, function)) = self.due.pop_first()
+        {
+            if let Some(lane) = self.lanes.get_mut(&function) {
+                lane.waiting -= 1;
+                self.push(&function, number);
+            }
+        }
+    }
+
+    /// When the first of those that wait is due, or of the lanes that are left alone.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let held = self.turns.iter().filter_map(|function| self.lanes.get(function)?.held);
+        let due = self.due.first().map(|(at, ..)| *at);
+        held.filter(|until| *until > now).chain(due).min()
+    }
+
+    /// A call that ran does not any more. With a time it is to be made again then.
+    pub(super) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
+        let Some(lane) = self.left(function) else { return };
+        (lane.held, lane.refused, lane.refused_since) = (None, 0, None);
+        match again {
+            Some(at) => self.wait(function, number, at),
+            None => self.tidy(function),
+        }
+    }
+
+    /// A call was not made, and will not be: its function had no room for too long. The others wait, and are left
+    /// alone as if it were made again.
+    pub(super) fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
+        if let Some(lane) = self.left(function) {
+            lane.refuse(now, asked);
+            self.tidy(function);
+        }
+    }
+
+    /// For how long a function has had no room, each time that it was asked.
+    pub(super) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
+        let since = self.lanes.get(function).and_then(|lane| lane.refused_since);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
+    /// `asked`, or for longer with each time in a row.
+    pub(super) fn refused(&mut self, function: &LaneKey, number: u64, now: Instant, asked: Duration) {
+        let Some(lane) = self.left(function) else { return };
+        lane.refuse(now, asked);
+        self.push(function, number);
+    }
+
+    /// One fewer runs.
+    fn left(&mut self, function: &LaneKey) -> Option<&mut Lane> {
+        let lane = self.lanes.get_mut(function)?;
+        lane.running -= 1;
+        self.running -= 1;
+        if let Some(queue) = self.queues.get_mut(&lane.queue) {
+            queue.running -= 1;
+        }
+        Some(lane)
+    }
+
+    /// Takes out a call that is not being made. `false`: it is not here.
+    pub(super) fn take(&mut self, function: &LaneKey, number: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(function) else { return false };
+        if let Ok(at) = lane.ready.binary_search(&number) {
+            lane.ready.remove(at);
+            if lane.ready.is_empty() {
+                self.turns.retain(|other| other != function);
+            }
+        } else {
+            let is_it = |(_, other, key): &&(Instant, u64, LaneKey)| *other == number && key == function;
+            let Some(found) = self.due.iter().find(is_it).cloned() else { return false };
+            self.due.remove(&found);
+            lane.waiting -= 1;
+        }
+        self.tidy(function);
+        true
+    }
+
+    /// Forgets a lane that has nothing.
+    fn tidy(&mut self, function: &LaneKey) {
+        if self.count(function) == 0 {
+            self.lanes.remove(function);
+        }
+    }
+
+    /// Makes no more calls of a queue, or makes them again.
+    pub(super) fn pause(&mut self, queue: &str, paused: bool) {
+        let was_paused = std::mem::replace(&mut self.queues.entry(queue.into()).or_default().paused, paused);
+        if was_paused && !paused {
+            // Nobody has asked for room meanwhile.
+            for lane in self.lanes.values_mut().filter(|lane| *lane.queue == *queue) {
+                lane.refused_since = None;
+            }
+        }
+    }
+
+    /// All queues that were paused or had something to do, and their counts.
+    pub(super) fn queues(&self) -> BTreeMap<Box<str>, (bool, Counts)> {
+        let mut queues: BTreeMap<Box<str>, (bool, Counts)> = self
+            .queues
+            .iter()
+            .map(|(name, queue)| (name.clone(), (queue.paused, Counts::default())))
+            .collect();
+        for lane in self.lanes.values() {
+            let (_, counts) = queues.entry(lane.queue.clone()).or_default();
+            counts.ready += lane.ready.len();
+            counts.waiting += lane.waiting;
+            counts.running += lane.running;
+        }
+        queues
+    }
+
+    /// How many calls there are, running ones included.
+    pub(super) fn total(&self) -> usize {
+        self.lanes.values().map(Lane::count).sum()
+    }
+
+    /// The same of one lane.
+    pub(super) fn count(&self, function: &LaneKey) -> usize {
+        self.lanes.get(function).map_or(0, Lane::count)
+    }
+}
+
+#[cfg(test)]
+mod tests;

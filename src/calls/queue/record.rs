@@ -1,0 +1,143 @@
+//! What is known of a call after its end, and its answer if that was asked for.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::job::{Content, Facts};
+use super::row::{self, Unreadable};
+use model::function::FunctionKey;
+
+/// How a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallState {
+    /// It could be made now.
+    Queued,
+    /// It waits for its next try.
+    Waiting,
+    /// It is being made.
+    Running,
+    /// It was answered as it should be.
+    Done,
+    /// It was given up.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl CallState {
+    /// All of them, as they follow each other.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a try found of its function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// There was no replica: the try waited for one.
+    Cold,
+    /// There was a replica.
+    Warm,
+}
+
+impl Start {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// One call, as it is or as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// How it is.
+    pub state: CallState,
+    /// The function.
+    pub function: FunctionKey,
+    /// `X-Call-Id`
+    pub call_id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path and query, or how they begin.
+    pub path: String,
+    /// Bytes of its body.
+    pub sent: u64,
+    /// When it was accepted.
+    pub queued_at: Timestamp,
+    /// When its first try began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How many tries there were, or have failed so far.
+    pub tries: u32,
+    /// What the last try found of the function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+    /// The status that the last try was answered, or that a client would have been answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Bytes of the answer's body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
+    /// Why it failed, or failed the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when its answer is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_until: Option<Timestamp>,
+    /// Why the answer's body is not kept, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<String>,
+}
+
+impl CallRecord {
+    /// That of a call that has not ended.
+    pub(super) fn of(facts: &Facts, content: &Content, state: CallState) -> Self {
+        Self {
+            state,
+            function: facts.function.clone(),
+            call_id: facts.call_id.clone(),
+            method: facts.method.clone(),
+            path: facts.path.clone(),
+            sent: content.body_size(),
+            queued_at: facts.queued_at,
+            started_at: facts.started_at,
+            ended_at: None,
+            tries: facts.tried,
+            start: None,
+            code: facts.tries.last().and_then(|last| last.code),
+            received: None,
+            reason: facts.tries.last().map(|last| last.reason.clone()),
+            result_until: None,
+            omitted: None,
+        }
+    }
+
+    /// As it is stored, with the answer.
+    pub(super) fn encode(&self, answer: &Content) -> Vec<u8> {
+        row::encode(self, answer)
+    }
+
+    /// Reads what [`Self::encode`] made.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, Content), Unreadable> {
+        row::decode(bytes)
+    }
+}

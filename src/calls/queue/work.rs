@@ -1,0 +1,216 @@
+//! Makes one call or callback, and does with it what its outcome asks for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{self, Tried};
+use super::callback::{self, Callback};
+use super::end::Ending;
+use super::lanes::LaneKey;
+use super::outcome::Outcome;
+use super::state::{Shared, count, readable};
+use super::{CallState, Job, Queue, Try};
+use host::store::StoreError;
+use model::function::RetryPolicy;
+
+/// How long a store that does not take a write is left alone.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// How long a call is left alone that cannot be read from the store.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+
+impl Queue {
+    /// Makes a call, and does with it what its outcome asks for.
+    pub(super) async fn work(&self, lane: &LaneKey, number: u64, cancel: CancellationToken) {
+        let mut running = Running { queue: self, lane, number, next: Next::Nothing, cancel: &cancel };
+        let job = match self.0.store.job(number) {
+            Ok(Some(bytes)) => readable(number, &bytes, Job::decode),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::error!(
+                    ?lane,
+                    number,
+                    error = &error as &dyn std::error::Error,
+                    "a queued call cannot be read; trying again"
+                );
+                running.next = Next::At(Instant::now() + UNREADABLE_PAUSE);
+                return;
+            }
+        };
+        let Some(mut job) = job else { return };
+        let (began, at) = (Instant::now(), Timestamp::now());
+        job.facts.started_at.get_or_insert(at);
+        let tried = tokio::select! {
+            // Broken off: the next process makes it again.
+            () = self.0.break_off.cancelled() => return,
+            () = cancel.cancelled() => None,
+            tried = self.try_once(&job) => Some(tried),
+        };
+        let took = began.elapsed();
+        let Some((tried, policy)) = tried else {
+            // Tried until it is kept, or the next process makes it again.
+            let _ = self.end(number, job, Ending::cancelled(took), |_| false).await;
+            return;
+        };
+        let failed = |code, reason: &str| Try::ended(at, took, code, reason);
+        let state = match &tried.outcome {
+            Outcome::Done => CallState::Done,
+            Outcome::Hopeless { reason } => {
+                job.facts.failed(failed(None, reason));
+                CallState::Failed
+            }
+            Outcome::Busy { pause, reason } => {
+                // A clock that was set back makes it young again. A queue may have been paused, or the machine off:
+                // then there was no room for as long as it has been asked for.
+                let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
+                let refused_for = self.0.state().lanes.refused_for(lane, began);
+                if age.min(refused_for) <= self.0.config.max_age {
+                    running.next = Next::Refused(*pause);
+                    return;
+                }
+                job.facts.failed(failed(None, &format!("{reason}, for longer than queue.max_age")));
+                running.next = Next::GivenUp(*pause);
+                CallState::Failed
+            }
+            Outcome::Failed { code, pause, reason } => {
+                job.facts.failed(failed(*code, reason));
+                if job.facts.tried < policy.attempts {
+                    let own = policy.pause(job.facts.tried, chance());
+                    let pause = pause.map_or(own, |asked| asked.max(own));
+                    job.facts.not_before = Timestamp::now().checked_add(pause).ok();
+                    count(&self.0.totals.retried);
+                    // A try that is not remembered would be made for ever.
+                    let bytes = job.encode();
+                    let put = || self.0.store.put_job(number, bytes.clone());
+                    let _ = self.0.until_kept_or("a try of a queued call", put, |_| false).await;
+                    running.next = Next::At(Instant::now() + pause);
+                    return;
+                }
+                CallState::Failed
+            }
+        };
+        let _ = self.end(number, job, Ending::new(state, tried, took, &policy), |_| false).await;
+    }
+
+    /// One try, and the policy that it is made under.
+    async fn try_once(&self, job: &Job) -> (Tried, RetryPolicy) {
+        let shared = &self.0;
+        if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
+            let secret = shared.config.callback_secret_file.as_deref();
+            let told = callback::tell(
+                &shared.receivers,
+                job,
+                ended,
+                &shared.spool,
+                secret,
+                shared.config.retry.max_wait,
+            )
+            .await;
+            return (Tried::unsent(told, 0), shared.config.retry.clone());
+        }
+        let function = &job.facts.function;
+        let Some(entry) = shared.directory.get(function) else {
+            let reason = format!("there is no function {function} any more");
+            return (Tried::unsent(Outcome::Hopeless { reason }, 404), shared.config.retry.clone());
+        };
+        let policy = shared.policy_of(&entry);
+        let tried = attempt::attempt(&entry, job, shared, &policy).await;
+        (tried, policy)
+    }
+}
+
+impl Shared {
+    /// Writes `what` until the store has taken it: what has been made must not be made again. An error: the store was
+    /// closed before it could, or said something `hopeless`; then the next start finds what was written before that,
+    /// or not.
+    pub(super) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        what: &str,
+        write: impl Fn() -> F,
+        hopeless: impl Fn(&StoreError) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut said = false;
+        loop {
+            let error = match write().await {
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error, StoreError::Closed) || hopeless(&error) => return Err(error),
+                Err(error) => error,
+            };
+            if !said {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "{what} cannot be kept; trying until it can"
+                );
+                said = true;
+            }
+            if self.break_off.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await.is_none() {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// What follows for a call that was being made.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// Nothing more.
+    Nothing,
+    /// It is made again at a time.
+    At(Instant),
+    /// Its function has no room, and is left alone for at least so long.
+    Refused(Duration),
+    /// Nothing more: its function had no room for too long, and is left alone for at least so long.
+    GivenUp(Duration),
+}
+
+/// A call that is being made; whatever happens to its task, its lane goes on.
+struct Running<'a> {
+    queue: &'a Queue,
+    lane: &'a LaneKey,
+    number: u64,
+    next: Next,
+    cancel: &'a CancellationToken,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // A panic is an error of ours: the call is made again, but not at once.
+        let next = if std::thread::panicking() { Next::At(Instant::now() + STORE_PAUSE) } else { self.next };
+        let mut state = self.queue.0.state();
+        state.running.remove(&self.number);
+        let is_over = matches!(next, Next::Nothing | Next::GivenUp(_));
+        // Whoever began to wait when it had just ended; and what is not made any more by this process.
+        if is_over || self.queue.0.stop.is_cancelled() {
+            state.watchers.remove(&self.number);
+        }
+        if is_over {
+            // One that cannot be read has no other end.
+            state.ages.remove(&self.number);
+        }
+        match next {
+            Next::GivenUp(asked) => state.lanes.given_up(self.lane, Instant::now(), asked),
+            Next::Nothing => state.lanes.ended(self.lane, self.number, None),
+            Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
+            Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),
+        }
+        if is_over && state.watched.remove(&self.number) {
+            self.queue.0.ended.notify_one();
+        }
+        drop(state);
+        if self.cancel.is_cancelled() && !is_over {
+            // Cancelled when its try had just ended, and nobody looked any more.
+            let (queue, number) = (self.queue.clone(), self.number);
+            let runtime = &self.queue.0.runtime;
+            self.queue.0.running.spawn_on(async move { queue.cancel_queued(number).await }, runtime);
+        }
+        self.queue.0.changed.notify_one();
+    }
+}
+
+/// A number from 0 to 1, by chance.
+fn chance() -> f64 {
+    let random = uuid::Uuid::new_v4().into_bytes();
+    f64::from(u32::from_ne_bytes([random[0], random[1], random[2], random[3]])) / f64::from(u32::MAX)
+}

@@ -1,0 +1,3 @@
+//! What calls functions without a client: schedules.
+
+pub mod cron;

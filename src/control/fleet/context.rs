@@ -1,0 +1,27 @@
+//! What every part of the fleet needs of the rest.
+
+use std::sync::Arc;
+
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::secrets::Secrets;
+use host::store::Store;
+use model::config;
+use tokio_util::sync::CancellationToken;
+
+use super::replica_index::ReplicaIndex;
+use crate::replica::Launcher;
+
+/// Shared handles of the fleet: of its owners, its reaper and its watcher.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) launcher: Arc<Launcher>,
+    pub(super) store: Arc<Store>,
+    pub(super) logs: Arc<Logs>,
+    pub(super) secrets: Secrets,
+    pub(super) handlers: Handlers,
+    pub(super) replica_index: ReplicaIndex,
+    pub(super) config: config::Functions,
+    /// Set when the daemon stops: owners end and leave their replicas running.
+    pub(super) stop: CancellationToken,
+}

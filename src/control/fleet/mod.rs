@@ -1,0 +1,466 @@
+//! What should run against what runs: one owner task per function.
+//!
+//! Invariants
+//! - A function's owner is the only writer of its [`View`](directory::View); everyone else reads it through the
+//!   [`Directory`], without a lock and without waiting.
+//! - What the API has accepted is on disk before it is answered.
+//! - An owner that panics is begun anew from what is stored, and takes over the replicas that serve. What works
+//!   for all functions, and panics, is begun anew as well.
+
+mod admission;
+mod backoff;
+mod command;
+mod context;
+mod decide;
+mod error;
+mod health;
+mod namespaces;
+mod owner;
+mod reaper;
+mod replica_index;
+mod revision;
+mod status;
+mod supervisor;
+mod watcher;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use error::FleetError;
+
+use crate::images::{Disk, DiskError};
+use crate::replica::{Launcher, Revision};
+use command::Command;
+use context::Context;
+use directory::{CallStats, Directory, DirectoryWriter, Entry, StatsSnapshot};
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::network::Network;
+use host::runtime::{ContainerRecord, ContainerState, Runtime, label};
+use host::secrets::Secrets;
+use host::store::{FunctionRecord, Store};
+use model::config::Config;
+use model::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
+use model::wire;
+use namespaces::Namespaces;
+use owner::{AdoptableReplica, Owner, StoredFunction};
+use reaper::Reaper;
+use replica_index::ReplicaIndex;
+use watcher::Watcher;
+
+/// How often counts of calls are written to the store.
+const KEEP_COUNTS_EVERY: Duration = Duration::from_secs(5);
+
+/// The functions of this machine: what the API asks, and what changes them.
+#[derive(Debug)]
+pub struct Fleet {
+    directory: Arc<Directory>,
+    context: Arc<Context>,
+    runtime: Arc<dyn Runtime>,
+    network: Arc<dyn Network>,
+    disk: Arc<Disk>,
+    pull_policy: PullPolicy,
+    namespaces: Namespaces,
+    /// Held while a function is added or taken out, so that two requests for one name follow each other.
+    owners: Arc<Mutex<Owners>>,
+    tasks: TaskTracker,
+}
+
+/// The owners' inboxes, and the directory in which their functions stand.
+#[derive(Debug)]
+struct Owners {
+    inboxes: HashMap<FunctionKey, mpsc::Sender<Command>>,
+    directory: DirectoryWriter,
+}
+
+impl Fleet {
+    /// A fleet over the given parts, with nothing in it before [`Fleet::start`].
+    pub fn new(
+        config: &Config,
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        logs: Arc<Logs>,
+        secrets: Secrets,
+        handlers: Handlers,
+        store: Arc<Store>,
+    ) -> Result<Arc<Self>, FleetError> {
+        let launcher = Launcher::new(
+            runtime.clone(),
+            network.clone(),
+            logs.clone(),
+            secrets.clone(),
+            handlers.clone(),
+            config.functions.clone(),
+            config.images.pull_policy,
+        );
+        let namespaces = Namespaces::load(&store)?;
+        let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone(), handlers.clone());
+        let context = Context {
+            launcher: Arc::new(launcher),
+            store,
+            logs,
+            secrets,
+            handlers,
+            replica_index: ReplicaIndex::default(),
+            config: config.functions.clone(),
+            stop: CancellationToken::new(),
+        };
+        let (directory, writer) = Directory::new();
+        let owners = Owners { inboxes: HashMap::new(), directory: writer };
+        Ok(Arc::new(Self {
+            directory,
+            context: Arc::new(context),
+            runtime,
+            network,
+            disk: Arc::new(disk),
+            pull_policy: config.images.pull_policy,
+            namespaces,
+            owners: Arc::new(Mutex::new(owners)),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// What can be called.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// The code that functions may be given beside their image.
+    pub fn handlers(&self) -> &Handlers {
+        &self.context.handlers
+    }
+
+    /// What is on the disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
+    pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
+        self.reaper().reap().await;
+        self.disk.prune().await
+    }
+
+    fn reaper(&self) -> Reaper {
+        Reaper {
+            context: self.context.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+            disk: self.disk.clone(),
+        }
+    }
+
+    /// Brings back every function that was deployed: takes up the replicas that outlived the last
+    /// daemon, starts the others, and removes what belongs to none. Returns when all functions can
+    /// be found; their replicas may still be starting.
+    pub async fn start(&self) -> Result<(), FleetError> {
+        // Listening begins before looking, so that nothing that happens in between is missed.
+        let events = self.runtime.events();
+        let watcher = Watcher {
+            context: self.context.clone(),
+            runtime: self.runtime.clone(),
+            network: self.network.clone(),
+        };
+        let records = self.context.store.functions()?;
+        // A kill may have come between taking a function's record and its files.
+        self.disk.discard_output().await?;
+        let mut adoptable = adoptable(watcher.list().await);
+        let mut owners = self.owners.lock().await;
+        let mut entries = Vec::with_capacity(records.len());
+        let mut wanted = Vec::new();
+        for record in records {
+            let key = record.key.clone();
+            let known = match StoredFunction::read(&self.context.store, record) {
+                Ok(known) => known,
+                Err(error) => {
+                    // Stored by a version with other rules. Kept: a version that knows it can run it.
+                    tracing::error!(function = %key, error = &error as &dyn std::error::Error, "the stored function is not valid; not started");
+                    continue;
+                }
+            };
+            let counts = self.context.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
+            let stats = CallStats::restored(&counts);
+            let adoptable = adoptable.remove(&key).unwrap_or_default();
+            // That of a function that is scaled to zero is fetched when it is called, if it is not here.
+            if known.record.desired > 0 {
+                wanted.push(known.wanted.image.clone());
+            }
+            entries.push(self.add(&mut owners, known, adoptable, stats));
+        }
+        self.disk.expect(wanted).await;
+        owners.directory.insert(entries);
+        drop(owners);
+        let mut events = Some(events);
+        self.keep("what brings containers' events to functions", move || watcher.clone().run(events.take()));
+        let reaper = self.reaper();
+        self.keep("what removes what nobody owns", move || reaper.clone().run());
+        let (directory, context) = (self.directory.clone(), self.context.clone());
+        self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));
+        Ok(())
+    }
+
+    /// Is set when it is told to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.context.stop.clone()
+    }
+
+    /// Has something done until the daemon stops. Work that ends before, or panics, is begun anew.
+    pub fn keep<F>(&self, what: &'static str, work: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(supervisor::keep(what, self.context.stop.clone(), work));
+    }
+
+    /// Stops looking after functions; their replicas run on. Returns when all is on disk.
+    pub async fn stop(&self) {
+        self.context.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        write_counts(&self.directory, &self.context, &mut HashMap::new());
+        self.context.store.close().await;
+    }
+
+    fn add(
+        &self,
+        owners: &mut Owners,
+        known: StoredFunction,
+        adoptable: Vec<AdoptableReplica>,
+        stats: CallStats,
+    ) -> Arc<Entry> {
+        let key = known.record.key.clone();
+        let owner = Box::new(Owner::new(self.context.clone(), known, adoptable, stats));
+        let (entry, inbox) = (owner.entry().clone(), owner.sender().clone());
+        owners.inboxes.insert(key.clone(), inbox.clone());
+        let (directory, context) = (self.directory.clone(), self.context.clone());
+        let (owners, runtime) = (self.owners.clone(), self.runtime.clone());
+        self.tasks.spawn(async move {
+            supervisor::run(owner, &*runtime).await;
+            if context.stop.is_cancelled() {
+                return;
+            }
+            // Whoever removed it has done this, unless the answer was lost when the owner panicked.
+            let mut owners = owners.lock().await;
+            if owners.inboxes.get(&key).is_some_and(|owner| owner.same_channel(&inbox)) {
+                owners.inboxes.remove(&key);
+                owners.directory.remove(&key);
+            }
+            drop(owners);
+            // Its last replica may have written after the function's files were removed. A function
+            // of the same name that was deployed meanwhile keeps them.
+            if directory.get(&key).is_none() {
+                context.logs.remove(&key).await;
+            }
+        });
+        entry
+    }
+
+    /// Takes a deployment: returns its revision's number once it is valid, its image's manifest is
+    /// resolved and it is on disk. Pulling and starting go on. With `only_update`, a function that is
+    /// not there is an error.
+    pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
+        let spec = FunctionSpec::try_from(&deployment)?;
+        spec.check_settings()?;
+        admission::check_schedule(&spec)?;
+        let key = spec.key.clone();
+        self.namespaces.check(&key.namespace)?;
+        if only_update && self.directory.get(&key).is_none() {
+            return Err(FleetError::NotFound(key));
+        }
+        admission::check_secrets(&self.context.secrets, &spec)?;
+        // Until it is on disk that the function uses it.
+        let mut pin = self.disk.pin(&spec.image).await;
+        // The one slow step, before anything is changed or locked.
+        let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
+        pin.resolved(&image.digest);
+        // Last of what may take long, from when on it is kept for a while.
+        admission::check_handler(&self.context.handlers, &spec)?;
+        admission::check_command(&image, &spec, &self.context.config.watchdog)?;
+        self.disk.check_room(&image).await?;
+        let revision = Revision {
+            number: 1,
+            deployment: Arc::new(deployment),
+            spec: Arc::new(spec),
+            created_at: jiff::Timestamp::now(),
+            image,
+        };
+
+        let mut owners = self.owners.lock().await;
+        // It may have been deleted meanwhile.
+        self.namespaces.check(&key.namespace)?;
+        if let Some(inbox) = owners.inboxes.get(&key) {
+            return self.ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
+        }
+        if only_update {
+            return Err(FleetError::NotFound(key));
+        }
+        let record = FunctionRecord {
+            key: key.clone(),
+            wanted: revision::to_record(&revision),
+            serving: None,
+            desired: revision.spec.scale.min,
+            last_revision: revision.number,
+            failure: None,
+            node: None,
+        };
+        self.context.store.put_function(&record).await?;
+        tracing::info!(function = %key, revision = 1, image = %revision.spec.image, "deployed");
+        let entry =
+            self.add(&mut owners, StoredFunction::new(record, revision), Vec::new(), CallStats::default());
+        owners.directory.insert([entry]);
+        Ok(1)
+    }
+
+    /// Goes back to an old revision that served: `to`, or else the newest before the one that is wanted
+    /// now. Returns the number of the new revision that this makes, when it is on disk; starting goes on.
+    pub async fn rollback(&self, key: &FunctionKey, to: Option<u64>) -> Result<u64, FleetError> {
+        let inbox = self.inbox(key).await?;
+        self.ask(&inbox, |done| Command::Rollback { to, done }).await?
+    }
+
+    /// Sends a command and waits for its answer.
+    async fn ask<T>(
+        &self,
+        inbox: &mpsc::Sender<Command>,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, FleetError> {
+        let (done, answer) = oneshot::channel();
+        inbox.send(command(done)).await.map_err(|_| FleetError::ShuttingDown)?;
+        answer.await.map_err(|_| {
+            if self.context.stop.is_cancelled() { FleetError::ShuttingDown } else { FleetError::BrokeOff }
+        })
+    }
+
+    /// Where a function's owner is told things.
+    async fn inbox(&self, key: &FunctionKey) -> Result<mpsc::Sender<Command>, FleetError> {
+        let owners = self.owners.lock().await;
+        owners.inboxes.get(key).cloned().ok_or_else(|| FleetError::NotFound(key.clone()))
+    }
+
+    /// Removes a function: calls get 404 from now on, its replicas drain and go.
+    pub async fn remove(&self, key: &FunctionKey) -> Result<(), FleetError> {
+        let mut owners = self.owners.lock().await;
+        let inbox = owners.inboxes.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        self.ask(inbox, |done| Command::Remove { done }).await??;
+        owners.inboxes.remove(key);
+        owners.directory.remove(key);
+        tracing::info!(function = %key, "removed");
+        Ok(())
+    }
+
+    /// Sets how many replicas there should be, up to the function's own limit; 0 stops it until it
+    /// is called.
+    pub async fn scale(&self, key: &FunctionKey, replicas: u32) -> Result<(), FleetError> {
+        let inbox = self.inbox(key).await?;
+        self.ask(&inbox, |done| Command::Scale { replicas, done }).await?
+    }
+
+    /// How the functions of a namespace are.
+    pub fn list(&self, namespace: &NamespaceName) -> Result<Vec<wire::FunctionStatus>, FleetError> {
+        self.namespaces.check(namespace)?;
+        let entries = self.directory.all();
+        Ok(entries
+            .iter()
+            .filter(|entry| entry.key.namespace == *namespace)
+            .map(|entry| status::of(entry))
+            .collect())
+    }
+
+    /// How a function is.
+    pub fn describe(&self, key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
+        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        Ok(status::with_history(&entry))
+    }
+
+    /// What a function uses, measured over a short while.
+    pub async fn usage(&self, key: &FunctionKey) -> Result<wire::Usage, FleetError> {
+        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
+        Ok(status::usage(&*self.runtime, &entry.view()).await)
+    }
+
+    /// All namespaces, the default one included, sorted.
+    pub fn namespaces(&self) -> Vec<wire::Namespace> {
+        self.namespaces.all()
+    }
+
+    /// Makes a namespace.
+    pub async fn create_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
+        self.namespaces.create(&self.context.store, namespace).await
+    }
+
+    /// Replaces a namespace's labels and annotations.
+    pub async fn update_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
+        self.namespaces.update(&self.context.store, namespace).await
+    }
+
+    /// Deletes a namespace that has no functions.
+    pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), FleetError> {
+        // No function is added meanwhile.
+        let owners = self.owners.lock().await;
+        if let Some(key) = owners.inboxes.keys().find(|key| key.namespace == *name) {
+            return Err(FleetError::NamespaceInUse {
+                namespace: name.clone(),
+                reason: format!("it has functions, among them {}; remove them first", key.name),
+            });
+        }
+        self.namespaces.delete(&self.context.store, name).await
+    }
+}
+
+/// Containers that run and say whose they are, by function.
+fn adoptable(containers: Vec<ContainerRecord>) -> BTreeMap<FunctionKey, Vec<AdoptableReplica>> {
+    let mut found: BTreeMap<FunctionKey, Vec<AdoptableReplica>> = BTreeMap::new();
+    for container in containers {
+        let ContainerState::Running { .. } = container.state else { continue };
+        let text = |key: &str| container.labels.get(key).map(String::as_str).unwrap_or_default();
+        let (Ok(name), Ok(namespace)) = (text(label::FUNCTION).parse(), text(label::NAMESPACE).parse())
+        else {
+            continue;
+        };
+        let (Ok(revision), Ok(address), Ok(port)) = (
+            text(label::REVISION).parse(),
+            text(label::ADDRESS).parse::<IpAddr>(),
+            text(label::PORT).parse(),
+        ) else {
+            continue;
+        };
+        found.entry(FunctionKey::new(name, namespace)).or_default().push(AdoptableReplica {
+            id: container.id,
+            revision,
+            address: SocketAddr::new(address, port),
+        });
+    }
+    found
+}
+
+/// Writes counts of calls from time to time, until the daemon stops.
+async fn keep_counts(directory: Arc<Directory>, context: Arc<Context>) {
+    let mut kept = HashMap::new();
+    loop {
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(KEEP_COUNTS_EVERY) => write_counts(&directory, &context, &mut kept),
+        }
+    }
+}
+
+/// Writes the counts of those functions that were called since `kept` was noted.
+fn write_counts(directory: &Directory, context: &Context, kept: &mut HashMap<FunctionKey, u64>) {
+    let mut changed = Vec::new();
+    kept.retain(|key, _| directory.get(key).is_some());
+    for entry in directory.all() {
+        let calls = entry.stats.invocations();
+        if kept.insert(entry.key.clone(), calls).unwrap_or(0) != calls {
+            changed.push((entry.key.clone(), entry.stats.snapshot()));
+        }
+    }
+    if let Err(error) = context.store.put_counts(&changed) {
+        tracing::error!(error = &error as &dyn std::error::Error, "counts of calls could not be kept");
+    }
+}

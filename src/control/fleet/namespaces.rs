@@ -1,0 +1,98 @@
+//! The namespaces: few, kept in memory, written through to the store.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use super::FleetError;
+use host::store::{Store, StoreError};
+use model::function::NamespaceName;
+use model::sync::lock;
+use model::wire;
+
+/// The label that marks a namespace for functions.
+const MARK: &str = "openfaas";
+
+/// All namespaces by name.
+#[derive(Debug)]
+pub(super) struct Namespaces {
+    by_name: Mutex<BTreeMap<NamespaceName, wire::Namespace>>,
+    /// Held over a change and its write, so that what is in memory is what is on disk.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Namespaces {
+    pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
+        let mut by_name = BTreeMap::new();
+        let default = NamespaceName::default();
+        by_name.insert(
+            default.clone(),
+            marked(wire::Namespace { name: default.to_string(), ..Default::default() }),
+        );
+        for namespace in store.namespaces()? {
+            if let Ok(name) = namespace.name.parse() {
+                by_name.insert(name, namespace);
+            }
+        }
+        Ok(Self { by_name: Mutex::new(by_name), changing: tokio::sync::Mutex::default() })
+    }
+
+    pub(super) fn all(&self) -> Vec<wire::Namespace> {
+        lock(&self.by_name).values().cloned().collect()
+    }
+
+    pub(super) fn check(&self, name: &NamespaceName) -> Result<(), FleetError> {
+        if lock(&self.by_name).contains_key(name) {
+            Ok(())
+        } else {
+            Err(FleetError::NamespaceNotFound(name.clone()))
+        }
+    }
+
+    pub(super) async fn create(&self, store: &Store, namespace: wire::Namespace) -> Result<(), FleetError> {
+        let name: NamespaceName = namespace.name.parse()?;
+        let _changing = self.changing.lock().await;
+        if lock(&self.by_name).contains_key(&name) {
+            return Err(FleetError::NamespaceExists(name));
+        }
+        self.put(store, name, namespace).await
+    }
+
+    pub(super) async fn update(&self, store: &Store, namespace: wire::Namespace) -> Result<(), FleetError> {
+        let name: NamespaceName = namespace.name.parse()?;
+        let _changing = self.changing.lock().await;
+        self.check(&name)?;
+        self.put(store, name, namespace).await
+    }
+
+    async fn put(
+        &self,
+        store: &Store,
+        name: NamespaceName,
+        namespace: wire::Namespace,
+    ) -> Result<(), FleetError> {
+        let namespace = marked(namespace);
+        store.put_namespace(&name, &namespace).await?;
+        lock(&self.by_name).insert(name, namespace);
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, store: &Store, name: &NamespaceName) -> Result<(), FleetError> {
+        let _changing = self.changing.lock().await;
+        self.check(name)?;
+        if *name == NamespaceName::default() {
+            return Err(FleetError::NamespaceInUse {
+                namespace: name.clone(),
+                reason: "it is the default namespace".into(),
+            });
+        }
+        store.delete_namespace(name).await?;
+        lock(&self.by_name).remove(name);
+        Ok(())
+    }
+}
+
+/// The namespace with the label that clients look for.
+fn marked(mut namespace: wire::Namespace) -> wire::Namespace {
+    namespace.labels.get_or_insert_default().entry(MARK.into()).or_insert_with(|| "1".into());
+    namespace
+}

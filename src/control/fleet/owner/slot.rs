@@ -1,0 +1,36 @@
+//! The place of one replica in its owner's books.
+
+use std::sync::Arc;
+
+use directory::Endpoint;
+use host::runtime::Progress;
+use model::function::ReplicaId;
+use tokio::sync::watch;
+use tokio::task;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::replica::Revision;
+
+/// How far a replica is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    Pulling,
+    Starting,
+    Ready { endpoint: Arc<Endpoint>, since: Instant },
+    Draining,
+}
+
+/// A replica from before its launch until all of it is gone.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: ReplicaId,
+    pub(super) revision: Arc<Revision>,
+    pub(super) stage: Stage,
+    pub(super) progress: Progress,
+    pub(super) exit: watch::Sender<Option<u32>>,
+    pub(super) cancel: CancellationToken,
+    pub(super) out_of_memory: bool,
+    /// What works on it now, or did last.
+    pub(super) task: Option<task::Id>,
+}

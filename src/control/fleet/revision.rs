@@ -1,0 +1,50 @@
+//! Revisions to and from their records.
+
+use std::sync::Arc;
+
+use crate::replica::Revision;
+use directory::KeptRevision;
+use host::runtime::ResolvedImage;
+use host::store::RevisionRecord;
+use model::function::{FunctionSpec, Invalid};
+
+/// What is stored of a revision.
+pub(super) fn to_record(revision: &Revision) -> RevisionRecord {
+    RevisionRecord {
+        number: revision.number,
+        deployment: (*revision.deployment).clone(),
+        created_at: revision.created_at,
+        digest: revision.image.digest.clone(),
+        manifest_digest: revision.image.manifest_digest.clone(),
+        size: revision.image.size,
+        config: revision.image.config.clone(),
+    }
+}
+
+/// The revision that was stored.
+pub(super) fn from_record(record: &RevisionRecord) -> Result<Revision, Invalid> {
+    let spec = FunctionSpec::try_from(&record.deployment)?;
+    Ok(Revision {
+        number: record.number,
+        image: ResolvedImage {
+            image: spec.image.clone(),
+            digest: record.digest.clone(),
+            manifest_digest: record.manifest_digest.clone(),
+            config: record.config.clone(),
+            size: record.size,
+        },
+        deployment: Arc::new(record.deployment.clone()),
+        spec: Arc::new(spec),
+        created_at: record.created_at,
+    })
+}
+
+/// What is shown of a revision that is kept.
+pub(super) fn kept(record: &RevisionRecord) -> KeptRevision {
+    KeptRevision {
+        number: record.number,
+        image: record.deployment.image.clone(),
+        digest: record.digest.clone(),
+        created_at: record.created_at,
+    }
+}

@@ -1,0 +1,262 @@
+//! The launch of one replica.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::probe::{self, Probed};
+use super::{LaunchError, needs_watchdog};
+use directory::Endpoint;
+use host::bundles::Handlers;
+use host::logs::Logs;
+use host::network::{Attachment, Network};
+use host::runtime::{ContainerRequest, LayerRequest, Progress, ResolvedImage, Runtime, Stdio};
+use host::secrets::Secrets;
+use model::config;
+use model::function::{FunctionSpec, PullPolicy, ReplicaId};
+use model::wire;
+
+/// Lines of output that an error carries.
+const ERROR_LINES: usize = 5;
+/// What a function may write after its limit before the watchdog cuts it: the gateway's own limit
+/// comes first, so that its 504 names it.
+const WATCHDOG_MARGIN: Duration = Duration::from_secs(2);
+
+/// One version of a function's spec, with the image that its name meant.
+#[derive(Debug)]
+pub struct Revision {
+    /// Its number, counted from 1.
+    pub number: u64,
+    /// As it was sent.
+    pub deployment: Arc<wire::Deployment>,
+    /// The same, parsed.
+    pub spec: Arc<FunctionSpec>,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
+    /// The image.
+    pub image: ResolvedImage,
+}
+
+/// What one launch is given.
+#[derive(Debug)]
+pub struct Launch {
+    /// The replica's id.
+    pub id: ReplicaId,
+    /// What it runs.
+    pub revision: Arc<Revision>,
+    /// Counts the bytes of the pull.
+    pub progress: Progress,
+    /// Set when the replica's process ends.
+    pub exit: watch::Receiver<Option<u32>>,
+    /// Set when the replica is not wanted any more.
+    pub cancel: CancellationToken,
+    /// Told when the pull is over and the container is being made.
+    pub starting: tokio::sync::mpsc::UnboundedSender<ReplicaId>,
+}
+
+/// Starts and stops replicas: holds the parts that this takes.
+#[derive(Debug)]
+pub struct Launcher {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) logs: Arc<Logs>,
+    secrets: Secrets,
+    handlers: Handlers,
+    config: config::Functions,
+    /// That of functions which name none.
+    pull_policy: PullPolicy,
+    /// Starting a container is bound by the processor: more at a time than cores makes all of them
+    /// late.
+    starts: Semaphore,
+    /// Rung when something could not be removed.
+    pub(super) left: Notify,
+}
+
+impl Launcher {
+    /// A launcher over the given parts.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        logs: Arc<Logs>,
+        secrets: Secrets,
+        handlers: Handlers,
+        config: config::Functions,
+        pull_policy: PullPolicy,
+    ) -> Self {
+        let starts = Semaphore::new(config.parallel_starts);
+        Self { runtime, network, logs, secrets, handlers, config, pull_policy, starts, left: Notify::new() }
+    }
+
+    /// Starts a replica and returns it when it answers. On an error nothing of it is left.
+    pub async fn launch(&self, mut launch: Launch) -> Result<Arc<Endpoint>, LaunchError> {
+        let mut undo = Vec::new();
+        let result = self.steps(&mut launch, &mut undo).await;
+        if let Err(error) = &result {
+            if !matches!(error, LaunchError::Cancelled) {
+                tracing::warn!(
+                    function = %launch.revision.spec.key, replica = %launch.id,
+                    error = error as &dyn std::error::Error, "replica did not start"
+                );
+            }
+            self.undo(&launch.id, undo).await;
+        }
+        result
+    }
+
+    async fn steps(&self, launch: &mut Launch, undo: &mut Vec<Step>) -> Result<Arc<Endpoint>, LaunchError> {
+        let Launch { id, revision, progress, cancel, .. } = &*launch;
+        let (id, revision) = (id.clone(), revision.clone());
+        let spec = &revision.spec;
+        let mut watch = Stopwatch::start();
+        let policy = spec.pull_policy.unwrap_or(self.pull_policy);
+        // A pull may be cut off at any time: what has arrived is kept, and nothing else is made yet.
+        let image = tokio::select! {
+            pulled = self.runtime.pull(&revision.image, policy, progress) => pulled.map_err(LaunchError::Pull)?,
+            () = cancel.cancelled() => return Err(LaunchError::Cancelled),
+        };
+        let permit = tokio::select! {
+            permit = self.starts.acquire() => permit.map_err(|_| LaunchError::Cancelled)?,
+            () = cancel.cancelled() => return Err(LaunchError::Cancelled),
+        };
+        let pull = watch.lap();
+        // From here on each step runs to its end before the next look at `cancel`, so that its undo
+        // finds all or nothing of it.
+        let _ = launch.starting.send(id.clone());
+        let mut mounts = self.secrets.mount(&spec.key.namespace, &spec.secrets)?;
+        if let Some(handler) = &spec.handler {
+            mounts.push(self.handlers.mount(handler)?);
+        }
+        undo.push(Step::Logs);
+        let stdio: Stdio = self.logs.open(&spec.key, &id)?;
+        undo.push(Step::Network);
+        undo.push(Step::Container);
+        let layer = LayerRequest {
+            id: id.clone(),
+            spec: spec.clone(),
+            revision: revision.number,
+            image: image.clone(),
+        };
+        // Each takes some milliseconds, most of them waiting: for the kernel here, for the disk there.
+        // Both to their end, also when one fails, so that the undo finds all of it.
+        let (attached, prepared) = tokio::join!(self.network.attach(&id), self.runtime.prepare(&layer));
+        let attachment: Attachment =
+            attached.map_err(|source| LaunchError::Network { function: spec.key.clone(), source })?;
+        prepared.map_err(LaunchError::Container)?;
+        let network = watch.lap();
+        mounts.extend(attachment.files);
+        let request = ContainerRequest {
+            id: id.clone(),
+            spec: spec.clone(),
+            revision: revision.number,
+            image,
+            address: attachment.address,
+            netns: attachment.netns,
+            stdio,
+            mounts,
+            env: self.derived_env(spec),
+            pids: spec.pids.unwrap_or(self.config.pids),
+            watchdog: needs_watchdog(spec, &revision.image.config).then(|| self.config.watchdog.clone()),
+        };
+        self.runtime.create(&request).await.map_err(LaunchError::Container)?;
+        let create = watch.lap();
+        if launch.cancel.is_cancelled() {
+            return Err(LaunchError::Cancelled);
+        }
+        self.runtime.start(&id).await.map_err(LaunchError::Container)?;
+        let start = watch.lap();
+        drop(permit);
+        let address = SocketAddr::new(attachment.address, spec.port);
+        self.probe(launch, address).await?;
+        let probe = watch.lap();
+        tracing::debug!(replica = %id, ?pull, ?network, ?create, ?start, ?probe, "replica answers");
+        Ok(Endpoint::new(id, address))
+    }
+
+    /// Takes up a replica that outlived the daemon. `None` when it does not answer any more: the
+    /// caller then removes it like any other left-over.
+    pub async fn adopt(&self, mut launch: Launch, address: SocketAddr) -> Option<Arc<Endpoint>> {
+        let key = &launch.revision.spec.key;
+        let attached = self.network.adopt(&launch.id, address.ip()).await;
+        if !matches!(attached, Ok(Some(_))) {
+            return None;
+        }
+        self.logs.open(key, &launch.id).ok()?;
+        self.probe(&mut launch, address).await.ok()?;
+        Some(Endpoint::new(launch.id, address))
+    }
+
+    async fn probe(&self, launch: &mut Launch, address: SocketAddr) -> Result<(), LaunchError> {
+        let function = launch.revision.spec.key.clone();
+        let limit = self.config.start_timeout;
+        let ready = probe::until_ready(address, &launch.revision, limit);
+        tokio::select! {
+            // The exit comes first: a process that answered and died is no replica.
+            biased;
+            () = launch.cancel.cancelled() => Err(LaunchError::Cancelled),
+            code = exit_code(&mut launch.exit) => {
+                let output = self.logs.last_words(&launch.id, ERROR_LINES).await;
+                Err(LaunchError::Exited { function, code, output })
+            }
+            probed = ready => match probed {
+                Probed::Ready => Ok(()),
+                Probed::TimedOut { last } => {
+                    let output = self.logs.last_lines(&launch.id, ERROR_LINES);
+                    Err(LaunchError::NotReady { function, limit, last, output })
+                }
+            },
+        }
+    }
+
+    /// Variables that the function's one timeout means for a watchdog; the function's own are
+    /// stronger.
+    fn derived_env(&self, spec: &FunctionSpec) -> BTreeMap<String, String> {
+        let timeout = spec.timeout.unwrap_or(self.config.timeout);
+        let seconds = |time: Duration| format!("{}ms", time.as_millis());
+        let outer = seconds(timeout + WATCHDOG_MARGIN);
+        BTreeMap::from([
+            ("exec_timeout".into(), seconds(timeout)),
+            ("read_timeout".into(), outer.clone()),
+            ("write_timeout".into(), outer),
+        ])
+    }
+}
+
+/// Waits for the end of a replica's first process.
+async fn exit_code(exit: &mut watch::Receiver<Option<u32>>) -> u32 {
+    exit.wait_for(Option::is_some).await.ok().and_then(|code| *code).unwrap_or_default()
+}
+
+/// Times the steps of a launch.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last lap.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.0, now))
+    }
+}
+
+/// What a launch has made, or has begun to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// FIFOs and their readers.
+    Logs,
+    /// Namespace, link, address, files.
+    Network,
+    /// Snapshot, container, task.
+    Container,
+}
+
+impl Step {
+    /// Every step, in the order of a launch.
+    pub(super) const ALL: [Self; 3] = [Self::Logs, Self::Network, Self::Container];
+}

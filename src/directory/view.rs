@@ -1,0 +1,125 @@
+//! The state of a function as its owner publishes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::runtime::Progress;
+use model::function::{FunctionSpec, ReplicaId};
+use model::wire;
+use tokio::time::Instant;
+
+use super::Endpoint;
+
+/// How a function is: written by its owner, read by everyone.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The revision that serves, or will: as sent, and parsed.
+    pub deployment: Arc<wire::Deployment>,
+    /// The same, parsed.
+    pub spec: Arc<FunctionSpec>,
+    /// Its number, counted from 1.
+    pub revision: u64,
+    /// What the function is doing.
+    pub phase: Phase,
+    /// Why it is not ready, in words.
+    pub reason: Option<String>,
+    /// The update that is under way, or the last one if it did not come up.
+    pub update: Option<Update>,
+    /// Counts the bytes of the pull that is under way.
+    pub progress: Option<Progress>,
+    /// The replicas that can be called.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// How many replicas there should be.
+    pub desired: u32,
+    /// When this revision was deployed.
+    pub created_at: jiff::Timestamp,
+    /// The digest that the image was resolved to.
+    pub image_digest: Option<String>,
+    /// The revisions that served and are kept, oldest first.
+    pub revisions: Arc<[KeptRevision]>,
+    /// Starts of a replica after the first, since the last deploy.
+    pub restarts: u32,
+    /// How the last replica ended that was not told to, since the daemon started.
+    pub last_exit: Option<Arc<LastExit>>,
+    /// When the next start is tried, while [`Phase::BackingOff`].
+    pub retry_at: Option<Instant>,
+    /// How long a call may take: the function's own value or the default.
+    pub timeout: Duration,
+    /// The largest body of a call in bytes: the function's own value or the default.
+    pub body_limit: u64,
+}
+
+/// How a replica ended that was not told to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastExit {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The revision that it ran.
+    pub revision: u64,
+    /// The exit code of its first process.
+    pub code: u32,
+    /// Whether the kernel killed it for want of memory.
+    pub out_of_memory: bool,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// Its last lines, once they have been read.
+    pub output: Vec<String>,
+}
+
+/// A revision that served, and that one can go back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRevision {
+    /// Its number.
+    pub number: u64,
+    /// Its image, as it was sent.
+    pub image: String,
+    /// What that was resolved to.
+    pub digest: String,
+    /// When it was deployed.
+    pub created_at: jiff::Timestamp,
+}
+
+/// A revision that does not serve yet, or did not come up, while an older one serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// Its number.
+    pub revision: u64,
+    /// How far it is: `Pulling`, `Starting` or `Failed`.
+    pub phase: Phase,
+    /// Why it did not come up.
+    pub reason: Option<String>,
+}
+
+/// What a function is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its image is being fetched.
+    Pulling,
+    /// A replica is starting, and none serves yet.
+    Starting,
+    /// At least one replica serves.
+    Ready,
+    /// Replicas end as soon as they start; the next attempt waits.
+    BackingOff,
+    /// It cannot start, and trying again will not help before it is deployed anew.
+    Failed,
+    /// It was scaled to no replicas; a call starts one.
+    Stopped,
+    /// It is being removed; calls get 404.
+    Removing,
+}
+
+impl Phase {
+    /// The word for it in answers and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pulling => "pulling",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::BackingOff => "backing-off",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Removing => "removing",
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Private files and directories: readable by root alone, written whole or not at all.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Makes a directory that only root can look into, and its parents. One that is there is closed.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+/// Writes `name` in `directory` so that after a crash it holds what it held before, or all of
+/// `content`. A file of that name is replaced.
+pub fn write(directory: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let unfinished = unfinished(directory, name);
+    let written = write_synced(&unfinished, content, mode)
+        .and_then(|()| std::fs::rename(&unfinished, directory.join(name)))
+        .and_then(|()| sync_directory(directory));
+    if written.is_err() {
+        // The error to report is the one above; the next start removes what is left here.
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written
+}
+
+/// Makes renames and removals in `directory` durable.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Whether a file is what a crash during [`write()`] leaves.
+pub fn is_unfinished(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
+fn unfinished(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!(".{}.tmp", name.trim_start_matches('.')))
+}
+
+fn write_synced(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    // Not by `open`: the umask would take bits away.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+/// Writes `name` in `directory` unless it is there: whoever comes first has written it, whole.
+/// Says whether this call did.
+pub fn create(directory: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<bool> {
+    // Another process may be doing the same now.
+    let unfinished = unfinished(directory, &format!("{name}.{}", std::process::id()));
+    write_synced(&unfinished, content, mode)?;
+    let linked = std::fs::hard_link(&unfinished, directory.join(name));
+    std::fs::remove_file(&unfinished)?;
+    match linked {
+        Ok(()) => sync_directory(directory).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what a crash left in `directory`.
+pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_unfinished(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

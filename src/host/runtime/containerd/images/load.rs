@@ -1,0 +1,371 @@
+//! Images from a file: what `docker save` writes, and archives in the OCI layout.
+//!
+//! Everything that can be said against an archive is found out before a byte of it is written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::Images;
+use super::archive::{Archive, ArchiveError, Place, compression};
+use super::content::{CommitError, Opened};
+use super::document::{
+    ConfigFile, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
+    check_digest,
+};
+use super::layout::{Documents, Kind, Layout, Wanted};
+use super::lease::Lease;
+use super::records::Naming;
+use crate::runtime::{ImageRecord, RuntimeError};
+use model::function::ImageRef;
+
+/// The annotations that name an image, best first.
+const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// Images that one archive may hold.
+const MAX_IMAGES: usize = 1000;
+
+/// One image of an archive.
+struct Found {
+    name: ImageRef,
+    layout: Layout,
+}
+
+/// The blobs of an archive, by digest.
+struct Parts {
+    archive: Archive,
+    /// What to call the archive in an error.
+    shown: String,
+    /// Documents that had to be made up.
+    made: HashMap<String, Bytes>,
+    /// Files that are not where their digest says.
+    placed: HashMap<String, Place>,
+}
+
+/// Takes in an archive; returns the images that were in it.
+pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
+    let shown = path.display().to_string();
+    let archive = Archive::open(path).await.map_err(|error| archive_error(&shown, error))?;
+    let mut parts = Parts { archive, shown, made: HashMap::new(), placed: HashMap::new() };
+    let found = parts.images().await?;
+    let mut loaded = Vec::with_capacity(found.len());
+    for image in found {
+        let _alone = images.locks.lock(&image.layout.target.digest).await;
+        let lease = Lease::open(&images.client, &image.layout.target.digest).await?;
+        match take_in(images, &lease, &parts, &image).await {
+            Ok(()) => lease.release().await?,
+            Err(error) => {
+                // Nothing can be gone on with: the archive is as bad the next time.
+                if let Err(undo) = lease.discard().await {
+                    tracing::warn!(error = %undo, "what came from an archive is still there, and will expire");
+                }
+                return Err(error);
+            }
+        }
+        loaded.push(ImageRecord {
+            name: image.name.canonical(),
+            digest: image.layout.target.digest.clone(),
+            platform: image.layout.platform.to_string(),
+            size: image.layout.size(),
+            created_at: jiff::Timestamp::now(),
+            superseded: None,
+            unused_since: None,
+        });
+    }
+    Ok(loaded)
+}
+
+async fn take_in(images: &Images, lease: &Lease, parts: &Parts, image: &Found) -> Result<(), RuntimeError> {
+    let layout = &image.layout;
+    for (digest, kind) in [
+        (&layout.target.digest, Kind::Manifest),
+        (&layout.manifest_digest, Kind::Manifest),
+        (&layout.manifest.config.digest, Kind::Blob),
+    ] {
+        lease.hold_blob(digest).await?;
+        let Some(bytes) = parts.read(&Wanted { digest, kind }, MAX_CONFIG).await? else {
+            return Err(parts.bad(format!("{digest} is missing")));
+        };
+        let descriptor = Descriptor { digest: digest.clone(), ..Descriptor::of("", &bytes) };
+        images.content.put(lease, &descriptor, bytes).await.map_err(|error| parts.commit_error(error))?;
+    }
+    for layer in super::unique(&layout.manifest.layers) {
+        let _alone = images.fetcher.alone(&layer.digest).await;
+        lease.hold_blob(&layer.digest).await?;
+        parts.copy(images, lease, layer).await?;
+    }
+    images.unpacker.unpack(lease, &parts.shown, layout).await?;
+    images.settle(&image.name, layout, Naming::Moves).await
+}
+
+impl Parts {
+    fn bad(&self, reason: impl Into<String>) -> RuntimeError {
+        RuntimeError::BadImage { image: self.shown.clone(), reason: reason.into() }
+    }
+
+    fn commit_error(&self, error: CommitError) -> RuntimeError {
+        match error {
+            CommitError::Mismatch(reason) => self.bad(reason),
+            CommitError::Other(error) => error,
+        }
+    }
+
+    async fn file(&self, name: &str) -> Result<Option<Bytes>, RuntimeError> {
+        self.archive.read(name, MAX_MANIFEST).await.map_err(|error| archive_error(&self.shown, error))
+    }
+
+    /// Finds the images in the archive and checks all there is to check without unpacking.
+    async fn images(&mut self) -> Result<Vec<Found>, RuntimeError> {
+        let mut named = Vec::new();
+        let mut unnamed = 0;
+        if let Some(index) = self.file("index.json").await? {
+            (named, unnamed) = self.names_in_index(&index)?;
+        }
+        // Docker writes both forms into one archive, and not always the names into the first.
+        if named.is_empty() {
+            match self.file("manifest.json").await? {
+                Some(list) => named = self.docker_images(&list).await?,
+                None if unnamed > 0 => {
+                    return Err(self.bad(
+                        "it does not say what its image is called: write it with 'skopeo copy … oci-archive:FILE:NAME:TAG'",
+                    ));
+                }
+                None => {}
+            }
+        }
+        if named.is_empty() {
+            return Err(self.bad("there is no image in it: neither index.json nor manifest.json names one"));
+        }
+        if named.len() > MAX_IMAGES {
+            return Err(self.bad(format!("it has more than {MAX_IMAGES} images")));
+        }
+        // One name can stand at several manifests, one for each platform.
+        let mut by_name: BTreeMap<String, (ImageRef, Vec<String>)> = BTreeMap::new();
+        for (name, digest) in named {
+            by_name.entry(name.canonical()).or_insert_with(|| (name, Vec::new())).1.push(digest);
+        }
+        let mut found = Vec::with_capacity(by_name.len());
+        for (name, digests) in by_name.into_values() {
+            let layout = self.layout(&name, &digests).await?;
+            found.push(Found { name, layout });
+        }
+        Ok(found)
+    }
+
+    /// The first of `digests` that is for this machine.
+    async fn layout(&self, name: &ImageRef, digests: &[String]) -> Result<Layout, RuntimeError> {
+        let mut refused = None;
+        for digest in digests {
+            match Layout::read(name.as_str(), digest, self).await {
+                Ok(Some(layout)) => {
+                    self.check_layers(&layout)?;
+                    return Ok(layout);
+                }
+                Ok(None) => return Err(self.bad(format!("parts of image {name} are missing"))),
+                Err(error @ RuntimeError::WrongPlatform { .. }) => refused = Some(error),
+                Err(RuntimeError::BadImage { reason, .. }) => {
+                    return Err(self.bad(format!("image {name}: {reason}")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| self.bad(format!("parts of image {name} are missing"))))
+    }
+
+    fn check_layers(&self, layout: &Layout) -> Result<(), RuntimeError> {
+        for layer in &layout.manifest.layers {
+            match self.place(&layer.digest) {
+                None => return Err(self.bad(format!("layer {} is missing", layer.digest))),
+                Some(place) if place.size != layer.size => {
+                    return Err(self.bad(format!(
+                        "layer {} has {} bytes, its manifest says {}",
+                        layer.digest, place.size, layer.size
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The named entries of an OCI layout's index, and how many have no name.
+    fn names_in_index(&self, index: &[u8]) -> Result<(Vec<(ImageRef, String)>, usize), RuntimeError> {
+        #[derive(Deserialize)]
+        struct Index {
+            manifests: Vec<Descriptor>,
+        }
+        let index: Index = serde_json::from_slice(index)
+            .map_err(|error| self.bad(format!("its index.json is not one: {error}")))?;
+        let mut named = Vec::new();
+        let mut unnamed = 0;
+        for entry in index.manifests {
+            check_digest(&entry.digest).map_err(|reason| self.bad(reason))?;
+            match NAMES.iter().find_map(|key| full_name(entry.annotations.get(*key)?)) {
+                Some(name) => named.push((name, entry.digest)),
+                None => unnamed += 1,
+            }
+        }
+        Ok((named, unnamed))
+    }
+
+    /// The images that `docker save` lists in manifest.json. It has no manifests, so they are made up
+    /// here: what names a layer is then the digest of the tar file that lies in the archive.
+    async fn docker_images(&mut self, list: &[u8]) -> Result<Vec<(ImageRef, String)>, RuntimeError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Item {
+            config: String,
+            repo_tags: Option<Vec<String>>,
+            layers: Vec<String>,
+        }
+        let items: Vec<Item> = serde_json::from_slice(list)
+            .map_err(|error| self.bad(format!("its manifest.json is not one: {error}")))?;
+        let mut named = Vec::new();
+        for item in items {
+            let config = self
+                .file(&item.config)
+                .await?
+                .ok_or_else(|| self.bad(format!("its config {} is missing", item.config)))?;
+            let parsed = ConfigFile::parse(&config, item.layers.len()).map_err(|reason| self.bad(reason))?;
+            let mut layers = Vec::with_capacity(item.layers.len());
+            for (path, diff_id) in item.layers.iter().zip(parsed.diff_ids()) {
+                layers.push(self.docker_layer(path, diff_id).await?);
+            }
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: OCI_MANIFEST.into(),
+                config: Descriptor::of(OCI_CONFIG, &config),
+                layers,
+            };
+            let text = serde_json::to_vec(&manifest)
+                .map_err(|error| RuntimeError::failed("writing a manifest", error))?;
+            let digest = Descriptor::of(OCI_MANIFEST, &text).digest;
+            self.made.insert(manifest.config.digest, config);
+            self.made.insert(digest.clone(), text.into());
+            let tags = item.repo_tags.unwrap_or_default();
+            if tags.is_empty() {
+                return Err(
+                    self.bad("it has an image without a name: save it by name, 'docker save NAME:TAG'")
+                );
+            }
+            for tag in tags {
+                let name = tag
+                    .parse::<ImageRef>()
+                    .map_err(|error| self.bad(format!("its name: {}", error.reason)))?;
+                named.push((name, digest.clone()));
+            }
+        }
+        Ok(named)
+    }
+
+    async fn docker_layer(&mut self, path: &str, diff_id: &str) -> Result<Descriptor, RuntimeError> {
+        let place =
+            self.archive.find(path).ok_or_else(|| self.bad(format!("its layer {path} is missing")))?;
+        let io = |error| archive_error(&self.shown, error);
+        let start = self.archive.start(place).await.map_err(io)?;
+        let (media_type, digest) = match compression(&start) {
+            // containerd checks it when it writes the blob.
+            None => (OCI_LAYER.to_owned(), diff_id.to_owned()),
+            Some((kind @ ("gzip" | "zstd"), _)) => {
+                let mut hash = Sha256::new();
+                let mut stream = self.archive.stream(place).await.map_err(io)?;
+                while let Some(part) = stream.next().await {
+                    hash.update(part.map_err(|error| io(error.into()))?);
+                }
+                (format!("{OCI_LAYER}+{kind}"), format!("sha256:{}", hex::encode(hash.finalize())))
+            }
+            Some((kind, _)) => return Err(self.bad(format!("its layer {path} is compressed with {kind}"))),
+        };
+        self.placed.insert(digest.clone(), place);
+        Ok(Descriptor { media_type, digest, size: place.size, platform: None, annotations: BTreeMap::new() })
+    }
+
+    fn place(&self, digest: &str) -> Option<Place> {
+        self.placed.get(digest).copied().or_else(|| self.archive.find(&blob_path(digest)))
+    }
+
+    /// Copies a layer into the content store, if it is not there.
+    async fn copy(&self, images: &Images, lease: &Lease, layer: &Descriptor) -> Result<(), RuntimeError> {
+        let mut writer = match images.content.open(lease, layer).await? {
+            Opened::Exists => return Ok(()),
+            Opened::Write(writer) => writer,
+        };
+        let place = self
+            .place(&layer.digest)
+            .ok_or_else(|| self.bad(format!("layer {} is missing", layer.digest)))?;
+        writer.restart();
+        let copied = async {
+            let mut stream =
+                self.archive.stream(place).await.map_err(|error| archive_error(&self.shown, error))?;
+            while let Some(part) = stream.next().await {
+                let part = part.map_err(|error| archive_error(&self.shown, error.into()))?;
+                writer.write(part).await?;
+            }
+            Ok(())
+        }
+        .await;
+        match copied {
+            Ok(()) => writer.commit().await.map_err(|error| self.commit_error(error)),
+            Err(error) => {
+                drop(writer);
+                images.content.abort(&layer.digest).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Documents for Parts {
+    async fn read(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Option<Bytes>, RuntimeError> {
+        if let Some(bytes) = self.made.get(wanted.digest) {
+            return Ok(Some(bytes.clone()));
+        }
+        let path = blob_path(wanted.digest);
+        self.archive.read(&path, limit).await.map_err(|error| archive_error(&self.shown, error))
+    }
+}
+
+/// Where the OCI layout has a blob.
+fn blob_path(digest: &str) -> String {
+    format!("blobs/{}", digest.replace(':', "/"))
+}
+
+/// An annotation that is a whole name; only a tag, as some tools write, is none.
+fn full_name(text: &str) -> Option<ImageRef> {
+    text.contains(['/', ':', '@']).then(|| text.parse().ok())?
+}
+
+fn archive_error(shown: &str, error: ArchiveError) -> RuntimeError {
+    match error {
+        ArchiveError::Malformed(reason) => RuntimeError::BadImage { image: shown.to_owned(), reason },
+        ArchiveError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            RuntimeError::BadRequest(format!("there is no file {shown}"))
+        }
+        ArchiveError::Io(error) => RuntimeError::failed(format!("reading {shown}"), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_alone_is_no_name() {
+        assert_eq!(full_name("latest"), None);
+        assert_eq!(
+            full_name("hello:1").map(|name| name.canonical()).as_deref(),
+            Some("docker.io/library/hello:1")
+        );
+        assert_eq!(
+            full_name("ghcr.io/a/b").map(|name| name.canonical()).as_deref(),
+            Some("ghcr.io/a/b:latest")
+        );
+        assert_eq!(full_name("Not A/Name"), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! Starts, stops, measures and removes replicas.
+
+use std::time::Duration;
+
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{
+    DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ResumeTaskRequest, StartRequest,
+    WaitRequest,
+};
+use containerd_client::types::v1::{Process, Status as ProcessStatus};
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::{Containerd, lock, shim};
+use crate::runtime::{RuntimeError, Usage};
+use model::function::ReplicaId;
+
+/// How long the kernel may take to end processes that were sent SIGKILL, and containerd to notice
+/// that a shim is gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// The pause before something is tried again that containerd could not do yet.
+const RETRY: Duration = Duration::from_millis(50);
+
+impl Containerd {
+    fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.client.channel())
+    }
+
+    /// See [`Runtime::start`](crate::runtime::Runtime::start).
+    pub(super) async fn start_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        let request = StartRequest { container_id: id.to_string(), exec_id: String::new() };
+        let answer = self.tasks().start(self.client.process_request(request)).await;
+        let pid = answer.map_err(|status| self.error("start", id, status))?.into_inner().pid;
+        lock(&self.pids).insert(id.clone(), pid);
+        Ok(())
+    }
+
+    /// See [`Runtime::stop`](crate::runtime::Runtime::stop).
+    pub(super) async fn stop_replica(&self, id: &ReplicaId, grace: Duration) -> Result<(), RuntimeError> {
+        let Some(process) = self.process(id).await? else { return Ok(()) };
+        match process.status() {
+            ProcessStatus::Stopped => return Ok(()),
+            // Nothing in it can handle a signal yet.
+            ProcessStatus::Created => {}
+            _ => {
+                self.thaw(id, &process).await;
+                // A wait that comes after the end returns at once, for the task is not deleted here;
+                // so nothing is lost between the two.
+                let (_, ended) =
+                    tokio::join!(self.kill(id, Signal::SIGTERM), timeout(grace, self.ended(id)),);
+                if let Ok(ended) = ended {
+                    return ended;
+                }
+                tracing::info!(replica = %id, "did not leave after SIGTERM; killing it");
+            }
+        }
+        self.kill_all(id, Instant::now() + KILL_LIMIT).await
+    }
+
+    /// See [`Runtime::remove`](crate::runtime::Runtime::remove).
+    pub(super) async fn remove_replica(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        self.remove_task(id).await?;
+        lock(&self.pids).remove(id);
+        shim::end(&self.socket, &self.namespace, id)
+            .await
+            .map_err(|error| RuntimeError::failed(format!("end of the shim of replica {id}"), error))?;
+        // After the shim, which could start something in them still.
+        self.remove_groups(id).await?;
+        self.strays.remove_state(id).map_err(|error| {
+            RuntimeError::failed(format!("removal of what the OCI runtime noted of replica {id}"), error)
+        })?;
+        let container = DeleteContainerRequest { id: id.to_string() };
+        let snapshot =
+            RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
+        let mut containers = ContainersClient::new(self.client.channel());
+        let mut snapshots = SnapshotsClient::new(self.client.channel());
+        let (container, snapshot) = tokio::join!(
+            containers.delete(self.client.request(container)),
+            snapshots.remove(self.client.request(snapshot)),
+        );
+        self.gone(container, "removal of the container", id)?;
+        self.gone(snapshot, "removal of the snapshot", id)
+    }
+
+    /// Kills and deletes the task. It is killed first, whatever its state: the deletion of one that
+    /// was never started waits two seconds for its output to end. For a moment after a shim has died
+    /// containerd can do neither, so both are tried until the limit.
+    async fn remove_task(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        let limit = Instant::now() + KILL_LIMIT;
+        loop {
+            self.kill_all(id, limit).await?;
+            let request = DeleteTaskRequest { container_id: id.to_string() };
+            let status = match self.tasks().delete(self.client.process_request(request)).await {
+                Ok(_) => return Ok(()),
+                Err(status) if status.code() == Code::NotFound => return Ok(()),
+                Err(status) => status,
+            };
+            let error = self.error("removal of the task", id, status);
+            if Instant::now() >= limit || self.is_down(&error).await {
+                return Err(error);
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Removes control groups that the OCI runtime has left.
+    async fn remove_groups(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        let limit = Instant::now() + KILL_LIMIT;
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            RuntimeError::failed(format!("removal of the control groups of replica {id}"), error)
+        };
+        loop {
+            // Some look-ups in memory, where there is nothing to do.
+            if self.hierarchies.remove(&self.namespace, id).map_err(|error| failed(error.into()))? {
+                return Ok(());
+            }
+            if Instant::now() >= limit {
+                return Err(failed("processes in them do not end".into()));
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// See [`Runtime::usage`](crate::runtime::Runtime::usage).
+    pub(super) async fn usage_of(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {
+        let known = lock(&self.pids).get(id).copied();
+        let pid = match known {
+            Some(pid) => pid,
+            None => match self.process(id).await? {
+                Some(process) if process.status() != ProcessStatus::Stopped => {
+                    lock(&self.pids).insert(id.clone(), process.pid);
+                    process.pid
+                }
+                _ => return Err(not_running(id)),
+            },
+        };
+        let hierarchies = self.hierarchies.clone();
+        let replica = id.clone();
+        let read = move || hierarchies.of(&replica, pid)?.map(|groups| groups.usage()).transpose();
+        let usage = tokio::task::spawn_blocking(read)
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|error| RuntimeError::failed(format!("measuring replica {id}"), error))?;
+        usage.ok_or_else(|| {
+            lock(&self.pids).remove(id);
+            not_running(id)
+        })
+    }
+
+    /// The first process, as containerd knows it.
+    async fn process(&self, id: &ReplicaId) -> Result<Option<Process>, RuntimeError> {
+        let request = GetRequest { container_id: id.to_string(), exec_id: String::new() };
+        match self.tasks().get(self.client.request(request)).await {
+            Ok(answer) => Ok(answer.into_inner().process),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.error("look at the task", id, status)),
+        }
+    }
+
+    /// Lets a paused or frozen replica run again, so that it can handle a signal. Best effort: if it
+    /// stays frozen, SIGKILL comes after the grace, and that the runtime delivers.
+    async fn thaw(&self, id: &ReplicaId, process: &Process) {
+        if matches!(process.status(), ProcessStatus::Paused | ProcessStatus::Pausing) {
+            let request = ResumeTaskRequest { container_id: id.to_string() };
+            if let Err(status) = self.tasks().resume(self.client.request(request)).await {
+                tracing::debug!(replica = %id, error = %status, "could not be resumed");
+            }
+        }
+        if let Ok(Some(groups)) = self.hierarchies.of(id, process.pid)
+            && let Err(error) = groups.thaw()
+        {
+            tracing::debug!(replica = %id, %error, "could not be thawed");
+        }
+    }
+
+    async fn kill(&self, id: &ReplicaId, signal: Signal) -> Result<(), Status> {
+        let request = KillRequest {
+            container_id: id.to_string(),
+            signal: (signal as i32).cast_unsigned(),
+            all: signal == Signal::SIGKILL,
+            ..KillRequest::default()
+        };
+        match self.tasks().kill(self.client.request(request)).await {
+            Ok(_) => Ok(()),
+            // It has ended by itself.
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// SIGKILL, and waits until nothing of it runs.
+    async fn kill_all(&self, id: &ReplicaId, limit: Instant) -> Result<(), RuntimeError> {
+        let failed = self.kill(id, Signal::SIGKILL).await.err();
+        match timeout_at(limit, self.ended(id)).await {
+            Ok(ended) => ended,
+            Err(_) => Err(match failed {
+                Some(status) => self.error("killing", id, status),
+                None => RuntimeError::Timeout { operation: format!("killing replica {id}") },
+            }),
+        }
+    }
+
+    /// Returns when nothing of the replica runs.
+    async fn ended(&self, id: &ReplicaId) -> Result<(), RuntimeError> {
+        loop {
+            let request = WaitRequest { container_id: id.to_string(), exec_id: String::new() };
+            match self.tasks().wait(self.client.unbounded(request)).await {
+                Ok(_) => return Ok(()),
+                Err(status) if status.code() == Code::NotFound => return Ok(()),
+                // The shim died: containerd finds out by itself and cleans up.
+                Err(status) => tracing::debug!(replica = %id, error = %status, "waiting again"),
+            }
+            match self.process(id).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(process)) if process.status() == ProcessStatus::Stopped => return Ok(()),
+                Err(error) if self.is_down(&error).await => return Err(error),
+                Ok(Some(_)) | Err(_) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Whether the error means that containerd cannot be reached: what it says of a dead shim looks
+    /// like its own absence.
+    async fn is_down(&self, error: &RuntimeError) -> bool {
+        matches!(error, RuntimeError::Down { .. }) && super::version(&self.client).await.is_err()
+    }
+
+    fn gone<T>(
+        &self,
+        answer: Result<Response<T>, Status>,
+        what: &str,
+        id: &ReplicaId,
+    ) -> Result<(), RuntimeError> {
+        match answer {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(self.error(what, id, status)),
+        }
+    }
+
+    fn error(&self, what: &str, id: &ReplicaId, status: Status) -> RuntimeError {
+        match status.code() {
+            Code::NotFound => RuntimeError::NotFound { what: format!("replica {id}") },
+            _ => self.client.error(format!("{what} of replica {id}"), status),
+        }
+    }
+}
+
+fn not_running(id: &ReplicaId) -> RuntimeError {
+    RuntimeError::NotFound { what: format!("a running process of replica {id}") }
+}

@@ -1,0 +1,593 @@
+//! What must survive: functions, namespaces, address leases and counts, on sled.
+//!
+//! sled 0.34 is used by rules that its defects call for (each was met while measuring it):
+//! - One thread owns every write and every flush: seven flushes at the same time deadlock it.
+//! - Its flush is no fsync, so the writer calls fdatasync on its file before it acknowledges.
+//! - Values stay small, because large nodes go to files that it never syncs: a value over
+//!   [`large::LIMIT`] goes to a file of ours, and sled holds its digest.
+//! - A snapshot file that a killed process left half-written keeps it from opening: those files are
+//!   removed first, and if it still finds itself corrupt, all snapshots are; the log has everything.
+//!
+//! Only this room names sled, so that another store can take its place.
+
+mod ballast;
+mod error;
+mod jobs;
+mod large;
+mod record;
+mod timers;
+mod writer;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use error::StoreError;
+pub use jobs::{LeftJob, StoredJob};
+pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
+pub use timers::StoredTimer;
+
+use ballast::Ballast;
+use large::LargeValues;
+use model::function::{FunctionKey, NamespaceName, ReplicaId};
+use model::wire;
+use record::{FunctionDigests, RevisionDigests};
+use writer::{Operation, Writer};
+
+/// The format of what is stored; a store of a later version is refused.
+const SCHEMA: u32 = 1;
+/// How long to wait for another process to close the store.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+/// Where the format is written down.
+const SCHEMA_KEY: &str = "meta/schema";
+/// Rows that belong to a function.
+const OWNED: [&str; 3] = ["counts/", "revision/", timers::TIMERS];
+/// The page cache: the working set is a few hundred small records.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// The store. Reads are direct, writes go through the one writer.
+#[derive(Debug)]
+pub struct Store {
+    db: sled::Db,
+    large: Arc<LargeValues>,
+    writer: Writer,
+}
+
+impl Store {
+    /// Opens the store in `<state_dir>/db`, or makes it. Blocks; call it before serving.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let dir = state_dir.join("db");
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
+        remove_snapshots(&dir, |name| name.ends_with(".generating"))?;
+        let ballast = Ballast::of(&dir);
+        let db = match open_when_free(&dir) {
+            Err(error) if error::is_full(&error) && ballast.release() => {
+                tracing::warn!(store = %dir.display(), "the disk is full; the store is opened in the room that was held for it");
+                open_when_free(&dir)
+            }
+            other => other,
+        };
+        let db = match db {
+            Err(sled::Error::Corruption { .. }) => {
+                tracing::warn!(store = %dir.display(), "the store's snapshot is damaged; rebuilding it from the log");
+                remove_snapshots(&dir, |_| true)?;
+                open_when_free(&dir)
+            }
+            other => other,
+        }
+        .map_err(|error| StoreError::open(&dir, error))?;
+        let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
+        check_schema(&db, &large)?;
+        drop_orphans(&db)?;
+        let store = Self { writer: Writer::start(db.clone(), &dir, large.clone(), ballast)?, db, large };
+        store.drop_unused_files()?;
+        Ok(store)
+    }
+
+    /// Removes the files of values that were replaced or deleted, or whose record was never written.
+    fn drop_unused_files(&self) -> Result<(), StoreError> {
+        let mut used = Vec::new();
+        for row in self.db.iter() {
+            let (_, value) = row.map_err(|error| StoreError::failed("reading the store", error))?;
+            used.extend(large::reference(&value));
+        }
+        self.large.retain(&used)
+    }
+
+    /// Every function.
+    pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
+        self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// What functions may be started from: images and handlers of revisions that are wanted or serve, and of those
+    /// that are kept to go back to.
+    pub fn revisions_in_use(&self) -> Result<Vec<RevisionUse>, StoreError> {
+        let mut uses = Vec::new();
+        // Functions first: a rollback takes a revision that is kept into the function's record, and one
+        // that is then forgotten has left its image to a later row.
+        for (_, FunctionDigests { key, wanted, serving }) in self.scan("function/")? {
+            let revisions = std::iter::once(wanted).chain(serving);
+            uses.extend(revisions.map(|revision| revision.used_by(key.clone(), false)));
+        }
+        for (row, revision) in self.scan::<RevisionDigests>("revision/")? {
+            let function = function_of(&row).ok_or_else(|| {
+                StoreError::failed("reading the store", format!("revision/{row} belongs to no function"))
+            })?;
+            uses.push(revision.used_by(function, true));
+        }
+        Ok(uses)
+    }
+
+    /// Bytes that the store takes of the disk.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        let small = self.db.size_on_disk();
+        Ok(small.map_err(|error| StoreError::failed("measuring the store", error))? + self.large.size())
+    }
+
+    /// How many functions there are.
+    pub fn functions_count(&self) -> Result<u64, StoreError> {
+        let rows = self.db.scan_prefix("function/").keys();
+        let count = rows.map(|row| row.map(|_| 1)).sum::<sled::Result<u64>>();
+        count.map_err(|error| StoreError::failed("reading the store", error))
+    }
+
+    /// Whether there is such a function.
+    pub fn has_function(&self, key: &FunctionKey) -> Result<bool, StoreError> {
+        let found = self.db.contains_key(function_key(key));
+        found.map_err(|error| StoreError::failed("reading the store", error))
+    }
+
+    /// Keeps a function; returns when it is on disk.
+    pub async fn put_function(&self, record: &FunctionRecord) -> Result<(), StoreError> {
+        self.writer.write(vec![put(&function_key(&record.key), record)?]).await
+    }
+
+    /// Keeps a function with a revision that has begun to serve, and forgets those of its revisions that
+    /// are named in `dropped`; returns when all of it is on disk.
+    pub async fn put_served(
+        &self,
+        record: &FunctionRecord,
+        served: &RevisionRecord,
+        dropped: &[u64],
+    ) -> Result<(), StoreError> {
+        let key = &record.key;
+        let mut operations =
+            vec![put(&function_key(key), record)?, put(&revision_key(key, served.number), served)?];
+        operations.extend(dropped.iter().map(|number| delete(&revision_key(key, *number))));
+        self.writer.write(operations).await
+    }
+
+    /// A function, if it is there.
+    pub fn function(&self, key: &FunctionKey) -> Result<Option<FunctionRecord>, StoreError> {
+        self.get(&function_key(key))
+    }
+
+    /// The revisions of a function that are kept because they served, oldest first.
+    pub fn revisions(&self, key: &FunctionKey) -> Result<Vec<RevisionRecord>, StoreError> {
+        let rows = self.scan(&format!("revision/{}/{}/", key.namespace, key.name))?;
+        Ok(rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// One of those revisions.
+    pub fn revision(&self, key: &FunctionKey, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
+        self.get(&revision_key(key, number))
+    }
+
+    /// Forgets a function, its counts, its timer and these revisions of it; returns when that is on disk.
+    pub async fn delete_function(&self, key: &FunctionKey, revisions: &[u64]) -> Result<(), StoreError> {
+        let mut operations =
+            vec![delete(&function_key(key)), delete(&counts_key(key)), delete(&timers::key(key))];
+        operations.extend(revisions.iter().map(|number| delete(&revision_key(key, *number))));
+        self.writer.write(operations).await
+    }
+
+    /// Every namespace that was made.
+    pub fn namespaces(&self) -> Result<Vec<wire::Namespace>, StoreError> {
+        self.scan("namespace/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Keeps a namespace; returns when it is on disk.
+    pub async fn put_namespace(
+        &self,
+        name: &NamespaceName,
+        namespace: &wire::Namespace,
+    ) -> Result<(), StoreError> {
+        self.writer.write(vec![put(&format!("namespace/{name}"), namespace)?]).await
+    }
+
+    /// Forgets a namespace; returns when that is on disk.
+    pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), StoreError> {
+        self.writer.write(vec![delete(&format!("namespace/{name}"))]).await
+    }
+
+    /// The counts of a function's calls, as [`Store::put_counts`] was given them.
+    pub fn counts<T: DeserializeOwned>(&self, key: &FunctionKey) -> Result<Option<T>, StoreError> {
+        self.get(&counts_key(key))
+    }
+
+    /// Keeps counts soon: they reach the disk with the next flush, and nobody waits for it. Those of a
+    /// function that is deleted by then are dropped.
+    pub fn put_counts<T: Serialize>(&self, counts: &[(FunctionKey, T)]) -> Result<(), StoreError> {
+        let operations = counts
+            .iter()
+            .map(|(key, counts)| {
+                let (owner, key) = (function_key(key), counts_key(key));
+                Ok(Operation::PutBeside { owner, value: encode(&key, counts)?, key })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.writer.write_soon(operations);
+        Ok(())
+    }
+
+    /// Every address lease.
+    pub fn leases(&self) -> Result<Vec<(IpAddr, ReplicaId)>, StoreError> {
+        let rows = self.scan::<ReplicaId>("lease/")?;
+        Ok(rows.into_iter().filter_map(|(address, id)| Some((address.parse().ok()?, id))).collect())
+    }
+
+    /// Keeps an address lease soon. A lease need not be on disk before its replica starts: what runs
+    /// carries its address as a label, and what does not run needs none.
+    pub fn put_lease(&self, address: IpAddr, id: &ReplicaId) {
+        if let Ok(operation) = put(&format!("lease/{address}"), id) {
+            self.writer.write_soon(vec![operation]);
+        }
+    }
+
+    /// Forgets an address lease soon.
+    pub fn delete_lease(&self, address: IpAddr) {
+        self.writer.write_soon(vec![delete(&format!("lease/{address}"))]);
+    }
+
+    /// Writes what is waiting and ends the writer. Later writes fail.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let value = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
+        value.map(|value| self.decode(key, &value)).transpose()
+    }
+
+    fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
+        let mut rows = Vec::new();
+        for row in self.db.scan_prefix(prefix) {
+            let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
+            let key = String::from_utf8_lossy(&key).into_owned();
+            let value = self.decode(&key, &value)?;
+            rows.push((key[prefix.len()..].to_owned(), value));
+        }
+        Ok(rows)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, key: &str, stored: &[u8]) -> Result<T, StoreError> {
+        let bytes = self.large.resolve(stored)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+    }
+}
+
+impl crate::network::Leases for Store {
+    fn put(&self, address: IpAddr, id: &ReplicaId) {
+        self.put_lease(address, id);
+    }
+
+    fn delete(&self, address: IpAddr) {
+        self.delete_lease(address);
+    }
+
+    fn all(&self) -> Vec<(IpAddr, ReplicaId)> {
+        self.leases().unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "address leases cannot be read; taking them from what runs"
+            );
+            Vec::new()
+        })
+    }
+}
+
+fn function_key(key: &FunctionKey) -> String {
+    format!("function/{}/{}", key.namespace, key.name)
+}
+
+fn counts_key(key: &FunctionKey) -> String {
+    format!("counts/{}/{}", key.namespace, key.name)
+}
+
+/// Sorts as the numbers do.
+fn revision_key(key: &FunctionKey, number: u64) -> String {
+    format!("revision/{}/{}/{number:020}", key.namespace, key.name)
+}
+
+/// The key of the function that a row belongs to, if it belongs to one.
+fn owner_of(key: &str) -> Option<String> {
+    let rest = OWNED.iter().find_map(|prefix| key.strip_prefix(prefix))?;
+    let mut parts = rest.split('/');
+    Some(format!("function/{}/{}", parts.next()?, parts.next()?))
+}
+
+/// The function in `<namespace>/<name>/…`.
+fn function_of(row: &str) -> Option<FunctionKey> {
+    let mut parts = row.split('/');
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    Some(FunctionKey::new(name.parse().ok()?, namespace.parse().ok()?))
+}
+
+fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::failed(format!("writing {key}"), error))
+}
+
+fn put<T: Serialize>(key: &str, value: &T) -> Result<Operation, StoreError> {
+    Ok(Operation::Put { key: key.to_owned(), value: encode(key, value)? })
+}
+
+fn delete(key: &str) -> Operation {
+    Operation::Delete { key: key.to_owned() }
+}
+
+fn open(dir: &Path) -> sled::Result<sled::Db> {
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .mode(sled::Mode::LowSpace)
+        .open()
+}
+
+/// Opens it, and waits a little for whoever is just closing it: a daemon that is being replaced, or
+/// sled's own threads, which let go of its lock some time after it was dropped.
+fn open_when_free(dir: &Path) -> sled::Result<sled::Db> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match open(dir) {
+            Err(error) if error::is_locked(&error) && Instant::now() < end => {
+                #[expect(clippy::disallowed_methods, reason = "the daemon does nothing else yet")]
+                std::thread::sleep(LOCK_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Refuses a store of a later version, and marks a new one. Runs before there is a writer.
+fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
+    let failed = |error: sled::Error| StoreError::failed(format!("reading {SCHEMA_KEY}"), error);
+    match db.get(SCHEMA_KEY).map_err(failed)? {
+        None => {
+            let value = large.store(SCHEMA.to_string().as_bytes())?;
+            db.insert(SCHEMA_KEY, value).map_err(failed)?;
+        }
+        Some(stored) => {
+            let value = large.resolve(&stored)?;
+            let found = serde_json::from_slice(&value)
+                .map_err(|error| StoreError::failed(format!("understanding {SCHEMA_KEY}"), error))?;
+            if found > SCHEMA {
+                return Err(StoreError::Newer { found, known: SCHEMA });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what belongs to functions that are gone. Runs before there is a writer.
+fn drop_orphans(db: &sled::Db) -> Result<(), StoreError> {
+    let failed = |error: sled::Error| StoreError::failed("reading the store", error);
+    for row in OWNED.iter().flat_map(|prefix| db.scan_prefix(prefix)) {
+        let (key, _) = row.map_err(failed)?;
+        if let Some(owner) = owner_of(&String::from_utf8_lossy(&key))
+            && !db.contains_key(owner).map_err(failed)?
+        {
+            db.remove(key).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes those of sled's snapshot files whose name `which` picks.
+fn remove_snapshots(dir: &Path, which: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    let failed = |path: &Path, error| StoreError::failed(format!("cleaning {}", path.display()), error);
+    for entry in std::fs::read_dir(dir).map_err(|error| failed(dir, error))? {
+        let path: PathBuf = entry.map_err(|error| failed(dir, error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("snap.") && which(name) {
+            std::fs::remove_file(&path).map_err(|error| failed(&path, error))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> FunctionKey {
+        FunctionKey::parse(name).expect("a name")
+    }
+
+    pub(super) fn record(name: &str, text: &str) -> FunctionRecord {
+        let deployment = wire::Deployment {
+            service: name.into(),
+            image: "a/b:1".into(),
+            env_process: Some(text.into()),
+            ..Default::default()
+        };
+        FunctionRecord {
+            key: key(name),
+            wanted: RevisionRecord {
+                number: 1,
+                deployment,
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                digest: "sha256:0".into(),
+                manifest_digest: "sha256:1".into(),
+                size: 7,
+                config: crate::runtime::ImageConfig::default(),
+            },
+            serving: None,
+            desired: 1,
+            last_revision: 1,
+            failure: None,
+            node: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let big = "x".repeat(100_000);
+        {
+            let store = Store::open(dir.path()).expect("opens");
+            store.put_function(&record("small", "cat")).await.expect("written");
+            store.put_function(&record("big", &big)).await.expect("written");
+            store.put_function(&record("gone", "cat")).await.expect("written");
+            store.delete_function(&key("gone"), &[]).await.expect("deleted");
+            store.put_counts(&[(key("small"), 42u64)]).expect("encodes");
+            store.put_lease([10, 62, 0, 2].into(), &ReplicaId::from_existing("small-1"));
+            store.close().await;
+        }
+        let store = Store::open(dir.path()).expect("opens again");
+        let mut functions = store.functions().expect("readable");
+        functions.sort_by(|a, b| a.key.cmp(&b.key));
+        assert_eq!(functions.iter().map(|f| f.key.name.as_str()).collect::<Vec<_>>(), ["big", "small"]);
+        assert_eq!(functions[0].wanted.deployment.env_process.as_deref(), Some(big.as_str()));
+        assert_eq!(store.counts::<u64>(&key("small")).expect("readable"), Some(42));
+        assert_eq!(store.leases().expect("readable").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_file_of_a_replaced_value_goes_when_the_store_opens() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = || std::fs::read_dir(dir.path().join("large")).expect("listed").count();
+        {
+            let store = Store::open(dir.path()).expect("opens");
+            store.put_function(&record("a", &"x".repeat(50_000))).await.expect("written");
+            store.put_function(&record("a", &"y".repeat(50_000))).await.expect("written");
+            assert_eq!(files(), 2);
+            store.close().await;
+        }
+        let store = Store::open(dir.path()).expect("opens again");
+        assert_eq!(files(), 1);
+        assert_eq!(store.functions().expect("readable").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn counts_of_a_function_that_is_deleted_meanwhile_are_dropped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let counts = |name: &str| store.counts::<u64>(&key(name)).expect("readable");
+        store.put_function(&record("gone", "cat")).await.expect("written");
+        store.delete_function(&key("gone"), &[]).await.expect("deleted");
+        store.put_counts(&[(key("gone"), 1u64)]).expect("encodes");
+        // Written in one batch, most of the time: what comes before counts there as well.
+        for _ in 0..20 {
+            let (put, record) = (key("both"), record("both", "cat"));
+            let (deleted, kept) = tokio::join!(store.delete_function(&put, &[]), async {
+                store.put_counts(&[(put.clone(), 2u64)]).expect("encodes");
+                store.put_function(&record).await
+            });
+            deleted.and(kept).expect("written");
+            assert_eq!(counts("both"), None, "there was no such function at that time");
+            store.put_counts(&[(put.clone(), 3u64)]).expect("encodes");
+            store.put_function(&record).await.expect("written");
+            assert_eq!(counts("both"), Some(3));
+        }
+        assert_eq!(counts("gone"), None);
+    }
+
+    #[tokio::test]
+    async fn revisions_that_served_are_kept_until_they_or_their_function_are_dropped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let served = |store: &Store, name: &str| {
+            let kept = store.revisions(&key(name)).expect("readable");
+            kept.into_iter().map(|revision| revision.number).collect::<Vec<_>>()
+        };
+        for (number, dropped) in [(1, &[][..]), (9, &[]), (10, &[1])] {
+            for name in ["a", "a.b"] {
+                let function = record(name, "cat");
+                let revision = RevisionRecord { number, ..function.wanted.clone() };
+                store.put_served(&function, &revision, dropped).await.expect("written");
+            }
+        }
+        assert_eq!(served(&store, "a"), [9, 10]);
+        let in_use: Vec<_> = store
+            .revisions_in_use()
+            .expect("readable")
+            .into_iter()
+            .map(|used| (used.function.to_string(), used.revision, used.is_old))
+            .collect();
+        let uses = |name: &str| [(1, false), (9, true), (10, true)].map(|(n, old)| (name.to_owned(), n, old));
+        let [a, ab] = [uses("a.openfaas-fn"), uses("a.b")];
+        for used in a.iter().chain(&ab) {
+            assert!(in_use.contains(used), "{used:?} is not in {in_use:?}");
+        }
+        assert_eq!(in_use.len(), 6);
+        assert_eq!(store.revision(&key("a"), 9).expect("readable").expect("kept").number, 9);
+        assert_eq!(store.revision(&key("a"), 1).expect("readable"), None);
+        // One that its owner does not know of goes when the store opens.
+        store.delete_function(&key("a"), &[10]).await.expect("deleted");
+        assert_eq!(served(&store, "a"), [9]);
+        store.close().await;
+        drop(store);
+        let store = Store::open(dir.path()).expect("opens again");
+        assert_eq!(served(&store, "a"), [0; 0]);
+        assert_eq!(served(&store, "a.b"), [9, 10], "another function");
+    }
+
+    #[tokio::test]
+    async fn left_over_and_torn_snapshots_do_not_keep_it_from_opening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        {
+            let store = Store::open(dir.path()).expect("opens");
+            store.put_function(&record("a", "cat")).await.expect("written");
+            store.close().await;
+        }
+        std::fs::write(dir.path().join("db/snap.00000000000000FF.generating"), b"").expect("written");
+        assert_eq!(Store::open(dir.path()).expect("opens").functions().expect("readable").len(), 1);
+        for entry in std::fs::read_dir(dir.path().join("db")).expect("listed") {
+            let path = entry.expect("an entry").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
+                std::fs::write(path, b"torn").expect("written");
+            }
+        }
+        assert_eq!(Store::open(dir.path()).expect("opens").functions().expect("readable").len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_writers_at_once_all_get_through() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("opens"));
+        let writers: Vec<_> = (0..64)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        store.put_function(&record(&format!("f{n}"), "cat")).await.expect("written");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.expect("no panic");
+        }
+        assert_eq!(store.functions().expect("readable").len(), 64);
+    }
+
+    #[test]
+    fn a_store_of_a_later_version_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(Store::open(dir.path()).expect("opens"));
+        {
+            let db = open_when_free(&dir.path().join("db")).expect("opens");
+            db.insert(SCHEMA_KEY, format!("={}", SCHEMA + 1).as_bytes()).expect("written");
+        }
+        let error = Store::open(dir.path()).expect_err("refused").to_string();
+        assert!(error.contains("later version"), "{error}");
+    }
+}

@@ -1,0 +1,39 @@
+//! The domain: what a function is. No I/O, no async, nothing that can fail because of the world.
+//!
+//! Everything here is parsed once, at the door, and is then correct by its type: code that holds a
+//! [`FunctionSpec`] never asks again whether a name or a quantity is well formed.
+
+mod cron;
+mod handler;
+mod image;
+mod name;
+mod probe;
+mod retry;
+mod spec;
+
+pub use ::quantity::{Cpu, Memory, parse_duration};
+pub use cron::{CronSettings, Missed, Overlap};
+pub use handler::HandlerDigest;
+pub use image::{ImageRef, PullPolicy};
+pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
+pub use probe::{Probe, Probes};
+pub use retry::{Codes, Jitter, RetryPolicy, RetrySettings, attempts};
+pub use spec::{Asynchronous, CALLBACKS, FunctionSpec, Resources, Scale, check_queue_name};
+
+/// Why a request that describes a function was refused: the field as the client spelled it, and
+/// what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Invalid {
+    /// The JSON path of the field, as in `limits.memory`.
+    pub field: String,
+    /// What is wrong with the value, and what would be right.
+    pub reason: String,
+}
+
+impl Invalid {
+    /// An error for `field`, with the `reason` in words.
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
