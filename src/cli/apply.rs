@@ -13,7 +13,7 @@ use super::deploy::Waiting;
 use super::error::CliError;
 use super::handler::Carried;
 use super::passphrase::Passphrase;
-use super::{Globals, export, follow, output, sealed, stack};
+use super::{Globals, export, rollout, output, encrypted, stack};
 
 /// Make functions and namespaces as stack files say, and leave alone what is so already
 ///
@@ -52,7 +52,7 @@ impl Apply {
         let mut secrets = Vec::new();
         if let Some(path) = &self.secrets {
             let passphrase = self.passphrase.ask(path).await?;
-            secrets = sealed::open(path, passphrase, globals.namespace()).await?;
+            secrets = encrypted::open(path, passphrase, globals.namespace()).await?;
         }
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
         let mut carried = Carried::default();
@@ -63,7 +63,7 @@ impl Apply {
             apply_namespace(&client, namespace).await?;
         }
         for secret in &secrets {
-            sealed::set(&client, secret).await?;
+            encrypted::set(&client, secret).await?;
         }
         carried.hand_over(&client).await?;
         let mut changed: Vec<Deployment> = Vec::new();
@@ -73,7 +73,7 @@ impl Apply {
             }
             let deployment = export::plain(deployment);
             let (name, namespace) = (deployment.service.as_str(), deployment.namespace.as_deref());
-            let there = follow::look(&client, name, namespace).await?.map(export::as_sent);
+            let there = rollout::look(&client, name, namespace).await?.map(export::as_sent);
             if there.as_ref() == Some(&deployment) {
                 output::line(format!("{name} is unchanged"))?;
             } else {

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::environment;
+use super::error::Origin;
 use super::gateway::Gateway;
 
 /// The user of every daemon that was not told otherwise.
@@ -28,17 +29,6 @@ pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: String,
     pub(crate) origin: Origin,
-}
-
-/// Where credentials were found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// `ingle login`, which is under way.
-    Login,
-    /// `INGLE_PASSWORD`
-    Environment,
-    /// A file of logins, or of the daemon.
-    File(PathBuf),
 }
 
 impl std::fmt::Debug for Credentials {

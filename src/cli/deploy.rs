@@ -12,7 +12,7 @@ use model::wire::{Deployment, FunctionStatus};
 use super::Globals;
 use super::client::{Answer, Client};
 use super::error::{CliError, Exit};
-use super::follow::{self, Submitted};
+use super::rollout::{self, Submitted};
 use super::handler::{self, Packed};
 use super::options::{Options, set};
 use super::output;
@@ -108,7 +108,7 @@ impl Waiting {
                 output::line(format!("{} was accepted: {url}", function.name))?;
                 continue;
             }
-            match follow::until_ready(client, function, deadline).await {
+            match rollout::until_ready(client, function, deadline).await {
                 Ok(status) => output::line(format!("{} is {}: {url}", function.name, in_words(&status)))?,
                 Err(error) => failures.add(error)?,
             }
@@ -132,7 +132,7 @@ pub(super) fn in_words(status: &FunctionStatus) -> String {
 /// gateway takes for a function that is there.
 async fn submit(client: &Client, deployment: &Deployment, no_wait: bool) -> anyhow::Result<Submitted> {
     let (name, namespace) = (deployment.service.as_str(), deployment.namespace.as_deref());
-    let before = if no_wait { None } else { follow::look(client, name, namespace).await? };
+    let before = if no_wait { None } else { rollout::look(client, name, namespace).await? };
     let send = |method| client.system(method, &["functions"], &[]).json(deployment).send();
     let answer = match send(Method::PUT).await {
         Err(CliError::Refused { status: 404, .. }) => send(Method::POST).await,

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use host::network::NetworkError;
 use model::config::ConfigError;
 
-use super::credentials::Origin;
 
 /// The exit codes; `docs/cli.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,17 @@ pub(crate) enum CliError {
     /// Ctrl-C.
     #[error("{0}")]
     Interrupted(String),
+}
+
+/// Where credentials were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `ingle login`, which is under way.
+    Login,
+    /// `INGLE_PASSWORD`
+    Environment,
+    /// A file of logins, or of the daemon.
+    File(PathBuf),
 }
 
 /// Why the gateway let nobody in.

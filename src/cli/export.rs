@@ -12,7 +12,7 @@ use model::wire::{Deployment, FunctionStatus, Namespace, Resources};
 use super::client::Client;
 use super::error::CliError;
 use super::passphrase::Passphrase;
-use super::{Globals, handler, output, sealed};
+use super::{Globals, handler, output, encrypted};
 
 /// Write all functions and namespaces as a stack file: a backup, and the way to another machine
 ///
@@ -45,7 +45,7 @@ impl Export {
         if let Some(path) = &self.secrets {
             // Before anything else is written: a person is asked, and may give up.
             let passphrase = self.passphrase.choose().await?;
-            sealed::export(&client, globals.namespace(), path, passphrase).await?;
+            encrypted::export(&client, globals.namespace(), path, passphrase).await?;
         }
         let namespaces = match globals.namespace() {
             Some(name) => vec![name.to_owned()],

@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use reqwest::Method;
 
 use super::client::Client;
-use super::credentials::{ADMIN, Credentials, Origin, Places};
+use super::credentials::{ADMIN, Credentials, Places};
+use super::error::Origin;
 use super::environment;
 use super::error::CliError;
 use super::gateway::Gateway;

@@ -9,7 +9,7 @@ use model::function::{FunctionName, parse_duration};
 use model::wire;
 
 use super::error::CliError;
-use super::follow::{self, Submitted};
+use super::rollout::{self, Submitted};
 use super::{Globals, deploy, output};
 
 /// Go back to a revision that served before, and wait until it answers
@@ -52,7 +52,7 @@ impl Rollback {
             return Ok(output::line(format!("{name} was accepted as revision {revision}: {url}"))?);
         }
         let submitted = Submitted { name: name.to_owned(), namespace: globals.namespace.clone(), revision };
-        let status = follow::until_ready(&client, &submitted, Instant::now() + self.wait_timeout).await?;
+        let status = rollout::until_ready(&client, &submitted, Instant::now() + self.wait_timeout).await?;
         Ok(output::line(format!("{name} is {}: {url}", deploy::in_words(&status)))?)
     }
 }

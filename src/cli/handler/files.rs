@@ -10,7 +10,7 @@ use reqwest::Method;
 use super::{MAX_ARCHIVE, Packed, is_there};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
-use crate::cli::file;
+use crate::cli::atomic_file;
 use model::function::HandlerDigest;
 use model::wire::Deployment;
 
@@ -46,7 +46,7 @@ pub(crate) async fn save<'a>(
             request.download(MAX_ARCHIVE).await.with_context(|| format!("the handler of {function}"))?;
         let found =
             Packed::of(archive).checked(digest).with_context(|| format!("the handler of {function}"))?;
-        file::replace(&path, &found.archive).with_context(|| format!("writing {}", path.display()))?;
+        atomic_file::replace(&path, &found.archive).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(named.len())
 }

@@ -9,37 +9,21 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::probe::{self, Probed};
-use super::{LaunchError, needs_watchdog};
+use super::{LaunchError, Revision, needs_watchdog};
 use directory::Endpoint;
 use host::bundles::Handlers;
 use host::logs::Logs;
 use host::network::{Attachment, Network};
-use host::runtime::{ContainerRequest, LayerRequest, Progress, ResolvedImage, Runtime, Stdio};
+use host::runtime::{ContainerRequest, LayerRequest, Progress, Runtime, Stdio};
 use host::secrets::Secrets;
 use model::config;
 use model::function::{FunctionSpec, PullPolicy, ReplicaId};
-use model::wire;
 
 /// Lines of output that an error carries.
 const ERROR_LINES: usize = 5;
 /// What a function may write after its limit before the watchdog cuts it: the gateway's own limit
 /// comes first, so that its 504 names it.
 const WATCHDOG_MARGIN: Duration = Duration::from_secs(2);
-
-/// One version of a function's spec, with the image that its name meant.
-#[derive(Debug)]
-pub struct Revision {
-    /// Its number, counted from 1.
-    pub number: u64,
-    /// As it was sent.
-    pub deployment: Arc<wire::Deployment>,
-    /// The same, parsed.
-    pub spec: Arc<FunctionSpec>,
-    /// When it was deployed.
-    pub created_at: jiff::Timestamp,
-    /// The image.
-    pub image: ResolvedImage,
-}
 
 /// What one launch is given.
 #[derive(Debug)]

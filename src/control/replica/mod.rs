@@ -11,13 +11,15 @@
 mod error;
 mod launch;
 mod probe;
+mod revision;
 mod stop;
 
 use host::runtime::ImageConfig;
 use model::function::FunctionSpec;
 
 pub use error::LaunchError;
-pub use launch::{Launch, Launcher, Revision};
+pub use launch::{Launch, Launcher};
+pub use revision::Revision;
 pub(crate) use probe::get;
 
 /// Whether this machine's watchdog is to run a function's command: one is given, and its image has none for it.

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use super::record::Source;
-use super::split::beginning;
+use super::lines::beginning;
 use model::function::{FunctionKey, ReplicaId};
 
 /// Where journald listens.

@@ -15,7 +15,7 @@
 //! - The end of the daemon, by `kill -9` too, loses no more than the lines of the last 200 ms and a
 //!   line that had no end yet: all else is in the files, or still in the pipe for the next daemon.
 
-mod complaint;
+mod rate_limit;
 mod error;
 mod fifo;
 mod files;
@@ -26,7 +26,7 @@ mod output;
 mod query;
 mod reader;
 mod record;
-mod split;
+mod lines;
 
 pub use error::LogError;
 pub use query::Query;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::complaint::Complaint;
+use super::rate_limit::Complaint;
 use super::files::Files;
 use super::follower::Follower;
 use super::history;

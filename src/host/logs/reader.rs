@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Allowance, Journal};
 use super::output::{Common, Full, Output};
 use super::record::{Source, now};
-use super::split::{Splitter, beginning};
+use super::lines::{Splitter, beginning};
 use model::function::ReplicaId;
 use model::sync::lock;
 

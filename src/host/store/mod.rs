@@ -13,7 +13,7 @@
 mod ballast;
 mod error;
 mod jobs;
-mod large;
+mod blobs;
 mod record;
 mod timers;
 mod writer;
@@ -32,7 +32,7 @@ pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
 pub use timers::StoredTimer;
 
 use ballast::Ballast;
-use large::LargeValues;
+use blobs::LargeValues;
 use model::function::{FunctionKey, NamespaceName, ReplicaId};
 use model::wire;
 use record::{FunctionDigests, RevisionDigests};
@@ -96,7 +96,7 @@ impl Store {
         let mut used = Vec::new();
         for row in self.db.iter() {
             let (_, value) = row.map_err(|error| StoreError::failed("reading the store", error))?;
-            used.extend(large::reference(&value));
+            used.extend(blobs::reference(&value));
         }
         self.large.retain(&used)
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::ballast::{self, Ballast};
 use super::error::{StoreError, is_read_only};
-use super::large::LargeValues;
+use super::blobs::LargeValues;
 use model::sync::lock;
 
 /// Operations in one batch at most.

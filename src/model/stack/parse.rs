@@ -30,16 +30,13 @@ pub enum Files {
     Nowhere,
 }
 
-/// Looks up what `${NAME}` stands for.
-pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
-
 /// Reads a stack file's text: those functions whose name `takes` accepts. Without a `variable`, `${NAME}`
 /// stays as it is. A file may be several documents, as `ingle export` writes one for each namespace.
 pub fn parse(
     text: &str,
     files: &Files,
     takes: &dyn Fn(&str) -> bool,
-    variable: Option<Variables<'_>>,
+    variable: Option<substitute::Variables<'_>>,
 ) -> Result<Stack, StackError> {
     let mut stack = Stack::default();
     let text = match variable {

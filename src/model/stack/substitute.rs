@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 
+/// Looks up what `${NAME}` stands for.
+pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Expressions within defaults may be this deep.
 const MAX_DEPTH: usize = 16;
 
@@ -20,7 +23,7 @@ pub(super) struct Substituted {
 /// Replaces all expressions in `text`.
 pub(super) fn substitute(
     text: &str,
-    variable: super::parse::Variables<'_>,
+    variable: Variables<'_>,
     limit: usize,
 ) -> Result<Substituted, String> {
     let mut scanner = Scanner { variable, limit, missing: BTreeSet::new() };
@@ -29,7 +32,7 @@ pub(super) fn substitute(
 }
 
 struct Scanner<'a> {
-    variable: super::parse::Variables<'a>,
+    variable: Variables<'a>,
     limit: usize,
     missing: BTreeSet<String>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use directory::{BOUNDS, CodeCounts};
 use model::sync::lock;
 

@@ -1,6 +1,6 @@
 //! What is counted and known of functions that are called by a schedule.
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use calls::triggers::cron::Cron;
 
 /// Writes the families of timers.

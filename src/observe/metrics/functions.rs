@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use directory::Entry;
 use directory::{CodeCounts, OTHER, StatsSnapshot};
 

@@ -15,7 +15,7 @@ mod functions;
 mod process;
 mod queue;
 mod scrape;
-mod text;
+mod exposition;
 mod usage;
 
 pub use api::ApiStats;

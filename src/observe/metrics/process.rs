@@ -1,6 +1,6 @@
 //! What the daemon itself uses, as the kernel tells it.
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 
 /// Ticks in a second in `/proc`: fixed by the kernel's interface on every architecture we run on.
 const TICKS: f64 = 100.0;

@@ -1,6 +1,6 @@
 //! What is counted and known of calls that are made later.
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use calls::queue::{Counts, Queue};
 use model::function::CALLBACKS;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use super::usage::UsageReader;
 use super::{ApiStats, cron, functions, process, queue, usage};
 use calls::queue::Queue;

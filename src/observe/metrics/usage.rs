@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::text::{Kind, Text};
+use super::exposition::{Kind, Text};
 use directory::Entry;
 use host::runtime::{Runtime, Usage};
 use model::function::FunctionKey;

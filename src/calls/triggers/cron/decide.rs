@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use schedule::Timetable;
 
-use super::row::{LeftOut, Row};
+use super::record::{LeftOut, Row};
 use model::function::{CronSettings, Missed, Overlap};
 
 /// How late a run may be: after that its time has passed. As long as a restart takes, and a little more.

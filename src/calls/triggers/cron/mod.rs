@@ -15,8 +15,8 @@
 
 mod decide;
 mod error;
-mod head;
-mod row;
+mod request;
+mod record;
 mod status;
 mod timer;
 
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use error::CronError;
-pub use row::{Counts, End, LeftOut};
+pub use record::{Counts, End, LeftOut};
 pub use status::{LastRun, Outcome, TimerStatus};
 
 use crate::queue::{Facts, Queue, QueueError, Stage};
@@ -39,7 +39,7 @@ use directory::{Directory, Phase};
 use host::store::{Store, StoreError};
 use model::function::{CronSettings, FunctionKey};
 use model::sync::lock;
-use row::{Row, Run};
+use record::{Row, Run};
 use timer::Timer;
 
 /// The longest time between two looks at the clock and at the functions.
@@ -243,7 +243,7 @@ impl Cron {
         let shared = &self.0;
         let call_id = Uuid::new_v4().to_string();
         let facts = Facts::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
-        let head = head::of(function, &call_id, due, now);
+        let head = request::of(function, &call_id, due, now);
         let keep = |number| {
             row.accepted(Run { number, call_id: call_id.clone(), due, at: now, end: None });
             serde_json::to_vec(&row).expect("a timer is JSON")

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Cron;
-use super::row::{Counts, End, LeftOut, Run};
+use super::record::{Counts, End, LeftOut, Run};
 use super::timer::Timer;
 use crate::queue::Stage;
 use model::function::{FunctionKey, Missed, Overlap};

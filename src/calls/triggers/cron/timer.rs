@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use schedule::Timetable;
 use tokio::time::Instant;
 
-use super::row::{Row, part_of};
+use super::record::{Row, part_of};
 use directory::{Entry, View};
 use model::function::{CronSettings, FunctionSpec};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::conflist::{Bridge, Conflist};
 use super::files::Resolvers;
 use super::netlink::Netlink;
-use super::{clash, foreign};
+use super::{subnet_conflict, host_firewall};
 use crate::exec;
 use model::config::Config;
 use model::finding::Finding;
@@ -49,7 +49,7 @@ async fn subnet(conflist: &Conflist, bridge: &Bridge) -> Finding {
     };
     let subnet = conflist.range.subnet;
     match known.await {
-        Ok(known) => match clash::with(subnet, &known) {
+        Ok(known) => match subnet_conflict::with(subnet, &known) {
             None => Finding::ok(SUBNET, format!("{subnet} on bridge {} is free for functions", bridge.name)),
             Some(reason) => Finding::fault(
                 SUBNET,
@@ -89,7 +89,7 @@ async fn nft() -> Finding {
 }
 
 async fn obstacles(bridge: &Bridge, port: u16) -> Vec<Finding> {
-    let found = foreign::look(&bridge.name, port).await;
+    let found = host_firewall::look(&bridge.name, port).await;
     if found.is_empty() {
         return vec![Finding::ok(FIREWALL, "no other firewall stops functions")];
     }

@@ -18,16 +18,16 @@
 //! address is in the leases. So whatever is left by a daemon that was killed is found by
 //! [`Network::attached`], and removed by [`Network::detach`].
 
-mod addresses;
+mod address_pool;
 mod attach;
 mod bridge;
-mod clash;
+mod subnet_conflict;
 mod conflist;
 mod detach;
 mod diagnosis;
 mod files;
-mod foreign;
-mod keys;
+mod host_firewall;
+mod json;
 mod netlink;
 mod netns;
 mod plugin;
@@ -46,10 +46,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ipnet::IpNet;
 
-use self::addresses::Addresses;
+use self::address_pool::Addresses;
 use self::conflist::{Bridge, Conflist};
 use self::files::Resolvers;
-use self::foreign::Obstacle;
+use self::host_firewall::Obstacle;
 use self::netlink::Netlink;
 use self::plugin::Call;
 use super::{Attachment, Leases, Network, NetworkError};
@@ -182,7 +182,7 @@ impl Cni {
 
     /// Warns of what other firewalls stop, once.
     async fn look_for_obstacles(&self, bridge: &str) {
-        let found = foreign::clear(bridge, self.gateway_port).await;
+        let found = host_firewall::clear(bridge, self.gateway_port).await;
         let mut shared = self.shared();
         for Obstacle { problem, remedy } in found.iter().filter(|o| !shared.obstacles.contains(o)) {
             tracing::warn!("{problem}; to change that: {remedy}");
@@ -206,7 +206,7 @@ impl Network for Cni {
         if let Some(bridge) = self.conflist.bridge() {
             let ours = netlink.link(&bridge.name).await.map_err(failed)?.map(|link| link.index);
             let known = netlink.known(ours).await.map_err(failed)?;
-            if let Some(reason) = clash::with(range.subnet, &known) {
+            if let Some(reason) = subnet_conflict::with(range.subnet, &known) {
                 return Err(NetworkError::Config { path: path.clone(), reason });
             }
             mtu = bridge.mtu.or(netlink.uplink_mtu().await.map_err(failed)?);

@@ -23,7 +23,7 @@ use rtnetlink::{
 };
 use tokio::task::JoinHandle;
 
-use super::clash::Known;
+use super::subnet_conflict::Known;
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];

@@ -17,7 +17,7 @@ mod rootfs;
 mod seccomp;
 mod shim;
 mod spec;
-mod strays;
+mod orphans;
 mod task;
 mod user;
 
@@ -40,7 +40,7 @@ use self::cgroup::Hierarchies;
 use self::client::{Client, already_exists};
 use self::events::Events;
 use self::images::Images;
-use self::strays::Strays;
+use self::orphans::Strays;
 use self::user::User;
 use super::{
     ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,

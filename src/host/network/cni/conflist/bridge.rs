@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::ipam::{Range, Route, read_ipam};
-use crate::network::cni::keys::{self, Keys};
+use crate::network::cni::json::{self, Keys};
 
 /// The bridge's name unless the conflist has another.
 pub(super) const DEFAULT_BRIDGE: &str = "ingle0";
@@ -23,7 +23,7 @@ pub(in crate::network::cni) struct Bridge {
 }
 
 fn link_name(value: &Value) -> Result<String, String> {
-    let name = keys::text(value)?;
+    let name = json::text(value)?;
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if good && name.len() <= MAX_LINK_NAME && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         Ok(name)
@@ -47,14 +47,14 @@ pub(super) fn read_bridge(place: &str, value: Value, mistakes: &mut Vec<String>)
         keys.take_value(key);
     }
     let name = keys.take("bridge", link_name).unwrap_or_else(|| DEFAULT_BRIDGE.into());
-    let is_gateway = keys.take("isGateway", keys::boolean);
-    let default_gateway = keys.take("isDefaultGateway", keys::boolean).unwrap_or(false);
+    let is_gateway = keys.take("isGateway", json::boolean);
+    let default_gateway = keys.take("isDefaultGateway", json::boolean).unwrap_or(false);
     if is_gateway == Some(false) || (is_gateway.is_none() && !default_gateway) {
         keys.mistake("isGateway", "must be true: it is over this address that functions are called");
     }
-    let masquerade = keys.take("ipMasq", keys::boolean).unwrap_or(false);
+    let masquerade = keys.take("ipMasq", json::boolean).unwrap_or(false);
     let mtu = keys.take("mtu", mtu).flatten();
-    let hairpin = keys.take("hairpinMode", keys::boolean).unwrap_or(false);
+    let hairpin = keys.take("hairpinMode", json::boolean).unwrap_or(false);
     let ipam = keys.take_value("ipam").unwrap_or_default();
     keys.refuse_rest("bridge, isGateway, isDefaultGateway, ipMasq, mtu, hairpinMode and ipam");
 

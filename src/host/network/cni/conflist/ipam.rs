@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-use crate::network::cni::keys::{self, Keys};
+use crate::network::cni::json::{self, Keys};
 
 /// The subnet of a conflist that names none.
 pub(super) const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 62, 0, 0), 16);
@@ -64,7 +64,7 @@ pub(super) fn read_ipam(
         None => read_range(&mut keys),
     };
     let mut routes = Vec::new();
-    for (index, route) in keys.take("routes", keys::list).unwrap_or_default().into_iter().enumerate() {
+    for (index, route) in keys.take("routes", json::list).unwrap_or_default().into_iter().enumerate() {
         let place = format!("{place}: routes[{index}]");
         let mut inner = Keys::new(place, route, keys.mistakes());
         routes.extend(read_route(&mut inner, range.as_ref()));
@@ -80,7 +80,7 @@ pub(super) fn read_ipam(
 
 fn read_range(keys: &mut Keys<'_>) -> Option<Range> {
     let before = keys.mistakes().len();
-    let subnet = keys.take("subnet", keys::subnet).unwrap_or(DEFAULT_SUBNET);
+    let subnet = keys.take("subnet", json::subnet).unwrap_or(DEFAULT_SUBNET);
     if !(8..=29).contains(&subnet.prefix_len()) {
         keys.mistake("subnet", format_args!("is {subnet}; give it a prefix from /8 to /29"));
         return None;
@@ -88,7 +88,7 @@ fn read_range(keys: &mut Keys<'_>) -> Option<Range> {
     let lowest = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
     let highest = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
     let inside = |value: &Value| {
-        let address = keys::address(value)?;
+        let address = json::address(value)?;
         if (lowest..=highest).contains(&address) {
             Ok(address)
         } else {
@@ -106,12 +106,12 @@ fn read_range(keys: &mut Keys<'_>) -> Option<Range> {
 
 fn read_route(keys: &mut Keys<'_>, range: Option<&Range>) -> Option<Route> {
     let before = keys.mistakes().len();
-    let to = keys.take("dst", keys::subnet);
+    let to = keys.take("dst", json::subnet);
     if to.is_none() && keys.mistakes().len() == before {
         keys.mistake("dst", "is missing");
     }
     let via = keys.take("gw", |value| {
-        let via = keys::address(value)?;
+        let via = json::address(value)?;
         match range {
             Some(range) if !range.subnet.contains(&via) => Err(format!("which is not in {}", range.subnet)),
             _ => Ok(via),

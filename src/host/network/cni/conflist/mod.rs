@@ -17,7 +17,7 @@ pub(super) use self::bridge::Bridge;
 use self::bridge::read_bridge;
 pub(super) use self::ipam::Range;
 use self::ipam::read_ipam;
-use super::keys::{self, Keys};
+use super::json::{self, Keys};
 use super::plugin::Plugin;
 use crate::network::NetworkError;
 
@@ -96,7 +96,7 @@ fn read(path: &Path, json: Value, plugin_dir: &Path, mistakes: &mut Vec<String>)
         keys.take_value(key);
     }
     let plugins = keys.take("plugins", |value| {
-        keys::list(value)
+        json::list(value)
             .and_then(|list| if list.is_empty() { Err("and names none".into()) } else { Ok(list) })
     });
     for (key, found) in
@@ -155,7 +155,7 @@ fn read(path: &Path, json: Value, plugin_dir: &Path, mistakes: &mut Vec<String>)
 }
 
 fn network_name(value: &Value) -> Result<String, String> {
-    let name = keys::text(value)?;
+    let name = json::text(value)?;
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
     if good && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.len() <= 40 {
         Ok(name)
@@ -165,7 +165,7 @@ fn network_name(value: &Value) -> Result<String, String> {
 }
 
 fn version(value: &Value) -> Result<String, String> {
-    keys::text(value).and_then(|version| {
+    json::text(value).and_then(|version| {
         if VERSIONS.contains(&version.as_str()) {
             Ok(version)
         } else {

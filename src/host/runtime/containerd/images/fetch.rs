@@ -9,13 +9,12 @@ use futures_util::StreamExt;
 use oci_client::client::BlobResponse;
 use tokio::sync::Semaphore;
 
-use super::content::{CommitError, Content, Opened, Writer};
-use super::document::Descriptor;
-use super::fault::Fault;
+use super::content_store::{CommitError, Content, Opened, Writer};
+use super::manifest::Descriptor;
+use super::error::{Failure, Fault};
 use super::lease::Lease;
 use super::locks::Locks;
 use super::registry::Registry;
-use super::session::Failure;
 use crate::runtime::{Progress, RuntimeError};
 
 /// Attempts in a row that brought nothing.

@@ -16,22 +16,22 @@
 //!   its digest, under [`PullPolicy::Never`] not even that.
 
 mod archive;
-mod content;
+mod content_store;
 mod credentials;
-mod document;
-mod fault;
+mod manifest;
+mod error;
 mod fetch;
 mod hosts;
-mod layout;
+mod resolved;
 mod lease;
 mod load;
 mod locks;
 mod platform;
-mod records;
+mod image_store;
 mod registry;
 mod session;
 mod snapshotter;
-mod space;
+mod disk_usage;
 mod token;
 mod unpack;
 mod web;
@@ -46,13 +46,13 @@ use futures_util::future::try_join_all;
 
 pub(super) use snapshotter::detect_snapshotter;
 
-use self::content::{CommitError, Content};
-use self::document::Descriptor;
+use self::content_store::{CommitError, Content};
+use self::manifest::Descriptor;
 use self::fetch::Fetcher;
-use self::layout::{Documents, Layout, Wanted};
+use self::resolved::{Documents, Layout, Wanted};
 use self::lease::Lease;
 use self::locks::Locks;
-use self::records::{Naming, Notes, Records};
+use self::image_store::{Naming, Notes, Records};
 use self::registry::Registry;
 use self::unpack::Unpacker;
 use super::client::Client;
@@ -125,7 +125,7 @@ impl Images {
         // A digest means the same for ever, and needs no asking.
         let digest = match image.reference().digest() {
             Some(digest) => {
-                document::check_digest(digest)
+                manifest::check_digest(digest)
                     .map_err(|reason| RuntimeError::BadImage { image: image.to_string(), reason })?;
                 digest.to_owned()
             }

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use oci_client::client::BlobResponse;
 use tokio::sync::OnceCell;
 
-use super::document::Descriptor;
-use super::fault::Fault;
+use super::manifest::Descriptor;
+use super::error::{Failure, Fault};
 use super::hosts::{Host, hosts};
-use super::layout::Wanted;
-use super::session::{Answer, Failure, Question, Session};
+use super::resolved::Wanted;
+use super::session::{Answer, Question, Session};
 use crate::runtime::RuntimeError;
 use model::config;
 use model::function::ImageRef;

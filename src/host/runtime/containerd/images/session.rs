@@ -7,27 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use oci_client::Reference;
 use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 
 use super::credentials::{self, Credentials};
-use super::document::check_digest;
-use super::fault::Fault;
+use super::manifest::check_digest;
+use super::error::{Failure, Fault};
 use super::hosts::Host;
-use super::layout::Wanted;
+use super::resolved::Wanted;
 use super::token;
-use super::web::{self, Documents};
+use super::web::{self, CONNECT_TIMEOUT, Documents, READ_TIMEOUT, USER_AGENT};
 use crate::runtime::RuntimeError;
 use model::function::ImageRef;
 
-/// How long a connection may take to come about.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a registry may be silent.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a small answer may take, from the question to its last byte.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Who we say we are.
-pub(super) const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
 
 /// A host with credentials.
 pub(super) struct Session {
@@ -54,21 +47,6 @@ pub(super) enum Answer {
     Digest(String),
     Document(Bytes),
     Layer(BlobResponse),
-}
-
-/// What an attempt with a host ends in.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The host's doing.
-    Fault(Fault),
-    /// Not the host's doing.
-    Ours(RuntimeError),
-}
-
-impl From<OciDistributionError> for Failure {
-    fn from(error: OciDistributionError) -> Self {
-        Self::Fault(error.into())
-    }
 }
 
 impl Question<'_> {

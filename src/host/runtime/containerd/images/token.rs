@@ -6,9 +6,8 @@ use http::header::CONTENT_TYPE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::fault::Fault;
+use super::error::{Failure, Fault};
 use super::hosts::Host;
-use super::session::Failure;
 use super::web;
 
 /// The most that an answer may have.

@@ -14,8 +14,8 @@ use containerd_client::types::{Descriptor as DiffDescriptor, Mount};
 use tonic::Code;
 
 use super::super::client::{Client, already_exists};
-use super::document::Descriptor;
-use super::layout::Layout;
+use super::manifest::Descriptor;
+use super::resolved::Layout;
 use super::lease::Lease;
 use super::locks::Locks;
 use crate::runtime::RuntimeError;

@@ -1,6 +1,8 @@
 //! Small answers of a registry over HTTP, each read with a bound: oci-client, which brings the layers,
 //! would hold an answer of any length in memory before anybody could look at it.
 
+use std::time::Duration;
+
 use http::header::{ACCEPT, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use oci_client::Reference;
@@ -11,12 +13,17 @@ use oci_client::{Client, RegistryOperation};
 use reqwest::Response;
 use tokio::sync::OnceCell;
 
-use super::document::{DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of};
-use super::fault::Fault;
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of};
+use super::error::Fault;
 use super::hosts::Host;
-use super::layout::{Kind, Wanted};
-use super::session::{CONNECT_TIMEOUT, READ_TIMEOUT, USER_AGENT};
+use super::resolved::{Kind, Wanted};
 
+/// How long a connection may take to come about.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a registry may be silent.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who we say we are.
+pub(super) const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
 /// What is read of the body of a refusal.
 const MAX_REFUSAL: u64 = 64 << 10;
 const DIGEST_HEADER: &str = "docker-content-digest";

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::document::{
+use super::manifest::{
     ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, chain_ids, digest_of,
 };
 use super::platform::{self, Platform};

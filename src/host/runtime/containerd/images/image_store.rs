@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 use super::super::client::{Client, already_exists};
-use super::document::Descriptor;
+use super::manifest::Descriptor;
 use crate::runtime::RuntimeError;
 use model::function::ImageRef;
 

@@ -17,7 +17,7 @@ use model::wire::{Secret, SecretsExport};
 
 use super::client::Client;
 use super::error::CliError;
-use super::{file, output, stdin};
+use super::{atomic_file, output, stdin};
 
 /// Bytes of a file that is read: more than the daemon exports at once.
 const MAX_FILE: usize = 64 << 20;
@@ -34,7 +34,7 @@ pub(super) async fn export(
     let payload = request.json(&SecretsExport { key: key.encode() }).send().await?.body;
     let mut sealed = tokio::task::spawn_blocking(move || age::header(&key, &passphrase)).await?;
     sealed.extend_from_slice(&payload);
-    file::replace(path, &sealed).with_context(|| format!("writing {}", path.display()))?;
+    atomic_file::replace(path, &sealed).with_context(|| format!("writing {}", path.display()))?;
     output::note(format!("the secrets are in {}", path.display()));
     Ok(())
 }

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::super::client::{Client, already_exists};
-use super::document::Descriptor;
+use super::manifest::Descriptor;
 use super::lease::Lease;
 use crate::runtime::RuntimeError;
 

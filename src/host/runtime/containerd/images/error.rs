@@ -152,6 +152,21 @@ fn certificate_hint(cause: &str) -> String {
     format!("{meaning} ({cause})")
 }
 
+/// What an attempt with a host ends in.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The host's doing.
+    Fault(Fault),
+    /// Not the host's doing.
+    Ours(RuntimeError),
+}
+
+impl From<OciDistributionError> for Failure {
+    fn from(error: OciDistributionError) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
