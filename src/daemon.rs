@@ -24,9 +24,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::gateway::access::basic::Credentials;
 use crate::gateway::api::Api;
-use crate::gateway::auth::Credentials;
-use crate::gateway::listener;
+use crate::gateway::server::listener;
 use crate::gateway::server::{self, Gateway, Limits};
 use crate::{COMMIT, VERSION};
 use calls::queue::Queue;

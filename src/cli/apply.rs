@@ -13,7 +13,7 @@ use super::deploy::Waiting;
 use super::error::CliError;
 use super::handler::Carried;
 use super::passphrase::Passphrase;
-use super::{Globals, export, rollout, output, encrypted, stack};
+use super::{Globals, encrypted, export, output, rollout, stack};
 
 /// Make functions and namespaces as stack files say, and leave alone what is so already
 ///

@@ -12,10 +12,10 @@ use model::wire::{Deployment, FunctionStatus};
 use super::Globals;
 use super::client::{Answer, Client};
 use super::error::{CliError, Exit};
-use super::rollout::{self, Submitted};
 use super::handler::{self, Packed};
 use super::options::{Options, set};
 use super::output;
+use super::rollout::{self, Submitted};
 use super::stack::StackArgs;
 
 /// Deploy a function, or all functions of a stack file, and wait until they answer

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use host::network::NetworkError;
 use model::config::ConfigError;
 
-
 /// The exit codes; `docs/cli.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

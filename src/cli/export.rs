@@ -12,7 +12,7 @@ use model::wire::{Deployment, FunctionStatus, Namespace, Resources};
 use super::client::Client;
 use super::error::CliError;
 use super::passphrase::Passphrase;
-use super::{Globals, handler, output, encrypted};
+use super::{Globals, encrypted, handler, output};
 
 /// Write all functions and namespaces as a stack file: a backup, and the way to another machine
 ///

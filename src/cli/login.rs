@@ -5,9 +5,9 @@ use reqwest::Method;
 
 use super::client::Client;
 use super::credentials::{ADMIN, Credentials, Places};
-use super::error::Origin;
 use super::environment;
 use super::error::CliError;
+use super::error::Origin;
 use super::gateway::Gateway;
 use super::{Globals, output, prompt, stdin};
 

@@ -5,6 +5,7 @@
 //! for when there is no daemon to ask.
 
 mod apply;
+mod atomic_file;
 mod calls;
 mod client;
 mod credentials;
@@ -12,11 +13,10 @@ mod cron;
 mod deploy;
 mod describe;
 mod doctor;
+mod encrypted;
 mod environment;
 mod error;
 mod export;
-mod atomic_file;
-mod rollout;
 mod gateway;
 mod handler;
 mod image;
@@ -33,8 +33,8 @@ mod prompt;
 mod queue;
 mod remove;
 mod rollback;
+mod rollout;
 mod scale;
-mod encrypted;
 mod secret;
 mod selection;
 mod serve;

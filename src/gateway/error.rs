@@ -3,6 +3,10 @@
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
 
+mod code;
+
+pub use code::ErrorCode;
+
 use std::io;
 use std::time::Duration;
 
@@ -26,44 +30,50 @@ use model::wire::ErrorBody;
 
 /// An error as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorAnswer {
+pub struct ErrorResponse {
     /// The status.
     pub status: StatusCode,
     /// The kind of error, for programs.
-    pub code: &'static str,
+    pub code: ErrorCode,
     /// What is wrong, with which thing, and the way out.
     pub text: String,
     /// Seconds after which it is worth trying again.
     pub retry_after: Option<u32>,
 }
 
-impl ErrorAnswer {
-    /// An answer with its text.
-    pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
-        Self { status, code, text: text.into(), retry_after: None }
+impl ErrorResponse {
+    /// Returns the response to an error of this kind, with its usual status.
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self { status: code.status(), code, text: text.into(), retry_after: None }
+    }
+
+    /// Replaces the status by another one.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
     }
 
     /// A head that did not arrive within the limit.
     pub(super) fn head_too_slow(limit: Duration) -> Self {
         let text = format!("the head of the request did not arrive within {limit:?} (gateway.idle_timeout)");
-        Self::new(StatusCode::REQUEST_TIMEOUT, "head_too_slow", text)
+        Self::new(ErrorCode::HeadTooSlow, text)
     }
 
     /// A request for something that only proxies do.
     pub(super) fn not_a_proxy() -> Self {
         let text = "this is a gateway to functions, not a proxy: CONNECT is not served";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "not_a_proxy", text)
+        Self::new(ErrorCode::NotAProxy, text)
     }
 
     /// A request line that is not one of HTTP.
     pub(super) fn bad_target() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", "the target of the request is malformed")
+        Self::new(ErrorCode::BadRequest, "the target of the request is malformed")
     }
 
     /// A handler of the API that did not end as it should.
     pub(super) fn internal() -> Self {
         let text = "the request was not carried out because of an error of the daemon: see its log";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+        Self::new(ErrorCode::Internal, text)
     }
 
     /// The same, with a hint when to try again.
@@ -76,7 +86,7 @@ impl ErrorAnswer {
     /// The content type and body, as JSON or as text.
     pub fn body(&self, json: bool) -> (&'static str, String) {
         if json {
-            let body = ErrorBody { error: self.text.clone(), code: self.code.to_owned() };
+            let body = ErrorBody { error: self.text.clone(), code: self.code.as_str().to_owned() };
             let json = serde_json::to_string(&body).expect("two strings are JSON");
             ("application/json", json)
         } else {
@@ -99,7 +109,7 @@ impl ErrorAnswer {
 
 /// The answer as text, for handlers that do not look at `Accept`. It carries the error along, so that
 /// the API can write it again as JSON.
-impl IntoResponse for ErrorAnswer {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> axum::response::Response {
         let mut response = self.answer(&HeaderMap::new());
         response.extensions_mut().insert(self);
@@ -112,36 +122,35 @@ fn wants_json(request: &HeaderMap) -> bool {
     request.get_all(ACCEPT).iter().any(|value| http1::wants_json(value.as_bytes()))
 }
 
-impl From<HeadError> for ErrorAnswer {
+impl From<HeadError> for ErrorResponse {
     fn from(error: HeadError) -> Self {
-        let (status, code) = match error {
-            HeadError::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
-            HeadError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
-            HeadError::Version => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "bad_version"),
-            HeadError::Coding => (StatusCode::NOT_IMPLEMENTED, "bad_coding"),
+        let code = match error {
+            HeadError::TooLarge => ErrorCode::HeadTooLarge,
+            HeadError::Bad(_) => ErrorCode::BadRequest,
+            HeadError::Version => ErrorCode::BadVersion,
+            HeadError::Coding => ErrorCode::BadCoding,
         };
-        Self::new(status, code, error.to_string())
+        Self::new(code, error.to_string())
     }
 }
 
-impl From<InvokeError> for ErrorAnswer {
+impl From<InvokeError> for ErrorResponse {
     fn from(error: InvokeError) -> Self {
         let code = match &error {
-            InvokeError::NotFound { .. } => "function_not_found",
-            InvokeError::Failed { .. } => "function_failed",
-            InvokeError::BackingOff { .. } => "backing_off",
-            InvokeError::TooManyWaiting { .. } => "too_many_waiting",
-            InvokeError::NoReplicaInTime { .. } => "no_replica_in_time",
-            InvokeError::NoAnswerInTime { .. } => "no_answer_in_time",
-            InvokeError::Unreachable { .. } => "function_unreachable",
-            InvokeError::BadAnswer { .. } => "bad_answer",
-            InvokeError::BodyTooLarge { .. } => "body_too_large",
-            InvokeError::BodyStalled { .. } => "body_stalled",
-            InvokeError::BadBody { .. } => "bad_body",
-            InvokeError::CallerGone { .. } => "caller_gone",
+            InvokeError::NotFound { .. } => ErrorCode::FunctionNotFound,
+            InvokeError::Failed { .. } => ErrorCode::FunctionFailed,
+            InvokeError::BackingOff { .. } => ErrorCode::BackingOff,
+            InvokeError::TooManyWaiting { .. } => ErrorCode::TooManyWaiting,
+            InvokeError::NoReplicaInTime { .. } => ErrorCode::NoReplicaInTime,
+            InvokeError::NoAnswerInTime { .. } => ErrorCode::NoAnswerInTime,
+            InvokeError::Unreachable { .. } => ErrorCode::FunctionUnreachable,
+            InvokeError::BadAnswer { .. } => ErrorCode::BadAnswer,
+            InvokeError::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
+            InvokeError::BodyStalled { .. } => ErrorCode::BodyStalled,
+            InvokeError::BadBody { .. } => ErrorCode::BadBody,
+            InvokeError::CallerGone { .. } => ErrorCode::CallerGone,
         };
-        let status = error.status();
-        let answer = Self::new(status, code, chain(&error));
+        let answer = Self::new(code, chain(&error));
         match error {
             InvokeError::TooManyWaiting { .. } => answer.retry_after(1),
             InvokeError::BackingOff { wait, .. } => answer.retry_after(whole_seconds(wait)),
@@ -155,176 +164,170 @@ fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
-impl From<QueueError> for ErrorAnswer {
+impl From<QueueError> for ErrorResponse {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::Full { retry_after, .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
-                    .retry_after(retry_after)
+                Self::new(ErrorCode::QueueFull, error.to_string()).retry_after(retry_after)
             }
             QueueError::NotFound { .. } | QueueError::UnknownCall { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "call_not_found", error.to_string())
+                Self::new(ErrorCode::CallNotFound, error.to_string())
             }
-            QueueError::NoFunction { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "function_not_found", error.to_string())
-            }
-            QueueError::NoAnswer { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "answer_not_found", error.to_string())
-            }
-            QueueError::Unanswered { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, "call_failed", error.to_string())
-            }
-            QueueError::Ending { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "call_ending", error.to_string())
-            }
-            QueueError::Ended { .. } => Self::new(StatusCode::CONFLICT, "call_ended", error.to_string()),
+            QueueError::NoFunction { .. } => Self::new(ErrorCode::FunctionNotFound, error.to_string()),
+            QueueError::NoAnswer { .. } => Self::new(ErrorCode::AnswerNotFound, error.to_string()),
+            QueueError::Unanswered { .. } => Self::new(ErrorCode::CallFailed, error.to_string()),
+            QueueError::Ending { .. } => Self::new(ErrorCode::CallEnding, error.to_string()),
+            QueueError::Ended { .. } => Self::new(ErrorCode::CallEnded, error.to_string()),
             QueueError::Spool(source)
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
                 let text = format!("the queue's directory has no room for the body: {source}");
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", text)
+                Self::new(ErrorCode::DiskFull, text)
             }
-            QueueError::Spool(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "queue_failed", chain(&error))
-            }
+            QueueError::Spool(_) => Self::new(ErrorCode::QueueFailed, chain(&error)),
             QueueError::Store(error) => error.into(),
         }
     }
 }
 
-impl From<CronError> for ErrorAnswer {
+impl From<CronError> for ErrorResponse {
     fn from(error: CronError) -> Self {
         match error {
-            CronError::NotFound(_) => {
-                Self::new(StatusCode::NOT_FOUND, "function_not_found", error.to_string())
-            }
-            CronError::NoSchedule(_) => Self::new(StatusCode::CONFLICT, "no_schedule", error.to_string()),
+            CronError::NotFound(_) => Self::new(ErrorCode::FunctionNotFound, error.to_string()),
+            CronError::NoSchedule(_) => Self::new(ErrorCode::NoSchedule, error.to_string()),
             CronError::Queue(error) => error.into(),
             CronError::Store(error) => error.into(),
         }
     }
 }
 
-impl From<Invalid> for ErrorAnswer {
+impl From<Invalid> for ErrorResponse {
     fn from(error: Invalid) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request", error.to_string())
+        Self::new(ErrorCode::InvalidRequest, error.to_string())
     }
 }
 
-impl From<FleetError> for ErrorAnswer {
+impl From<FleetError> for ErrorResponse {
     fn from(error: FleetError) -> Self {
-        let (status, code) = match error {
+        let code = match error {
             FleetError::Invalid(invalid) => return invalid.into(),
             FleetError::Runtime(error) => return error.into(),
             FleetError::Secrets(error) => return error.into(),
-            FleetError::Handler(HandlerError::NotFound(_)) => (StatusCode::BAD_REQUEST, "handler_not_found"),
+            FleetError::Handler(HandlerError::NotFound(_)) => {
+                return Self::new(ErrorCode::HandlerNotFound, chain(&error))
+                    .with_status(StatusCode::BAD_REQUEST);
+            }
             FleetError::Handler(error) => return error.into(),
             FleetError::Store(error) => return error.into(),
             FleetError::Disk(error) => return error.into(),
-            FleetError::NotFound(_) => (StatusCode::NOT_FOUND, "function_not_found"),
-            FleetError::NothingBefore { .. } => (StatusCode::CONFLICT, "nothing_before"),
-            FleetError::RevisionWanted { .. } => (StatusCode::CONFLICT, "revision_wanted"),
-            FleetError::RevisionNotFound { .. } => (StatusCode::NOT_FOUND, "revision_not_found"),
-            FleetError::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, "namespace_not_found"),
-            FleetError::NamespaceExists(_) => (StatusCode::CONFLICT, "namespace_exists"),
-            FleetError::NamespaceInUse { .. } => (StatusCode::CONFLICT, "namespace_in_use"),
+            FleetError::NotFound(_) => ErrorCode::FunctionNotFound,
+            FleetError::NothingBefore { .. } => ErrorCode::NothingBefore,
+            FleetError::RevisionWanted { .. } => ErrorCode::RevisionWanted,
+            FleetError::RevisionNotFound { .. } => ErrorCode::RevisionNotFound,
+            FleetError::NamespaceNotFound(_) => ErrorCode::NamespaceNotFound,
+            FleetError::NamespaceExists(_) => ErrorCode::NamespaceExists,
+            FleetError::NamespaceInUse { .. } => ErrorCode::NamespaceInUse,
             // Not 404, which clients take for "the function is not there" and deploy it anew.
-            FleetError::SecretNotFound { .. } => (StatusCode::BAD_REQUEST, "secret_not_found"),
-            FleetError::NoWatchdog(_) => (StatusCode::INTERNAL_SERVER_ERROR, "no_watchdog"),
-            FleetError::BrokeOff => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            FleetError::SecretNotFound { .. } => {
+                return Self::new(ErrorCode::SecretNotFound, chain(&error))
+                    .with_status(StatusCode::BAD_REQUEST);
+            }
+            FleetError::NoWatchdog(_) => ErrorCode::NoWatchdog,
+            FleetError::BrokeOff => ErrorCode::Internal,
             FleetError::ShuttingDown => {
                 let text = error.to_string();
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", text).retry_after(5);
+                return Self::new(ErrorCode::ShuttingDown, text).retry_after(5);
             }
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 
-impl From<RuntimeError> for ErrorAnswer {
+impl From<RuntimeError> for ErrorResponse {
     fn from(error: RuntimeError) -> Self {
-        let (status, code) = match &error {
-            RuntimeError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "containerd_unreachable"),
-            RuntimeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "containerd_timeout"),
+        let code = match &error {
+            RuntimeError::Down { .. } => ErrorCode::ContainerdUnreachable,
+            RuntimeError::Timeout { .. } => ErrorCode::ContainerdTimeout,
             // An image that cannot be had is a fault of the request, and neither 404 nor 401, which
             // clients take for a missing function and for their own login.
-            RuntimeError::ImageNotFound { .. } => (StatusCode::BAD_REQUEST, "image_not_found"),
-            RuntimeError::ImageNotLoaded { .. } | RuntimeError::ImageGone { .. } => {
-                (StatusCode::BAD_REQUEST, "image_not_loaded")
-            }
-            RuntimeError::Unauthorized { .. } => (StatusCode::BAD_REQUEST, "registry_unauthorized"),
-            RuntimeError::RegistryUnreachable { .. } => (StatusCode::BAD_GATEWAY, "registry_unreachable"),
-            RuntimeError::WrongPlatform { .. } => (StatusCode::BAD_REQUEST, "wrong_platform"),
-            RuntimeError::NoCommand { .. } => (StatusCode::BAD_REQUEST, "no_command"),
-            RuntimeError::BadImage { .. } => (StatusCode::BAD_REQUEST, "bad_image"),
-            RuntimeError::BadRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
-            RuntimeError::NotFound { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "container_not_found"),
-            RuntimeError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "containerd_failed"),
+            RuntimeError::ImageNotFound { .. } => ErrorCode::ImageNotFound,
+            RuntimeError::ImageNotLoaded { .. } | RuntimeError::ImageGone { .. } => ErrorCode::ImageNotLoaded,
+            RuntimeError::Unauthorized { .. } => ErrorCode::RegistryUnauthorized,
+            RuntimeError::RegistryUnreachable { .. } => ErrorCode::RegistryUnreachable,
+            RuntimeError::WrongPlatform { .. } => ErrorCode::WrongPlatform,
+            RuntimeError::NoCommand { .. } => ErrorCode::NoCommand,
+            RuntimeError::BadImage { .. } => ErrorCode::BadImage,
+            RuntimeError::BadRequest(_) => ErrorCode::InvalidRequest,
+            RuntimeError::NotFound { .. } => ErrorCode::ContainerNotFound,
+            RuntimeError::Failed { .. } => ErrorCode::ContainerdFailed,
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 
-impl From<DiskError> for ErrorAnswer {
+impl From<DiskError> for ErrorResponse {
     fn from(error: DiskError) -> Self {
-        let (status, code) = match error {
+        let code = match error {
             DiskError::Runtime(error) => return error.into(),
             DiskError::Handlers(error) => return error.into(),
             DiskError::Store(error) => return error.into(),
-            DiskError::ImageNotFound(_) => (StatusCode::NOT_FOUND, "image_not_found"),
-            DiskError::ImageInUse { .. } => (StatusCode::CONFLICT, "image_in_use"),
-            DiskError::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            DiskError::ImageNotFound(_) => {
+                return Self::new(ErrorCode::ImageNotFound, chain(&error)).with_status(StatusCode::NOT_FOUND);
+            }
+            DiskError::ImageInUse { .. } => ErrorCode::ImageInUse,
+            DiskError::NoRoom { .. } => ErrorCode::DiskFull,
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 
-impl From<StoreError> for ErrorAnswer {
+impl From<StoreError> for ErrorResponse {
     fn from(error: StoreError) -> Self {
-        let (status, code) = match error {
-            StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "store_failed"),
-            StoreError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+        let code = match error {
+            StoreError::Closed => {
+                return Self::new(ErrorCode::StoreFailed, chain(&error))
+                    .with_status(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            StoreError::Full { .. } => ErrorCode::DiskFull,
             StoreError::ReadOnly { .. }
             | StoreError::Broken { .. }
             | StoreError::InUse { .. }
             | StoreError::Newer { .. }
-            | StoreError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store_failed"),
+            | StoreError::Failed { .. } => ErrorCode::StoreFailed,
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 
-impl From<HandlerError> for ErrorAnswer {
+impl From<HandlerError> for ErrorResponse {
     fn from(error: HandlerError) -> Self {
-        let (status, code) = match &error {
-            HandlerError::NotFound(_) => (StatusCode::NOT_FOUND, "handler_not_found"),
-            HandlerError::Digest { .. } => (StatusCode::BAD_REQUEST, "wrong_digest"),
-            HandlerError::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_handler"),
-            HandlerError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "handler_too_large"),
+        let code = match &error {
+            HandlerError::NotFound(_) => ErrorCode::HandlerNotFound,
+            HandlerError::Digest { .. } => ErrorCode::WrongDigest,
+            HandlerError::Malformed(_) => ErrorCode::BadHandler,
+            HandlerError::TooLarge { .. } => ErrorCode::HandlerTooLarge,
             HandlerError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    (StatusCode::INSUFFICIENT_STORAGE, "disk_full")
-                }
-                _ => (StatusCode::INTERNAL_SERVER_ERROR, "handlers_failed"),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::DiskFull,
+                _ => ErrorCode::HandlersFailed,
             },
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 
-impl From<SecretError> for ErrorAnswer {
+impl From<SecretError> for ErrorResponse {
     fn from(error: SecretError) -> Self {
-        let (status, code) = match error {
+        let code = match error {
             SecretError::Invalid(invalid) => return invalid.into(),
-            SecretError::NotFound { .. } => (StatusCode::NOT_FOUND, "secret_not_found"),
-            SecretError::Exists { .. } => (StatusCode::CONFLICT, "secret_exists"),
-            SecretError::InUse { .. } => (StatusCode::CONFLICT, "secret_in_use"),
-            SecretError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "secret_too_large"),
-            SecretError::ExportTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "export_too_large"),
-            SecretError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "too_many_secrets"),
-            SecretError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "secrets_failed"),
+            SecretError::NotFound { .. } => ErrorCode::SecretNotFound,
+            SecretError::Exists { .. } => ErrorCode::SecretExists,
+            SecretError::InUse { .. } => ErrorCode::SecretInUse,
+            SecretError::TooLarge { .. } => ErrorCode::SecretTooLarge,
+            SecretError::ExportTooLarge { .. } => ErrorCode::ExportTooLarge,
+            SecretError::Full { .. } => ErrorCode::TooManySecrets,
+            SecretError::Io { .. } => ErrorCode::SecretsFailed,
         };
-        Self::new(status, code, chain(&error))
+        Self::new(code, chain(&error))
     }
 }
 

@@ -1,19 +1,11 @@
 //! HTTP in: routes, authentication, limits, and every status code.
 //!
-//! [`server`] takes connections and splits them: `/function/…` goes to `function`, which is the
-//! data path and knows nothing of the API; all else goes to one `axum::Router`, which [`api`] makes.
-//! Calls that wait for their body have files of their own: `later` and `skill`. All are served by one
-//! task per connection, which speaks HTTP itself: see [`http1`] for why.
+//! `server` takes connections and speaks HTTP, one task for each; `routes` are what a request can be; [`api`] is
+//! everything that is no call of a function, as one `axum::Router`; [`access`] says who may use it. See [`http1`]
+//! for why the data path has its own HTTP.
 
+pub mod access;
 pub mod api;
-pub mod auth;
-mod client;
-mod connection;
 pub mod error;
-mod function;
-mod handover;
-mod later;
-pub mod listener;
-mod prefer;
+mod routes;
 pub mod server;
-mod skill;

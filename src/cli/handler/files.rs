@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use reqwest::Method;
 
 use super::{MAX_ARCHIVE, Packed, is_there};
+use crate::cli::atomic_file;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
-use crate::cli::atomic_file;
 use model::function::HandlerDigest;
 use model::wire::Deployment;
 

@@ -19,8 +19,8 @@ use model::function::FunctionSpec;
 
 pub use error::LaunchError;
 pub use launch::{Launch, Launcher};
-pub use revision::Revision;
 pub(crate) use probe::get;
+pub use revision::Revision;
 
 /// Whether this machine's watchdog is to run a function's command: one is given, and its image has none for it.
 pub(crate) fn needs_watchdog(spec: &FunctionSpec, image: &ImageConfig) -> bool {

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 
 /// The largest body in bytes, where nothing else is said.
 pub(super) const LIMIT: usize = 1 << 20;
@@ -18,13 +17,13 @@ const TIME: Duration = Duration::from_secs(30);
 pub(super) struct Json<T, const MAX: usize = LIMIT>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Sync, const MAX: usize> FromRequest<S> for Json<T, MAX> {
-    type Rejection = ErrorAnswer;
+    type Rejection = ErrorResponse;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ErrorAnswer> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ErrorResponse> {
         let bytes = read(request, MAX).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             let text = format!("the body is not the JSON that is expected here: {error}");
-            ErrorAnswer::new(StatusCode::BAD_REQUEST, "invalid_json", text)
+            ErrorResponse::new(ErrorCode::InvalidJson, text)
         })
     }
 }
@@ -33,9 +32,9 @@ impl<T: DeserializeOwned, S: Sync, const MAX: usize> FromRequest<S> for Json<T, 
 pub(super) struct MaybeJson<T>(pub(super) Option<T>);
 
 impl<T: DeserializeOwned, S: Sync> FromRequest<S> for MaybeJson<T> {
-    type Rejection = ErrorAnswer;
+    type Rejection = ErrorResponse;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ErrorAnswer> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ErrorResponse> {
         if http_body::Body::is_end_stream(request.body()) {
             return Ok(Self(None));
         }
@@ -43,7 +42,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for MaybeJson<T> {
     }
 }
 
-async fn read(request: Request, limit: usize) -> Result<bytes::Bytes, ErrorAnswer> {
+async fn read(request: Request, limit: usize) -> Result<bytes::Bytes, ErrorResponse> {
     let body = request.into_body();
     if http_body::Body::size_hint(&body).lower() > limit as u64 {
         return Err(too_large(limit as u64));
@@ -56,17 +55,17 @@ async fn read(request: Request, limit: usize) -> Result<bytes::Bytes, ErrorAnswe
     }
 }
 
-pub(super) fn too_large(limit: u64) -> ErrorAnswer {
+pub(super) fn too_large(limit: u64) -> ErrorResponse {
     let text = format!("the body is larger than the {limit} bytes that are taken here");
-    ErrorAnswer::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+    ErrorResponse::new(ErrorCode::BodyTooLarge, text)
 }
 
-pub(super) fn cut(error: &(dyn std::error::Error + 'static)) -> ErrorAnswer {
+pub(super) fn cut(error: &(dyn std::error::Error + 'static)) -> ErrorResponse {
     let text = format!("the body could not be read to its end: {error}");
-    ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)
+    ErrorResponse::new(ErrorCode::BadBody, text)
 }
 
-pub(super) fn stalled(limit: Duration) -> ErrorAnswer {
+pub(super) fn stalled(limit: Duration) -> ErrorResponse {
     let text = format!("the body did not arrive within {limit:?}");
-    ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)
+    ErrorResponse::new(ErrorCode::BodyStalled, text)
 }

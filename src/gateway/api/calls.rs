@@ -12,7 +12,7 @@ use tokio_util::io::ReaderStream;
 
 use super::params::Params;
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
 use model::function::Invalid;
 use model::wire;
@@ -34,7 +34,7 @@ pub(super) fn routes(queue: Queue) -> Router {
 async fn list(
     State(queue): State<Queue>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::Call>>, ErrorAnswer> {
+) -> Result<axum::Json<Vec<wire::Call>>, ErrorResponse> {
     params.check(&["function", "namespace", "status", "limit"])?;
     let (name, namespace) = params.function_and_namespace()?;
     let state = params.get("status").map(state).transpose()?;
@@ -53,11 +53,11 @@ fn state(text: &str) -> Result<CallState, Invalid> {
 async fn show(
     State(queue): State<Queue>,
     Path(id): Path<String>,
-) -> Result<axum::Json<wire::Call>, ErrorAnswer> {
+) -> Result<axum::Json<wire::Call>, ErrorResponse> {
     Ok(axum::Json(call(queue.call(&id)?)))
 }
 
-async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<StatusCode, ErrorResponse> {
     to_the_end(async move {
         queue.cancel(&id).await?;
         Ok(StatusCode::ACCEPTED)
@@ -65,14 +65,14 @@ async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<St
     .await
 }
 
-async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Response, ErrorAnswer> {
+async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Response, ErrorResponse> {
     let answer = queue.answer(&id).await?;
     // All else that the function said was for whoever called it.
     let headers = answer.headers(|name| OF_THE_BODY.contains(&name));
     let KeptAnswer { code, size, body, omitted, .. } = answer;
     if let Some(reason) = omitted {
         let text = format!("call {id} was answered {code}, and its body was not kept: {reason}");
-        return Err(ErrorAnswer::new(StatusCode::NOT_FOUND, "answer_not_found", text));
+        return Err(ErrorResponse::new(ErrorCode::AnswerNotFound, text));
     }
     let body = match body {
         AnswerBody::Memory(bytes) => Body::from(bytes),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::params::{self, Params, PathName};
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use ::calls::triggers::cron::{Cron, LastRun, Outcome, TimerStatus};
 use control::fleet::Fleet;
 use model::wire;
@@ -25,7 +25,7 @@ pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
 async fn list(
     State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::CronStatus>>, ErrorAnswer> {
+) -> Result<axum::Json<Vec<wire::CronStatus>>, ErrorResponse> {
     params.check(&["namespace"])?;
     let namespace = params.namespace(None)?;
     if let Some(namespace) = &namespace {
@@ -45,7 +45,7 @@ async fn run(
     State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     PathName(name): PathName,
     params: Params,
-) -> Result<Accepted, ErrorAnswer> {
+) -> Result<Accepted, ErrorResponse> {
     params.check(&["namespace"])?;
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
     to_the_end(async move {

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::body::{Json, MaybeJson};
 use super::params::{self, Params, PathName};
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use ::calls::triggers::cron::Cron;
 use control::fleet::Fleet;
 use model::wire;
@@ -30,7 +30,7 @@ pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
 async fn list(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::FunctionStatus>>, ErrorAnswer> {
+) -> Result<axum::Json<Vec<wire::FunctionStatus>>, ErrorResponse> {
     let namespace = params.namespace_or_default(None)?;
     Ok(axum::Json(fleet.list(&namespace)?))
 }
@@ -39,7 +39,7 @@ async fn describe(
     State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     PathName(name): PathName,
     params: Params,
-) -> Result<axum::Json<wire::FunctionStatus>, ErrorAnswer> {
+) -> Result<axum::Json<wire::FunctionStatus>, ErrorResponse> {
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
     let with_usage = params.switch("usage")?;
     let mut status = fleet.describe(&key)?;
@@ -59,7 +59,7 @@ async fn deploy(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
     Json(body): Json<wire::Deployment>,
-) -> Result<Deployed, ErrorAnswer> {
+) -> Result<Deployed, ErrorResponse> {
     put(fleet, params, body, false).await
 }
 
@@ -67,7 +67,7 @@ async fn update(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
     Json(body): Json<wire::Deployment>,
-) -> Result<Deployed, ErrorAnswer> {
+) -> Result<Deployed, ErrorResponse> {
     put(fleet, params, body, true).await
 }
 
@@ -81,7 +81,7 @@ async fn put(
     params: Params,
     mut body: wire::Deployment,
     only_update: bool,
-) -> Result<Deployed, ErrorAnswer> {
+) -> Result<Deployed, ErrorResponse> {
     body.namespace = params.namespace(body.namespace.as_deref())?.map(String::from);
     to_the_end(async move {
         let revision = fleet.deploy(body, only_update).await?;
@@ -95,7 +95,7 @@ async fn rollback(
     PathName(name): PathName,
     params: Params,
     MaybeJson(body): MaybeJson<wire::Rollback>,
-) -> Result<Deployed, ErrorAnswer> {
+) -> Result<Deployed, ErrorResponse> {
     let body = body.unwrap_or_default();
     let key = params::function(&fleet, &name, params.namespace(body.namespace.as_deref())?)?;
     to_the_end(async move {
@@ -109,7 +109,7 @@ async fn remove(
     State(fleet): State<Arc<Fleet>>,
     params: Params,
     Json(body): Json<wire::Deletion>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = params.namespace(body.namespace.as_deref())?;
     let key = params::function(&fleet, &body.function_name, namespace)?;
     to_the_end(async move {
@@ -124,7 +124,7 @@ async fn scale(
     PathName(name): PathName,
     params: Params,
     Json(body): Json<wire::ScaleRequest>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = params.namespace(body.namespace.as_deref())?;
     let key = params::function(&fleet, &name, namespace)?;
     to_the_end(async move {

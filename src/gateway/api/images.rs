@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::params::PathName;
 use super::to_the_end;
 use super::upload::{Archive, Archives};
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::images::Disk;
 use host::runtime::{ImageRecord, Runtime, RuntimeError};
 use model::wire;
@@ -40,12 +40,15 @@ pub(super) fn routes(runtime: Arc<dyn Runtime>, disk: Arc<Disk>, archives: Archi
         .with_state(handles)
 }
 
-async fn list(State(handles): State<Handles>) -> Result<axum::Json<Vec<wire::Image>>, ErrorAnswer> {
+async fn list(State(handles): State<Handles>) -> Result<axum::Json<Vec<wire::Image>>, ErrorResponse> {
     let images = handles.runtime.images().await?;
     Ok(axum::Json(images.into_iter().map(image).collect()))
 }
 
-async fn remove(State(handles): State<Handles>, PathName(name): PathName) -> Result<StatusCode, ErrorAnswer> {
+async fn remove(
+    State(handles): State<Handles>,
+    PathName(name): PathName,
+) -> Result<StatusCode, ErrorResponse> {
     to_the_end(async move {
         handles.disk.remove(&name).await?;
         Ok(StatusCode::ACCEPTED)
@@ -56,11 +59,10 @@ async fn remove(State(handles): State<Handles>, PathName(name): PathName) -> Res
 async fn load(
     State(handles): State<Handles>,
     request: Request,
-) -> Result<axum::Json<wire::LoadedImages>, ErrorAnswer> {
+) -> Result<axum::Json<wire::LoadedImages>, ErrorResponse> {
     let Ok(permit) = handles.loading.clone().try_acquire_owned() else {
-        return Err(ErrorAnswer::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "busy",
+        return Err(ErrorResponse::new(
+            ErrorCode::Busy,
             "another image archive is being taken in: try again when it is done",
         )
         .retry_after(5));

@@ -14,7 +14,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
 use super::params::{self, Params};
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::fleet::{Fleet, FleetError};
 use host::logs::{Logs, Query};
 use model::function::{FunctionKey, Invalid};
@@ -30,9 +30,10 @@ pub(super) fn routes(fleet: Arc<Fleet>, logs: Arc<Logs>) -> Router {
     Router::new().route("/system/logs", get(read)).with_state(Handles { fleet, logs })
 }
 
-async fn read(State(handles): State<Handles>, params: Params) -> Result<Response, ErrorAnswer> {
+async fn read(State(handles): State<Handles>, params: Params) -> Result<Response, ErrorResponse> {
     let (key, query) = question(&handles.fleet, &params).map_err(|error| {
-        ErrorAnswer::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", error.to_string())
+        ErrorResponse::new(ErrorCode::InvalidQuery, error.to_string())
+            .with_status(StatusCode::UNPROCESSABLE_ENTITY)
     })?;
     if handles.fleet.directory().get(&key).is_none() {
         return Err(FleetError::NotFound(key).into());

@@ -8,10 +8,10 @@
 //! - A change that was begun is carried to its end, also when the client goes away meanwhile.
 
 mod body;
+mod bundles;
 mod calls;
 mod cron;
 mod functions;
-mod handlers;
 mod images;
 mod info;
 mod log;
@@ -35,8 +35,8 @@ use http::header::{ALLOW, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
 use self::upload::Archives;
-use super::auth::Credentials;
-use super::error::ErrorAnswer;
+use super::access::basic::Credentials;
+use super::error::{ErrorCode, ErrorResponse};
 use crate::observe::metrics::{ApiStats, Scrape};
 use ::calls::queue::Queue;
 use ::calls::triggers::cron::Cron;
@@ -84,7 +84,7 @@ impl Api {
             .merge(namespaces::routes(self.fleet.clone(), self.secrets))
             .merge(log::routes(self.fleet.clone(), self.logs))
             .merge(images::routes(self.runtime, self.fleet.disk().clone(), archives.clone()))
-            .merge(handlers::routes(self.fleet.handlers().clone(), archives))
+            .merge(bundles::routes(self.fleet.handlers().clone(), archives))
             .merge(calls::routes(self.queue.clone()))
             .merge(queue::routes(self.queue))
             .merge(cron::routes(self.fleet.clone(), self.cron))
@@ -111,20 +111,19 @@ async fn to_the_ui() -> impl IntoResponse {
     (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, "/ui/")])
 }
 
-async fn no_ui() -> ErrorAnswer {
-    ErrorAnswer::new(StatusCode::NOT_FOUND, "no_ui", "there is no UI yet: use faas-cli, or 'ingle --help'")
+async fn no_ui() -> ErrorResponse {
+    ErrorResponse::new(ErrorCode::NoUi, "there is no UI yet: use faas-cli, or 'ingle --help'")
 }
 
-async fn no_such_route(request: Request) -> ErrorAnswer {
+async fn no_such_route(request: Request) -> ErrorResponse {
     let path = request.uri().path();
-    ErrorAnswer::new(StatusCode::NOT_FOUND, "route_not_found", format!("there is nothing at {path}"))
+    ErrorResponse::new(ErrorCode::RouteNotFound, format!("there is nothing at {path}"))
 }
 
-async fn wrong_method(request: Request) -> ErrorAnswer {
+async fn wrong_method(request: Request) -> ErrorResponse {
     let (method, path) = (request.method(), request.uri().path());
-    ErrorAnswer::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
+    ErrorResponse::new(
+        ErrorCode::MethodNotAllowed,
         format!("{path} does not take {method}; the header Allow says what it takes"),
     )
 }
@@ -136,9 +135,8 @@ async fn authenticate(
 ) -> Response {
     let guarded = request.uri().path().starts_with("/system");
     if guarded && credentials.is_some_and(|credentials| !credentials.admit(request.headers())) {
-        let answer = ErrorAnswer::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
+        let answer = ErrorResponse::new(
+            ErrorCode::Unauthorized,
             "wrong user or password: log in with 'faas-cli login' or 'ingle login'",
         );
         let challenge = HeaderValue::from_static("Basic realm=\"Restricted\"");
@@ -156,7 +154,7 @@ async fn write_error(request: Request, next: Next) -> Response {
         .map(|v| (http::header::ACCEPT, v.clone()))
         .collect();
     let mut response = next.run(request).await;
-    let Some(error) = response.extensions_mut().remove::<ErrorAnswer>() else { return response };
+    let Some(error) = response.extensions_mut().remove::<ErrorResponse>() else { return response };
     let mut answer: Response = error.answer(&asked);
     for name in [ALLOW, WWW_AUTHENTICATE] {
         if let Some(value) = response.headers_mut().remove(&name) {
@@ -179,12 +177,11 @@ async fn count(State(stats): State<Arc<ApiStats>>, request: Request, next: Next)
 
 /// Carries a change to its end, also when the client goes away and its request is dropped.
 async fn to_the_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, ErrorAnswer>> + Send + 'static,
-) -> Result<T, ErrorAnswer> {
+    change: impl Future<Output = Result<T, ErrorResponse>> + Send + 'static,
+) -> Result<T, ErrorResponse> {
     tokio::spawn(change).await.unwrap_or_else(|_| {
-        Err(ErrorAnswer::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
+        Err(ErrorResponse::new(
+            ErrorCode::Internal,
             "the daemon failed while it worked on this; its log says more",
         ))
     })

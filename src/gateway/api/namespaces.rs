@@ -12,7 +12,7 @@ use http::StatusCode;
 use super::body::MaybeJson;
 use super::params::PathName;
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use control::fleet::{Fleet, FleetError};
 use host::secrets::Secrets;
 use model::function::{Invalid, NamespaceName};
@@ -40,7 +40,7 @@ async fn list(State(handles): State<Handles>) -> axum::Json<Vec<String>> {
 async fn describe(
     State(handles): State<Handles>,
     PathName(path): PathName,
-) -> Result<axum::Json<wire::Namespace>, ErrorAnswer> {
+) -> Result<axum::Json<wire::Namespace>, ErrorResponse> {
     let name = name(&path, "")?;
     let found = handles.fleet.namespaces().into_iter().find(|known| known.name == name.as_str());
     Ok(axum::Json(found.ok_or(FleetError::NamespaceNotFound(name))?))
@@ -50,7 +50,7 @@ async fn create(
     State(handles): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = named(&path, body)?;
     to_the_end(async move {
         handles.fleet.create_namespace(namespace).await?;
@@ -63,7 +63,7 @@ async fn update(
     State(handles): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = named(&path, body)?;
     to_the_end(async move {
         handles.fleet.update_namespace(namespace).await?;
@@ -76,7 +76,7 @@ async fn delete(
     State(handles): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let name = name(&path, &body.unwrap_or_default().name)?;
     let secrets = handles.secrets.list(name.clone()).await?;
     if !secrets.is_empty() {

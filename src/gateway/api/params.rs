@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use axum::extract::{FromRequestParts, Path, Query};
-use http::StatusCode;
 use http::request::Parts;
 
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::fleet::Fleet;
 use model::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
 
@@ -19,15 +18,11 @@ const MOST: usize = 1000;
 pub(super) struct Params(HashMap<String, String>);
 
 impl<S: Sync> FromRequestParts<S> for Params {
-    type Rejection = ErrorAnswer;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorResponse> {
         Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(|error| {
-            ErrorAnswer::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_query",
-                format!("the query is malformed: {error}"),
-            )
+            ErrorResponse::new(ErrorCode::InvalidQuery, format!("the query is malformed: {error}"))
         })
     }
 }
@@ -101,14 +96,12 @@ impl Params {
 pub(super) struct PathName(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathName {
-    type Rejection = ErrorAnswer;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorAnswer> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorResponse> {
         match Option::<Path<String>>::from_request_parts(parts, state).await {
             Ok(path) => Ok(Self(path.map(|Path(name)| name).unwrap_or_default())),
-            Err(_) => {
-                Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "invalid_path", "the path is not valid UTF-8"))
-            }
+            Err(_) => Err(ErrorResponse::new(ErrorCode::InvalidPath, "the path is not valid UTF-8")),
         }
     }
 }
@@ -129,7 +122,7 @@ pub(super) fn function(
 }
 
 /// Refuses a namespace that is not there.
-pub(super) fn known(fleet: &Fleet, namespace: &NamespaceName) -> Result<(), ErrorAnswer> {
+pub(super) fn known(fleet: &Fleet, namespace: &NamespaceName) -> Result<(), ErrorResponse> {
     if fleet.namespaces().iter().any(|known| known.name == namespace.as_str()) {
         Ok(())
     } else {

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::body::Json;
 use super::params::Params;
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use ::calls::queue::{self, Queue, Which};
 use model::function::{Invalid, check_queue_name};
 use model::wire;
@@ -42,7 +42,7 @@ async fn change(
     State(queue): State<Queue>,
     Path(name): Path<String>,
     Json(body): Json<wire::QueueChange, BODY>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     check_queue_name(&name).map_err(|reason| Invalid::new("queue", reason))?;
     to_the_end(async move {
         queue.pause(&name, body.paused).await?;
@@ -54,7 +54,7 @@ async fn change(
 async fn list(
     State(queue): State<Queue>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorAnswer> {
+) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorResponse> {
     let which = which(&params, &["limit"])?;
     let calls = queue.dead(&which, params.limit()?).await;
     Ok(axum::Json(calls.into_iter().map(dead).collect()))
@@ -63,11 +63,11 @@ async fn list(
 async fn show(
     State(queue): State<Queue>,
     Path(text): Path<String>,
-) -> Result<axum::Json<wire::DeadCall>, ErrorAnswer> {
+) -> Result<axum::Json<wire::DeadCall>, ErrorResponse> {
     Ok(axum::Json(dead(queue.dead_call(number(&text)?)?)))
 }
 
-async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorResponse> {
     let number = number(&text)?;
     to_the_end(async move {
         queue.replay(number).await?;
@@ -79,7 +79,7 @@ async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Result<
 async fn replay_all(
     State(queue): State<Queue>,
     params: Params,
-) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
+) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
     let which = which(&params, &[])?;
     to_the_end(async move {
         let count = queue.replay_all(&which).await?;
@@ -88,7 +88,7 @@ async fn replay_all(
     .await
 }
 
-async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorAnswer> {
+async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorResponse> {
     let number = number(&text)?;
     to_the_end(async move {
         queue.purge(number).await?;
@@ -100,7 +100,7 @@ async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Result<S
 async fn purge_all(
     State(queue): State<Queue>,
     params: Params,
-) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorAnswer> {
+) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
     let which = which(&params, &[])?;
     to_the_end(async move {
         let count = queue.purge_all(&which).await?;

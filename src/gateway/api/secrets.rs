@@ -12,7 +12,7 @@ use http::header::CONTENT_TYPE;
 use super::body::Json;
 use super::params::{self, Params};
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use age::FileKey;
 use control::fleet::Fleet;
 use host::secrets::{SecretError, Secrets};
@@ -37,7 +37,7 @@ pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
 
 impl Handles {
     /// The namespace that a request means, which must be there.
-    fn namespace(&self, params: &Params, in_body: Option<&str>) -> Result<NamespaceName, ErrorAnswer> {
+    fn namespace(&self, params: &Params, in_body: Option<&str>) -> Result<NamespaceName, ErrorResponse> {
         let namespace = params.namespace_or_default(in_body)?;
         params::known(&self.fleet, &namespace)?;
         Ok(namespace)
@@ -56,7 +56,7 @@ impl Handles {
 async fn list(
     State(handles): State<Handles>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::Secret>>, ErrorAnswer> {
+) -> Result<axum::Json<Vec<wire::Secret>>, ErrorResponse> {
     let namespace = handles.namespace(&params, None)?;
     let names = handles.secrets.list(namespace.clone()).await?;
     let secret = |name: SecretName| wire::Secret {
@@ -72,7 +72,7 @@ async fn create(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     handles.secrets.create(namespace, body).await?;
     Ok(StatusCode::CREATED)
@@ -82,7 +82,7 @@ async fn update(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     handles.secrets.update(namespace, body).await?;
     Ok(StatusCode::OK)
@@ -93,7 +93,7 @@ async fn export(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::SecretsExport>,
-) -> Result<impl IntoResponse, ErrorAnswer> {
+) -> Result<impl IntoResponse, ErrorResponse> {
     let malformed = || Invalid::new("key", "is not 16 bytes in base64 without padding");
     let key = FileKey::decode(&body.key).ok_or_else(malformed)?;
     let namespaces = match params.namespace(None)? {
@@ -115,7 +115,7 @@ async fn delete(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     let secret: SecretName = body.name.parse()?;
     let users = handles.users(&namespace, &secret);

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 
 use super::to_the_end;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use control::fleet::Fleet;
 use model::wire;
 
@@ -15,10 +15,10 @@ pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
     Router::new().route("/system/df", get(df)).route("/system/prune", post(prune)).with_state(fleet)
 }
 
-async fn df(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::DiskUsage>, ErrorAnswer> {
+async fn df(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::DiskUsage>, ErrorResponse> {
     Ok(axum::Json(fleet.disk().usage().await?))
 }
 
-async fn prune(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::Pruned>, ErrorAnswer> {
+async fn prune(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::Pruned>, ErrorResponse> {
     to_the_end(async move { Ok(axum::Json(fleet.prune().await?)) }).await
 }

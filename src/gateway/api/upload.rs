@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 
 use super::body;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 use host::private_file;
 
 /// How long a client may send nothing.
@@ -35,7 +34,7 @@ impl Archives {
 
     /// Writes a body of at most `limit` bytes to a file, as long as it leaves as much of the disk free as it
     /// takes: what is in the archive will be unpacked.
-    pub(super) async fn receive(&self, mut body: Body, limit: u64) -> Result<Archive, ErrorAnswer> {
+    pub(super) async fn receive(&self, mut body: Body, limit: u64) -> Result<Archive, ErrorResponse> {
         let directory = &*self.0;
         let room = room(directory).map_err(disk)?.min(limit);
         if http_body::Body::size_hint(&body).lower() > room {
@@ -61,7 +60,7 @@ impl Archives {
         file.flush().await.map_err(disk)?;
         if size == 0 {
             let text = "the body is empty: send an archive (tar)";
-            return Err(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text));
+            return Err(ErrorResponse::new(ErrorCode::BadBody, text));
         }
         Ok(archive)
     }
@@ -91,23 +90,22 @@ fn room(directory: &Path) -> io::Result<u64> {
     Ok(disk.blocks_available() * disk.fragment_size() / 2)
 }
 
-fn too_large(room: u64) -> ErrorAnswer {
-    ErrorAnswer::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "body_too_large",
+fn too_large(room: u64) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::BodyTooLarge,
         format!(
             "the archive is larger than {room} bytes, which is half of the free disk or the most that is taken"
         ),
     )
 }
 
-fn disk(error: io::Error) -> ErrorAnswer {
+fn disk(error: io::Error) -> ErrorResponse {
     let text = format!("the archive could not be written under the state directory: {error}");
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ErrorAnswer::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", text)
+            ErrorResponse::new(ErrorCode::DiskFull, text)
         }
-        _ => ErrorAnswer::new(StatusCode::INTERNAL_SERVER_ERROR, "disk_failed", text),
+        _ => ErrorResponse::new(ErrorCode::DiskFailed, text),
     }
 }
 
@@ -129,7 +127,7 @@ mod tests {
         let chunks = Body::from_stream(futures_util::stream::iter([Ok::<_, io::Error>("half"), Ok("half")]));
         for body in [Body::from("halfhalf"), chunks] {
             let error = archives(&directory).receive(body, 7).await.err().expect("too large");
-            assert_eq!((error.status.as_u16(), error.code), (413, "body_too_large"));
+            assert_eq!((error.status.as_u16(), error.code.as_str()), (413, "body_too_large"));
             assert_eq!(files(directory.path()), 0);
         }
     }
@@ -176,7 +174,7 @@ mod tests {
     async fn an_archive_for_which_there_is_no_room_is_refused_unread() {
         let directory = tempfile::tempdir().expect("a directory");
         let error = archives(&directory).receive(Body::new(Huge), u64::MAX).await.err().expect("too large");
-        assert_eq!((error.status.as_u16(), error.code), (413, "body_too_large"));
+        assert_eq!((error.status.as_u16(), error.code.as_str()), (413, "body_too_large"));
         assert_eq!(files(directory.path()), 0);
     }
 
@@ -190,7 +188,7 @@ mod tests {
         let silent = Body::from_stream(futures_util::stream::pending::<io::Result<&'static str>>());
         for (body, code) in [(cut, "bad_body"), (silent, "body_stalled"), (Body::empty(), "bad_body")] {
             let error = archives(&directory).receive(body, u64::MAX).await.err().expect(code);
-            assert_eq!(error.code, code);
+            assert_eq!(error.code.as_str(), code);
             assert_eq!(files(directory.path()), 0);
         }
     }

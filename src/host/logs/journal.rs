@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use super::record::Source;
 use super::lines::beginning;
+use super::record::Source;
 use model::function::{FunctionKey, ReplicaId};
 
 /// Where journald listens.

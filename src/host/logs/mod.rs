@@ -15,18 +15,18 @@
 //! - The end of the daemon, by `kill -9` too, loses no more than the lines of the last 200 ms and a
 //!   line that had no end yet: all else is in the files, or still in the pipe for the next daemon.
 
-mod rate_limit;
 mod error;
 mod fifo;
 mod files;
 mod follower;
 mod history;
 mod journal;
+mod lines;
 mod output;
 mod query;
+mod rate_limit;
 mod reader;
 mod record;
-mod lines;
 
 pub use error::LogError;
 pub use query::Query;

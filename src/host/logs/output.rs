@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::rate_limit::Complaint;
 use super::files::Files;
 use super::follower::Follower;
 use super::history;
+use super::rate_limit::Complaint;
 use super::record::{self, Clock, DAEMON, Source, Time};
 use model::function::FunctionKey;
 use model::sync::lock;

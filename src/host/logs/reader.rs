@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Allowance, Journal};
+use super::lines::{Splitter, beginning};
 use super::output::{Common, Full, Output};
 use super::record::{Source, now};
-use super::lines::{Splitter, beginning};
 use model::function::ReplicaId;
 use model::sync::lock;
 

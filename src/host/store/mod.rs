@@ -11,9 +11,9 @@
 //! Only this room names sled, so that another store can take its place.
 
 mod ballast;
+mod blobs;
 mod error;
 mod jobs;
-mod blobs;
 mod record;
 mod timers;
 mod writer;

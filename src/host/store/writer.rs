@@ -13,8 +13,8 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
 use super::ballast::{self, Ballast};
-use super::error::{StoreError, is_read_only};
 use super::blobs::LargeValues;
+use super::error::{StoreError, is_read_only};
 use model::sync::lock;
 
 /// Operations in one batch at most.

@@ -21,11 +21,7 @@ pub(super) struct Substituted {
 }
 
 /// Replaces all expressions in `text`.
-pub(super) fn substitute(
-    text: &str,
-    variable: Variables<'_>,
-    limit: usize,
-) -> Result<Substituted, String> {
+pub(super) fn substitute(text: &str, variable: Variables<'_>, limit: usize) -> Result<Substituted, String> {
     let mut scanner = Scanner { variable, limit, missing: BTreeSet::new() };
     let text = scanner.run(text, 0)?;
     Ok(Substituted { text, missing: scanner.missing })

@@ -3,6 +3,7 @@
 //! The names are those that faas-cli and the OpenFaaS SDKs use. Optional fields are left out when
 //! they are empty. Unknown fields are accepted, because older and newer clients send more.
 
+mod alexa;
 mod calls;
 mod cron;
 mod function;
@@ -10,9 +11,9 @@ mod log;
 mod namespace;
 mod queue;
 mod secret;
-mod skill;
 mod system;
 
+pub use alexa::{AlexaRequest, Intent, SkillRequest};
 pub use calls::Call;
 pub use cron::{CronAccepted, CronLeftOut, CronRun, CronStatus};
 pub use function::{
@@ -23,7 +24,6 @@ pub use log::LogLine;
 pub use namespace::Namespace;
 pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
 pub use secret::{Secret, SecretsExport};
-pub use skill::{Intent, SkillCall, SkillRequest};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
 };

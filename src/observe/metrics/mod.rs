@@ -11,11 +11,11 @@
 mod api;
 
 mod cron;
+mod exposition;
 mod functions;
 mod process;
 mod queue;
 mod scrape;
-mod exposition;
 mod usage;
 
 pub use api::ApiStats;

@@ -15,8 +15,8 @@
 
 mod decide;
 mod error;
-mod request;
 mod record;
+mod request;
 mod status;
 mod timer;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::conflist::{Bridge, Conflist};
 use super::files::Resolvers;
 use super::netlink::Netlink;
-use super::{subnet_conflict, host_firewall};
+use super::{host_firewall, subnet_conflict};
 use crate::exec;
 use model::config::Config;
 use model::finding::Finding;

@@ -21,7 +21,6 @@
 mod address_pool;
 mod attach;
 mod bridge;
-mod subnet_conflict;
 mod conflist;
 mod detach;
 mod diagnosis;
@@ -32,6 +31,7 @@ mod netlink;
 mod netns;
 mod plugin;
 mod rules;
+mod subnet_conflict;
 
 pub use diagnosis::diagnose;
 

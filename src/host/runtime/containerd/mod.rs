@@ -13,11 +13,11 @@ mod diagnosis;
 mod events;
 mod images;
 mod list;
+mod orphans;
 mod rootfs;
 mod seccomp;
 mod shim;
 mod spec;
-mod orphans;
 mod task;
 mod user;
 

@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::super::client::{Client, already_exists};
-use super::manifest::Descriptor;
 use super::lease::Lease;
+use super::manifest::Descriptor;
 use crate::runtime::RuntimeError;
 
 /// Messages that may be under way to containerd without its answer.

@@ -10,10 +10,10 @@ use oci_client::client::BlobResponse;
 use tokio::sync::Semaphore;
 
 use super::content_store::{CommitError, Content, Opened, Writer};
-use super::manifest::Descriptor;
 use super::error::{Failure, Fault};
 use super::lease::Lease;
 use super::locks::Locks;
+use super::manifest::Descriptor;
 use super::registry::Registry;
 use crate::runtime::{Progress, RuntimeError};
 

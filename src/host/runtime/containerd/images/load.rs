@@ -14,13 +14,13 @@ use sha2::{Digest, Sha256};
 use super::Images;
 use super::archive::{Archive, ArchiveError, Place, compression};
 use super::content_store::{CommitError, Opened};
+use super::image_store::Naming;
+use super::lease::Lease;
 use super::manifest::{
     ConfigFile, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
     check_digest,
 };
 use super::resolved::{Documents, Kind, Layout, Wanted};
-use super::lease::Lease;
-use super::image_store::Naming;
 use crate::runtime::{ImageRecord, RuntimeError};
 use model::function::ImageRef;
 

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use oci_client::client::BlobResponse;
 use tokio::sync::OnceCell;
 
-use super::manifest::Descriptor;
 use super::error::{Failure, Fault};
 use super::hosts::{Host, hosts};
+use super::manifest::Descriptor;
 use super::resolved::Wanted;
 use super::session::{Answer, Question, Session};
 use crate::runtime::RuntimeError;

@@ -10,9 +10,9 @@ use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientC
 use oci_client::secrets::RegistryAuth;
 
 use super::credentials::{self, Credentials};
-use super::manifest::check_digest;
 use super::error::{Failure, Fault};
 use super::hosts::Host;
+use super::manifest::check_digest;
 use super::resolved::Wanted;
 use super::token;
 use super::web::{self, CONNECT_TIMEOUT, Documents, READ_TIMEOUT, USER_AGENT};

@@ -14,10 +14,10 @@ use containerd_client::types::{Descriptor as DiffDescriptor, Mount};
 use tonic::Code;
 
 use super::super::client::{Client, already_exists};
-use super::manifest::Descriptor;
-use super::resolved::Layout;
 use super::lease::Lease;
 use super::locks::Locks;
+use super::manifest::Descriptor;
+use super::resolved::Layout;
 use crate::runtime::RuntimeError;
 
 /// Makes snapshots of layers.

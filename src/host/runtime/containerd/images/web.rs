@@ -13,9 +13,9 @@ use oci_client::{Client, RegistryOperation};
 use reqwest::Response;
 use tokio::sync::OnceCell;
 
-use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of};
 use super::error::Fault;
 use super::hosts::Host;
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of};
 use super::resolved::{Kind, Wanted};
 
 /// How long a connection may take to come about.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// `POST /`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct SkillCall {
+pub struct AlexaRequest {
     /// What is asked of the skill.
     pub request: SkillRequest,
 }

@@ -12,7 +12,7 @@ use tokio_util::io::ReaderStream;
 use super::params::PathName;
 use super::to_the_end;
 use super::upload::Archives;
-use crate::gateway::error::ErrorAnswer;
+use crate::gateway::error::ErrorResponse;
 use host::bundles::{HandlerError, Handlers};
 use model::function::{HandlerDigest, Invalid};
 
@@ -40,7 +40,7 @@ async fn keep(
     State(handles): State<Handles>,
     PathName(name): PathName,
     request: Request,
-) -> Result<StatusCode, ErrorAnswer> {
+) -> Result<StatusCode, ErrorResponse> {
     let digest = digest(&name)?;
     let limit = handles.handlers.limit().saturating_add(OVERHEAD);
     let archive = handles.archives.receive(request.into_body(), limit).await?;
@@ -56,7 +56,7 @@ async fn keep(
 async fn archive(
     State(handles): State<Handles>,
     PathName(name): PathName,
-) -> Result<impl IntoResponse, ErrorAnswer> {
+) -> Result<impl IntoResponse, ErrorResponse> {
     let file = handles.handlers.archive(&digest(&name)?)?;
     let size = file.metadata().map_err(HandlerError::io("looking at the archive"))?.len();
     let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));

@@ -21,11 +21,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
 use tower::ServiceExt as _;
 
-use super::client::Client;
-use super::connection::{After, Connection, Facts, push_error};
-use super::error::ErrorAnswer;
 use calls::invoke::{BodyError, Caller as _, PIECE};
 use http1::{Alarm, RequestHead};
+
+use crate::gateway::error::ErrorResponse;
+use crate::gateway::server::connection::Connection;
+use crate::gateway::server::downstream::Downstream;
+use crate::gateway::server::request::RequestInfo;
+use crate::gateway::server::response::Disposition;
 
 /// Pieces of a body that wait for the handler.
 const WAITING_PIECES: usize = 2;
@@ -33,57 +36,49 @@ const WAITING_PIECES: usize = 2;
 type Sender = PollSender<Result<Bytes, io::Error>>;
 
 /// The head as the `http` crate has it.
-pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorAnswer> {
-    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| ErrorAnswer::bad_target())?;
+pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorResponse> {
+    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| ErrorResponse::bad_target())?;
     if method == Method::CONNECT {
-        return Err(ErrorAnswer::not_a_proxy());
+        return Err(ErrorResponse::not_a_proxy());
     }
-    let uri: Uri = head.target.parse().map_err(|_| ErrorAnswer::bad_target())?;
+    let uri: Uri = head.target.parse().map_err(|_| ErrorResponse::bad_target())?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method;
     parts.uri = uri;
     parts.version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     for header in head.headers {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ErrorAnswer::bad_target())?;
-        let value = HeaderValue::from_bytes(header.value).map_err(|_| ErrorAnswer::bad_target())?;
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ErrorResponse::bad_target())?;
+        let value = HeaderValue::from_bytes(header.value).map_err(|_| ErrorResponse::bad_target())?;
         parts.headers.append(name, value);
     }
     Ok(parts)
 }
 
 /// Serves one request of the API.
-pub(super) async fn serve(connection: &mut Connection, facts: &Facts, parts: Parts) -> After {
-    let Connection { stream, worker, input, out, alarm, .. } = connection;
-    out.clear();
+pub(super) async fn serve(connection: &mut Connection, request: &RequestInfo, parts: Parts) -> Disposition {
+    let worker = connection.worker.clone();
     // The API has its own limits, by route.
-    let mut client = Client::new(stream, input, out, facts, u64::MAX, worker);
+    let (mut client, _, alarm) = connection.downstream(request, u64::MAX);
     client.take_body_plain();
-    let (body, sender) = if facts.has_body() {
+    let (body, sender) = if request.has_body() {
         let (sender, receiver) = mpsc::channel(WAITING_PIECES);
         (Body::from_stream(ReceiverStream::new(receiver)), Some(PollSender::new(sender)))
     } else {
         (Body::empty(), None)
     };
     let router = worker.gateway.api.clone();
-    let request = http::Request::from_parts(parts, body);
+    let routed = http::Request::from_parts(parts, body);
     let handler = worker.runtime.spawn(async move {
-        let answer: Result<Response, Infallible> = router.oneshot(request).await;
+        let answer: Result<Response, Infallible> = router.oneshot(routed).await;
         answer
     });
     let mut upload = Upload { sender, piece: Vec::new() };
-    let Some(response) = wait(handler, &mut upload, &mut client, alarm).await else { return After::Close };
+    let Some(response) = wait(handler, &mut upload, &mut client, alarm).await else {
+        return Disposition::Close;
+    };
     match response {
-        Ok(response) => answer(response, &mut upload, client, facts, alarm).await,
-        Err(error) => {
-            let persists = client.may_persist();
-            push_error(client.out, Some(facts), &error, persists);
-            let stall = worker.limits.idle_timeout;
-            match client.flush(alarm, stall).await {
-                true if persists => After::Next,
-                true => After::Linger,
-                false => After::Close,
-            }
-        }
+        Ok(response) => answer(response, &mut upload, client, request, alarm).await,
+        Err(error) => client.respond_error(&error, alarm).await,
     }
 }
 
@@ -95,7 +90,7 @@ struct Upload {
 
 impl Upload {
     /// Passes on what has arrived. A handler that does not want it drops its end.
-    fn run(&mut self, cx: &mut Context<'_>, client: &mut Client<'_>) {
+    fn run(&mut self, cx: &mut Context<'_>, client: &mut Downstream<'_>) {
         while let Some(sender) = &mut self.sender {
             match sender.poll_reserve(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -139,9 +134,9 @@ impl Upload {
 async fn wait(
     mut handler: JoinHandle<Result<Response, Infallible>>,
     upload: &mut Upload,
-    client: &mut Client<'_>,
+    client: &mut Downstream<'_>,
     alarm: &mut Alarm,
-) -> Option<Result<Response, ErrorAnswer>> {
+) -> Option<Result<Response, ErrorResponse>> {
     poll_fn(|cx| {
         upload.run(cx, client);
         match Pin::new(&mut handler).poll(cx) {
@@ -149,7 +144,7 @@ async fn wait(
             Poll::Ready(Ok(Err(never))) => match never {},
             Poll::Ready(Err(error)) => {
                 tracing::error!(%error, "a handler of the API did not end");
-                return Poll::Ready(Some(Err(ErrorAnswer::internal())));
+                return Poll::Ready(Some(Err(ErrorResponse::internal())));
             }
             Poll::Pending => {}
         }
@@ -168,12 +163,12 @@ async fn wait(
 async fn answer(
     response: Response,
     upload: &mut Upload,
-    mut client: Client<'_>,
-    facts: &Facts,
+    mut client: Downstream<'_>,
+    request: &RequestInfo,
     alarm: &mut Alarm,
-) -> After {
+) -> Disposition {
     let (parts, mut body) = response.into_parts();
-    let bodiless = facts.to_head || parts.status.as_u16() == 204 || parts.status.as_u16() == 304;
+    let bodiless = request.to_head || parts.status.as_u16() == 204 || parts.status.as_u16() == 304;
     client.plain_head(&parts, bodiless, body.size_hint().exact());
     let mut running = !bodiless;
     let (mut seen, mut deadline) = (u64::MAX, Instant::now());
@@ -210,17 +205,13 @@ async fn answer(
                 }
                 Poll::Pending => {}
             }
-            if seen != client.moved {
-                seen = client.moved;
+            if seen != client.bytes_moved {
+                seen = client.bytes_moved;
                 deadline = Instant::now() + client.stall;
             }
             return alarm.poll(cx, deadline).map(|()| false);
         }
     })
     .await;
-    match whole {
-        true if client.persists() => After::Next,
-        true => After::Linger,
-        false => After::Close,
-    }
+    Disposition::after(whole, client.persists())
 }

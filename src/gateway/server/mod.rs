@@ -5,23 +5,30 @@
 //! connection goes to the thread that has the fewest; listeners of their own for each thread
 //! (`SO_REUSEPORT`) would spread a handful of clients by chance.
 
+pub(super) mod connection;
+pub(super) mod downstream;
+pub mod listener;
+pub(super) mod request;
+pub(super) mod response;
+mod worker;
+
+pub use worker::{Gateway, Limits};
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use directory::assign_shard;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::connection;
-use calls::queue::Queue;
-use directory::Directory;
-use directory::assign_shard;
-use model::config::Config;
+use self::connection::Connection;
+use self::worker::Worker;
+use super::routes;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,120 +41,27 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// How often it is looked whether the last call has ended, when stopping.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the gateway serves.
-#[derive(Debug, Clone)]
-pub struct Gateway {
-    /// The functions that can be called.
-    pub directory: Arc<Directory>,
-    /// The calls that are made later.
-    pub queue: Queue,
-    /// Everything that is not `/function/…`. Its handlers run on the runtime that called [`serve`],
-    /// never on the threads that carry calls.
-    pub api: Router,
-}
-
-/// The bounds that the gateway holds.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// The largest head of a request in bytes.
-    pub header_limit: usize,
-    /// How long a client may take to send a head, or stay silent or not read.
-    pub idle_timeout: Duration,
-    /// Connections at the same time.
-    pub max_connections: usize,
-    /// Calls that may wait for one function.
-    pub max_waiting: usize,
-    /// Threads that serve.
-    pub threads: usize,
-    /// How long calls that are running may take to end when the gateway stops.
-    pub drain: Duration,
-}
-
-impl Limits {
-    /// Those of the configuration.
-    pub fn of(config: &Config) -> Self {
-        Self {
-            header_limit: config.gateway.header_limit,
-            idle_timeout: config.gateway.idle_timeout,
-            max_connections: config.gateway.max_connections,
-            max_waiting: config.functions.max_waiting,
-            threads: config.daemon.threads,
-            drain: config.gateway.drain_timeout,
-        }
-    }
-}
-
-/// What the connections of one thread share.
-#[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) gateway: Gateway,
-    pub(super) limits: Limits,
-    /// Where the API's handlers run.
-    pub(super) runtime: Handle,
-    closing: AtomicBool,
-    connections: AtomicUsize,
-    /// Requests whose end a stop waits for.
-    busy: AtomicUsize,
-}
-
-impl Worker {
-    /// Whether connections end with the request they are at.
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-
-    /// Counts a request until it is dropped.
-    pub(super) fn begin(&self) -> Busy<'_> {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(&self.busy)
-    }
-
-    /// Takes the request that is being served out of the count until this is dropped.
-    pub(super) fn stop_awaiting(&self) -> Unawaited<'_> {
-        self.busy.fetch_sub(1, Ordering::Relaxed);
-        Unawaited(&self.busy)
-    }
-}
-
-/// A request that is being served.
-pub(super) struct Busy<'a>(&'a AtomicUsize);
-
-/// A request that is being served, and may be cut off when the gateway stops.
-pub(super) struct Unawaited<'a>(&'a AtomicUsize);
-
-impl Drop for Unawaited<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A connection on its way to its thread.
 struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    place: Place,
+    permit: ConnectionPermit,
 }
 
 /// One connection of a thread, and of all; given back when dropped, also by a task that panics.
-struct Place {
+struct ConnectionPermit {
     worker: Arc<Worker>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl ConnectionPermit {
     fn take(worker: &Arc<Worker>, permit: OwnedSemaphorePermit) -> Self {
         worker.connections.fetch_add(1, Ordering::Relaxed);
         Self { worker: worker.clone(), _permit: permit }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.worker.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -207,8 +121,8 @@ async fn accept(listener: &TcpListener, threads: &[Thread], max_connections: usi
         let (before, after) = threads.split_at(next % threads.len());
         let load = |thread: &&Thread| thread.worker.connections.load(Ordering::Relaxed);
         let Some(thread) = after.iter().chain(before).min_by_key(load) else { return };
-        let place = Place::take(&thread.worker, permit);
-        if thread.connections.send(Accepted { stream, peer, place }).is_err() {
+        let permit = ConnectionPermit::take(&thread.worker, permit);
+        if thread.connections.send(Accepted { stream, peer, permit }).is_err() {
             tracing::error!("a thread that serves calls is gone");
             return;
         }
@@ -289,12 +203,12 @@ async fn take(worker: Arc<Worker>, mut accepted: mpsc::UnboundedReceiver<Accepte
 
 fn start(worker: &Arc<Worker>, accepted: Accepted) {
     let worker = worker.clone();
-    let Accepted { stream, peer, place } = accepted;
+    let Accepted { stream, peer, permit } = accepted;
     tokio::spawn(async move {
         // Registering fails only when the socket, or this thread, is at its end.
         if let Ok(stream) = TcpStream::from_std(stream) {
-            connection::serve(stream, peer, worker).await;
+            routes::serve(&mut Connection::new(stream, peer, worker)).await;
         }
-        drop(place);
+        drop(permit);
     });
 }

@@ -1,4 +1,4 @@
-//! `/async-function/{name}`: takes a call in, to be made later.
+//! `/async-function/{name}`: takes an async call in.
 //!
 //! The request is written down as its function will get it, so that nothing of it is understood twice. The body
 //! goes to the spool piece by piece, and the client is answered when all of it is on disk. A client of
@@ -14,21 +14,24 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client::{Client, Unread};
-use super::connection::{After, Connection, Facts, push_error};
-use super::error::ErrorAnswer;
-use super::function::Forward;
-use super::prefer::respond_async;
 use calls::invoke::{Caller as _, InvokeError, PIECE};
 use calls::queue::{self, CallState, Callback, Draft, Queue, QueueError};
 use directory::Entry;
 use http1::{Alarm, Framing, Header, RequestHead};
 
+use super::forwarded::ForwardedRequest;
+use super::prefer::respond_async;
+use crate::gateway::error::{ErrorCode, ErrorResponse};
+use crate::gateway::server::connection::Connection;
+use crate::gateway::server::downstream::{BodyReadError, Downstream};
+use crate::gateway::server::request::RequestInfo;
+use crate::gateway::server::response::{Disposition, push_accepted};
+
 /// Bytes that the head of a call may have: it is read into memory for each try.
 const MAX_HEAD: usize = 64 << 10;
 
-/// A call to a function that is to be made later.
-pub(super) struct LaterCall {
+/// An async call whose head has arrived.
+pub(super) struct AsyncCall {
     entry: Arc<Entry>,
     facts: queue::Facts,
     head: Vec<u8>,
@@ -36,13 +39,13 @@ pub(super) struct LaterCall {
     wait: Option<Duration>,
 }
 
-impl LaterCall {
+impl AsyncCall {
     /// A call whose client prefers not to wait for long. `None`: it does not, or cannot be given what it prefers.
     pub(super) fn preferred(
         entry: &Arc<Entry>,
-        forward: &Forward<'_, '_, '_>,
+        forward: &ForwardedRequest<'_, '_, '_>,
         queue: &Queue,
-    ) -> Option<Result<Self, ErrorAnswer>> {
+    ) -> Option<Result<Self, ErrorResponse>> {
         let wait = respond_async(forward.head)?;
         let keep = queue.keep_for("true").ok()?;
         let is_too_long =
@@ -60,28 +63,24 @@ impl LaterCall {
     /// Writes down what is known before the body.
     pub(super) fn new(
         entry: Arc<Entry>,
-        forward: &Forward<'_, '_, '_>,
+        forward: &ForwardedRequest<'_, '_, '_>,
         queue: &Queue,
-    ) -> Result<Self, ErrorAnswer> {
+    ) -> Result<Self, ErrorResponse> {
         let request = forward.head;
-        let bad = |text: &str| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_request", text);
+        let bad = |text: &str| ErrorResponse::new(ErrorCode::BadRequest, text);
         if request.upgrade {
             return Err(bad("a call that is made later cannot change the protocol: leave out Upgrade"));
         }
         let (callback, keep) = (callback(request, queue)?, keep(request, queue)?);
         let mut head = Vec::new();
-        forward.write_lines(&entry.label, &mut head);
+        forward.write_head_without_framing(&entry.label, &mut head);
         if head.len() > MAX_HEAD {
             let text = format!("the head of a call that is made later may have {MAX_HEAD} bytes");
-            return Err(ErrorAnswer::new(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "head_too_large",
-                text,
-            ));
+            return Err(ErrorResponse::new(ErrorCode::HeadTooLarge, text));
         }
         let mut facts = queue::Facts::new(
             entry.key.clone(),
-            String::from_utf8_lossy(forward.facts.call_id.as_bytes()).into_owned(),
+            String::from_utf8_lossy(forward.request.call_id.as_bytes()).into_owned(),
             request.method.to_owned(),
             &forward.path.to_string(),
         );
@@ -91,15 +90,15 @@ impl LaterCall {
 }
 
 /// Where the answer is to be sent, if the client says so.
-fn callback(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<Callback>, ErrorAnswer> {
+fn callback(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<Callback>, ErrorResponse> {
     let url = one(request, "X-Callback-Url", |url| queue.callback_to(url));
-    url.map_err(|text| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_callback_url", text))
+    url.map_err(|text| ErrorResponse::new(ErrorCode::BadCallbackUrl, text))
 }
 
 /// For how many seconds the answer is to be kept, if the client says so.
-fn keep(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<u64>, ErrorAnswer> {
+fn keep(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<u64>, ErrorResponse> {
     let keep = one(request, "X-Keep-Result", |text| queue.keep_for(text));
-    keep.map_err(|text| ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_request", text))
+    keep.map_err(|text| ErrorResponse::new(ErrorCode::BadRequest, text))
 }
 
 /// What a header says that may stand there once; why it cannot be taken, with its name.
@@ -119,9 +118,13 @@ fn one<T>(
 }
 
 /// Takes in the body and hands the call to the queue.
-pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: LaterCall) -> After {
+pub(super) async fn serve(
+    connection: &mut Connection,
+    request: &RequestInfo,
+    call: AsyncCall,
+) -> Disposition {
     let queue = connection.worker.gateway.queue.clone();
-    let LaterCall { entry, facts: kept, head, wait } = call;
+    let AsyncCall { entry, facts: kept, head, wait } = call;
     let limits = (queue.body_limit(), entry.peek().body_limit);
     let limit = limits.0.min(limits.1);
     let too_large = || {
@@ -129,32 +132,30 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: Late
             return InvokeError::BodyTooLarge { function: entry.label.to_string(), limit }.into();
         }
         let text = format!("the body of a call that is made later may have {limit} bytes (queue.body_limit)");
-        ErrorAnswer::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+        ErrorResponse::new(ErrorCode::BodyTooLarge, text)
     };
-    let announced = match facts.framing {
-        Framing::Length(length) if length > limit => return connection.refuse(facts, &too_large()).await,
+    let announced = match request.framing {
+        Framing::Length(length) if length > limit => return connection.refuse(request, &too_large()).await,
         Framing::Length(length) => Some(length),
         _ => None,
     };
     // Before the body: what has no place need not be sent.
     let mut draft = match queue.draft(&kept, head, announced) {
         Ok(draft) => draft,
-        Err(error) => return connection.refuse(facts, &error.into()).await,
+        Err(error) => return connection.refuse(request, &error.into()).await,
     };
-    let Connection { stream, worker, input, out, alarm, .. } = connection;
-    out.clear();
-    let mut client = Client::new(stream, input, out, facts, limit, worker);
+    let (mut client, _, alarm) = connection.downstream(request, limit);
     client.take_body_plain();
-    let taken = match read(&mut client, &mut draft, facts, alarm).await {
+    let taken = match read(&mut client, &mut draft, request, alarm).await {
         Ok(()) => Ok(()),
-        Err(Unread::Gone) => return After::Close,
-        Err(Unread::TooLarge) => Err(too_large()),
-        Err(Unread::Bad(answer)) => Err(answer),
+        Err(BodyReadError::Gone) => return Disposition::Close,
+        Err(BodyReadError::TooLarge) => Err(too_large()),
+        Err(BodyReadError::Bad(answer)) => Err(answer),
     };
     let (watcher, end) = oneshot::channel();
     let watcher = wait.is_some().then_some(watcher);
     let accepted = match taken {
-        Ok(()) => queue.accept_watched(kept, draft, watcher).await.map_err(ErrorAnswer::from),
+        Ok(()) => queue.accept_watched(kept, draft, watcher).await.map_err(ErrorResponse::from),
         Err(answer) => {
             drop(draft);
             Err(answer)
@@ -162,32 +163,18 @@ pub(super) async fn serve(connection: &mut Connection, facts: &Facts, call: Late
     };
     let number = match accepted {
         Ok(number) => number,
-        Err(answer) => {
-            let persists = client.may_persist();
-            push_error(client.out, Some(facts), &answer, persists);
-            return sent(&mut client, alarm, persists).await;
-        }
+        Err(error) => return client.respond_error(&error, alarm).await,
     };
     if let Some(wait) = wait {
-        match wait_for(&mut client, alarm, facts.started + wait, end).await {
-            Waited::Gone => return After::Close,
-            Waited::Ended => return answer(&mut client, alarm, facts, &queue, number).await,
+        match wait_for(&mut client, alarm, request.started + wait, end).await {
+            Waited::Gone => return Disposition::Close,
+            Waited::Ended => return answer(&mut client, alarm, request, &queue, number).await,
             Waited::TooLong => {}
         }
     }
     let persists = client.may_persist();
-    push_accepted(client.out, facts, persists, wait.is_some());
-    sent(&mut client, alarm, persists).await
-}
-
-/// Writes what there is; what happens to the connection then.
-async fn sent(client: &mut Client<'_>, alarm: &mut Alarm, persists: bool) -> After {
-    let stall = client.stall;
-    match client.flush(alarm, stall).await {
-        true if persists => After::Next,
-        true => After::Linger,
-        false => After::Close,
-    }
+    push_accepted(client.out, request, persists, wait.is_some());
+    client.finish(persists, alarm).await
 }
 
 /// What a client saw that waited for the end of its call.
@@ -199,7 +186,7 @@ enum Waited {
 }
 
 async fn wait_for(
-    client: &mut Client<'_>,
+    client: &mut Downstream<'_>,
     alarm: &mut Alarm,
     deadline: Instant,
     mut end: oneshot::Receiver<CallState>,
@@ -221,21 +208,17 @@ async fn wait_for(
 
 /// Answers as the function has answered, in time.
 async fn answer(
-    client: &mut Client<'_>,
+    client: &mut Downstream<'_>,
     alarm: &mut Alarm,
-    facts: &Facts,
+    request: &RequestInfo,
     queue: &Queue,
     number: u64,
-) -> After {
+) -> Disposition {
     let kept = match queue.answer_of(number).await {
         Ok(kept) => kept,
-        Err(error) => {
-            let (answer, persists) = (unanswered(error), client.may_persist());
-            push_error(client.out, Some(facts), &answer, persists);
-            return sent(client, alarm, persists).await;
-        }
+        Err(error) => return client.respond_error(&unanswered(error), alarm).await,
     };
-    let bodiless = facts.to_head || matches!(kept.code, 100..=199 | 204 | 304);
+    let bodiless = request.to_head || matches!(kept.code, 100..=199 | 204 | 304);
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::from_u16(kept.code).unwrap_or(StatusCode::BAD_GATEWAY);
     *response.headers_mut() = kept.headers(|name| {
@@ -259,24 +242,24 @@ async fn answer(
             // The length was said: a cut connection is the only sign that this is not all.
             Err(error) => {
                 tracing::warn!(%error, "the answer of a queued call cannot be read from the disk");
-                return After::Close;
+                return Disposition::Close;
             }
         }
-        let stall = client.stall;
-        if !client.flush(alarm, stall).await {
-            return After::Close;
+        if !client.flush(alarm).await {
+            return Disposition::Close;
         }
     }
     let persists = client.persists();
-    sent(client, alarm, persists).await
+    client.finish(persists, alarm).await
 }
 
 /// What a client is told whose call has ended without an answer that could be kept.
-fn unanswered(error: QueueError) -> ErrorAnswer {
+fn unanswered(error: QueueError) -> ErrorResponse {
     match error {
         QueueError::Unanswered { code, .. } => {
             let status = StatusCode::from_u16(code).ok().filter(|status| status.as_u16() >= 400);
-            ErrorAnswer::new(status.unwrap_or(StatusCode::BAD_GATEWAY), "call_failed", error.to_string())
+            ErrorResponse::new(ErrorCode::CallFailed, error.to_string())
+                .with_status(status.unwrap_or(StatusCode::BAD_GATEWAY))
         }
         error => error.into(),
     }
@@ -284,33 +267,18 @@ fn unanswered(error: QueueError) -> ErrorAnswer {
 
 /// Takes the body in.
 async fn read(
-    client: &mut Client<'_>,
+    client: &mut Downstream<'_>,
     draft: &mut Draft,
-    facts: &Facts,
+    request: &RequestInfo,
     alarm: &mut Alarm,
-) -> Result<(), Unread> {
+) -> Result<(), BodyReadError> {
     let mut piece = Vec::new();
-    let mut more = facts.has_body();
+    let mut more = request.has_body();
     while more {
         more = client.take_piece(&mut piece, alarm).await?;
         let written = draft.push(&piece).await;
-        written.map_err(|error: QueueError| Unread::Bad(error.into()))?;
+        written.map_err(|error: QueueError| BodyReadError::Bad(error.into()))?;
         piece.clear();
     }
     Ok(())
-}
-
-/// Writes the answer to a call that was accepted.
-fn push_accepted(out: &mut Vec<u8>, facts: &Facts, persists: bool, preferred: bool) {
-    out.extend_from_slice(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n");
-    if preferred {
-        out.extend_from_slice(b"Preference-Applied: respond-async\r\n");
-    }
-    if !persists {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if facts.http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
-    }
-    facts.push_headers(out);
-    out.extend_from_slice(b"\r\n");
 }

@@ -1,4 +1,4 @@
-//! The client's side of a call: its body goes up, the answer comes down.
+//! The client's side of a request: its body goes up, the response comes down.
 
 use std::future::poll_fn;
 use std::io;
@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header;
 use http::response::Parts;
 use tokio::io::AsyncWrite;
@@ -14,11 +13,13 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use super::connection::Facts;
-use super::error::ErrorAnswer;
-use super::server::{Unawaited, Worker};
 use calls::invoke::{BodyError, Caller};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
+
+use super::request::RequestInfo;
+use super::response::{Disposition, push_error};
+use super::worker::{DrainExempt, Worker};
+use crate::gateway::error::{ErrorCode, ErrorResponse};
 
 /// How the body of the answer is delimited for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,22 +30,22 @@ enum Delimited {
     Chunks,
 }
 
-/// Why a body was not taken in.
-pub(super) enum Unread {
+/// A body that was not taken in.
+pub(in crate::gateway) enum BodyReadError {
     Gone,
     TooLarge,
-    Bad(ErrorAnswer),
+    Bad(ErrorResponse),
 }
 
-/// A client, during one call.
-pub(super) struct Client<'a> {
+/// A client, during one request.
+pub(in crate::gateway) struct Downstream<'a> {
     read: ReadHalf<'a>,
     write: WriteHalf<'a>,
     input: &'a mut Buffer,
     /// To the client: what is not written yet, and `written` bytes that are.
-    pub(super) out: &'a mut Vec<u8>,
+    pub(in crate::gateway) out: &'a mut Vec<u8>,
     written: usize,
-    facts: &'a Facts,
+    request: &'a RequestInfo,
     /// Where the request's body ends.
     body: Decoder,
     /// It is sent on in chunks, as it came.
@@ -54,7 +55,7 @@ pub(super) struct Client<'a> {
     must_continue: bool,
     body_deadline: Option<Instant>,
     /// How long it may take to send or read something.
-    pub(super) stall: Duration,
+    pub(in crate::gateway) stall: Duration,
     worker: &'a Worker,
     persists: bool,
     delimited: Delimited,
@@ -62,15 +63,15 @@ pub(super) struct Client<'a> {
     /// The client has got something of the answer.
     begun: bool,
     /// Grows with every byte in any direction.
-    pub(super) moved: u64,
+    pub(in crate::gateway) bytes_moved: u64,
 }
 
-impl<'a> Client<'a> {
-    pub(super) fn new(
+impl<'a> Downstream<'a> {
+    pub(in crate::gateway) fn new(
         stream: &'a mut TcpStream,
         input: &'a mut Buffer,
         out: &'a mut Vec<u8>,
-        facts: &'a Facts,
+        request: &'a RequestInfo,
         body_limit: u64,
         worker: &'a Worker,
     ) -> Self {
@@ -81,38 +82,38 @@ impl<'a> Client<'a> {
             input,
             out,
             written: 0,
-            facts,
-            body: match facts.framing {
+            request,
+            body: match request.framing {
                 Framing::None | Framing::UntilClose => Decoder::Length(0),
                 Framing::Length(length) => Decoder::Length(length),
                 Framing::Chunked => Decoder::chunked(),
             },
-            chunked: facts.framing == Framing::Chunked,
+            chunked: request.framing == Framing::Chunked,
             allowance: body_limit,
-            must_continue: facts.expects_continue,
+            must_continue: request.expects_continue,
             body_deadline: None,
             stall: worker.limits.idle_timeout,
             worker,
-            persists: facts.persists,
+            persists: request.persists,
             delimited: Delimited::Raw,
             code: 0,
             begun: false,
-            moved: 0,
+            bytes_moved: 0,
         }
     }
 
     /// The status that was answered.
-    pub(super) fn code(&self) -> u16 {
+    pub(in crate::gateway) fn code(&self) -> u16 {
         self.code
     }
 
     /// Whether the connection can carry another request if it is answered now.
-    pub(super) fn may_persist(&self) -> bool {
+    pub(in crate::gateway) fn may_persist(&self) -> bool {
         self.persists && self.body.is_done() && !self.worker.is_closing()
     }
 
     /// Forgets an answer that turned out to be none. `false`: the client has seen some of it.
-    pub(super) fn take_back(&mut self) -> bool {
+    pub(in crate::gateway) fn discard_response(&mut self) -> bool {
         if !self.begun && self.written == 0 {
             self.out.clear();
             self.code = 0;
@@ -124,13 +125,13 @@ impl<'a> Client<'a> {
     /// Whether the connection can carry another request, after a whole answer. What the answer's head
     /// said of it holds, also when the gateway has begun to stop since: the client may have sent its
     /// next request already.
-    pub(super) fn persists(&self) -> bool {
+    pub(in crate::gateway) fn persists(&self) -> bool {
         self.persists && self.body.is_done() && self.code != 101
     }
 
     /// From now on both sides send what they like until one of them closes. The gateway does not wait
     /// for that when it stops.
-    pub(super) fn become_tunnel(&mut self) -> Unawaited<'a> {
+    pub(in crate::gateway) fn upgrade_to_tunnel(&mut self) -> DrainExempt<'a> {
         self.body = Decoder::UntilClose;
         self.chunked = false;
         self.allowance = u64::MAX;
@@ -138,16 +139,16 @@ impl<'a> Client<'a> {
     }
 
     /// The request's body is taken as data, without chunks.
-    pub(super) fn take_body_plain(&mut self) {
+    pub(in crate::gateway) fn take_body_plain(&mut self) {
         self.chunked = false;
     }
 
     /// Takes in the next piece of a body that stays here for now. `false`: that was all.
-    pub(super) async fn take_piece(
+    pub(in crate::gateway) async fn take_piece(
         &mut self,
         piece: &mut Vec<u8>,
         alarm: &mut Alarm,
-    ) -> Result<bool, Unread> {
+    ) -> Result<bool, BodyReadError> {
         let read = poll_fn(|cx| match self.poll_body(cx, piece) {
             Poll::Ready(read) => Poll::Ready(Some(read)),
             Poll::Pending => match self.body_deadline() {
@@ -157,21 +158,21 @@ impl<'a> Client<'a> {
         });
         match read.await {
             Some(Ok(more)) => Ok(more),
-            Some(Err(BodyError::TooLarge)) => Err(Unread::TooLarge),
-            Some(Err(BodyError::Gone)) => Err(Unread::Gone),
+            Some(Err(BodyError::TooLarge)) => Err(BodyReadError::TooLarge),
+            Some(Err(BodyError::Gone)) => Err(BodyReadError::Gone),
             Some(Err(BodyError::Bad(reason))) => {
                 let text = format!("the body is malformed: {reason}");
-                Err(Unread::Bad(ErrorAnswer::new(StatusCode::BAD_REQUEST, "bad_body", text)))
+                Err(BodyReadError::Bad(ErrorResponse::new(ErrorCode::BadBody, text)))
             }
             None => {
                 let text = format!("nothing of the body came for {:?} (gateway.idle_timeout)", self.stall);
-                Err(Unread::Bad(ErrorAnswer::new(StatusCode::REQUEST_TIMEOUT, "body_stalled", text)))
+                Err(BodyReadError::Bad(ErrorResponse::new(ErrorCode::BodyStalled, text)))
             }
         }
     }
 
     /// The head of an answer of our own. `length` is the body's, when it is known beforehand.
-    pub(super) fn plain_head(&mut self, parts: &Parts, bodiless: bool, length: Option<u64>) {
+    pub(in crate::gateway) fn plain_head(&mut self, parts: &Parts, bodiless: bool, length: Option<u64>) {
         self.code = parts.status.as_u16();
         let reason = parts.status.canonical_reason().unwrap_or_default();
         self.push(&[b"HTTP/1.1 ", parts.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
@@ -185,7 +186,7 @@ impl<'a> Client<'a> {
                 Some(length) => {
                     self.push(&[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
                 }
-                None if self.facts.http10 => self.persists = false,
+                None if self.request.http10 => self.persists = false,
                 None => {
                     self.delimited = Delimited::Chunks;
                     self.push(&[b"transfer-encoding: chunked\r\n"]);
@@ -194,7 +195,7 @@ impl<'a> Client<'a> {
         }
         self.persists &= self.body.is_done();
         self.push_connection();
-        self.facts.push_headers(self.out);
+        self.request.push_headers(self.out);
         self.push(&[b"\r\n"]);
     }
 
@@ -202,30 +203,30 @@ impl<'a> Client<'a> {
         self.persists &= !self.worker.is_closing();
         if !self.persists {
             self.push(&[b"Connection: close\r\n"]);
-        } else if self.facts.http10 {
+        } else if self.request.http10 {
             self.push(&[b"Connection: keep-alive\r\n"]);
         }
     }
 
     /// How long it may take until something moves: the client to read, or the function to speak.
-    pub(super) fn patience(&self, limit: Duration) -> Duration {
+    pub(in crate::gateway) fn stall_timeout(&self, limit: Duration) -> Duration {
         if self.written < self.out.len() { self.stall } else { limit }
     }
 
     /// The answer's body has been given whole.
-    pub(super) fn end(&mut self) {
+    pub(in crate::gateway) fn end(&mut self) {
         if self.delimited == Delimited::Chunks {
             end_chunks(self.out);
         }
     }
 
     /// Writes what there is.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::gateway) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let count = ready!(Pin::new(&mut self.write).poll_write(cx, &self.out[self.written..]))?;
             self.written += count;
             self.begun |= self.code != 0;
-            self.moved += count as u64;
+            self.bytes_moved += count as u64;
         }
         self.out.clear();
         self.written = 0;
@@ -233,13 +234,29 @@ impl<'a> Client<'a> {
     }
 
     /// Writes all there is. `false` when the client does not take it.
-    pub(super) async fn flush(&mut self, alarm: &mut Alarm, stall: Duration) -> bool {
-        let deadline = Instant::now() + stall;
+    pub(in crate::gateway) async fn flush(&mut self, alarm: &mut Alarm) -> bool {
+        let deadline = Instant::now() + self.stall;
         poll_fn(|cx| match self.poll_flush(cx) {
             Poll::Ready(result) => Poll::Ready(result.is_ok()),
             Poll::Pending => alarm.poll(cx, deadline).map(|()| false),
         })
         .await
+    }
+
+    /// Responds with an error.
+    pub(in crate::gateway) async fn respond_error(
+        &mut self,
+        error: &ErrorResponse,
+        alarm: &mut Alarm,
+    ) -> Disposition {
+        let persists = self.may_persist();
+        push_error(self.out, Some(self.request), error, persists);
+        self.finish(persists, alarm).await
+    }
+
+    /// Writes what is left of a response after which the connection `persists`, or ends.
+    pub(in crate::gateway) async fn finish(&mut self, persists: bool, alarm: &mut Alarm) -> Disposition {
+        Disposition::after(self.flush(alarm).await, persists)
     }
 
     fn push(&mut self, parts: &[&[u8]]) {
@@ -264,7 +281,7 @@ impl<'a> Client<'a> {
             out.extend_from_slice(data);
         }
         self.input.consume(found.skip + found.data);
-        self.moved += found.data as u64;
+        self.bytes_moved += found.data as u64;
         if found.end && self.chunked {
             end_chunks(out);
         }
@@ -272,7 +289,7 @@ impl<'a> Client<'a> {
     }
 }
 
-impl Caller for Client<'_> {
+impl Caller for Downstream<'_> {
     fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, BodyError>> {
         loop {
             if let Some(more) = self.take_body(out)? {
@@ -320,7 +337,7 @@ impl Caller for Client<'_> {
 
     fn head(&mut self, head: &ResponseHead<'_, '_>) {
         let interim = head.code < 200 && head.code != 101;
-        if interim && self.facts.http10 {
+        if interim && self.request.http10 {
             return;
         }
         self.push(&[
@@ -353,7 +370,7 @@ impl Caller for Client<'_> {
         if head.code == 101 {
             self.push(&[b"Connection: Upgrade\r\n"]);
         } else {
-            if chunks && self.facts.http10 {
+            if chunks && self.request.http10 {
                 // Its version knows no other way to end a body of unknown length.
                 self.persists = false;
             } else if chunks {
@@ -362,12 +379,12 @@ impl Caller for Client<'_> {
             }
             self.push_connection();
         }
-        self.facts.push_headers(self.out);
+        self.request.push_headers(self.out);
         self.push(&[b"\r\n"]);
     }
 
     fn data(&mut self, data: &[u8]) {
-        self.moved += data.len() as u64;
+        self.bytes_moved += data.len() as u64;
         match self.delimited {
             Delimited::Raw => self.out.extend_from_slice(data),
             Delimited::Chunks => push_chunk(self.out, data),

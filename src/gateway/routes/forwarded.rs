@@ -1,0 +1,124 @@
+//! A request as its function gets it: method, encoded path, headers but those that concern the connection.
+
+use std::net::SocketAddr;
+
+use directory::Entry;
+use http1::{Framing, Header, RequestHead};
+
+use super::target::Path;
+use crate::gateway::server::request::RequestInfo;
+
+/// A request on its way to a function.
+pub(super) struct ForwardedRequest<'a, 'h, 'b> {
+    pub(super) head: &'a RequestHead<'h, 'b>,
+    pub(super) path: Path<'b>,
+    pub(super) request: &'a RequestInfo,
+    pub(super) peer: SocketAddr,
+}
+
+impl ForwardedRequest<'_, '_, '_> {
+    /// Writes the head that the function gets.
+    pub(super) fn write_head(&self, entry: &Entry, out: &mut Vec<u8>) {
+        self.write_head_without_framing(&entry.label, out);
+        match self.head.framing {
+            Framing::Length(length) => {
+                out.extend_from_slice(b"Content-Length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            // Said, because some servers wait for a body that is not announced either way.
+            Framing::None | Framing::UntilClose if takes_body(self.head.method) => {
+                out.extend_from_slice(b"Content-Length: 0\r\n");
+            }
+            Framing::None | Framing::UntilClose => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same without what says how long the body is, and without the empty line at the end.
+    /// `host_if_none` is for a request that has none, as those of HTTP/1.0.
+    pub(super) fn write_head_without_framing(&self, host_if_none: &str, out: &mut Vec<u8>) {
+        let head = self.head;
+        let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+        let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
+        push(&[head.method.as_bytes(), b" ", slash, self.path.rest.as_bytes(), b" HTTP/1.1\r\n"]);
+        let (mut host, mut forwarded_host, mut proto) = (None, false, false);
+        for header in head.headers {
+            let kind = Header::of(header.name);
+            // Every request has a Host, whatever the client says of it.
+            if kind != Header::Host && head.connection.names(head.headers, header.name) {
+                continue;
+            }
+            match kind {
+                Header::Hop | Header::Connection | Header::TransferEncoding | Header::Ours => continue,
+                // Sent again below, once and as we understood it.
+                Header::ContentLength | Header::CallId | Header::Expect | Header::ForwardedFor => continue,
+                Header::Upgrade if !head.upgrade => continue,
+                Header::Host => host = Some(header.value),
+                Header::ForwardedHost => forwarded_host = true,
+                Header::ForwardedProto => proto = true,
+                Header::Upgrade | Header::Accept | Header::Function | Header::Prefer | Header::Other => {}
+            }
+            push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
+        }
+        if host.is_none() {
+            push(&[b"Host: ", host_if_none.as_bytes(), b"\r\n"]);
+        }
+        if head.upgrade {
+            push(&[b"Connection: Upgrade\r\n"]);
+        }
+        push(&[b"X-Call-Id: ", self.request.call_id.as_bytes()]);
+        push(&[b"\r\nX-Start-Time: ", itoa::Buffer::new().format(self.request.started_at).as_bytes()]);
+        if let Some(host) = host.filter(|_| !forwarded_host) {
+            push(&[b"\r\nX-Forwarded-Host: ", host]);
+        }
+        push(&[b"\r\nX-Forwarded-For: "]);
+        for earlier in head.headers.iter().filter(|header| Header::of(header.name) == Header::ForwardedFor) {
+            push(&[earlier.value, b", "]);
+        }
+        push_address(out, self.peer);
+        if !proto {
+            out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether a body is usual with this method.
+pub(super) fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+/// The client's address, without going through `fmt` for the common kind.
+fn push_address(out: &mut Vec<u8>, peer: SocketAddr) {
+    match peer.ip().to_canonical() {
+        std::net::IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        address @ std::net::IpAddr::V6(_) => out.extend_from_slice(address.to_string().as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_clients_know_them() {
+        for (peer, text) in [
+            ("10.0.255.1:80", "10.0.255.1"),
+            ("[::ffff:1.2.3.4]:80", "1.2.3.4"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+        ] {
+            let mut out = Vec::new();
+            push_address(&mut out, peer.parse().expect("an address"));
+            assert_eq!(String::from_utf8_lossy(&out), text);
+        }
+    }
+}

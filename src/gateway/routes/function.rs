@@ -1,0 +1,175 @@
+//! `/function/{name}`: the data path.
+//!
+//! The function gets the request as it was sent: method, encoded path, headers but those that
+//! concern the connection. The client gets the function's own answer. Bodies stream both ways at the
+//! same time; see [`calls::invoke`] for how a replica is found.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use calls::invoke::{
+    Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+};
+use directory::Entry;
+use http1::{Alarm, Framing};
+
+use super::forwarded::takes_body;
+use crate::gateway::error::ErrorResponse;
+use crate::gateway::server::connection::Connection;
+use crate::gateway::server::downstream::Downstream;
+use crate::gateway::server::request::RequestInfo;
+use crate::gateway::server::response::Disposition;
+
+/// A call to a function, with the limits that hold for it.
+pub(super) struct FunctionRequest {
+    entry: Arc<Entry>,
+    timeout: Duration,
+    body_limit: u64,
+    idempotent: bool,
+    reuse: bool,
+}
+
+impl FunctionRequest {
+    pub(super) fn new(entry: Arc<Entry>, method: &str, framing: Framing) -> Self {
+        let view = entry.peek();
+        let (timeout, body_limit) = (view.timeout, view.body_limit);
+        drop(view);
+        let idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
+        // Many servers do not look for a body where none is usual. They would take it for the next
+        // request, and what they answer for the answer to the next call.
+        let reuse = framing == Framing::None || takes_body(method);
+        Self { entry, timeout, body_limit, idempotent, reuse }
+    }
+
+    /// Whether a body of this length is more than the function takes.
+    pub(super) fn is_too_long(&self, length: u64) -> bool {
+        length > self.body_limit
+    }
+
+    /// Answers that the body is, which counts as a call.
+    pub(super) async fn refuse_body(
+        &self,
+        connection: &mut Connection,
+        request: &RequestInfo,
+    ) -> Disposition {
+        let mut timer = CallTimer::begin(&self.entry, request.started);
+        let function = self.entry.label.to_string();
+        let error = ErrorResponse::from(InvokeError::BodyTooLarge { function, limit: self.body_limit });
+        timer.record_status(error.status.as_u16());
+        connection.refuse(request, &error).await
+    }
+}
+
+/// Carries out a call whose head is in `connection.outgoing`.
+pub(super) async fn serve(
+    connection: &mut Connection,
+    request: &RequestInfo,
+    call: &FunctionRequest,
+) -> Disposition {
+    if matches!(request.framing, Framing::Length(length) if call.is_too_long(length)) {
+        return call.refuse_body(connection, request).await;
+    }
+    let mut timer = CallTimer::begin(&call.entry, request.started);
+    let invoke = Call {
+        entry: &call.entry,
+        expected: Expected {
+            to_head: request.to_head,
+            upgrade: request.upgrade,
+            reuse: call.reuse,
+            deadline: request.started + call.timeout,
+        },
+        limit: call.timeout,
+        body_limit: call.body_limit,
+        idempotent: call.idempotent,
+        max_waiting: connection.worker.limits.max_waiting,
+        has_waited: AtomicBool::new(false),
+    };
+    let (mut client, outgoing, alarm) = connection.downstream(request, call.body_limit);
+    let error = match invoke.begin(outgoing, &mut client, alarm).await {
+        Ok(exchange) => {
+            timer.record_status(client.code());
+            match answer(exchange, outgoing, &mut client, alarm, call.timeout).await {
+                Ok(()) if client.persists() => return Disposition::KeepAlive,
+                // Closed in order, for a body that ends with the connection.
+                Ok(()) => return Disposition::LingeringClose,
+                // Nothing of the answer has left yet, so the client can still be told.
+                Err(failure) if client.discard_response() => invoke.failed(failure),
+                // The status was sent: a cut connection is the only sign that the answer is not whole.
+                Err(_) => return Disposition::Close,
+            }
+        }
+        Err(error) => error,
+    };
+    if matches!(error, InvokeError::CallerGone { .. }) {
+        return Disposition::Close;
+    }
+    let error = ErrorResponse::from(error);
+    timer.record_status(error.status.as_u16());
+    client.respond_error(&error, alarm).await
+}
+
+/// Streams the body of the answer to the client, and what is left of the request to the function.
+async fn answer(
+    exchange: Exchange,
+    outgoing: &mut Outgoing,
+    client: &mut Downstream<'_>,
+    alarm: &mut Alarm,
+    limit: Duration,
+) -> Result<(), Failure> {
+    let tunnel = exchange.is_tunnel();
+    let _unawaited = tunnel.then(|| {
+        outgoing.reopen();
+        client.upgrade_to_tunnel()
+    });
+    let mut running = Some(exchange);
+    let mut seen = u64::MAX;
+    let mut deadline = Instant::now();
+    poll_fn(|cx| {
+        loop {
+            let mut waits = false;
+            while let Some(exchange) = running.as_mut().filter(|_| client.out.len() < PIECE) {
+                match exchange.poll_data(cx, outgoing, client) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false)) => {
+                        client.end();
+                        if let Some(exchange) = running.take() {
+                            exchange.finish(outgoing);
+                        }
+                    }
+                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            match client.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Gone)),
+                Poll::Ready(Ok(())) if running.is_none() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if !waits => continue,
+                Poll::Ready(Ok(())) => {}
+                // The client does not read. It may be sending, and not read before it has done so.
+                Poll::Pending => {
+                    if let Some(exchange) = &mut running {
+                        exchange.send(cx, outgoing, client)?;
+                    }
+                }
+            }
+            if !tunnel && outgoing.is_complete() && client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(Failure::Gone));
+            }
+            // Both sides wait for something: that may take as long as the first byte may.
+            if seen != client.bytes_moved {
+                seen = client.bytes_moved;
+                deadline = Instant::now() + client.stall_timeout(limit);
+            }
+            return alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout));
+        }
+    })
+    .await
+}

@@ -1,0 +1,142 @@
+//! What a request can be, and which route serves it.
+//!
+//! [`function`] is the data path and knows nothing of the API; [`async_function`] takes calls in for the queue;
+//! [`alexa`] finds its function in the body; all else goes to one `axum::Router`, behind [`api`].
+
+mod alexa;
+mod api;
+mod async_function;
+mod forwarded;
+mod function;
+mod prefer;
+mod target;
+
+use std::future::poll_fn;
+
+use http1::{HeadError, RequestHead, ends_after, slots};
+use tokio::time::Instant;
+
+use self::async_function::AsyncCall;
+use self::forwarded::ForwardedRequest;
+use self::function::FunctionRequest;
+use self::target::{Route, route};
+use super::error::ErrorResponse;
+use super::server::connection::{Connection, More};
+use super::server::request::RequestInfo;
+use super::server::response::Disposition;
+
+/// A request's head, taken from the connection.
+enum Request {
+    Function(FunctionRequest),
+    Async(Box<AsyncCall>),
+    /// Its body says which function it calls.
+    Alexa,
+    Api(Box<http::request::Parts>),
+    Refused(ErrorResponse),
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(connection: &mut Connection) {
+    let mut fate = Disposition::KeepAlive;
+    while fate == Disposition::KeepAlive {
+        fate = match next(connection).await {
+            Some((mut info, request)) => {
+                let worker = connection.worker.clone();
+                let _busy = worker.begin();
+                match request {
+                    Request::Function(call) => function::serve(connection, &info, &call).await,
+                    Request::Alexa => match alexa::take(connection, &mut info).await {
+                        Ok(call) => function::serve(connection, &info, &call).await,
+                        Err(fate) => fate,
+                    },
+                    Request::Async(call) => async_function::serve(connection, &info, *call).await,
+                    Request::Api(parts) => api::serve(connection, &info, *parts).await,
+                    Request::Refused(error) => connection.refuse(&info, &error).await,
+                }
+            }
+            None => Disposition::Close,
+        };
+    }
+    if fate == Disposition::LingeringClose {
+        connection.close_lingering().await;
+    }
+}
+
+/// The next request. `None`: there is none, or it was answered here and the connection ends.
+async fn next(connection: &mut Connection) -> Option<(RequestInfo, Request)> {
+    let idle = connection.worker.limits.idle_timeout;
+    let limit = connection.worker.limits.header_limit;
+    let deadline = Instant::now() + idle;
+    // How much of the input was looked at and did not hold a whole head.
+    let mut seen = 0;
+    loop {
+        if !connection.input.is_empty() && (seen == 0 || ends_after(connection.input.data(), seen)) {
+            match take_head(connection, limit) {
+                Ok(Some(request)) => return Some(request),
+                Ok(None) => {}
+                Err(error) => return refuse_head(connection, error.into()).await,
+            }
+        }
+        seen = connection.input.data().len();
+        if seen >= limit || (connection.input.is_full() && !connection.input.grow(limit)) {
+            return refuse_head(connection, HeadError::TooLarge.into()).await;
+        }
+        match poll_fn(|cx| connection.poll_more(cx, deadline)).await {
+            More::Read => {}
+            More::End => return None,
+            More::Late if seen == 0 => return None,
+            More::Late => return refuse_head(connection, ErrorResponse::head_too_slow(idle)).await,
+        }
+    }
+}
+
+/// Takes a head from the input, if a whole one is there, and decides where it goes.
+fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(RequestInfo, Request)>, HeadError> {
+    let mut slots = slots();
+    let Some((head, length)) = RequestHead::parse(connection.input.data(), &mut slots)? else {
+        return Ok(None);
+    };
+    if length > limit {
+        return Err(HeadError::TooLarge);
+    }
+    let info = RequestInfo::of(&head);
+    let request = match route(&connection.worker.gateway.directory, &head) {
+        Route::Call { entry, path } => {
+            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+            match AsyncCall::preferred(&entry, &forward, &connection.worker.gateway.queue) {
+                Some(Ok(call)) => Request::Async(Box::new(call)),
+                Some(Err(answer)) => Request::Refused(answer),
+                None => {
+                    connection.outgoing.begin(info.has_body());
+                    forward.write_head(&entry, &mut connection.outgoing.bytes);
+                    Request::Function(FunctionRequest::new(entry, head.method, head.framing))
+                }
+            }
+        }
+        Route::Async { entry, path } => {
+            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+            match AsyncCall::new(entry, &forward, &connection.worker.gateway.queue) {
+                Ok(call) => Request::Async(Box::new(call)),
+                Err(answer) => Request::Refused(answer),
+            }
+        }
+        Route::Alexa { path } => {
+            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+            alexa::begin(&forward, &mut connection.outgoing);
+            Request::Alexa
+        }
+        Route::Unknown(error) => Request::Refused(error.into()),
+        Route::NotAFunction => match api::parts(&head) {
+            Ok(parts) => Request::Api(Box::new(parts)),
+            Err(answer) => Request::Refused(answer),
+        },
+    };
+    connection.input.consume(length);
+    Ok(Some((info, request)))
+}
+
+/// Responds to a head that could not be read; the connection ends.
+async fn refuse_head(connection: &mut Connection, error: ErrorResponse) -> Option<(RequestInfo, Request)> {
+    connection.refuse_head(&error).await;
+    None
+}

@@ -1,0 +1,162 @@
+//! One client's connection: its stream, its buffers, and one timer for all that it may wait for.
+//!
+//! One task serves a connection and everything on it. It holds no buffer while it waits for a request.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use calls::invoke::Outgoing;
+use http1::{Alarm, Buffer};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::downstream::Downstream;
+use super::request::RequestInfo;
+use super::response::{Disposition, push_error};
+use super::worker::Worker;
+use crate::gateway::error::ErrorResponse;
+
+/// How long a connection is read on after an answer that came before the end of the request's body:
+/// closed at once, the kernel would send a reset that takes the answer with it, and many clients look
+/// for an answer only when they have sent everything.
+const LINGER: Duration = Duration::from_secs(30);
+/// The same after a head that was refused, and when the client sends nothing more.
+const LINGER_BRIEFLY: Duration = Duration::from_secs(2);
+/// Output that an idle connection may hold on to.
+const KEPT_OUTPUT: usize = 1 << 10;
+
+/// One client's connection.
+pub(in crate::gateway) struct Connection {
+    pub(in crate::gateway) stream: TcpStream,
+    pub(in crate::gateway) peer: SocketAddr,
+    pub(in crate::gateway) worker: Arc<Worker>,
+    pub(in crate::gateway) input: Buffer,
+    /// To the client.
+    pub(in crate::gateway) out: Vec<u8>,
+    /// To a replica.
+    pub(in crate::gateway) outgoing: Outgoing,
+    pub(in crate::gateway) alarm: Alarm,
+}
+
+/// How a wait for input ended.
+pub(in crate::gateway) enum More {
+    Read,
+    End,
+    Late,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, worker: Arc<Worker>) -> Self {
+        Self {
+            stream,
+            peer,
+            worker,
+            input: Buffer::default(),
+            out: Vec::new(),
+            outgoing: Outgoing::default(),
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Returns the client's side of a request, with what a call needs beside it. The body may have so many bytes.
+    pub(in crate::gateway) fn downstream<'a>(
+        &'a mut self,
+        request: &'a RequestInfo,
+        body_limit: u64,
+    ) -> (Downstream<'a>, &'a mut Outgoing, &'a mut Alarm) {
+        let Self { stream, worker, input, out, outgoing, alarm, .. } = self;
+        out.clear();
+        (Downstream::new(stream, input, out, request, body_limit, worker), outgoing, alarm)
+    }
+
+    /// Waits for more input.
+    pub(in crate::gateway) fn poll_more(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<More> {
+        // A buffer is taken only when there is something to read.
+        let can_read = !self.input.is_empty() || self.stream.poll_read_ready(cx).is_ready();
+        if can_read && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
+            return Poll::Ready(if matches!(read, Ok(count) if count > 0) { More::Read } else { More::End });
+        }
+        if self.input.is_empty() {
+            self.input.release();
+            if self.out.capacity() > KEPT_OUTPUT {
+                self.out = Vec::new();
+            }
+            if self.outgoing.bytes.capacity() > KEPT_OUTPUT {
+                self.outgoing = Outgoing::default();
+            }
+        }
+        ready!(self.alarm.poll(cx, deadline));
+        Poll::Ready(More::Late)
+    }
+
+    /// Closes the connection once the client has had the time to read the response.
+    pub(in crate::gateway) async fn close_lingering(&mut self) {
+        self.linger(LINGER).await;
+    }
+
+    /// Responds to a head that could not be read, and waits until the client has read that.
+    pub(in crate::gateway) async fn refuse_head(&mut self, error: &ErrorResponse) {
+        self.out.clear();
+        push_error(&mut self.out, None, error, false);
+        if self.flush().await {
+            self.linger(LINGER_BRIEFLY).await;
+        }
+    }
+
+    /// Responds with an error, before anything of the body was read.
+    pub(in crate::gateway) async fn refuse(
+        &mut self,
+        request: &RequestInfo,
+        error: &ErrorResponse,
+    ) -> Disposition {
+        let persists = request.persists && !request.has_body() && !self.worker.is_closing();
+        self.out.clear();
+        push_error(&mut self.out, Some(request), error, persists);
+        Disposition::after(self.flush().await, persists)
+    }
+
+    /// Writes all of the output. `false` when the client does not take it.
+    async fn flush(&mut self) -> bool {
+        let deadline = Instant::now() + self.worker.limits.idle_timeout;
+        let mut written = 0;
+        poll_fn(|cx| {
+            while written < self.out.len() {
+                match Pin::new(&mut self.stream).poll_write(cx, &self.out[written..]) {
+                    Poll::Ready(Ok(count)) if count > 0 => written += count,
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending => return self.alarm.poll(cx, deadline).map(|()| false),
+                }
+            }
+            Poll::Ready(true)
+        })
+        .await
+    }
+
+    /// Reads and forgets what the client still sends, for at most so long.
+    async fn linger(&mut self, limit: Duration) {
+        self.out = Vec::new();
+        self.outgoing = Outgoing::default();
+        let end = Instant::now() + limit;
+        let mut deadline = Instant::now() + LINGER_BRIEFLY;
+        poll_fn(|cx| {
+            // Says that nothing more comes; an error shows up when reading.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+            loop {
+                self.input.consume(self.input.data().len());
+                match self.input.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(count)) if count > 0 && Instant::now() < end => {
+                        deadline = (Instant::now() + LINGER_BRIEFLY).min(end);
+                    }
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.alarm.poll(cx, deadline),
+                }
+            }
+        })
+        .await;
+    }
+}
