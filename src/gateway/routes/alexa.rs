@@ -11,11 +11,11 @@ use model::wire::AlexaRequest;
 
 use super::forwarded::ForwardedRequest;
 use super::function::FunctionRequest;
+use crate::gateway::connection::Connection;
+use crate::gateway::connection::downstream::BodyReadError;
+use crate::gateway::connection::request::RequestInfo;
+use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::{ErrorCode, ErrorResponse};
-use crate::gateway::server::connection::Connection;
-use crate::gateway::server::downstream::BodyReadError;
-use crate::gateway::server::request::RequestInfo;
-use crate::gateway::server::response::Disposition;
 
 /// Bytes that the body may have. A skill's state comes back with each request; what a skill answers, that state
 /// included, may have 120 KB.

@@ -24,11 +24,11 @@ use tower::ServiceExt as _;
 use calls::invoke::{BodyError, Caller as _, PIECE};
 use http1::{Alarm, RequestHead};
 
+use crate::gateway::connection::Connection;
+use crate::gateway::connection::downstream::Downstream;
+use crate::gateway::connection::request::RequestInfo;
+use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::ErrorResponse;
-use crate::gateway::server::connection::Connection;
-use crate::gateway::server::downstream::Downstream;
-use crate::gateway::server::request::RequestInfo;
-use crate::gateway::server::response::Disposition;
 
 /// Pieces of a body that wait for the handler.
 const WAITING_PIECES: usize = 2;

@@ -21,11 +21,11 @@ use http1::{Alarm, Framing, Header, RequestHead};
 
 use super::forwarded::ForwardedRequest;
 use super::prefer::respond_async;
+use crate::gateway::connection::Connection;
+use crate::gateway::connection::downstream::{BodyReadError, Downstream};
+use crate::gateway::connection::request::RequestInfo;
+use crate::gateway::connection::response::{Disposition, push_accepted};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
-use crate::gateway::server::connection::Connection;
-use crate::gateway::server::downstream::{BodyReadError, Downstream};
-use crate::gateway::server::request::RequestInfo;
-use crate::gateway::server::response::{Disposition, push_accepted};
 
 /// Bytes that the head of a call may have: it is read into memory for each try.
 const MAX_HEAD: usize = 64 << 10;

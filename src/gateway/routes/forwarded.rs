@@ -6,7 +6,7 @@ use directory::Entry;
 use http1::{Framing, Header, RequestHead};
 
 use super::target::Path;
-use crate::gateway::server::request::RequestInfo;
+use crate::gateway::connection::request::RequestInfo;
 
 /// A request on its way to a function.
 pub(super) struct ForwardedRequest<'a, 'h, 'b> {

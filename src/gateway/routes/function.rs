@@ -19,11 +19,11 @@ use directory::Entry;
 use http1::{Alarm, Framing};
 
 use super::forwarded::takes_body;
+use crate::gateway::connection::Connection;
+use crate::gateway::connection::downstream::Downstream;
+use crate::gateway::connection::request::RequestInfo;
+use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::ErrorResponse;
-use crate::gateway::server::connection::Connection;
-use crate::gateway::server::downstream::Downstream;
-use crate::gateway::server::request::RequestInfo;
-use crate::gateway::server::response::Disposition;
 
 /// A call to a function, with the limits that hold for it.
 pub(super) struct FunctionRequest {

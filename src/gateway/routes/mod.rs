@@ -20,10 +20,10 @@ use self::async_function::AsyncCall;
 use self::forwarded::ForwardedRequest;
 use self::function::FunctionRequest;
 use self::target::{Route, route};
+use super::connection::request::RequestInfo;
+use super::connection::response::Disposition;
+use super::connection::{Connection, More};
 use super::error::ErrorResponse;
-use super::server::connection::{Connection, More};
-use super::server::request::RequestInfo;
-use super::server::response::Disposition;
 
 /// A request's head, taken from the connection.
 enum Request {

@@ -5,14 +5,9 @@
 //! connection goes to the thread that has the fewest; listeners of their own for each thread
 //! (`SO_REUSEPORT`) would spread a handful of clients by chance.
 
-pub(super) mod connection;
-pub(super) mod downstream;
 pub mod listener;
-pub(super) mod request;
-pub(super) mod response;
-mod worker;
 
-pub use worker::{Gateway, Limits};
+pub use super::connection::worker::{Gateway, Limits};
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,8 +21,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use self::connection::Connection;
-use self::worker::Worker;
+use super::connection::Connection;
+use super::connection::worker::Worker;
 use super::routes;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.

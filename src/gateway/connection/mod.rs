@@ -2,6 +2,11 @@
 //!
 //! One task serves a connection and everything on it. It holds no buffer while it waits for a request.
 
+pub(super) mod downstream;
+pub(super) mod request;
+pub(super) mod response;
+pub(super) mod worker;
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,10 +20,10 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::downstream::Downstream;
-use super::request::RequestInfo;
-use super::response::{Disposition, push_error};
-use super::worker::Worker;
+use self::downstream::Downstream;
+use self::request::RequestInfo;
+use self::response::{Disposition, push_error};
+use self::worker::Worker;
 use crate::gateway::error::ErrorResponse;
 
 /// How long a connection is read on after an answer that came before the end of the request's body:

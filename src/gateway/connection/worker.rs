@@ -60,10 +60,10 @@ pub(in crate::gateway) struct Worker {
     pub(in crate::gateway) limits: Limits,
     /// Where the API's handlers run.
     pub(in crate::gateway) runtime: Handle,
-    pub(super) closing: AtomicBool,
-    pub(super) connections: AtomicUsize,
+    pub(in crate::gateway) closing: AtomicBool,
+    pub(in crate::gateway) connections: AtomicUsize,
     /// Requests whose end a stop waits for.
-    pub(super) busy: AtomicUsize,
+    pub(in crate::gateway) busy: AtomicUsize,
 }
 
 impl Worker {
