@@ -1,22 +1,45 @@
 //! `afterburn`: one process, which reads requests from its stdin and writes answers to its stdout, one after the
 //! other, as HTTP/1.1 with a `Content-Length`. What takes long to start, as a JVM does, starts once.
+//!
+//! Nothing in an answer says which request it is of, so it must not be possible that bytes are left over: what one
+//! caller has caused would be read as a part of the next one's request or answer. The process is held to an order,
+//! and ended when it does not keep to it:
+//!
+//! ```text
+//! before a request       nothing is on its stdout, and nothing is left on its stdin
+//! the request            all of it but the last byte is read before there is a byte on stdout: nobody can answer a
+//!                        request that has not ended, so what comes before is of an earlier one, and whoever reads
+//!                        on has written all of the last answer
+//! its body               is there when the head was read, not before: a process that reads ahead would have it, too,
+//!                        whether it wants it or not, and take it for its next request
+//! after the answer       nothing more is on stdout, and nothing is left on stdin
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::time::timeout;
 
 use super::call::Call;
 use super::companion::Companion;
 use super::mode::Failure;
-use super::process::{from_process, to_process};
+use super::process::from_process;
 use super::server::Shared;
+use super::stdin::Stdin;
 use super::upstream::{self, Incoming, returned};
 use http1::{RequestHead, ResponseHead, slots};
+
+const GONE: &str = "the process was ended, after a request that it did not answer as it should";
+const UNASKED: &str = "the process wrote to its stdout before it had read the request: print to stderr, and give as \
+                       Content-Length the bytes of an answer, not its characters; the process is ended";
+const LONGER: &str = "the process wrote more than an answer: print to stderr, not to stdout, and give as \
+                      Content-Length the bytes of an answer, not its characters; the process is ended";
+const UNREAD: &str = "the process wrote to its stdout before it had read the body of the request: read as many bytes as \
+                      its Content-Length says, also when they are not needed, and print to stderr; the process is \
+                      ended";
 
 /// The process and its two pipes.
 #[derive(Debug)]
@@ -29,15 +52,32 @@ pub(super) struct Afterburn {
 
 #[derive(Debug)]
 struct Pipes {
-    stdin: pipe::Sender,
+    stdin: Stdin,
     stdout: Incoming<pipe::Receiver>,
+}
+
+/// The process, at a request. Dropped before that was answered whole, it ends the process: also when the request is
+/// given up elsewhere, in the middle of it.
+struct Turn<'a> {
+    pipes: MutexGuard<'a, Option<Pipes>>,
+    companion: &'a Companion,
+    answered: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pipes.take();
+            self.companion.leave();
+        }
+    }
 }
 
 impl Afterburn {
     pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
         let mut pipes = None;
         let companion = Companion::start(shared, ended, |given| {
-            let (stdin, theirs) = to_process()?;
+            let (stdin, theirs) = Stdin::new()?;
             given.stdin = Some(theirs);
             let (stdout, theirs) = from_process()?;
             given.stdout = Some(theirs);
@@ -56,26 +96,13 @@ impl Afterburn {
             status: StatusCode::GATEWAY_TIMEOUT,
         };
         let limit = shared.settings.exec_timeout.unwrap_or(Duration::MAX);
-        let mut held = timeout(limit, self.pipes.lock()).await.map_err(late)?;
-        let gone =
-            || Failure::Upstream("the process was ended, after a request that it did not answer".into());
-        let mut pipes = held.take().ok_or_else(gone)?;
-        let asked = async { ask(&mut pipes, request, &whole).await };
-        let (head, content) = match timeout(limit, asked).await {
-            Ok(Ok(answered)) => answered,
-            failed => {
-                // It is at a request that nobody waits for any more: a new process is the way out.
-                self.companion.stop().await;
-                return Err(match failed {
-                    Ok(Err(failure)) => failure,
-                    Ok(Ok(_)) => gone(),
-                    Err(elapsed) => late(elapsed),
-                });
-            }
-        };
+        let pipes = timeout(limit, self.pipes.lock()).await.map_err(late)?;
+        let mut turn = Turn { pipes, companion: &self.companion, answered: false };
+        let pipes = turn.pipes.as_mut().ok_or_else(|| Failure::Upstream(GONE.into()))?;
+        let (head, content) = timeout(limit, ask(pipes, request, &whole)).await.map_err(late)??;
         // The next request need not wait for this client.
-        *held = Some(pipes);
-        drop(held);
+        turn.answered = true;
+        drop(turn);
         let mut slots = slots();
         let Ok(Some((head, _))) = ResponseHead::parse(&head, &mut slots, false) else {
             return Err(Failure::Upstream("the process's answer cannot be read".into()));
@@ -89,6 +116,11 @@ impl Afterburn {
         answer.end().await.map_err(Failure::Client)
     }
 
+    /// Whether a request would be answered now, perhaps after others.
+    pub(super) fn is_ready(&self) -> bool {
+        self.pipes.try_lock().map_or(true, |pipes| pipes.is_some())
+    }
+
     pub(super) async fn stop(&self) {
         self.companion.stop().await;
     }
@@ -100,20 +132,72 @@ async fn ask(
     request: &RequestHead<'_, '_>,
     body: &[u8],
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let mut out = upstream::head(request, "");
-    upstream::push(&mut out, "Content-Length", body.len().to_string().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body);
+    // Some processes leave the body out of an answer to HEAD, others do not, and its length is there in either case:
+    // where such an answer ends could not be told. One to GET ends as it says, and the body is left out here.
+    let method = if request.method == "HEAD" { "GET" } else { request.method };
+    let mut head = upstream::head(method, request, "");
+    upstream::push(&mut head, "Content-Length", body.len().to_string().as_bytes());
+    head.extend_from_slice(b"\r\n");
+    if !pipes.stdout.is_silent() {
+        return Err(pipes.unasked(UNASKED).await);
+    }
+    let last = if let Some((last, body)) = body.split_last() {
+        pipes.give(&head, UNASKED, UNREAD).await?;
+        pipes.give(body, UNREAD, UNREAD).await?;
+        *last
+    } else {
+        let last = head.pop().unwrap_or(b'\n');
+        pipes.give(&head, UNASKED, UNASKED).await?;
+        last
+    };
+    pipes.stdin.write(&[last]).await.map_err(closed)?;
     let Pipes { stdin, stdout } = pipes;
-    // Both at once: it may answer before it has read all.
-    let sending = async {
-        let _ = stdin.write_all(&out).await;
-    };
-    let answering = async {
-        let head = stdout.head(false).await?;
-        let head = head.ok_or_else(|| Failure::Upstream("the process closed its output".into()))?;
-        Ok((head, stdout.whole().await?))
-    };
-    let ((), answered) = tokio::join!(sending, answering);
-    answered
+    let head = stdout.head(false).await?;
+    let head = head.ok_or_else(|| Failure::Upstream("the process closed its output".into()))?;
+    let content = stdout.whole().await?;
+    if stdin.unread().map_err(closed)? > 0 {
+        return Err(Failure::Upstream(UNREAD.into()));
+    }
+    if !stdout.is_silent() {
+        return Err(Failure::Upstream(LONGER.into()));
+    }
+    Ok((head, content))
+}
+
+impl Pipes {
+    /// Writes a part of a request that is not its end, and returns when it was read. The process has nothing to say
+    /// before it has read the rest; if it does, `before` is what that means while it has not read this part, and `after`
+    /// when it has.
+    async fn give(&mut self, part: &[u8], before: &str, after: &str) -> Result<(), Failure> {
+        let Self { stdin, stdout } = self;
+        let taken = async {
+            stdin.write(part).await?;
+            stdin.taken().await
+        };
+        let taken = tokio::select! {
+            biased;
+            () = stdout.something() => None,
+            taken = taken => Some(taken),
+        };
+        match taken {
+            Some(Err(error)) => Err(closed(error)),
+            // What it wrote before it read on is in the pipe by now, seen by this thread or not.
+            Some(Ok(())) if stdout.is_silent() => Ok(()),
+            _ => {
+                let has_read = self.stdin.unread().is_ok_and(|count| count == 0);
+                Err(self.unasked(if has_read { after } else { before }).await)
+            }
+        }
+    }
+
+    /// What is on stdout while nothing should be: the end of it, or something that `mistake` explains.
+    async fn unasked(&mut self, mistake: &str) -> Failure {
+        self.stdout.something().await;
+        let text = if self.stdout.is_clean() { "the process closed its output" } else { mistake };
+        Failure::Upstream(text.into())
+    }
+}
+
+fn closed(_: std::io::Error) -> Failure {
+    Failure::Upstream("the process closed its input".into())
 }

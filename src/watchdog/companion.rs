@@ -62,9 +62,14 @@ impl Companion {
         Ok(companion)
     }
 
+    /// Tells it to leave.
+    pub(super) fn leave(&self) {
+        self.stop.cancel();
+    }
+
     /// Tells it to leave, and returns when it has.
     pub(super) async fn stop(&self) {
-        self.stop.cancel();
+        self.leave();
         self.gone.cancelled().await;
     }
 }

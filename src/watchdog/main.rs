@@ -39,6 +39,7 @@ mod proxy;
 mod server;
 mod settings;
 mod source;
+mod stdin;
 mod upstream;
 mod whisk;
 

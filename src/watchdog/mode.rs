@@ -103,7 +103,8 @@ impl Service {
     /// Whether a request would be answered now.
     pub(super) async fn is_ready(&self, settings: &Settings) -> bool {
         match self {
-            Self::Fork(_) | Self::Files(_) | Self::Afterburn(_) => true,
+            Self::Fork(_) | Self::Files(_) => true,
+            Self::Afterburn(afterburn) => afterburn.is_ready(),
             Self::Proxy(proxy) => proxy.is_ready(settings).await,
             Self::Whisk(whisk) => whisk.is_ready(settings).await,
         }

@@ -256,7 +256,7 @@ fn limit(call: &Call<'_, '_>) -> Option<Duration> {
 
 /// The head for the process.
 fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8> {
-    let mut out = upstream::head(request, prefix);
+    let mut out = upstream::head(request.method, request, prefix);
     match framing {
         Framing::Length(length) => push(&mut out, "Content-Length", length.to_string().as_bytes()),
         Framing::Chunked => push(&mut out, "Transfer-Encoding", b"chunked"),

@@ -1,7 +1,9 @@
 //! HTTP to a process: its answers, as they arrive.
 
 use std::future::poll_fn;
+use std::os::fd::AsFd;
 
+use rustix::io::ioctl_fionread;
 use tokio::io::AsyncRead;
 
 use super::mode::Failure;
@@ -105,6 +107,20 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     pub(super) fn is_clean(&self) -> bool {
         self.buffer.is_empty() && self.decoder.is_done()
     }
+
+    /// Returns when a byte is there that no answer was read from, or there will be none.
+    pub(super) async fn something(&mut self) {
+        if self.buffer.is_empty() {
+            let _ = poll_fn(|cx| self.buffer.poll_fill(&mut self.from, cx)).await;
+        }
+    }
+}
+
+impl<R: AsyncRead + AsFd + Unpin> Incoming<R> {
+    /// Whether nothing is left over, here or on its way: the kernel is asked, as it may not have told yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_clean() && ioctl_fionread(&self.from).is_ok_and(|count| count == 0)
+    }
 }
 
 fn bad(reason: &str) -> Failure {
@@ -113,9 +129,9 @@ fn bad(reason: &str) -> Failure {
 
 /// The head of a request as its process is to see it, up to what says how its body ends. `prefix` comes before
 /// its path.
-pub(super) fn head(request: &RequestHead<'_, '_>, prefix: &str) -> Vec<u8> {
+pub(super) fn head(method: &str, request: &RequestHead<'_, '_>, prefix: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
-    for part in [request.method, " ", prefix, request.target, " HTTP/1.1\r\n"] {
+    for part in [method, " ", prefix, request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     if request.header(Header::Host).is_none() {

@@ -1,6 +1,7 @@
 //! The watchdog as a program, with real processes in front of real clients.
 //!
 //! ```text
+//! apart      afterburn: what its process does wrong, and that nobody sees it but whose request it was
 //! endurance  many requests, of which many go wrong
 //! forking    a process for each request: what it may do wrong, and what its caller is told
 //! passing    http and static: requests that are passed on, files that are sent
@@ -8,6 +9,7 @@
 //! leaving    limits, health, metrics, and the end
 //! ```
 
+mod apart;
 mod endurance;
 mod forking;
 mod lasting;
