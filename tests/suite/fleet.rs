@@ -1,6 +1,7 @@
 //! The fleet over a fake runtime and network: what fails at each step of a launch is taken back, the
 //! function says why, and comes up when the fault is gone.
 
+mod behind;
 mod engine;
 mod exits;
 mod model;

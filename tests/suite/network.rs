@@ -11,9 +11,9 @@ mod world;
 
 use std::sync::Arc;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-use host::network::Network;
+use host::network::{Attachment, Network};
 use model::function::ReplicaId;
 
 use crate::support::fake_network::FakeNetwork;
@@ -23,8 +23,12 @@ fn id(n: u32) -> ReplicaId {
     ReplicaId::from_existing(&format!("env-{n:010x}"))
 }
 
-/// What everything that is built on a network relies on.
-async fn contract(network: &dyn Network) {
+/// A port that a server inside a replica may have.
+const BEHIND: u16 = 5000;
+
+/// What everything that is built on a network relies on. `listen` begins to listen inside a replica, where its loopback
+/// reaches it, until what it returns is dropped.
+async fn contract(network: &dyn Network, listen: impl Fn(&Attachment) -> TcpListener) {
     network.ensure().await.expect("the first time");
     network.ensure().await.expect("and again");
 
@@ -43,6 +47,16 @@ async fn contract(network: &dyn Network) {
     // What is there is not made twice, and not harmed by the attempt.
     network.attach(&id(1)).await.expect_err("it is attached");
     assert_eq!(network.adopt(&id(1), a.address).await.expect("an answer"), Some(a.clone()));
+
+    // A server inside is seen in the replica that it is in.
+    let accepts = async |n| network.accepts(&id(n), BEHIND).await.expect("an answer");
+    assert!(!accepts(1).await && !accepts(2).await);
+    let server = listen(&a);
+    assert!(accepts(1).await && !accepts(2).await);
+    assert!(!network.accepts(&id(1), BEHIND + 1).await.expect("an answer"), "on another port");
+    drop(server);
+    assert!(!accepts(1).await);
+    network.accepts(&id(3), BEHIND).await.expect_err("there is no such replica");
 
     // Only what is there is taken up.
     assert_eq!(network.adopt(&id(1), b.address).await.expect("an answer"), None);
@@ -67,20 +81,31 @@ async fn contract(network: &dyn Network) {
     eventually!(network.attached().await.expect("a list").is_empty(), "something is left");
 }
 
+/// Listens inside a replica of the fake, which is nothing but its address.
+fn at_its_address(replica: &Attachment) -> TcpListener {
+    TcpListener::bind((replica.address, BEHIND)).expect("a port")
+}
+
 #[tokio::test]
 async fn the_fake_keeps_the_contract() {
-    contract(&FakeNetwork::new()).await;
+    contract(&FakeNetwork::new(), at_its_address).await;
 }
 
 #[tokio::test]
 async fn one_with_a_tap_before_it_keeps_the_contract() {
     let fake: Arc<dyn Network> = Arc::new(FakeNetwork::new());
-    contract(&*Tapped::new(fake, Arc::new(Open))).await;
+    contract(&*Tapped::new(fake, Arc::new(Open)), at_its_address).await;
 }
 
 #[test]
 fn the_real_one_keeps_the_contract() {
     require_root!();
     require!("ip", "nft");
-    world::on_a_host(async |host| contract(&host.network()).await);
+    world::on_a_host(async |host| {
+        let listen = |replica: &Attachment| {
+            let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, BEHIND)).expect("a port");
+            world::inside(&replica.netns, bind)
+        };
+        contract(&host.network(), listen).await;
+    });
 }

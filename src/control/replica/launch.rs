@@ -176,7 +176,8 @@ impl Launcher {
     async fn probe(&self, launch: &mut Launch, address: SocketAddr) -> Result<(), LaunchError> {
         let function = launch.revision.spec.key.clone();
         let limit = self.config.start_timeout;
-        let ready = probe::until_ready(address, &launch.revision, limit);
+        let accepts = |port| self.network.accepts(&launch.id, port);
+        let ready = probe::until_ready(address, &launch.revision, limit, accepts);
         tokio::select! {
             // The exit comes first: a process that answered and died is no replica.
             biased;

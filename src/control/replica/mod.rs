@@ -11,6 +11,7 @@
 mod error;
 mod launch;
 mod probe;
+mod question;
 mod revision;
 mod stop;
 

@@ -2,8 +2,8 @@
 //!
 //! First a TCP connection, in small growing steps: most functions listen a few milliseconds after
 //! their start, and a cold call waits for exactly this. Then HTTP: the annotated probe, or what the
-//! watchdogs of this field answer. `/_/health` comes before `/_/ready`, because a watchdog that does
-//! not know a path runs the function for it; only one that has a `mode` knows `/_/ready`.
+//! watchdogs of this field answer ([`super::question`]). Last, where a watchdog would not know, whether
+//! the server behind it accepts.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -18,14 +18,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Revision;
+use super::question::{Answer, Question};
+use host::network::NetworkError;
 
 /// Pause after the first refused connection.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long one attempt may take, where no annotation says.
-const ATTEMPT: Duration = Duration::from_secs(2);
-
 /// How the wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Probed {
@@ -38,26 +37,26 @@ pub(super) enum Probed {
     },
 }
 
-/// What to ask once there is a connection.
-#[derive(Debug, PartialEq, Eq)]
-enum Question {
-    /// The annotated path must answer 200.
-    Must { path: String, attempt: Duration },
-    /// The path answers 503 or 429 while the function is not ready; any other answer, 404 included,
-    /// is that of a function that has no such path.
-    May { path: &'static str },
-}
-
-/// Waits until the replica at `address` can serve, or `limit` has passed.
-pub(super) async fn until_ready(address: SocketAddr, revision: &Revision, limit: Duration) -> Probed {
-    let question = question(revision);
+/// Waits until the replica at `address` can serve, or `limit` has passed. `accepts` says whether something inside
+/// the replica does on a port; functions that have no server behind a watchdog never need it.
+pub(super) async fn until_ready<L, F>(
+    address: SocketAddr,
+    revision: &Revision,
+    limit: Duration,
+    accepts: L,
+) -> Probed
+where
+    L: Fn(u16) -> F,
+    F: Future<Output = Result<bool, NetworkError>>,
+{
+    let question = Question::of(revision);
     if let Some(probe) = &revision.spec.probes.ready {
         sleep(probe.initial_delay.min(limit)).await;
     }
     let end = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
-        let last = match attempt(address, &question).await {
+        let last = match attempt(address, &question, &accepts).await {
             Ok(()) => return Probed::Ready,
             Err(last) => last,
         };
@@ -69,37 +68,38 @@ pub(super) async fn until_ready(address: SocketAddr, revision: &Revision, limit:
     }
 }
 
-fn question(revision: &Revision) -> Question {
-    if let Some(probe) = &revision.spec.probes.ready {
-        return Question::Must { path: probe.path.clone(), attempt: probe.timeout };
+/// Makes one attempt; what it met, if the replica is not ready.
+async fn attempt<L, F>(address: SocketAddr, question: &Question, accepts: &L) -> Result<(), String>
+where
+    L: Fn(u16) -> F,
+    F: Future<Output = Result<bool, NetworkError>>,
+{
+    ask(address, question).await?;
+    match &question.server {
+        None => Ok(()),
+        Some(server) => match accepts(server.port).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(server.is_missing()),
+            Err(error) => Err(model::error::chain(&error)),
+        },
     }
-    let has_mode = revision.spec.env_vars.contains_key("mode")
-        || revision.image.config.env.iter().any(|variable| variable.starts_with("mode="));
-    Question::May { path: if has_mode { "/_/ready" } else { "/_/health" } }
 }
 
-/// One attempt; what it met, if the replica is not ready.
-async fn attempt(address: SocketAddr, question: &Question) -> Result<(), String> {
-    let (path, limit) = match question {
-        Question::Must { path, attempt } => (path.as_str(), *attempt),
-        Question::May { path } => (*path, ATTEMPT),
-    };
+/// Connects, and asks the question.
+async fn ask(address: SocketAddr, question: &Question) -> Result<(), String> {
+    let Question { path, attempt: limit, answer, .. } = question;
     let port = address.port();
-    let stream = timeout(limit, TcpStream::connect(address))
+    let stream = timeout(*limit, TcpStream::connect(address))
         .await
         .map_err(|_| format!("connecting to port {port} took over {limit:?}"))?
         .map_err(|error| format!("nothing accepts connections on port {port}: {error}"))?;
-    match (timeout(limit, get(stream, address, path)).await, question) {
-        (Ok(Ok(StatusCode::OK)), _) => Ok(()),
-        (Ok(Ok(status)), Question::Must { .. }) => Err(format!("GET {path} answered {status}")),
-        (
-            Ok(Ok(status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS))),
-            Question::May { .. },
-        ) => Err(format!("GET {path} answered {status}")),
-        // It accepted a connection, and has no such path, or does not speak HTTP there.
-        (Ok(_), Question::May { .. }) => Ok(()),
-        (Ok(Err(error)), Question::Must { .. }) => Err(format!("GET {path} failed: {error}")),
-        (Err(_), _) => Err(format!("GET {path} took over {limit:?}")),
+    match timeout(*limit, get(stream, address, path)).await {
+        Ok(Ok(status)) if answer.is_ready(status) => Ok(()),
+        Ok(Ok(status)) => Err(format!("GET {path} answered {status}")),
+        // It accepted a connection, and does not speak HTTP there.
+        Ok(Err(_)) if *answer == Answer::May => Ok(()),
+        Ok(Err(error)) => Err(format!("GET {path} failed: {error}")),
+        Err(_) => Err(format!("GET {path} took over {limit:?}")),
     }
 }
 
@@ -126,35 +126,17 @@ pub(crate) async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
-    use host::runtime::{ImageConfig, ResolvedImage};
-    use model::function::FunctionSpec;
-    use model::wire;
+    use crate::replica::question::tests::revision;
 
-    fn revision(annotations: &[(&str, &str)], env: &[&str]) -> Revision {
-        let deployment = wire::Deployment {
-            service: "f".into(),
-            image: "a/b:1".into(),
-            annotations: Some(annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()),
-            ..Default::default()
-        };
-        let spec = FunctionSpec::try_from(&deployment).expect("valid");
-        Revision {
-            number: 1,
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-            image: ResolvedImage {
-                image: spec.image.clone(),
-                digest: String::new(),
-                manifest_digest: String::new(),
-                config: ImageConfig { env: env.iter().map(|v| (*v).into()).collect(), ..Default::default() },
-                size: 0,
-            },
-            spec: spec.into(),
-            deployment: deployment.into(),
-        }
+    /// Of functions with nothing behind a watchdog, nobody looks for it.
+    async fn unasked(port: u16) -> Result<bool, NetworkError> {
+        panic!("port {port} was looked for");
     }
 
     /// A server that gives these answers, one a connection, then the last one for ever; returns what
@@ -185,14 +167,14 @@ mod tests {
     #[tokio::test]
     async fn a_function_without_probe_paths_is_ready_when_it_answers() {
         let (address, mut asked) = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]).await;
-        assert_eq!(until_ready(address, &revision(&[], &[]), LIMIT).await, Probed::Ready);
+        assert_eq!(until_ready(address, &revision(&[], &[], &[]), LIMIT, unasked).await, Probed::Ready);
         assert_eq!(asked.recv().await.as_deref(), Some("GET /_/health HTTP/1.1"));
     }
 
     #[tokio::test]
     async fn something_that_is_not_http_is_ready_when_it_accepts() {
         let (address, _asked) = server(&["SSH-2.0-x\r\n"]).await;
-        assert_eq!(until_ready(address, &revision(&[], &[]), LIMIT).await, Probed::Ready);
+        assert_eq!(until_ready(address, &revision(&[], &[], &[]), LIMIT, unasked).await, Probed::Ready);
     }
 
     #[tokio::test]
@@ -202,7 +184,10 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         ])
         .await;
-        assert_eq!(until_ready(address, &revision(&[], &["mode=http"]), LIMIT).await, Probed::Ready);
+        assert_eq!(
+            until_ready(address, &revision(&[], &[], &["mode=http"]), LIMIT, unasked).await,
+            Probed::Ready
+        );
         assert_eq!(asked.recv().await.as_deref(), Some("GET /_/ready HTTP/1.1"));
         assert!(asked.recv().await.is_some(), "asked twice");
     }
@@ -210,8 +195,8 @@ mod tests {
     #[tokio::test]
     async fn the_annotated_path_must_answer_200() {
         let (address, mut asked) = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]).await;
-        let revision = revision(&[("com.openfaas.ready.http.path", "/up")], &[]);
-        let probed = until_ready(address, &revision, Duration::from_millis(50)).await;
+        let revision = revision(&[("com.openfaas.ready.http.path", "/up")], &[], &[]);
+        let probed = until_ready(address, &revision, Duration::from_millis(50), unasked).await;
         let Probed::TimedOut { last } = probed else { panic!("it is not ready") };
         assert_eq!(last, "GET /up answered 404 Not Found");
         assert_eq!(asked.recv().await.as_deref(), Some("GET /up HTTP/1.1"));
@@ -222,11 +207,66 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         drop(listener);
-        let probed = until_ready(address, &revision(&[], &[]), Duration::from_millis(20)).await;
+        let probed = until_ready(address, &revision(&[], &[], &[]), Duration::from_millis(20), unasked).await;
         let Probed::TimedOut { last } = probed else { panic!("it is not ready") };
         assert!(
             last.starts_with(&format!("nothing accepts connections on port {}", address.port())),
             "{last}"
         );
+    }
+
+    const BEHIND: [&str; 2] = ["mode=http", "upstream_url=http://127.0.0.1:5000"];
+
+    #[tokio::test]
+    async fn a_watchdog_that_says_yes_too_early_waits_for_the_server_behind_it() {
+        let (address, _asked) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
+        let looks = AtomicUsize::new(0);
+        let accepts = |port| {
+            assert_eq!(port, 5000);
+            let look = looks.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match look {
+                    0 | 1 => Ok(false),
+                    // A look that fails is not the end.
+                    2 => Err(NetworkError::failed("looking", "no file is free")),
+                    _ => Ok(true),
+                }
+            }
+        };
+        assert_eq!(until_ready(address, &revision(&[], &[], &BEHIND), LIMIT, accepts).await, Probed::Ready);
+        assert_eq!(looks.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_accepts_is_named_with_its_variable_and_the_way_out() {
+        let (address, _asked) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]).await;
+        let short = Duration::from_millis(20);
+        let probed = until_ready(address, &revision(&[], &[], &BEHIND), short, async |_| Ok(false)).await;
+        let Probed::TimedOut { last } = probed else { panic!("it is not ready") };
+        for words in
+            ["port 5000", "upstream_url=http://127.0.0.1:5000", "set upstream_url", "functions.start_timeout"]
+        {
+            assert!(last.contains(words), "no {words:?} in {last}");
+        }
+        let failing = async |_| Err(NetworkError::failed("looking", "no file is free"));
+        let probed = until_ready(address, &revision(&[], &[], &BEHIND), short, failing).await;
+        assert_eq!(probed, Probed::TimedOut { last: "looking failed: no file is free".into() });
+    }
+
+    #[tokio::test]
+    async fn a_question_that_was_passed_on_to_nobody_is_asked_again() {
+        let (address, mut asked) = server(&[
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+            "",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        ])
+        .await;
+        let asking = revision(&[], &[("ready_path", "/up")], &BEHIND);
+        assert_eq!(until_ready(address, &asking, LIMIT, unasked).await, Probed::Ready);
+        for _ in 0..4 {
+            assert_eq!(asked.recv().await.as_deref(), Some("GET /_/ready HTTP/1.1"));
+        }
+        assert!(asked.try_recv().is_err());
     }
 }

@@ -40,6 +40,11 @@ pub trait Network: Send + Sync + fmt::Debug + 'static {
     /// `None` when it is not there any more, or not whole.
     async fn adopt(&self, id: &ReplicaId, address: IpAddr) -> Result<Option<Attachment>, NetworkError>;
 
+    /// Says whether something inside the replica accepts connections on this TCP port of its loopback interface. Makes
+    /// one for that, and closes it: lists of sockets take the kernel milliseconds where it has room for many. Fails
+    /// when the replica is not attached.
+    async fn accepts(&self, id: &ReplicaId, port: u16) -> Result<bool, NetworkError>;
+
     /// Every replica of which something is left on this machine: a namespace, a link, an address.
     async fn attached(&self) -> Result<Vec<ReplicaId>, NetworkError>;
 

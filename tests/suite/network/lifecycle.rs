@@ -93,6 +93,46 @@ fn a_replica_finds_its_files_mtu_and_no_ipv6() {
 }
 
 #[test]
+fn a_server_inside_is_seen_wherever_its_loopback_reaches_it() {
+    require_root!();
+    require!("ip", "nft");
+    on_a_host(async |host| {
+        let network = host.network();
+        network.ensure().await.expect("ready");
+        let replica = network.attach(&id(1)).await.expect("a replica");
+        let listen = |address: &str, port: u16| {
+            let address: IpAddr = address.parse().expect("an address");
+            inside(&replica.netns, || std::net::TcpListener::bind((address, port)))
+        };
+        let outside = replica.address.to_string();
+        for (address, seen) in
+            [("127.0.0.1", true), ("0.0.0.0", true), ("127.0.0.53", false), (&outside, false)]
+        {
+            let _server = listen(address, 5000).expect("a port");
+            assert_eq!(network.accepts(&id(1), 5000).await.expect("an answer"), seen, "{address}");
+        }
+        // As servers of Go and Node.js do it, where the kernel has IPv6.
+        if let Ok(_server) = listen("::", 5000) {
+            assert!(network.accepts(&id(1), 5000).await.expect("an answer"));
+        }
+        // A connection that is left of one is no server, and neither is the host's.
+        let server = listen("127.0.0.1", 5000).expect("a port");
+        let client = inside(&replica.netns, || std::net::TcpStream::connect(("127.0.0.1", 5000)));
+        let (_client, _served) = (client.expect("connected"), server.accept().expect("a connection"));
+        drop(server);
+        let _on_the_host = serve(None, 5000);
+        assert!(!network.accepts(&id(1), 5000).await.expect("an answer"));
+        let looks = 100;
+        let began = Instant::now();
+        for _ in 0..looks {
+            network.accepts(&id(1), 5000).await.expect("an answer");
+        }
+        println!("a look takes {:?}", began.elapsed() / looks);
+        network.detach(&id(1)).await.expect("detached");
+    });
+}
+
+#[test]
 fn what_was_taken_away_is_put_back() {
     require_root!();
     require!("ip", "nft");

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -15,6 +15,9 @@ use model::function::ImageRef;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+/// The port of the server behind a watchdog.
+pub(crate) const BEHIND: u16 = 5000;
 
 /// What a container does, told by its image: the last part of the name, and the tag where it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub(crate) enum Manner {
     Deaf,
     /// `fleeting:N`: answers a request, and leaves with code 3 after N microseconds.
     Fleeting(u32),
+    /// `early:N`: a watchdog that says at once that it is ready, and answers 500 to every request until the server
+    /// behind it listens, on [`BEHIND`], after N milliseconds; without a number, never.
+    Early(Option<u32>),
     /// `exits:N`: leaves at once with code N; 1 when the tag is no number.
     Exits(u32),
 }
@@ -46,6 +52,7 @@ impl Manner {
             "unhealthy" => Self::Unhealthy,
             "deaf" => Self::Deaf,
             "fleeting" => Self::Fleeting(number.unwrap_or(0)),
+            "early" => Self::Early(number),
             "exits" => Self::Exits(number.unwrap_or(1)),
             _ => Self::Serves,
         }
@@ -102,7 +109,11 @@ async fn behave(
             return End::code(0);
         }
         Manner::Slow => tokio::time::sleep(Duration::from_millis(300)).await,
-        Manner::Serves | Manner::Unhealthy | Manner::Deaf | Manner::Fleeting(_) => {}
+        Manner::Serves | Manner::Unhealthy | Manner::Deaf | Manner::Fleeting(_) | Manner::Early(_) => {}
+    }
+    let behind = Behind { address: SocketAddr::new(address.ip(), BEHIND), listener: Arc::default() };
+    if let Manner::Early(Some(millis)) = manner {
+        behind.listen_after(millis);
     }
     let Ok(listener) = TcpListener::bind(address).await else { return End::code(98) };
     let (end, mut ends) = mpsc::unbounded_channel();
@@ -114,8 +125,10 @@ async fn behave(
             end = ends.recv() => return end.unwrap_or(End::code(1)),
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
-                let (title, end) = (title.clone(), end.clone());
-                let service = service_fn(move |request| answer(manner, title.clone(), end.clone(), request));
+                let (title, end, behind) = (title.clone(), end.clone(), behind.clone());
+                let service = service_fn(move |request| {
+                    answer(manner, title.clone(), end.clone(), behind.clone(), request)
+                });
                 let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 let mut leaving = signals.clone();
                 connections.spawn(async move {
@@ -136,13 +149,38 @@ async fn behave(
     End::code(0)
 }
 
-/// `/crash` and `/crash/N` end the container with code 1 or N, `/oom` as the kernel would, both
+/// The server behind a watchdog: it listens, or it does not.
+#[derive(Debug, Clone)]
+struct Behind {
+    address: SocketAddr,
+    listener: Arc<Mutex<Option<TcpListener>>>,
+}
+
+impl Behind {
+    fn is_there(&self) -> bool {
+        self.listener.lock().expect("no panic").is_some()
+    }
+
+    /// Closes it, and opens it after so many milliseconds.
+    fn listen_after(&self, millis: u32) {
+        let Self { address, listener } = self.clone();
+        drop(listener.lock().expect("no panic").take());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(millis.into())).await;
+            let opened = TcpListener::bind(address).await.expect("nobody else has this address");
+            *listener.lock().expect("no panic") = Some(opened);
+        });
+    }
+}
+
+/// `/again/N` closes the server behind a watchdog for N milliseconds; `/crash` and `/crash/N` end the container with code 1 or N, `/oom` as the kernel would, both
 /// without an answer; `/sleep/N` answers after N milliseconds; all else at once. The answer is the
 /// title, the method and the path on a line, and then the body that was sent.
 async fn answer(
     manner: Manner,
     title: Arc<str>,
     end: mpsc::UnboundedSender<End>,
+    behind: Behind,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -157,6 +195,10 @@ async fn answer(
     }
     if let Some(millis) = number("/sleep/") {
         tokio::time::sleep(Duration::from_millis(millis.into())).await;
+    }
+    let is_alone = matches!(manner, Manner::Early(_)) && !path.starts_with("/_/") && !behind.is_there();
+    if let Some(millis) = number("/again/") {
+        behind.listen_after(millis);
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let mut body = format!("{title} {} {target}\n", request.method()).into_bytes();
@@ -173,6 +215,9 @@ async fn answer(
     let mut response = Response::new(Full::new(Bytes::from(body)));
     if unhealthy {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if is_alone {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     }
     Ok(response)
 }

@@ -109,6 +109,15 @@ impl Network for FakeNetwork {
         Ok(same.then(|| self.attachment(id, address)))
     }
 
+    /// A replica has nothing but its address: what accepts there does so inside it.
+    async fn accepts(&self, id: &ReplicaId, port: u16) -> Result<bool, NetworkError> {
+        let address = self.replicas().get(id).copied();
+        let address = address.ok_or_else(|| {
+            NetworkError::failed(format!("connecting to port {port} inside {id}"), "it is not attached")
+        })?;
+        Ok(tokio::net::TcpStream::connect((address, port)).await.is_ok())
+    }
+
     async fn attached(&self) -> Result<Vec<ReplicaId>, NetworkError> {
         Ok(self.replicas().keys().cloned().collect())
     }

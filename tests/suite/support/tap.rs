@@ -206,6 +206,10 @@ impl Network for Tapped<dyn Network> {
         self.inner.adopt(id, address).await
     }
 
+    async fn accepts(&self, id: &ReplicaId, port: u16) -> Result<bool, NetworkError> {
+        self.inner.accepts(id, port).await
+    }
+
     async fn attached(&self) -> Result<Vec<ReplicaId>, NetworkError> {
         self.inner.attached().await
     }

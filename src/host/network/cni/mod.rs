@@ -41,10 +41,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use tokio::time::timeout;
 
 use self::address_pool::Addresses;
 use self::conflist::{Bridge, Conflist};
@@ -59,6 +60,8 @@ use model::sync::lock;
 
 /// What a replica's interface is called inside.
 const INTERFACE: &str = "eth0";
+/// How long a server inside a replica may take to be connected to: it is on the same machine.
+const ACCEPT: Duration = Duration::from_secs(1);
 /// The MTU on a host without a default route.
 const DEFAULT_MTU: u32 = 1500;
 /// The file with the result of the plugins, which they want back when the replica is detached.
@@ -321,6 +324,23 @@ impl Network for Cni {
             _ => self.write_files(id, v4, Resolvers::read(&self.fallback_resolvers)).await?,
         };
         Ok(Some(Attachment { address, netns: netns::path(&self.namespace_of(id)), files }))
+    }
+
+    async fn accepts(&self, id: &ReplicaId, port: u16) -> Result<bool, NetworkError> {
+        let failed = |error| NetworkError::failed(format!("connecting to port {port} inside {id}"), error);
+        let no_namespace = || io::Error::other("it has no network namespace");
+        let connected = async {
+            let socket = netns::tcp_socket(self.namespace_of(id)).await?.ok_or_else(no_namespace)?;
+            match timeout(ACCEPT, socket.connect((Ipv4Addr::LOCALHOST, port).into())).await {
+                // A port that clients are given, too, is at times connected to itself.
+                Ok(Ok(stream)) => Ok(stream.local_addr()? != stream.peer_addr()?),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+                Ok(Err(error)) => Err(error),
+                // More are waiting than are accepted.
+                Err(_) => Ok(false),
+            }
+        };
+        connected.await.map_err(failed)
     }
 
     async fn attached(&self) -> Result<Vec<ReplicaId>, NetworkError> {

@@ -11,6 +11,7 @@ use netns_rs::{DefaultEnv, Env, NetNs};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
+use tokio::net::TcpSocket;
 use tokio::runtime::Handle;
 
 use super::netlink::Netlink;
@@ -71,15 +72,30 @@ pub(super) async fn create(name: String) -> io::Result<(NetNs, Netlink)> {
 /// Opens a socket in a namespace that exists; `None` when there is none of that name.
 pub(super) async fn open(name: String) -> io::Result<Option<Netlink>> {
     let runtime = Handle::current();
+    within(name, move || {
+        let _context = runtime.enter();
+        Netlink::open()
+    })
+    .await
+}
+
+/// Makes a socket for TCP in a namespace that exists; `None` when there is none of that name. Whichever thread uses it
+/// later, it connects in there.
+pub(super) async fn tcp_socket(name: String) -> io::Result<Option<TcpSocket>> {
+    within(name, TcpSocket::new_v4).await
+}
+
+/// Runs `work` in a namespace that exists; `None` when there is none of that name.
+async fn within<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<Option<T>> {
     blocking(move || {
         if !is_namespace(&path(&name)) {
             return Ok(None);
         }
         let netns = NetNs::get(&name).map_err(io::Error::other)?;
-        inside(&netns, || {
-            let _context = runtime.enter();
-            Netlink::open().map(Some)
-        })
+        inside(&netns, work).map(Some)
     })
     .await
 }
