@@ -330,7 +330,8 @@ pub enum RuntimeEvent {
         /// The exit code; 128 + signal when a signal ended it.
         code: u32,
     },
-    /// The kernel killed a process of it for want of memory.
+    /// The kernel killed a process of it for want of memory. It is told before the exit that follows from it,
+    /// and may be told again.
     OutOfMemory {
         /// The replica.
         id: ReplicaId,

@@ -67,7 +67,7 @@ impl Owner {
         self.replace(id, &reason);
     }
 
-    /// The kernel killed a process of a replica. This may be told after the exit that follows from it.
+    /// The kernel killed a process of a replica. This may be told once more after the exit that follows from it.
     pub(super) fn out_of_memory(&mut self, id: &ReplicaId) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) {
             slot.out_of_memory = true;

@@ -113,6 +113,17 @@ impl Hierarchies {
         Ok(gone)
     }
 
+    /// How many processes of a replica the kernel has killed for want of memory. The count is there until the
+    /// replica is removed, also when all of them have ended.
+    pub(super) fn killed_for_memory(&self, namespace: &str, id: &ReplicaId) -> io::Result<u64> {
+        let (root, name) = match (self.v1.get("memory"), &self.v2) {
+            (Some(point), _) => (point, "memory.oom_control"),
+            (None, Some(point)) => (point, "memory.events"),
+            (None, None) => return Ok(0),
+        };
+        field(&read(&root.join(namespace).join(id.as_str()), name)?, "oom_kill")
+    }
+
     fn groups(&self, id: &ReplicaId, text: &str) -> Option<Groups> {
         let mut paths: BTreeMap<&str, &str> = BTreeMap::new();
         for line in text.lines() {
@@ -312,6 +323,30 @@ mod tests {
         let group = || Group::V1(files.path().to_owned());
         let usage = Groups { cpu: group(), memory: group(), freezer: group() }.usage().expect("usage");
         assert_eq!(usage, Usage { cpu: Duration::from_nanos(148_307_123), memory: 3_059_712 });
+    }
+
+    #[test]
+    fn kills_for_want_of_memory_are_counted_in_both_versions() {
+        let root = tempfile::tempdir().expect("a directory");
+        let group = root.path().join("ns").join(id().as_str());
+        std::fs::create_dir_all(&group).expect("a directory");
+        let v1 = Hierarchies {
+            v1: BTreeMap::from([("memory", root.path().to_owned())]),
+            v2: Some("/nowhere".into()),
+            ..Hierarchies::default()
+        };
+        let v2 = Hierarchies { v2: Some(root.path().to_owned()), ..Hierarchies::default() };
+        for (hierarchies, name, text) in [
+            (v1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+            (v2, "memory.events", "low 0\nhigh 0\nmax 67\noom 3\noom_kill 2\noom_group_kill 0\n"),
+        ] {
+            let missing = hierarchies.killed_for_memory("ns", &id()).expect_err("there is no file yet");
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+            std::fs::write(group.join(name), text).expect("a file");
+            assert_eq!(hierarchies.killed_for_memory("ns", &id()).expect("a count"), 2, "{name}");
+            std::fs::remove_file(group.join(name)).expect("it is there");
+        }
+        assert_eq!(Hierarchies::default().killed_for_memory("ns", &id()).expect("nothing is counted"), 0);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! What containerd says of containers, as [`RuntimeEvent`]s: one stream, made again when it breaks.
+//!
+//! A shim begins to watch for kills for want of memory when it has started the first process, and one that came
+//! sooner it does not tell: so the kernel's own count is looked at when that process has ended.
 
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -13,6 +17,7 @@ use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
+use super::cgroup::Hierarchies;
 use super::client::Client;
 use crate::runtime::{RuntimeError, RuntimeEvent};
 use model::function::ReplicaId;
@@ -39,10 +44,15 @@ pub(super) struct Events {
 
 impl Events {
     /// Listens from now on: returns once containerd sends this namespace's events.
-    pub(super) async fn subscribe(client: Client, namespace: &str) -> Result<Self, RuntimeError> {
+    pub(super) async fn subscribe(
+        client: Client,
+        namespace: &str,
+        hierarchies: Hierarchies,
+    ) -> Result<Self, RuntimeError> {
         let (sender, _) = broadcast::channel(CAPACITY);
         let (listening, first) = oneshot::channel();
-        let task = listen(client, namespace.to_owned(), sender.clone(), listening);
+        let outlet = Outlet { sender: sender.clone(), namespace: namespace.to_owned(), hierarchies };
+        let task = listen(client, outlet, listening);
         let stream = AbortOnDropHandle::new(tokio::spawn(task));
         match first.await {
             Ok(Ok(())) => Ok(Self { sender, _stream: stream }),
@@ -57,14 +67,46 @@ impl Events {
     }
 }
 
-/// Forwards events for ever; tells `first` how the first attempt went, and ends if it failed.
-async fn listen(
-    client: Client,
-    namespace: String,
+/// Where events go, and what is looked at before they do.
+#[derive(Debug)]
+struct Outlet {
     sender: broadcast::Sender<RuntimeEvent>,
-    first: oneshot::Sender<Result<(), RuntimeError>>,
-) {
-    let mut stream = match open(&client, &namespace).await {
+    namespace: String,
+    hierarchies: Hierarchies,
+}
+
+impl Outlet {
+    /// Sends an event on; before the end of a replica, that a process of it was killed for want of memory. Where
+    /// containerd tells that too, it is told twice.
+    async fn send(&self, event: RuntimeEvent) {
+        if let RuntimeEvent::Exited { id, .. } = &event
+            && self.was_killed_for_memory(id).await
+        {
+            let _ = self.sender.send(RuntimeEvent::OutOfMemory { id: id.clone() });
+        }
+        // Nobody may be listening, which is nobody's loss.
+        let _ = self.sender.send(event);
+    }
+
+    async fn was_killed_for_memory(&self, id: &ReplicaId) -> bool {
+        let (hierarchies, namespace, replica) =
+            (self.hierarchies.clone(), self.namespace.clone(), id.clone());
+        let count = move || hierarchies.killed_for_memory(&namespace, &replica);
+        match tokio::task::spawn_blocking(count).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(count) => count > 0,
+            // One that was told to end is removed at once.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::debug!(replica = %id, %error, "whether memory was wanting cannot be read");
+                false
+            }
+        }
+    }
+}
+
+/// Forwards events for ever; tells `first` how the first attempt went, and ends if it failed.
+async fn listen(client: Client, outlet: Outlet, first: oneshot::Sender<Result<(), RuntimeError>>) {
+    let mut stream = match open(&client, &outlet.namespace).await {
         Ok(stream) => {
             let _ = first.send(Ok(()));
             stream
@@ -75,7 +117,7 @@ async fn listen(
         }
     };
     loop {
-        match AssertUnwindSafe(forward(&mut stream, &sender)).catch_unwind().await {
+        match AssertUnwindSafe(forward(&mut stream, &outlet)).catch_unwind().await {
             Ok(end) => tracing::warn!(error = %end, "containerd's events broke off; listening again"),
             Err(_) => {
                 tracing::error!(
@@ -83,10 +125,9 @@ async fn listen(
                 );
             }
         }
-        stream = reopen(&client, &namespace).await;
+        stream = reopen(&client, &outlet.namespace).await;
         tracing::info!("containerd's events are back");
-        // Nobody may be listening, which is nobody's loss.
-        let _ = sender.send(RuntimeEvent::Resync);
+        outlet.send(RuntimeEvent::Resync).await;
     }
 }
 
@@ -139,12 +180,12 @@ async fn publish(client: &Client, marker: &str) -> Status {
 }
 
 /// Sends on what comes until the stream ends; returns why.
-async fn forward(stream: &mut Streaming<Envelope>, sender: &broadcast::Sender<RuntimeEvent>) -> Status {
+async fn forward(stream: &mut Streaming<Envelope>, outlet: &Outlet) -> Status {
     loop {
         match stream.message().await {
             Ok(Some(envelope)) => {
                 if let Some(event) = decode(&envelope) {
-                    let _ = sender.send(event);
+                    outlet.send(event).await;
                 }
             }
             Ok(None) => return Status::aborted("the stream ended"),

@@ -102,7 +102,7 @@ impl Containerd {
         let snapshotter =
             images::detect_snapshotter(&client, config.containerd.snapshotter.as_deref()).await?;
         let images = Images::new(client.clone(), &config.images, snapshotter);
-        let events = Events::subscribe(client.clone(), &namespace).await?;
+        let events = Events::subscribe(client.clone(), &namespace, hierarchies.clone()).await?;
         Ok(Self {
             client,
             socket: config.containerd.socket.clone(),
