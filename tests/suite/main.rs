@@ -17,6 +17,7 @@
 //! installation  install.sh from the first run to the purge, with a containerd and a network of its own
 //! installer    the checks of install.sh
 //! logs         function output: floods, restarts, a full disk, clients that follow
+//! machine      an ingle of the machine's own is neither seen nor changed
 //! network      what replicas reach, and what they leave behind
 //! shipped_files  what is installed agrees with the code
 //! watchdog     the watchdog as a program: every mode, and processes that misbehave
@@ -42,6 +43,7 @@ mod images;
 mod installation;
 mod installer;
 mod logs;
+mod machine;
 mod network;
 mod shipped_files;
 mod watchdog;

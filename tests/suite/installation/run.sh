@@ -1,26 +1,35 @@
 #!/bin/bash
 # The whole life of an installation, as process 1 of namespaces of its own: nothing here is the machine's.
 # Everything that install.sh writes to is a file system that ends with this process; there is no systemd.
-#   run.sh PROJECT BINARY ARCHIVE
+# Control groups have no namespace: those of the containers are below one called NAMESPACE.
+#   run.sh PROJECT BINARY ARCHIVE CHECKOUT NAMESPACE
+# CHECKOUT is an empty directory.
 set -euo pipefail
 
-project=$1 binary=$2 archive=$3
+project=$1 binary=$2 archive=$3 checkout=$4 namespace=$5
 gateway=http://127.0.0.1:8080
 
+# Before anything is hidden: the project may be anywhere.
+mount -t tmpfs tmpfs "$checkout"
+cp -a "$project/install.sh" "$project/systemd" "$project/cni" "$project/resolv" "$checkout"
+mkdir "$checkout/examples"
+cp "$archive" "$checkout/examples/hello.tar"
+cp "$binary" "${binary%/*}/fwatchdog" "$checkout"
+cd "$checkout"
+# The settings of the first installation, and this.
+sed -i "s/^listen = \"\$listen\"\$/&\n\n[containerd]\nnamespace = \"$namespace\"/" install.sh
+grep -qF "namespace = \"$namespace\"" install.sh
+
 mount -t proc proc /proc
-for directory in /run /var/lib /var/log /usr/local/bin /root; do
+for directory in /run /var/lib /var/log /usr/local /opt /root; do
     mount -t tmpfs tmpfs "$directory"
 done
-mkdir /root/upper /root/work
-mount -t overlay -o lowerdir=/etc,upperdir=/root/upper,workdir=/root/work overlay /etc
-rm -rf /etc/ingle /etc/cni/net.d
+# A copy, not an overlay: in a container under tests/isolated this is one of another already, and the kernel allows two.
+mkdir /root/etc
+cp -a /etc/. /root/etc
+mount --bind /root/etc /etc
+rm -rf /etc/ingle /etc/cni/net.d /etc/containerd
 ip link set lo up
-mkdir /root/checkout
-cp -a "$project/install.sh" "$project/systemd" "$project/cni" "$project/resolv" /root/checkout/
-mkdir /root/checkout/examples
-cp "$archive" /root/checkout/examples/hello.tar
-cp "$binary" /root/checkout/ingle
-cd /root/checkout
 
 say() { printf '\n## %s\n' "$*"; }
 die() {
@@ -29,7 +38,7 @@ die() {
     exit 1
 }
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
-tasks() { ctr -n ingle tasks ls | awk 'NR > 1 { print $1, $2 }' | sort; }
+tasks() { ctr -n "$namespace" tasks ls | awk 'NR > 1 { print $1, $2 }' | sort; }
 answers() { curl -fsS -m 30 "$gateway/function/hello" | grep -q 'Hello from a function'; }
 within() {
     local end=$((SECONDS + $1))
@@ -50,6 +59,7 @@ for part in 'Hello from a function' "$gateway" /function/hello basic-auth-passwo
 done
 [ "$(stat -c %a /var/lib/ingle/secrets/basic-auth-password)" = 600 ] || die "the password is open"
 password=$(cat /var/lib/ingle/secrets/basic-auth-password)
+cmp fwatchdog /usr/local/lib/ingle/fwatchdog || die "the watchdog is not there"
 before=$(tasks) daemon=$(cat /run/ingle/ingle.pid)
 [ -n "$before" ] || die "no task runs"
 
@@ -102,9 +112,10 @@ within 60 answers || die "the function did not come back"
 
 say "purged: nothing is left"
 ./install.sh --uninstall --purge || die "purge"
-left=$(ls -d /etc/ingle /var/lib/ingle /run/ingle /usr/local/bin/* /etc/cni/net.d/* /var/log/ingle* \
+left=$(ls -d /etc/ingle /var/lib/ingle /run/ingle /usr/local/*/* /etc/cni/net.d/* /var/log/ingle* \
     /run/netns/* 2>/dev/null || true)
-left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr namespaces ls -q | grep ingle || true)
+left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr namespaces ls -q | grep -F "$namespace" || true)
+left=$left$(find /sys/fs/cgroup -type d -name "$namespace")
 [ -z "$left" ] || die "left behind: $left"
 ! pgrep -x ingle || die "the daemon still runs"
 # Mounts of the machine's own are listed too, hidden under ours.

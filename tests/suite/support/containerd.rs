@@ -31,22 +31,20 @@ impl PrivateContainerd {
     /// Starts one; returns when it answers.
     pub(crate) async fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("ingle-test-").tempdir().expect("a directory");
-        let unique = uuid::Uuid::new_v4().simple().to_string();
-        let mut containerd = Self {
-            directory,
-            namespace: format!("ingle-test-{}", &unique[..12]),
-            process: None,
-            seen: Mutex::default(),
-        };
+        let mut containerd =
+            Self { directory, namespace: super::unique_name(), process: None, seen: Mutex::default() };
         let path = containerd.path();
         let settings = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n",
+             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {opt:?}\n",
             root = path.join("root"),
             state = path.join("state"),
             socket = containerd.socket(),
             ttrpc = path.join("ttrpc.sock"),
+            // Otherwise it makes one in /opt.
+            opt = path.join("opt"),
         );
         fs::write(path.join("containerd.toml"), settings).expect("write containerd.toml");
         containerd.resume().await;

@@ -77,6 +77,14 @@ pub(crate) fn root() -> Result<(), String> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("needs root; use sudo tests/run".into()) }
 }
 
+/// A name that nothing else has, for a containerd namespace, and so for control groups, which have no namespace of
+/// their own: `tests/run` finds those of its run by how they begin.
+pub(crate) fn unique_name() -> String {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    let run = std::env::var_os("INGLE_TESTS_RUN").unwrap_or_else(|| "alone".into());
+    format!("ingle-test-{}-{}", run.display(), &unique[..12])
+}
+
 /// Where a program is, or why the test cannot run.
 pub(crate) fn tool(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -220,7 +220,7 @@ impl Bounded {
     fn new() -> Option<Self> {
         let root = Path::new("/sys/fs/cgroup");
         let root = if root.join("memory").is_dir() { root.join("memory") } else { root.to_owned() };
-        let group = Self(root.join(format!("ingle-test-{}", uuid::Uuid::new_v4().simple())));
+        let group = Self(root.join(crate::support::unique_name()));
         fs::create_dir(&group.0).expect("made");
         ["memory.limit_in_bytes", "memory.max"]
             .iter()
