@@ -24,10 +24,10 @@ use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::time::timeout;
 
 use super::call::Call;
-use super::companion::Companion;
-use super::mode::Failure;
+use super::child::Child;
+use super::failure::Failure;
 use super::process::from_process;
-use super::server::Shared;
+use super::shared::Shared;
 use super::stdin::Stdin;
 use super::upstream::{self, Incoming, returned};
 use http1::{RequestHead, ResponseHead, slots};
@@ -44,7 +44,7 @@ const UNREAD: &str = "the process wrote to its stdout before it had read the bod
 /// The process and its two pipes.
 #[derive(Debug)]
 pub(super) struct Afterburn {
-    companion: Companion,
+    child: Child,
     /// Held by the request that is being answered. Nothing is left when one went wrong: what the process would
     /// answer next could not be told apart any more.
     pipes: Mutex<Option<Pipes>>,
@@ -60,7 +60,7 @@ struct Pipes {
 /// given up elsewhere, in the middle of it.
 struct Turn<'a> {
     pipes: MutexGuard<'a, Option<Pipes>>,
-    companion: &'a Companion,
+    child: &'a Child,
     answered: bool,
 }
 
@@ -68,7 +68,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.pipes.take();
-            self.companion.leave();
+            self.child.leave();
         }
     }
 }
@@ -76,7 +76,7 @@ impl Drop for Turn<'_> {
 impl Afterburn {
     pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
         let mut pipes = None;
-        let companion = Companion::start(shared, ended, |given| {
+        let child = Child::start(shared, ended, |given| {
             let (stdin, theirs) = Stdin::new()?;
             given.stdin = Some(theirs);
             let (stdout, theirs) = from_process()?;
@@ -84,7 +84,7 @@ impl Afterburn {
             pipes = Some(Pipes { stdin, stdout: Incoming::new(stdout) });
             Ok(())
         })?;
-        Ok(Self { companion, pipes: Mutex::new(pipes) })
+        Ok(Self { child, pipes: Mutex::new(pipes) })
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
@@ -97,7 +97,7 @@ impl Afterburn {
         };
         let limit = shared.settings.exec_timeout.unwrap_or(Duration::MAX);
         let pipes = timeout(limit, self.pipes.lock()).await.map_err(late)?;
-        let mut turn = Turn { pipes, companion: &self.companion, answered: false };
+        let mut turn = Turn { pipes, child: &self.child, answered: false };
         let pipes = turn.pipes.as_mut().ok_or_else(|| Failure::Upstream(GONE.into()))?;
         let (head, content) = timeout(limit, ask(pipes, request, &whole)).await.map_err(late)??;
         // The next request need not wait for this client.
@@ -122,7 +122,7 @@ impl Afterburn {
     }
 
     pub(super) async fn stop(&self) {
-        self.companion.stop().await;
+        self.child.stop().await;
     }
 }
 

@@ -4,7 +4,7 @@ use http1::{Alarm, RequestHead};
 
 use super::answer::Answer;
 use super::body::Body;
-use super::server::Shared;
+use super::shared::Shared;
 
 /// What a mode is given to answer a request.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use percent_encoding::percent_decode_str;
 
-use super::program::variable;
+use super::spawn::variable;
 use http1::{Framing, Header, RequestHead};
 
 /// The variables of a request.

@@ -15,8 +15,9 @@ use super::answer::Answer;
 use super::body::Body;
 use super::call::Call;
 use super::cgi;
-use super::mode::{Failure, Service};
-use super::server::Shared;
+use super::failure::Failure;
+use super::mode::Service;
+use super::shared::Shared;
 use http1::{Alarm, Buffer, Framing, HeadError, RequestHead, ends_after, slots};
 
 /// The largest head of a request.

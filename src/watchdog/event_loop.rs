@@ -14,8 +14,8 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::connection;
 use super::mode::{Ended, Service};
-use super::server::Shared;
 use super::settings::{Mode, Settings};
+use super::shared::Shared;
 
 /// The most that there are.
 const MOST: usize = 8;

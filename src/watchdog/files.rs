@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::answer::INTERNAL;
 use super::call::Call;
 use super::cgi;
-use super::mode::Failure;
+use super::failure::Failure;
 use super::settings::Settings;
 
 /// Bytes that are read at once.

@@ -17,13 +17,13 @@ use super::answer::Answer;
 use super::body::{Body, BodyError};
 use super::call::Call;
 use super::cgi;
+use super::failure::Failure;
 use super::log::Lines;
-use super::mode::Failure;
 use super::process::{End, Process};
-use super::program::{Given, Program};
-use super::server::Shared;
 use super::settings::{Mode, Settings};
+use super::shared::Shared;
 use super::source::{Piece, Source};
+use super::spawn::{Given, Program};
 use http1::RequestHead;
 
 /// Bytes that an empty pipe takes at once, however little its user may have: a page.

@@ -5,7 +5,7 @@
 //! client -> event loop -> connection -> gate (max_inflight, draining) -> mode -> process
 //!                                                                          streaming, serializing, classic: fork.rs
 //!                                                                          http: proxy.rs    afterburn: afterburn.rs
-//!                                                                          openwhisk: whisk.rs    static: files.rs
+//!                                                                          openwhisk: openwhisk.rs    static: files.rs
 //! ```
 //!
 //! What images rely on, variables above all, is that of the watchdogs that function images have had before:
@@ -23,25 +23,28 @@ mod answer;
 mod body;
 mod call;
 mod cgi;
-mod companion;
+mod child;
 mod connection;
 mod event_loop;
+mod failure;
 mod files;
 mod fork;
 mod healthcheck;
 mod log;
 mod metrics;
+mod metrics_server;
 mod mode;
-mod orphans;
+mod openwhisk;
 mod process;
-mod program;
 mod proxy;
+mod reaper;
 mod server;
 mod settings;
+mod shared;
 mod source;
+mod spawn;
 mod stdin;
 mod upstream;
-mod whisk;
 
 use std::process::ExitCode;
 

@@ -1,26 +1,13 @@
-//! Counts of requests, for Prometheus, on a port of their own.
+//! Counts of requests, for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
-
-use http::StatusCode;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
-
-use super::answer::Answer;
-use super::server::Shared;
-use http1::{Buffer, RequestHead, slots};
 
 /// The upper ends of the histogram's buckets, in seconds: those that Prometheus's own clients have.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// What a request is counted as whose client has left before there was an answer: nginx's word for it.
 const CLIENT_GONE: u16 = 499;
-/// How long a client may take to ask.
-const ASK: Duration = Duration::from_secs(10);
-/// The pause after a connection could not be taken.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Requests by method and status.
 #[derive(Debug, Default)]
@@ -47,7 +34,7 @@ impl Metrics {
     }
 
     /// As Prometheus reads it.
-    fn text(&self, in_flight: usize) -> String {
+    pub(super) fn text(&self, in_flight: usize) -> String {
         let mut out = String::new();
         self.write(&mut out, in_flight).expect("a string takes all text");
         out
@@ -80,45 +67,6 @@ impl Metrics {
 fn known(method: &str) -> &'static str {
     let all = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     all.into_iter().find(|known| *known == method).unwrap_or("other")
-}
-
-/// Answers whoever asks for metrics.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = shared.clone();
-                // Who is slow is given up.
-                tokio::task::spawn_local(async move { timeout(ASK, answer(stream, &shared)).await });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    }
-}
-
-async fn answer(mut stream: TcpStream, shared: &Shared) -> Option<()> {
-    let (mut from, to) = stream.split();
-    let mut buffer = Buffer::default();
-    loop {
-        let mut slots = slots();
-        if let Some((request, _)) = RequestHead::parse(buffer.data(), &mut slots).ok()? {
-            let mut answer = Answer::new(to, request.http10, request.method == "HEAD", false);
-            return match super::cgi::split(request.target).0 {
-                "/metrics" => {
-                    let text = shared.metrics().text(shared.in_flight());
-                    answer.text(StatusCode::OK, &text, &[]).await.ok()
-                }
-                _ => answer.text(StatusCode::NOT_FOUND, "see /metrics\n", &[]).await.ok(),
-            };
-        }
-        if buffer.is_full() {
-            return None;
-        }
-        let count = std::future::poll_fn(|cx| buffer.poll_fill(&mut from, cx)).await.ok()?;
-        if count == 0 {
-            return None;
-        }
-    }
 }
 
 #[cfg(test)]

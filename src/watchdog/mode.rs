@@ -2,63 +2,17 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use tokio::sync::oneshot;
 
 use super::afterburn::Afterburn;
-use super::body::BodyError;
 use super::call::Call;
+use super::failure::Failure;
 use super::files::Files;
 use super::fork::Fork;
+use super::openwhisk::Whisk;
 use super::proxy::Proxy;
-use super::server::Shared;
 use super::settings::{Mode, Settings};
-use super::whisk::Whisk;
-
-/// Why a request was not answered as it should have been.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// The request did not arrive whole.
-    #[error("{0}")]
-    Body(#[from] BodyError),
-    /// The client does not take the answer any more.
-    #[error("the client went away: {0}")]
-    Client(std::io::Error),
-    /// The process could not be started.
-    #[error("the command could not be started: {0}")]
-    Start(std::io::Error),
-    /// It ended, and not well.
-    #[error("{0}")]
-    Ended(String),
-    /// It took longer than it may; the first of the watchdogs said so with another status.
-    #[error("{text}")]
-    Timeout {
-        /// What is said.
-        text: &'static str,
-        /// The status that goes with it.
-        status: StatusCode,
-    },
-    /// The process could not be reached, or does not speak as it should.
-    #[error("{0}")]
-    Upstream(String),
-    /// The request is not one that this mode understands.
-    #[error("{1}")]
-    Request(StatusCode, String),
-}
-
-impl Failure {
-    /// What the client is told; nothing if it has gone.
-    pub(super) fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Body(BodyError::Malformed) => Some(StatusCode::BAD_REQUEST),
-            Self::Body(BodyError::Late) => Some(StatusCode::REQUEST_TIMEOUT),
-            Self::Body(BodyError::Gone) | Self::Client(_) => None,
-            Self::Start(_) | Self::Ended(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
-            Self::Timeout { status, .. } | Self::Request(status, _) => Some(*status),
-            Self::Upstream(_) => Some(StatusCode::BAD_GATEWAY),
-        }
-    }
-}
+use super::shared::Shared;
 
 /// Told when a process ends that the function cannot do without: how.
 pub(super) type Ended = oneshot::Receiver<String>;

@@ -1,7 +1,7 @@
 //! Processes that are started here, and how they end.
 //!
 //! Each belongs to the event loop that has started it: that one alone is told of its end, by the kernel, and reaps it.
-//! What others leave to this process, as process 1 of a container, is for the thread that starts none: `orphans.rs`.
+//! What others leave to this process, as process 1 of a container, is for the thread that starts none: `reaper.rs`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 use tokio::time::sleep;
 
-use super::program::{Given, Program};
+use super::spawn::{Given, Program};
 
 /// A moment.
 const SOON: Duration = Duration::from_millis(1);

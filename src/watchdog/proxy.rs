@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::answer::Answer;
 use super::body::{Body, BodyError};
 use super::call::Call;
-use super::companion::Companion;
-use super::mode::Failure;
-use super::server::Shared;
+use super::child::Child;
+use super::failure::Failure;
 use super::settings::{Settings, Upstream};
+use super::shared::Shared;
 use super::upstream::{self, Incoming, push, returned};
 use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
 use quantity::parse_duration;
@@ -35,7 +35,7 @@ const READY: Duration = Duration::from_secs(5);
 /// The process, and connections to it.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    companion: Option<Companion>,
+    child: Option<Child>,
     upstream: Upstream,
     idle: RefCell<Vec<TcpStream>>,
     _ended: Option<oneshot::Sender<String>>,
@@ -46,12 +46,12 @@ impl Proxy {
     pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
         let settings = &shared.settings;
         // A server may be one that somebody else has started.
-        let (companion, _ended) = if settings.command.is_empty() {
+        let (child, _ended) = if settings.command.is_empty() {
             (None, Some(ended))
         } else {
-            (Some(Companion::start(shared, ended, |_| Ok(()))?), None)
+            (Some(Child::start(shared, ended, |_| Ok(()))?), None)
         };
-        Ok(Self { companion, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
+        Ok(Self { child, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
     }
 
     /// Sends JSON to a path, and reads all of the answer: its status and its body.
@@ -238,8 +238,8 @@ impl Proxy {
 
     pub(super) async fn stop(&self) {
         self.idle.borrow_mut().clear();
-        if let Some(companion) = &self.companion {
-            companion.stop().await;
+        if let Some(child) = &self.child {
+            child.stop().await;
         }
     }
 }

@@ -1,24 +1,21 @@
 //! Listens, counts requests, and leaves when it is told to.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::event_loop::{self, EventLoop};
 use super::log::Log;
-use super::metrics::{self, Metrics};
 use super::settings::Settings;
-use super::{orphans, process};
+use super::shared::Shared;
+use super::{metrics_server, process, reaper};
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
@@ -30,78 +27,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long those have to learn of it who waited for a process that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What all threads share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) settings: Settings,
-    pub(super) log: Log,
-    metrics: Mutex<Metrics>,
-    gate: Gate,
-}
-
-/// Counts requests, and knows whether more are taken.
-#[derive(Debug, Default)]
-struct Gate {
-    in_flight: AtomicUsize,
-    /// Health is denied, and the end is near.
-    draining: AtomicBool,
-    /// Told when the last one has ended.
-    idle: Notify,
-    /// Connections that wait for a request are to end.
-    closing: CancellationToken,
-}
-
-/// One request, counted while it lives.
-#[derive(Debug)]
-pub(super) struct Ticket<'s>(&'s Gate);
-
-impl Shared {
-    /// Counts a request; `None` when there are as many as may be.
-    pub(super) fn admit(&self) -> Option<Ticket<'_>> {
-        let limit = self.settings.max_inflight.unwrap_or(usize::MAX);
-        let one_more = |count: usize| (count < limit).then_some(count + 1);
-        let counted = self.gate.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        counted.is_ok().then(|| Ticket(&self.gate))
-    }
-
-    /// Whether as many requests are under way as may be.
-    pub(super) fn is_full(&self) -> bool {
-        self.settings.max_inflight.is_some_and(|limit| self.in_flight() >= limit)
-    }
-
-    /// Requests under way.
-    pub(super) fn in_flight(&self) -> usize {
-        self.gate.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Whether it was told to leave.
-    pub(super) fn is_draining(&self) -> bool {
-        self.gate.draining.load(Ordering::Relaxed)
-    }
-
-    /// Cancelled when connections that carry no request are to end.
-    pub(super) fn closing(&self) -> &CancellationToken {
-        &self.gate.closing
-    }
-
-    /// What was counted of requests that have ended.
-    pub(super) fn metrics(&self) -> MutexGuard<'_, Metrics> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.idle.notify_waiters();
-        }
-    }
-}
-
 /// Runs until it is told to leave, or cannot go on.
 pub(super) fn run(settings: Settings) -> ExitCode {
     // Before there are other threads.
-    orphans::hold_back();
+    reaper::hold_back();
     let started = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -135,7 +64,7 @@ async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
     let (port, metrics_port) = (settings.port, settings.metrics_port);
     let listener = listen(port)?;
     let for_metrics = listen(metrics_port);
-    let shared = Arc::new(Shared { settings, log, metrics: Mutex::default(), gate: Gate::default() });
+    let shared = Shared::new(settings, log);
     let settings = &shared.settings;
     let (first, mut ended) = EventLoop::start(&shared).await?;
     let mut loops = vec![first];
@@ -143,10 +72,10 @@ async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
     for _ in 1..event_loop::count(settings) {
         loops.push(EventLoop::start(&shared).await?.0);
     }
-    orphans::reap().map_err(|error| format!("waiting for processes: {error}"))?;
+    reaper::reap().map_err(|error| format!("waiting for processes: {error}"))?;
     let log = &shared.log;
     match for_metrics {
-        Ok(listener) => drop(tokio::task::spawn_local(metrics::serve(listener, shared.clone()))),
+        Ok(listener) => drop(tokio::task::spawn_local(metrics_server::serve(listener, shared.clone()))),
         // A function can do without them.
         Err(reason) => log.say(&format!("no metrics: {reason}")),
     }
@@ -160,23 +89,23 @@ async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
         end = &mut ended => Some(end),
     };
     drop(lock);
-    shared.gate.draining.store(true, Ordering::Relaxed);
+    shared.drain();
     let code = if let Some(end) = code {
         // It took what it was at with it; a new container is better than one without its process.
         let how = end.unwrap_or_else(|_| "it was told to".into());
         log.say(&format!("the process has ended ({how}), and so does the watchdog"));
         stop.cancel();
-        shared.gate.closing.cancel();
+        shared.close();
         // Those who wait for it are told.
-        let _ = timeout(LAST_WORDS, idle(&shared)).await;
+        let _ = timeout(LAST_WORDS, shared.idle()).await;
         ExitCode::FAILURE
     } else {
         log.say(&format!("told to leave; {} requests are under way", shared.in_flight()));
         // Whoever asks for health has the time to see it before requests are refused.
-        let _ = timeout(settings.healthcheck_interval, idle(&shared)).await;
+        let _ = timeout(settings.healthcheck_interval, shared.idle()).await;
         stop.cancel();
-        shared.gate.closing.cancel();
-        if timeout(settings.write_timeout, idle(&shared)).await.is_err() {
+        shared.close();
+        if timeout(settings.write_timeout, shared.idle()).await.is_err() {
             log.say(&format!("{} requests did not end within write_timeout", shared.in_flight()));
         }
         ExitCode::SUCCESS
@@ -187,19 +116,6 @@ async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
         }
     }
     Ok(code)
-}
-
-/// Returns when no request is under way.
-async fn idle(shared: &Shared) {
-    loop {
-        let mut idle = pin!(shared.gate.idle.notified());
-        // From here on it hears of it.
-        idle.as_mut().enable();
-        if shared.gate.in_flight.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        idle.await;
-    }
 }
 
 /// Over both versions of IP where there are both.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use rustix::io::ioctl_fionread;
 use tokio::io::AsyncRead;
 
-use super::mode::Failure;
+use super::failure::Failure;
 use http1::{Buffer, Decoder, Framing, Header, RequestHead, ResponseHead, slots};
 
 /// The largest head of an answer.

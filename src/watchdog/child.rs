@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::Lines;
 use super::process::{Process, from_process};
-use super::program::{Given, Program, nothing};
-use super::server::Shared;
+use super::shared::Shared;
+use super::spawn::{Given, Program, nothing};
 
 /// How long it may take to leave after SIGTERM.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -25,12 +25,12 @@ const PIECE: usize = 16 << 10;
 
 /// The process, to be told to leave.
 #[derive(Debug)]
-pub(super) struct Companion {
+pub(super) struct Child {
     stop: CancellationToken,
     gone: CancellationToken,
 }
 
-impl Companion {
+impl Child {
     /// Starts the command of the settings with what `adjust` makes of what it is given; what it writes is logged. `ended` is told
     /// when it ends by itself, and how.
     pub(super) fn start(
@@ -56,10 +56,10 @@ impl Companion {
         adjust(&mut given).map_err(failed)?;
         shared.log.say("Forking fprocess.");
         let process = Process::start(&program, &given).map_err(failed)?;
-        let companion = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
-        let (stop, gone) = (companion.stop.clone(), companion.gone.clone());
+        let child = Self { stop: CancellationToken::new(), gone: CancellationToken::new() };
+        let (stop, gone) = (child.stop.clone(), child.gone.clone());
         tokio::task::spawn_local(watch(process, followers, ended, stop, gone));
-        Ok(companion)
+        Ok(child)
     }
 
     /// Tells it to leave.

@@ -19,12 +19,12 @@ use tokio::time::timeout;
 
 use super::call::Call;
 use super::cgi;
-use super::mode::Failure;
+use super::failure::Failure;
 use super::process::{Process, from_process, to_process};
-use super::program::{Given, Program, variable};
 use super::proxy::Proxy;
-use super::server::Shared;
 use super::settings::Settings;
+use super::shared::Shared;
+use super::spawn::{Given, Program, variable};
 use http1::{Header, RequestHead};
 
 /// What ends an activation in both outputs.

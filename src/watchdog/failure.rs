@@ -1,0 +1,50 @@
+//! Failures to answer a request, and the statuses that say so.
+
+use http::StatusCode;
+
+use super::body::BodyError;
+
+/// A request that was not answered as it should have been.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The request did not arrive whole.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// The client does not take the answer any more.
+    #[error("the client went away: {0}")]
+    Client(std::io::Error),
+    /// The process could not be started.
+    #[error("the command could not be started: {0}")]
+    Start(std::io::Error),
+    /// It ended, and not well.
+    #[error("{0}")]
+    Ended(String),
+    /// It took longer than it may; the first of the watchdogs said so with another status.
+    #[error("{text}")]
+    Timeout {
+        /// What is said.
+        text: &'static str,
+        /// The status that goes with it.
+        status: StatusCode,
+    },
+    /// The process could not be reached, or does not speak as it should.
+    #[error("{0}")]
+    Upstream(String),
+    /// The request is not one that this mode understands.
+    #[error("{1}")]
+    Request(StatusCode, String),
+}
+
+impl Failure {
+    /// What the client is told; nothing if it has gone.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Body(BodyError::Malformed) => Some(StatusCode::BAD_REQUEST),
+            Self::Body(BodyError::Late) => Some(StatusCode::REQUEST_TIMEOUT),
+            Self::Body(BodyError::Gone) | Self::Client(_) => None,
+            Self::Start(_) | Self::Ended(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Timeout { status, .. } | Self::Request(status, _) => Some(*status),
+            Self::Upstream(_) => Some(StatusCode::BAD_GATEWAY),
+        }
+    }
+}
