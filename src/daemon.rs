@@ -234,8 +234,36 @@ fn raise_file_limit() {
     }
 }
 
+/// The targets of rooms that have a package of their own, by the room's name: filters say `ingle::fleet`, as they did
+/// when all was one package.
+const TARGETS: &[(&str, &str)] = &[
+    ("cron", "ingle_calls::triggers::cron"),
+    ("disk", "ingle_control::images"),
+    ("doctor", "ingle::observe::doctor"),
+    ("first_boot", "ingle_control::first_boot"),
+    ("fleet", "ingle_control::fleet"),
+    ("handlers", "ingle_host::bundles"),
+    ("invoke", "ingle_calls::invoke"),
+    ("logs", "ingle_host::logs"),
+    ("metrics", "ingle::observe::metrics"),
+    ("network", "ingle_host::network"),
+    ("queue", "ingle_calls::queue"),
+    ("replica", "ingle_control::replica"),
+    ("runtime", "ingle_host::runtime"),
+    ("secrets", "ingle_host::secrets"),
+    ("store", "ingle_host::store"),
+];
+
 fn log_filter(filter: &str) -> anyhow::Result<Targets> {
-    filter.parse::<Targets>().with_context(|| {
+    let directive = |text: &str| {
+        let named = TARGETS.iter().find_map(|(room, target)| {
+            let rest = text.trim_start().strip_prefix("ingle::")?.strip_prefix(room)?;
+            (rest.is_empty() || rest.starts_with([':', '='])).then(|| format!("{target}{rest}"))
+        });
+        named.unwrap_or_else(|| text.to_owned())
+    };
+    let directives: Vec<String> = filter.split(',').map(directive).collect();
+    directives.join(",").parse::<Targets>().with_context(|| {
         format!("daemon.log = {filter:?} is not a level (info) or a filter (ingle::fleet=debug,info)")
     })
 }
@@ -252,4 +280,31 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
         filtered.with(lines).try_init()
     };
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_names_a_room_whatever_package_it_is_in() {
+        let filter = log_filter("ingle::fleet=debug,ingle::cron::timer=debug,ingle::gateway=debug,info")
+            .expect("a filter");
+        for target in
+            ["ingle_control::fleet::owner", "ingle_calls::triggers::cron::timer", "ingle::gateway::server"]
+        {
+            assert!(filter.would_enable(target, &Level::DEBUG), "{target}");
+        }
+        for target in ["ingle_control::images", "ingle_calls::triggers::cron", "ingle_host::store"] {
+            assert!(!filter.would_enable(target, &Level::DEBUG), "{target}");
+            assert!(filter.would_enable(target, &Level::INFO), "{target}");
+        }
+        let all = log_filter("ingle=debug").expect("a filter");
+        for target in ["ingle::daemon", "ingle_host::network::cni", "ingle_calls::queue"] {
+            assert!(all.would_enable(target, &Level::DEBUG), "{target}");
+        }
+        assert!(log_filter("ingle::fleet=loud").is_err());
+    }
 }

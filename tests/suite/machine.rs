@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ingle::config::Config;
+use model::config::Config;
 
 /// What install.sh names at its beginning, with the names replaced that are used there.
 fn installed() -> Vec<PathBuf> {
