@@ -11,7 +11,7 @@ use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::registry::{DockerRegistry, Setup, push_archive};
 
 /// The archive of an example, which `examples/image` builds.
-fn archive(name: &str) -> Result<PathBuf, String> {
+pub(super) fn archive(name: &str) -> Result<PathBuf, String> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let archive = project.join(format!("target/examples/{name}.tar"));
     if archive.is_file() {
@@ -97,7 +97,7 @@ fn each_language_answers_through_the_gateway() {
 }
 
 /// Runs a program that must succeed.
-fn done(program: &str, arguments: &[&str]) {
+pub(super) fn done(program: &str, arguments: &[&str]) {
     let output = std::process::Command::new(crate::support::tool(program).expect(program))
         .args(arguments)
         .output()

@@ -5,6 +5,7 @@
 //! cron         the daemon killed again and again while a function is called each second
 //! clock        the machine's clock jumps
 //! handlers     code that has no image of its own
+//! early        watchdogs that are ready before the server behind them
 //! languages    the examples, each in its language
 //! queue        the daemon killed again and again while calls are queued
 //! soak         many queued calls, after which nothing has grown
@@ -30,6 +31,7 @@ mod commands;
 mod cron;
 mod disk;
 mod doctor;
+mod early;
 mod exhausted;
 mod failures;
 mod handlers;
