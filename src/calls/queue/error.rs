@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::record::CallState;
+use super::keep::record::CallState;
 use host::store::StoreError;
 
 /// An error of the queue.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::callback::{Callback, Rules};
-use super::lanes::LaneKey;
-use super::row::{self, Unreadable};
+use super::codec::{self, Unreadable};
+use super::schedule::scheduler::LaneKey;
 use model::function::FunctionKey;
 
 /// Tries of a call that are remembered apart: they are kept with it in one record, which must stay small.
@@ -248,12 +248,12 @@ impl Content {
 impl Job {
     /// As it is stored.
     pub(super) fn encode(&self) -> Vec<u8> {
-        row::encode(&self.facts, &self.content)
+        codec::encode(&self.facts, &self.content)
     }
 
     /// Reads what [`Self::encode`] made.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        row::decode(bytes).map(|(facts, content)| Self { facts, content })
+        codec::decode(bytes).map(|(facts, content)| Self { facts, content })
     }
 }
 

@@ -18,27 +18,17 @@
 //!   alone, and a process that starts finds nothing running.
 //! - Which call is next is decided under one lock, which is never held while anything waits.
 
-mod answer;
-mod attempt;
 mod callback;
-mod calls;
-mod dead;
-mod draft;
-mod end;
+mod codec;
 mod error;
-mod index;
+mod intake;
 mod job;
-mod lanes;
-mod outcome;
-mod record;
-mod retry;
-mod row;
-mod runs;
-mod source;
+mod keep;
+mod run;
+mod schedule;
+mod scheduled;
 mod spool;
 mod state;
-mod surplus;
-mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,21 +44,21 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use callback::{Callback, Ended};
-pub use calls::{AnswerBody, Filter, KeptAnswer};
-pub use dead::{DeadCall, Which};
-pub use draft::Draft;
 pub use error::QueueError;
+pub use intake::Draft;
 pub use job::{Content, Facts, Job, Try};
-pub use lanes::Counts;
-pub use record::{CallRecord, CallState, Start};
-pub use runs::Stage;
+pub use keep::dead_letter::{DeadCall, Which};
+pub use keep::query::{AnswerBody, Filter, KeptAnswer};
+pub use keep::record::{CallRecord, CallState, Start};
+pub use schedule::scheduler::Counts;
+pub use scheduled::Stage;
 
+use codec::Unreadable;
 use directory::Directory;
 use host::store::{Store, StoreError, StoredJob};
-use index::Index;
-use lanes::{Lanes, Limits};
+use keep::index::Index;
 use model::config;
-use row::Unreadable;
+use schedule::scheduler::{Lanes, Limits};
 use spool::Spool;
 use state::{Shared, State, Totals, count, readable};
 

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::callback;
-use super::index::Index;
-use super::lanes::{LaneKey, Lanes};
-use super::row::Unreadable;
+use super::codec::Unreadable;
+use super::keep::index::Index;
+use super::schedule::scheduler::{LaneKey, Lanes};
 use super::spool::Spool;
 use super::{CallState, DEFAULT_QUEUE, Facts, LONGEST_PAUSE, QueueError};
 use directory::{Directory, Entry};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-use super::rules::{Receiver, Rules};
+use super::egress_policy::{Receiver, Rules};
 
 /// How long a receiver may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

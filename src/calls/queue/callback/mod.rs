@@ -7,17 +7,17 @@
 //! ```
 //!
 //! Whoever may call a function may name a receiver, so a receiver is reached only where the configuration lets
-//! strangers reach: see [`rules`]. A callback is a job as a call is: on disk, tried again, given up, replayed.
+//! strangers reach: see [`egress_policy`]. A callback is a job as a call is: on disk, tried again, given up, replayed.
 
 mod address;
 mod client;
-mod rules;
+mod deliver;
+pub(super) mod egress_policy;
 mod signature;
-mod tell;
 
 pub(super) use client::Client;
-pub(super) use rules::Rules;
-pub(super) use tell::tell;
+pub(super) use deliver::tell;
+pub(super) use egress_policy::Rules;
 
 use std::time::Duration;
 

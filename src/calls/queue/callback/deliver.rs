@@ -11,11 +11,11 @@ use tokio_util::io::ReaderStream;
 use super::Ended;
 use super::client::{Client, NoLookup};
 use super::signature::Keys;
-use crate::queue::answer::header_lines;
 use crate::queue::job::{Facts, Job};
-use crate::queue::outcome::Outcome;
-use crate::queue::retry::retry_after;
-use crate::queue::source::{Source, is_shortage};
+use crate::queue::run::body::{Source, is_shortage};
+use crate::queue::run::outcome::Outcome;
+use crate::queue::run::response::header_lines;
+use crate::queue::schedule::retry::retry_after;
 use crate::queue::spool::Spool;
 
 /// How long callbacks are left alone that this machine cannot send now.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::job::{Content, Facts, beginning};
-use super::spool::{Draft, Spool};
-use super::state::{Room, Shared};
+use crate::queue::job::{Content, Facts, beginning};
+use crate::queue::spool::{Draft, Spool};
+use crate::queue::state::{Room, Shared};
 use http1::ResponseHead;
 
 /// An answer that is being kept.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(in crate::queue) struct Answer {
     /// The largest body.
     limit: u64,
     /// Bytes of head and body that may stand beside what is known of the call.
@@ -31,18 +31,18 @@ pub(super) struct Answer {
 }
 
 /// An answer that was kept.
-pub(super) struct Kept {
+pub(in crate::queue) struct Kept {
     /// On the disk, if it has a file.
-    pub(super) content: Content,
+    pub(in crate::queue) content: Content,
     /// What it has of the queue's room; given back when dropped.
-    pub(super) room: Room,
+    pub(in crate::queue) room: Room,
     /// Why its body is not there, if it is not.
-    pub(super) omitted: Option<String>,
+    pub(in crate::queue) omitted: Option<String>,
 }
 
 impl Answer {
     /// Keeps the answer of the call of which this is known.
-    pub(super) fn new(shared: &Arc<Shared>, facts: &Facts) -> Self {
+    pub(in crate::queue) fn new(shared: &Arc<Shared>, facts: &Facts) -> Self {
         Self {
             limit: shared.config.answer_limit,
             inline: facts.inline(),
@@ -56,7 +56,7 @@ impl Answer {
     }
 
     /// Its head has come.
-    pub(super) fn head(&mut self, head: &ResponseHead<'_, '_>) {
+    pub(in crate::queue) fn head(&mut self, head: &ResponseHead<'_, '_>) {
         self.head.clear();
         for header in head.headers {
             // What the connection has named belongs to it alone.
@@ -70,7 +70,7 @@ impl Answer {
     }
 
     /// A piece of its body has come.
-    pub(super) fn data(&mut self, piece: &[u8]) {
+    pub(in crate::queue) fn data(&mut self, piece: &[u8]) {
         self.size += piece.len() as u64;
         if self.size <= self.limit && self.omitted.is_none() {
             self.pending.extend_from_slice(piece);
@@ -78,7 +78,7 @@ impl Answer {
     }
 
     /// Writes what has come. What cannot be written is left out: the call is not to be made again for that.
-    pub(super) async fn write(&mut self, spool: &Spool) {
+    pub(in crate::queue) async fn write(&mut self, spool: &Spool) {
         if self.omitted.is_some() {
             return;
         }
@@ -106,7 +106,7 @@ impl Answer {
     }
 
     /// What there is to be kept.
-    pub(super) async fn finish(mut self, spool: &Spool) -> Kept {
+    pub(in crate::queue) async fn finish(mut self, spool: &Spool) -> Kept {
         self.write(spool).await;
         for _ in 0..2 {
             // Without its body, a head is worth keeping, too.
@@ -128,7 +128,7 @@ impl Answer {
 }
 
 /// The headers of an answer that was kept.
-pub(super) fn header_lines(head: &[u8]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+pub(in crate::queue) fn header_lines(head: &[u8]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     head.split(|byte| *byte == b'\n').filter_map(|line| {
         let at = line.iter().position(|byte| *byte == b':')?;
         let name = HeaderName::from_bytes(&line[..at]).ok()?;
@@ -138,6 +138,6 @@ pub(super) fn header_lines(head: &[u8]) -> impl Iterator<Item = (HeaderName, Hea
 }
 
 /// Why an answer is not kept.
-pub(super) fn unwritten(error: &io::Error) -> String {
+pub(in crate::queue) fn unwritten(error: &io::Error) -> String {
     beginning(&format!("it could not be written to the disk: {error}"))
 }

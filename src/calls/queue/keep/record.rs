@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::job::{Content, Facts};
-use super::row::{self, Unreadable};
+use crate::queue::codec::{self, Unreadable};
+use crate::queue::job::{Content, Facts};
 use model::function::FunctionKey;
 
 /// How a call is.
@@ -110,7 +110,7 @@ pub struct CallRecord {
 
 impl CallRecord {
     /// That of a call that has not ended.
-    pub(super) fn of(facts: &Facts, content: &Content, state: CallState) -> Self {
+    pub(in crate::queue) fn of(facts: &Facts, content: &Content, state: CallState) -> Self {
         Self {
             state,
             function: facts.function.clone(),
@@ -132,12 +132,12 @@ impl CallRecord {
     }
 
     /// As it is stored, with the answer.
-    pub(super) fn encode(&self, answer: &Content) -> Vec<u8> {
-        row::encode(self, answer)
+    pub(in crate::queue) fn encode(&self, answer: &Content) -> Vec<u8> {
+        codec::encode(self, answer)
     }
 
     /// Reads what [`Self::encode`] made.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, Content), Unreadable> {
-        row::decode(bytes)
+    pub(in crate::queue) fn decode(bytes: &[u8]) -> Result<(Self, Content), Unreadable> {
+        codec::decode(bytes)
     }
 }

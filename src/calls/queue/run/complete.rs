@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::answer::{Answer, unwritten};
-use super::attempt::Tried;
-use super::callback::{Callback, Ended};
-use super::job::{Content, Facts};
-use super::state::{Room, count};
-use super::{CallRecord, CallState, Job, Queue, Start};
+use crate::queue::callback::{Callback, Ended};
+use crate::queue::job::{Content, Facts};
+use crate::queue::run::attempt::Tried;
+use crate::queue::run::response::{Answer, unwritten};
+use crate::queue::state::{Room, count};
+use crate::queue::{CallRecord, CallState, Job, Queue, Start};
 use host::store::{LeftJob, StoreError};
 use model::function::RetryPolicy;
 
 /// How a call ended.
-pub(super) struct Ending {
+pub(in crate::queue) struct Ending {
     state: CallState,
     /// The last try, if there was one.
     last: Option<LastTry>,
@@ -32,14 +32,14 @@ struct LastTry {
 }
 
 impl Ending {
-    pub(super) fn new(state: CallState, last: Tried, took: Duration, policy: &RetryPolicy) -> Self {
+    pub(in crate::queue) fn new(state: CallState, last: Tried, took: Duration, policy: &RetryPolicy) -> Self {
         let Tried { status, answer, start, received, .. } = last;
         let last = LastTry { status, answer, start, received, attempts: policy.attempts };
         Self { state, last: Some(last), took }
     }
 
     /// Somebody wants it no more.
-    pub(super) fn cancelled(took: Duration) -> Self {
+    pub(in crate::queue) fn cancelled(took: Duration) -> Self {
         Self { state: CallState::Cancelled, last: None, took }
     }
 }
@@ -47,7 +47,7 @@ impl Ending {
 impl Queue {
     /// A call has ended, or a callback has; `job` knows all tries that failed. It is tried to write that until it is
     /// `hopeless`, or the store is closed: then the next process finds the call as it was.
-    pub(super) async fn end(
+    pub(in crate::queue) async fn end(
         &self,
         number: u64,
         job: Job,

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 /// Which of these go so that the others are `most` together at most. They are given with their owners and what they
 /// count, those first that go first. Those give way that have most: nobody drives out what others have.
-pub(super) fn surplus<O: Hash + Eq>(kept: &[(O, u64)], most: u64) -> Vec<bool> {
+pub(in crate::queue) fn surplus<O: Hash + Eq>(kept: &[(O, u64)], most: u64) -> Vec<bool> {
     let mut totals: HashMap<&O, u64> = HashMap::new();
     for (owner, count) in kept {
         *totals.entry(owner).or_default() += count;

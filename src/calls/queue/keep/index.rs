@@ -6,24 +6,24 @@ use std::hash::{BuildHasher as _, RandomState};
 
 /// The numbers of calls, by what their ids come to.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(in crate::queue) struct Index {
     hasher: RandomState,
     numbers: BTreeSet<(u64, u64)>,
 }
 
 impl Index {
     /// A call with this id has this number.
-    pub(super) fn add(&mut self, call_id: &str, number: u64) {
+    pub(in crate::queue) fn add(&mut self, call_id: &str, number: u64) {
         self.numbers.insert((self.hasher.hash_one(call_id), number));
     }
 
     /// There is no such call any more.
-    pub(super) fn remove(&mut self, call_id: &str, number: u64) {
+    pub(in crate::queue) fn remove(&mut self, call_id: &str, number: u64) {
         self.numbers.remove(&(self.hasher.hash_one(call_id), number));
     }
 
     /// The numbers of calls that may have this id, newest first.
-    pub(super) fn find(&self, call_id: &str) -> Vec<u64> {
+    pub(in crate::queue) fn find(&self, call_id: &str) -> Vec<u64> {
         let hash = self.hasher.hash_one(call_id);
         self.numbers.range((hash, 0)..=(hash, u64::MAX)).rev().map(|(_, number)| *number).collect()
     }

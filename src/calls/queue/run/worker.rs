@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{self, Tried};
-use super::callback::{self, Callback};
-use super::end::Ending;
-use super::lanes::LaneKey;
-use super::outcome::Outcome;
-use super::state::{Shared, count, readable};
-use super::{CallState, Job, Queue, Try};
+use crate::queue::callback::{self, Callback};
+use crate::queue::run::attempt::{self, Tried};
+use crate::queue::run::complete::Ending;
+use crate::queue::run::outcome::Outcome;
+use crate::queue::schedule::scheduler::LaneKey;
+use crate::queue::state::{Shared, count, readable};
+use crate::queue::{CallState, Job, Queue, Try};
 use host::store::StoreError;
 use model::function::RetryPolicy;
 
@@ -23,7 +23,7 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
 impl Queue {
     /// Makes a call, and does with it what its outcome asks for.
-    pub(super) async fn work(&self, lane: &LaneKey, number: u64, cancel: CancellationToken) {
+    pub(in crate::queue) async fn work(&self, lane: &LaneKey, number: u64, cancel: CancellationToken) {
         let mut running = Running { queue: self, lane, number, next: Next::Nothing, cancel: &cancel };
         let job = match self.0.store.job(number) {
             Ok(Some(bytes)) => readable(number, &bytes, Job::decode),
@@ -125,7 +125,7 @@ impl Shared {
     /// Writes `what` until the store has taken it: what has been made must not be made again. An error: the store was
     /// closed before it could, or said something `hopeless`; then the next start finds what was written before that,
     /// or not.
-    pub(super) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
+    pub(in crate::queue) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
         &self,
         what: &str,
         write: impl Fn() -> F,

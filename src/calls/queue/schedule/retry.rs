@@ -6,7 +6,7 @@ use std::time::Duration;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The pause that `Retry-After` asks for: seconds, or a date, as HTTP has them. One that cannot be read asks for none.
-pub(super) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+pub(in crate::queue) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
     let value = value.trim();
     let pause = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

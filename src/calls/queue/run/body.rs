@@ -7,22 +7,22 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::fs::File;
 
-use super::job::Content;
-use super::outcome::Outcome;
-use super::spool::Spool;
+use crate::queue::job::Content;
+use crate::queue::run::outcome::Outcome;
+use crate::queue::spool::Spool;
 
 /// How long nothing is sent that cannot be read for want of files or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A body, which stands at its beginning.
-pub(super) enum Source<'a> {
+pub(in crate::queue) enum Source<'a> {
     Memory(&'a [u8]),
     File(File),
 }
 
 impl<'a> Source<'a> {
     /// The head and the body; what came of the try, if they cannot be read.
-    pub(super) async fn open(
+    pub(in crate::queue) async fn open(
         content: &'a Content,
         spool: &Spool,
     ) -> Result<(Cow<'a, [u8]>, Source<'a>), Outcome> {
@@ -46,7 +46,7 @@ impl<'a> Source<'a> {
 }
 
 /// Whether there are no files or memory left to open anything.
-pub(super) fn is_shortage(error: &io::Error) -> bool {
+pub(in crate::queue) fn is_shortage(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw);
     matches!(code, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }

@@ -11,17 +11,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::job::Job;
-use super::outcome::Outcome;
-use super::record::Start;
-use super::retry::retry_after;
-use super::source::Source;
-use super::spool::Spool;
-use super::state::Shared;
 use crate::invoke::{
     BodyError, Call, CallTimer, Caller, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
 };
+use crate::queue::job::Job;
+use crate::queue::keep::record::Start;
+use crate::queue::run::body::Source;
+use crate::queue::run::outcome::Outcome;
+use crate::queue::run::response::Answer;
+use crate::queue::schedule::retry::retry_after;
+use crate::queue::spool::Spool;
+use crate::queue::state::Shared;
 use directory::Entry;
 use http1::{Alarm, ResponseHead};
 use model::function::RetryPolicy;
@@ -30,27 +30,27 @@ use model::function::RetryPolicy;
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A try that has ended.
-pub(super) struct Tried {
-    pub(super) outcome: Outcome,
+pub(in crate::queue) struct Tried {
+    pub(in crate::queue) outcome: Outcome,
     /// What the function answered, or what a client would have been answered.
-    pub(super) status: u16,
+    pub(in crate::queue) status: u16,
     /// What was kept of the answer.
-    pub(super) answer: Option<Answer>,
+    pub(in crate::queue) answer: Option<Answer>,
     /// What it found of the function; nothing if it did not look for a replica.
-    pub(super) start: Option<Start>,
+    pub(in crate::queue) start: Option<Start>,
     /// Bytes of the answer's body.
-    pub(super) received: Option<u64>,
+    pub(in crate::queue) received: Option<u64>,
 }
 
 impl Tried {
     /// A try that sent nothing.
-    pub(super) fn unsent(outcome: Outcome, status: u16) -> Self {
+    pub(in crate::queue) fn unsent(outcome: Outcome, status: u16) -> Self {
         Self { outcome, status, answer: None, start: None, received: None }
     }
 }
 
 /// Makes a call once. What it answers is kept if it asked for a callback.
-pub(super) async fn attempt(
+pub(in crate::queue) async fn attempt(
     entry: &Arc<Entry>,
     job: &Job,
     shared: &Arc<Shared>,

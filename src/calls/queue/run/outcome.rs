@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What came of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in crate::queue) enum Outcome {
     /// It was answered, and not with a code after which it is made again.
     Done,
     /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.

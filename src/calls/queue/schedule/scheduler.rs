@@ -1,4 +1,4 @@
-//! Which call is made next: one lane for each function and each group of receivers of callbacks, and turns between them.
+//! Fair scheduling of queued calls: one lane for each function and each group of receivers of callbacks, and turns between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
 //! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
@@ -21,7 +21,7 @@ const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 
 /// Whose calls a lane has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum LaneKey {
+pub(in crate::queue) enum LaneKey {
     /// Those of a function.
     Function(FunctionKey),
     /// Callbacks to a group of receivers.
@@ -30,11 +30,11 @@ pub(super) enum LaneKey {
 
 /// Calls that may be made at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(in crate::queue) struct Limits {
     /// In all.
-    pub(super) all: usize,
+    pub(in crate::queue) all: usize,
     /// Of one queue.
-    pub(super) queue: usize,
+    pub(in crate::queue) queue: usize,
 }
 
 /// The calls of one function, or the callbacks to one group of receivers.
@@ -90,7 +90,7 @@ pub struct Counts {
 
 /// All lanes.
 #[derive(Debug)]
-pub(super) struct Lanes {
+pub(in crate::queue) struct Lanes {
     limits: Limits,
     lanes: BTreeMap<LaneKey, Lane>,
     queues: BTreeMap<Box<str>, Queue>,
@@ -103,7 +103,7 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// No lane yet.
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(in crate::queue) fn new(limits: Limits) -> Self {
         Self {
             limits,
             lanes: BTreeMap::new(),
@@ -115,7 +115,13 @@ impl Lanes {
     }
 
     /// Takes in a call, to be made at once or at a time. The queue that it names is its function's from now on.
-    pub(super) fn add(&mut self, function: &LaneKey, queue: &str, number: u64, at: Option<Instant>) {
+    pub(in crate::queue) fn add(
+        &mut self,
+        function: &LaneKey,
+        queue: &str,
+        number: u64,
+        at: Option<Instant>,
+    ) {
         self.lanes.entry(function.clone()).or_default();
         self.assign(function, queue);
         match at {
@@ -139,7 +145,7 @@ impl Lanes {
     }
 
     /// Puts every lane into the queue that its function names now; `None` leaves it where it is.
-    pub(super) fn reassign(&mut self, queue_of: impl Fn(&LaneKey) -> Option<Box<str>>) {
+    pub(in crate::queue) fn reassign(&mut self, queue_of: impl Fn(&LaneKey) -> Option<Box<str>>) {
         let functions: Vec<LaneKey> = self.lanes.keys().cloned().collect();
         for function in functions {
             if let Some(queue) = queue_of(&function) {
@@ -166,7 +172,11 @@ impl Lanes {
     }
 
     /// The call to make now, which then runs, if there is one. `limit` is how many of a function may run.
-    pub(super) fn next(&mut self, now: Instant, limit: impl Fn(&LaneKey) -> usize) -> Option<(LaneKey, u64)> {
+    pub(in crate::queue) fn next(
+        &mut self,
+        now: Instant,
+        limit: impl Fn(&LaneKey) -> usize,
+    ) -> Option<(LaneKey, u64)> {
         self.wake(now);
         if self.running >= self.limits.all {
             return None;
@@ -213,14 +223,14 @@ impl Lanes {
     }
 
     /// When the first of those that wait is due, or of the lanes that are left alone.
-    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::queue) fn next_due(&self, now: Instant) -> Option<Instant> {
         let held = self.turns.iter().filter_map(|function| self.lanes.get(function)?.held);
         let due = self.due.first().map(|(at, ..)| *at);
         held.filter(|until| *until > now).chain(due).min()
     }
 
     /// A call that ran does not any more. With a time it is to be made again then.
-    pub(super) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
+    pub(in crate::queue) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
         let Some(lane) = self.left(function) else { return };
         (lane.held, lane.refused, lane.refused_since) = (None, 0, None);
         match again {
@@ -231,7 +241,7 @@ impl Lanes {
 
     /// A call was not made, and will not be: its function had no room for too long. The others wait, and are left
     /// alone as if it were made again.
-    pub(super) fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
+    pub(in crate::queue) fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
         if let Some(lane) = self.left(function) {
             lane.refuse(now, asked);
             self.tidy(function);
@@ -239,14 +249,20 @@ impl Lanes {
     }
 
     /// For how long a function has had no room, each time that it was asked.
-    pub(super) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
+    pub(in crate::queue) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
         let since = self.lanes.get(function).and_then(|lane| lane.refused_since);
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
     /// `asked`, or for longer with each time in a row.
-    pub(super) fn refused(&mut self, function: &LaneKey, number: u64, now: Instant, asked: Duration) {
+    pub(in crate::queue) fn refused(
+        &mut self,
+        function: &LaneKey,
+        number: u64,
+        now: Instant,
+        asked: Duration,
+    ) {
         let Some(lane) = self.left(function) else { return };
         lane.refuse(now, asked);
         self.push(function, number);
@@ -264,7 +280,7 @@ impl Lanes {
     }
 
     /// Takes out a call that is not being made. `false`: it is not here.
-    pub(super) fn take(&mut self, function: &LaneKey, number: u64) -> bool {
+    pub(in crate::queue) fn take(&mut self, function: &LaneKey, number: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(function) else { return false };
         if let Ok(at) = lane.ready.binary_search(&number) {
             lane.ready.remove(at);
@@ -289,7 +305,7 @@ impl Lanes {
     }
 
     /// Makes no more calls of a queue, or makes them again.
-    pub(super) fn pause(&mut self, queue: &str, paused: bool) {
+    pub(in crate::queue) fn pause(&mut self, queue: &str, paused: bool) {
         let was_paused = std::mem::replace(&mut self.queues.entry(queue.into()).or_default().paused, paused);
         if was_paused && !paused {
             // Nobody has asked for room meanwhile.
@@ -300,7 +316,7 @@ impl Lanes {
     }
 
     /// All queues that were paused or had something to do, and their counts.
-    pub(super) fn queues(&self) -> BTreeMap<Box<str>, (bool, Counts)> {
+    pub(in crate::queue) fn queues(&self) -> BTreeMap<Box<str>, (bool, Counts)> {
         let mut queues: BTreeMap<Box<str>, (bool, Counts)> = self
             .queues
             .iter()
@@ -316,12 +332,12 @@ impl Lanes {
     }
 
     /// How many calls there are, running ones included.
-    pub(super) fn total(&self) -> usize {
+    pub(in crate::queue) fn total(&self) -> usize {
         self.lanes.values().map(Lane::count).sum()
     }
 
     /// The same of one lane.
-    pub(super) fn count(&self, function: &LaneKey) -> usize {
+    pub(in crate::queue) fn count(&self, function: &LaneKey) -> usize {
         self.lanes.get(function).map_or(0, Lane::count)
     }
 }

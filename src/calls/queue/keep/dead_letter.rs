@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::job::{Content, Facts, Job};
-use super::state::{count, readable};
-use super::surplus::surplus;
-use super::{Queue, QueueError};
+use crate::queue::job::{Content, Facts, Job};
+use crate::queue::keep::fair_share::surplus;
+use crate::queue::state::{count, readable};
+use crate::queue::{Queue, QueueError};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
 
 /// Calls that are thrown away in one write; others may want their turn in between.

@@ -7,14 +7,14 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
 
-use super::answer::header_lines;
-use super::end::Ending;
-use super::job::{Content, Job};
-use super::record::{CallRecord, CallState};
-use super::source::Source;
-use super::state::{Shared, readable};
-use super::surplus::surplus;
-use super::{Queue, QueueError};
+use crate::queue::job::{Content, Job};
+use crate::queue::keep::fair_share::surplus;
+use crate::queue::keep::record::{CallRecord, CallState};
+use crate::queue::run::body::Source;
+use crate::queue::run::complete::Ending;
+use crate::queue::run::response::header_lines;
+use crate::queue::state::{Shared, readable};
+use crate::queue::{Queue, QueueError};
 use host::store::{StoreError, StoredJob};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
 
@@ -277,7 +277,7 @@ impl Queue {
     }
 
     /// Ends a call that waits again, after its try had ended when it was cancelled.
-    pub(super) async fn cancel_queued(&self, number: u64) {
+    pub(in crate::queue) async fn cancel_queued(&self, number: u64) {
         let job = self.0.store.job(number).ok().flatten();
         let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
         let taken = self.0.state().lanes.take(&job.facts.lane(), number);
