@@ -1,7 +1,7 @@
 //! A call that is being taken in: it has its place in the queue before its body is read.
 
 use super::QueueError;
-use super::job::Content;
+use super::payload::Payload;
 use super::spool;
 use super::state::Arriving;
 
@@ -9,11 +9,11 @@ use super::state::Arriving;
 #[derive(Debug)]
 pub struct Draft {
     arriving: Arriving,
-    spooled: spool::Draft,
+    spooled: spool::SpoolWriter,
 }
 
 impl Draft {
-    pub(super) fn new(arriving: Arriving, spooled: spool::Draft) -> Self {
+    pub(super) fn new(arriving: Arriving, spooled: spool::SpoolWriter) -> Self {
         Self { arriving, spooled }
     }
 
@@ -24,7 +24,7 @@ impl Draft {
     }
 
     /// What it sends, on disk if that has a file.
-    pub(super) async fn finish(self) -> Result<(Arriving, Content), QueueError> {
+    pub(super) async fn finish(self) -> Result<(Arriving, Payload), QueueError> {
         Ok((self.arriving, self.spooled.finish().await?))
     }
 }

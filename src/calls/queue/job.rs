@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use super::callback::{Callback, Rules};
-use super::codec::{self, Unreadable};
+use super::callback::egress_policy::EgressPolicy;
+use super::codec::{self, DecodeError};
+use super::payload::Payload;
 use super::schedule::scheduler::LaneKey;
 use model::function::FunctionKey;
 
@@ -28,7 +28,7 @@ pub struct Job {
     /// What is known of it beside what it sends.
     pub facts: Facts,
     /// What it sends.
-    pub content: Content,
+    pub payload: Payload,
 }
 
 /// What is known of a call.
@@ -110,7 +110,7 @@ impl Facts {
     /// The lane that it waits in.
     pub(super) fn lane(&self) -> LaneKey {
         match &self.callback {
-            Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(Rules::group_of(url)),
+            Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(EgressPolicy::group_of(url)),
             _ => LaneKey::Function(self.function.clone()),
         }
     }
@@ -192,99 +192,82 @@ impl Try {
     }
 }
 
-/// What a call sends: the head of the request as the function gets it, without what says how long its body is, and
-/// without the empty line at its end; and the body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Short, and kept with the rest.
-    Inline {
-        /// The head.
-        head: Vec<u8>,
-        /// The body.
-        body: Vec<u8>,
-    },
-    /// Both in a file of their own, one after the other.
-    File {
-        /// Its name.
-        name: Uuid,
-        /// Bytes of the head.
-        head: u64,
-        /// Bytes of the body.
-        body: u64,
-    },
+/// Where the answer of a call goes, and what came of the call once it has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callback {
+    /// The receiver.
+    pub url: String,
+    /// What came of the call. While there is nothing, it is still to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
 }
 
-impl Content {
-    /// Bytes of all of it.
-    pub fn size(&self) -> u64 {
-        match self {
-            Self::Inline { head, body } => (head.len() + body.len()) as u64,
-            Self::File { head, body, .. } => head + body,
-        }
-    }
+/// What came of a call, beside its answer's headers and body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What a receiver knows the callback by: chosen here, so that no client can take that of another.
+    pub message_id: String,
+    /// The status that the function answered, or that a client would have got of the gateway.
+    pub status: u16,
+    /// How long the last try took, in microseconds.
+    pub took_us: u64,
+    /// How many tries before the last one failed.
+    pub retries: u32,
+    /// How many of them there may have been.
+    pub most_retries: u32,
+    /// Why the answer's body is not sent, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<String>,
+}
 
-    /// Its file, if it has one.
-    pub(super) fn file(&self) -> Option<Uuid> {
-        match self {
-            Self::Inline { .. } => None,
-            Self::File { name, .. } => Some(*name),
-        }
-    }
-
-    /// Nothing at all.
-    pub(super) fn nothing() -> Self {
-        Self::Inline { head: Vec::new(), body: Vec::new() }
-    }
-
-    /// Bytes of the body.
-    pub fn body_size(&self) -> u64 {
-        match self {
-            Self::Inline { body, .. } => body.len() as u64,
-            Self::File { body, .. } => *body,
-        }
+impl Ended {
+    /// How long the last try took.
+    pub fn took(&self) -> Duration {
+        Duration::from_micros(self.took_us)
     }
 }
 
 impl Job {
     /// As it is stored.
     pub(super) fn encode(&self) -> Vec<u8> {
-        codec::encode(&self.facts, &self.content)
+        codec::encode(&self.facts, &self.payload)
     }
 
     /// Reads what [`Self::encode`] made.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        codec::decode(bytes).map(|(facts, content)| Self { facts, content })
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode(bytes).map(|(facts, payload)| Self { facts, payload })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::queue::callback::Ended;
+    use uuid::Uuid;
 
-    fn job(content: Content) -> Job {
+    use super::*;
+
+    fn job(payload: Payload) -> Job {
         let function = FunctionKey::parse("resize.dev").expect("a name");
         let mut facts = Facts::new(function, "one\ntwo \"three\"".into(), "POST".into(), "/a%20b?c=1");
         facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::from_millis(5), Some(500), "500\nno"));
-        Job { facts, content }
+        Job { facts, payload }
     }
 
     #[test]
-    fn what_is_stored_is_read_again() {
+    fn a_job_decodes_to_what_was_encoded() {
         let head = b"POST / HTTP/1.1\r\nX: \xff\r\n".to_vec();
-        for content in [
-            Content::Inline { head: head.clone(), body: Vec::new() },
-            Content::Inline { head, body: b"\n\0\xff{}".to_vec() },
-            Content::File { name: Uuid::from_u128(7), head: 9, body: 1 << 40 },
+        for payload in [
+            Payload::Inline { head: head.clone(), body: Vec::new() },
+            Payload::Inline { head, body: b"\n\0\xff{}".to_vec() },
+            Payload::File { name: Uuid::from_u128(7), head: 9, body: 1 << 40 },
         ] {
-            let job = job(content);
+            let job = job(payload);
             assert_eq!(Job::decode(&job.encode()).expect("readable"), job);
         }
     }
 
     #[test]
-    fn what_is_damaged_is_no_job() {
-        let bytes = job(Content::File { name: Uuid::nil(), head: 1, body: 1 }).encode();
+    fn a_corrupt_row_does_not_decode() {
+        let bytes = job(Payload::File { name: Uuid::nil(), head: 1, body: 1 }).encode();
         for damaged in [&bytes[..0], &bytes[..20], &bytes[..bytes.len() - 1], b"{}\n"] {
             assert!(Job::decode(damaged).is_err(), "{}", String::from_utf8_lossy(damaged));
         }
@@ -344,8 +327,8 @@ mod tests {
             facts.callback = Some(Callback { url: "u".repeat(1000), ended: None });
             let inline = facts.inline();
             assert!(inline > 512, "{inline}: short calls have files");
-            let content = Content::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
-            let mut job = Job { facts, content };
+            let payload = Payload::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
+            let mut job = Job { facts, payload };
             for _ in 0..100 {
                 job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &text.repeat(4000)));
             }

@@ -24,6 +24,7 @@ mod error;
 mod intake;
 mod job;
 mod keep;
+mod payload;
 mod run;
 mod schedule;
 mod scheduled;
@@ -43,22 +44,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use callback::{Callback, Ended};
 pub use error::QueueError;
 pub use intake::Draft;
-pub use job::{Content, Facts, Job, Try};
+pub use job::{Callback, Ended, Facts, Job, Try};
 pub use keep::dead_letter::{DeadCall, Which};
 pub use keep::query::{AnswerBody, Filter, KeptAnswer};
 pub use keep::record::{CallRecord, CallState, Start};
+pub use payload::Payload;
 pub use schedule::scheduler::Counts;
 pub use scheduled::Stage;
 
-use codec::Unreadable;
+use codec::DecodeError;
 use directory::Directory;
 use host::store::{Store, StoreError, StoredJob};
 use keep::index::Index;
 use model::config;
-use schedule::scheduler::{Lanes, Limits};
+use schedule::scheduler::{FairScheduler, Limits};
 use spool::Spool;
 use state::{Shared, State, Totals, count, readable};
 
@@ -118,7 +119,7 @@ impl Queue {
         let settings = config.queue.clone();
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
         let mut state = State {
-            lanes: Lanes::new(limits),
+            scheduler: FairScheduler::new(limits),
             // Also past what cannot be read.
             next: store.last_job_number()? + 1,
             arriving: 0,
@@ -138,8 +139,8 @@ impl Queue {
         let mut left = Left::default();
         for row in store.dead_jobs() {
             let Some((_, job)) = left.row(row, Job::decode) else { continue };
-            left.files.extend(job.content.file());
-            state.dead_size += job.content.size();
+            left.files.extend(job.payload.file());
+            state.dead_size += job.payload.size();
         }
         for row in store.call_records() {
             let Some((number, (record, answer))) = left.row(row, CallRecord::decode) else { continue };
@@ -153,7 +154,7 @@ impl Queue {
             directory,
             spool,
             receivers: callback::Client::new(
-                callback::Rules::new(&settings, config.gateway.reached_at()),
+                callback::EgressPolicy::new(&settings, config.gateway.reached_at()),
                 settings.callback_timeout,
                 config.functions.timeout,
             ),
@@ -167,20 +168,20 @@ impl Queue {
             stop: CancellationToken::new(),
             break_off: CancellationToken::new(),
             running: TaskTracker::new(),
-            burying: tokio::sync::Mutex::default(),
+            dead_letter_lock: tokio::sync::Mutex::default(),
             pausing: tokio::sync::Mutex::default(),
             totals: Totals::default(),
         });
         for row in store.jobs() {
             let Some((number, job)) = left.row(row, Job::decode) else { continue };
-            left.files.extend(job.content.file());
+            left.files.extend(job.payload.file());
             let mut state = shared.state();
-            state.found(&job.facts, job.content.size());
+            state.found(&job.facts, job.payload.size());
             let at = shared.due(&job.facts);
             shared.add(&mut state, &job.facts, number, at);
         }
         for queue in store.paused_queues()? {
-            shared.state().lanes.pause(&queue, true);
+            shared.state().scheduler.pause(&queue, true);
         }
         if left.unreadable {
             // Nobody knows whose they are.
@@ -202,7 +203,7 @@ impl Queue {
         loop {
             let changed = shared.changed.notified();
             let now = self.pump();
-            let due = shared.state().lanes.next_due(now);
+            let due = shared.state().scheduler.next_due(now);
             tokio::select! {
                 () = shared.stop.cancelled() => return,
                 () = changed => {}
@@ -238,7 +239,7 @@ impl Queue {
         let shared = &self.0;
         let mut interval = tokio::time::interval(LOOK_EVERY);
         while let Some(_now) = shared.stop.run_until_cancelled(interval.tick()).await {
-            shared.state().lanes.reassign(|lane| shared.queue_of(lane));
+            shared.state().scheduler.reassign(|lane| shared.queue_of(lane));
             for entry in shared.directory.all() {
                 entry.peek().endpoints.iter().for_each(|endpoint| endpoint.pool.evict_idle());
             }
@@ -274,13 +275,13 @@ impl Queue {
 
     /// Where the answer of a call goes whose client gave this URL; else why it cannot go there.
     pub fn callback_to(&self, url: &str) -> Result<Callback, String> {
-        Ok(Callback { url: self.0.receivers.rules().check(url)?, ended: None })
+        Ok(Callback { url: self.0.receivers.policy().check(url)?, ended: None })
     }
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
         let arriving = self.0.arrive(facts, head.len() as u64, body.unwrap_or(0), false)?;
-        Ok(Draft::new(arriving, self.0.spool.draft(head, facts.inline())))
+        Ok(Draft::new(arriving, self.0.spool.writer(head, facts.inline())))
     }
 
     /// Accepts a call; returns when it is on disk.
@@ -296,12 +297,12 @@ impl Queue {
         watcher: Option<oneshot::Sender<CallState>>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let (arriving, content) = draft.finish().await?;
-        let job = Job { facts, content };
+        let (arriving, payload) = draft.finish().await?;
+        let job = Job { facts, payload };
         let number = arriving.number;
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
             if !error.was_begun() {
-                shared.spool.remove(&job.content).await;
+                shared.spool.remove(&job.payload).await;
                 return Err(error.into());
             }
             // It may be found by the next start: then its file must be there, too. The client need not wait for that.
@@ -309,10 +310,11 @@ impl Queue {
             let undo = async move {
                 let shared = &queue.0;
                 let delete = || shared.store.delete_job(number);
-                let undone =
-                    shared.until_kept_or("that a call was refused", delete, StoreError::needs_restart).await;
+                let undone = shared
+                    .persist_with_retry("that a call was refused", delete, StoreError::needs_restart)
+                    .await;
                 if undone.is_ok() {
-                    shared.spool.remove(&job.content).await;
+                    shared.spool.remove(&job.payload).await;
                 }
                 drop(arriving);
             };
@@ -334,7 +336,7 @@ impl Queue {
 
     /// The queues that there are, and how many calls each has.
     pub fn queues(&self) -> Vec<QueueStatus> {
-        let queues = self.0.state().lanes.queues().into_iter();
+        let queues = self.0.state().scheduler.queues().into_iter();
         queues.map(|(name, (paused, counts))| QueueStatus { name, paused, counts }).collect()
     }
 
@@ -342,7 +344,7 @@ impl Queue {
     pub async fn pause(&self, queue: &str, paused: bool) -> Result<(), QueueError> {
         let _one = self.0.pausing.lock().await;
         self.0.store.pause_queue(queue, paused).await?;
-        self.0.state().lanes.pause(queue, paused);
+        self.0.state().scheduler.pause(queue, paused);
         self.pump();
         Ok(())
     }
@@ -391,7 +393,7 @@ impl Queue {
                 if shared.stop.is_cancelled() {
                     return now;
                 }
-                let next = state.lanes.next(now, |lane| shared.limit_of(lane));
+                let next = state.scheduler.next(now, |lane| shared.limit_of(lane));
                 let Some((lane, number)) = next else { return now };
                 let cancel = CancellationToken::new();
                 let running = state::Running { since: Timestamp::now(), cancel: cancel.clone() };
@@ -422,7 +424,7 @@ impl Left {
     fn row<T>(
         &mut self,
         row: Result<StoredJob, StoreError>,
-        decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
+        decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Option<(u64, T)> {
         let (number, bytes) = match row {
             Ok(row) => row,

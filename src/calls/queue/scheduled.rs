@@ -1,7 +1,8 @@
 //! Calls that timers make: accepted together with what the timer remembers of them, and watched until they end.
 
+use super::payload::Payload;
 use super::state::count;
-use super::{CallRecord, CallState, Content, Facts, Job, Queue, QueueError};
+use super::{CallRecord, CallState, Facts, Job, Queue, QueueError};
 use host::store::StoreError;
 
 /// How far a call has come.
@@ -34,7 +35,7 @@ impl Queue {
         let shared = &self.0;
         let arriving = shared.arrive(&facts, head.len() as u64, 0, true)?;
         let number = arriving.number;
-        let job = Job { facts, content: Content::Inline { head, body: Vec::new() } };
+        let job = Job { facts, payload: Payload::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;
         let (bytes, timer) = (job.encode(), timer(number));
         let write = || shared.store.put_run(function, number, bytes.clone(), timer.clone());
@@ -44,7 +45,9 @@ impl Queue {
             Err(error) if !error.was_begun() || error.needs_restart() => return Err(error.into()),
             // It may be found by the next start all the same, so it must be this very write that is made: another one
             // would be another run.
-            Err(_) => shared.until_kept_or("a run of a schedule", write, StoreError::needs_restart).await?,
+            Err(_) => {
+                shared.persist_with_retry("a run of a schedule", write, StoreError::needs_restart).await?
+            }
         }
         // Nothing is kept of a function that was removed meanwhile.
         if shared.store.job(number)?.is_none() {

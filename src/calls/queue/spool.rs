@@ -12,7 +12,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
-use super::job::Content;
+use super::payload::Payload;
 use host::private_file;
 
 /// What must stay free on the disk, in bytes: the store must be able to write when the spool cannot any more.
@@ -33,9 +33,9 @@ impl Spool {
     }
 
     /// Begins to take in what a call sends, of which this is the head. `inline` bytes of both may do without a file.
-    pub(super) fn draft(&self, head: Vec<u8>, inline: usize) -> Draft {
+    pub(super) fn writer(&self, head: Vec<u8>, inline: usize) -> SpoolWriter {
         let size = head.len() as u64;
-        Draft { spool: self.clone(), inline, head: size, start: head, file: None, size, looked: 0 }
+        SpoolWriter { spool: self.clone(), inline, head: size, start: head, file: None, size, looked: 0 }
     }
 
     /// Reads the head that a file begins with; its body can be read from what is given with it.
@@ -53,17 +53,17 @@ impl Spool {
     }
 
     /// The same once more, to be removed by itself; on disk if it has a file.
-    pub(super) async fn share(&self, content: &Content) -> io::Result<Content> {
-        let Content::File { name, head, body } = content else { return Ok(content.clone()) };
+    pub(super) async fn share(&self, payload: &Payload) -> io::Result<Payload> {
+        let Payload::File { name, head, body } = payload else { return Ok(payload.clone()) };
         let other = Uuid::new_v4();
         tokio::fs::hard_link(self.path(*name), self.path(other)).await?;
         File::open(&self.0).await?.sync_all().await?;
-        Ok(Content::File { name: other, head: *head, body: *body })
+        Ok(Payload::File { name: other, head: *head, body: *body })
     }
 
     /// Removes what a call has on the disk.
-    pub(super) async fn remove(&self, content: &Content) {
-        let Content::File { name, .. } = content else { return };
+    pub(super) async fn remove(&self, payload: &Payload) {
+        let Payload::File { name, .. } = payload else { return };
         let path = self.path(*name);
         match tokio::fs::remove_file(&path).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -107,7 +107,7 @@ impl Spool {
 
 /// What a call sends, while it is taken in. Dropped before its end, it leaves nothing.
 #[derive(Debug)]
-pub(super) struct Draft {
+pub(super) struct SpoolWriter {
     spool: Spool,
     /// Bytes that may do without a file.
     inline: usize,
@@ -121,7 +121,7 @@ pub(super) struct Draft {
     looked: u64,
 }
 
-impl Draft {
+impl SpoolWriter {
     /// Bytes so far, of the head and the body.
     pub(super) fn size(&self) -> u64 {
         self.size
@@ -157,25 +157,25 @@ impl Draft {
     }
 
     /// Head and body, on disk if they have a file. Whoever drops them without keeping them must remove them.
-    pub(super) async fn finish(mut self) -> io::Result<Content> {
+    pub(super) async fn finish(mut self) -> io::Result<Payload> {
         if self.file.is_none() && self.start.len() > self.inline {
             self.open().await?;
         }
         let Some((name, file)) = &mut self.file else {
             let mut head = std::mem::take(&mut self.start);
             let body = head.split_off(usize::try_from(self.head).unwrap_or(usize::MAX).min(head.len()));
-            return Ok(Content::Inline { head, body });
+            return Ok(Payload::Inline { head, body });
         };
         let name = *name;
         file.flush().await?;
         file.sync_data().await?;
         File::open(&self.spool.0).await?.sync_all().await?;
         self.file = None;
-        Ok(Content::File { name, head: self.head, body: self.size - self.head })
+        Ok(Payload::File { name, head: self.head, body: self.size - self.head })
     }
 }
 
-impl Drop for Draft {
+impl Drop for SpoolWriter {
     fn drop(&mut self) {
         if let Some((name, _)) = self.file.take() {
             // The next start would remove it too.
@@ -200,8 +200,8 @@ mod tests {
         std::fs::read_dir(&spool.0).expect("a directory").count()
     }
 
-    async fn content(spool: &Spool, head: &[u8], pieces: &[&[u8]]) -> Content {
-        let mut draft = spool.draft(head.to_vec(), INLINE);
+    async fn payload(spool: &Spool, head: &[u8], pieces: &[&[u8]]) -> Payload {
+        let mut draft = spool.writer(head.to_vec(), INLINE);
         for piece in pieces {
             draft.push(piece).await.expect("written");
         }
@@ -209,20 +209,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_short_is_kept_and_what_is_longer_has_a_file() {
+    async fn a_short_payload_is_inline_and_a_longer_one_has_a_file() {
         let (_state, spool) = spool();
-        let inline = |head: &[u8], body: &[u8]| Content::Inline { head: head.to_vec(), body: body.to_vec() };
-        assert_eq!(content(&spool, b"head", &[]).await, inline(b"head", b""));
+        let inline = |head: &[u8], body: &[u8]| Payload::Inline { head: head.to_vec(), body: body.to_vec() };
+        assert_eq!(payload(&spool, b"head", &[]).await, inline(b"head", b""));
         let short = vec![7; INLINE - 4];
-        assert_eq!(content(&spool, b"head", &[&short[..9], &short[9..]]).await, inline(b"head", &short));
+        assert_eq!(payload(&spool, b"head", &[&short[..9], &short[9..]]).await, inline(b"head", &short));
         assert_eq!(files(&spool), 0);
         let long_head = vec![b'h'; INLINE + 1];
         for (head, pieces) in
             [(&b"head"[..], vec![&short[..], b"x", b"yz"]), (&long_head, vec![]), (&long_head, vec![b"b"])]
         {
             let body = pieces.concat();
-            let long = content(&spool, head, &pieces).await;
-            let Content::File { name, head: heads, body: bodies } = long else {
+            let long = payload(&spool, head, &pieces).await;
+            let Payload::File { name, head: heads, body: bodies } = long else {
                 panic!("{long:?} is kept in memory")
             };
             assert_eq!((heads, bodies), (head.len() as u64, body.len() as u64));
@@ -241,16 +241,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_finished_or_is_not_used_leaves_nothing() {
+    async fn an_unfinished_or_unused_file_is_removed() {
         let (_state, spool) = spool();
-        let mut draft = spool.draft(Vec::new(), INLINE);
+        let mut draft = spool.writer(Vec::new(), INLINE);
         draft.push(&[0; INLINE + 1]).await.expect("written");
         assert_eq!(files(&spool), 1);
         drop(draft);
         assert_eq!(files(&spool), 0);
         let mut kept = HashSet::new();
         for _ in 0..2 {
-            if let Content::File { name, .. } = content(&spool, b"", &[&[0; INLINE + 1]]).await {
+            if let Payload::File { name, .. } = payload(&spool, b"", &[&[0; INLINE + 1]]).await {
                 kept = HashSet::from([name]);
             }
         }

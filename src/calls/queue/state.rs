@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::callback;
-use super::codec::Unreadable;
+use super::codec::DecodeError;
 use super::keep::index::Index;
-use super::schedule::scheduler::{LaneKey, Lanes};
+use super::schedule::scheduler::{FairScheduler, LaneKey};
 use super::spool::Spool;
 use super::{CallState, DEFAULT_QUEUE, Facts, LONGEST_PAUSE, QueueError};
 use directory::{Directory, Entry};
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     pub(super) break_off: CancellationToken,
     pub(super) running: TaskTracker,
     /// Held while calls that were given up are taken up again or thrown away, and records are forgotten.
-    pub(super) burying: tokio::sync::Mutex<()>,
+    pub(super) dead_letter_lock: tokio::sync::Mutex<()>,
     /// Held while queues are paused or go on, so that memory and disk say the same.
     pub(super) pausing: tokio::sync::Mutex<()>,
     pub(super) totals: Totals,
@@ -63,7 +63,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) lanes: Lanes,
+    pub(super) scheduler: FairScheduler,
     /// The number of the next call.
     pub(super) next: u64,
     /// Calls that are on their way to the disk.
@@ -179,7 +179,7 @@ impl Shared {
             });
         }
         let room = calls + if by_timer { calls.div_ceil(TIMERS_SHARE) } else { 0 };
-        if state.lanes.total() + state.arriving >= room {
+        if state.scheduler.total() + state.arriving >= room {
             return Err(QueueError::Full {
                 what: format!("{calls} calls (queue.max_calls)"),
                 retry_after: FULL_PAUSE,
@@ -189,7 +189,7 @@ impl Shared {
         let (owner, half) = (Owner::of(&lane), room.div_ceil(2));
         let arriving = state.shares.get(&owner).map_or(0, |share| share.arriving);
         if let Owner::Function(function) = &owner
-            && state.lanes.count(&lane) + arriving >= half
+            && state.scheduler.count(&lane) + arriving >= half
         {
             return Err(QueueError::Full {
                 what: format!("{half} calls of {function} (half of queue.max_calls)"),
@@ -217,7 +217,7 @@ impl Shared {
     }
 
     /// Forgets those who have stopped waiting for the end of a call.
-    pub(super) fn watch_no_more(state: &mut State, number: u64) {
+    pub(super) fn unwatch(state: &mut State, number: u64) {
         if let Some(watchers) = state.watchers.get_mut(&number) {
             watchers.retain(|watcher| !watcher.is_closed());
             if watchers.is_empty() {
@@ -281,7 +281,7 @@ impl Shared {
         }
         let lane = facts.lane();
         let queue = self.queue_of(&lane);
-        state.lanes.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
+        state.scheduler.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
     }
 
     /// When a call is to be made again whose pause was begun earlier; `None`: at once. It is at most the longest pause
@@ -428,7 +428,7 @@ impl Drop for Arriving {
 pub(super) fn readable<T>(
     number: u64,
     bytes: &[u8],
-    decode: impl Fn(&[u8]) -> Result<T, Unreadable>,
+    decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
 ) -> Option<T> {
     decode(bytes).inspect_err(|error| tracing::error!(number, %error, "a call is left as it is stored")).ok()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-use super::egress_policy::{Receiver, Rules};
+use super::egress_policy::{EgressPolicy, Receiver};
 
 /// How long a receiver may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const LOOKUPS: usize = 4;
 /// most machines send none.
 #[derive(Debug)]
 pub(in crate::queue) struct Client {
-    rules: Arc<Rules>,
+    policy: Arc<EgressPolicy>,
     timeout: Duration,
     /// The same for functions of this machine.
     own_timeout: Duration,
@@ -29,8 +29,8 @@ pub(in crate::queue) struct Client {
 impl Client {
     /// One that keeps to these rules; a receiver may take so long for one callback, a function of this machine so
     /// long as calls may.
-    pub(in crate::queue) fn new(rules: Rules, timeout: Duration, of_calls: Duration) -> Self {
-        Self { rules: Arc::new(rules), timeout, own_timeout: of_calls.max(timeout), http: OnceLock::new() }
+    pub(in crate::queue) fn new(policy: EgressPolicy, timeout: Duration, of_calls: Duration) -> Self {
+        Self { policy: Arc::new(policy), timeout, own_timeout: of_calls.max(timeout), http: OnceLock::new() }
     }
 
     /// How long a receiver may take.
@@ -38,8 +38,8 @@ impl Client {
         if receiver.is_gateway { self.own_timeout } else { self.timeout }
     }
 
-    pub(in crate::queue) fn rules(&self) -> &Rules {
-        &self.rules
+    pub(in crate::queue) fn policy(&self) -> &EgressPolicy {
+        &self.policy
     }
 
     pub(super) fn http(&self) -> Result<&reqwest::Client, reqwest::Error> {
@@ -49,7 +49,7 @@ impl Client {
         // reqwest has no TLS of its own; a second installation is refused, and means nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .dns_resolver(Guard { rules: self.rules.clone(), lookups: Arc::new(Semaphore::new(LOOKUPS)) })
+            .dns_resolver(Guard { policy: self.policy.clone(), lookups: Arc::new(Semaphore::new(LOOKUPS)) })
             // A proxy would look names up by itself, and a redirect would lead past the rules.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -66,7 +66,7 @@ impl Client {
 /// name means a moment later.
 #[derive(Debug)]
 struct Guard {
-    rules: Arc<Rules>,
+    policy: Arc<EgressPolicy>,
     lookups: Arc<Semaphore>,
 }
 
@@ -85,7 +85,7 @@ struct Forbidden {
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let (rules, permit) = (self.rules.clone(), self.lookups.clone().try_acquire_owned());
+        let (policy, permit) = (self.policy.clone(), self.lookups.clone().try_acquire_owned());
         Box::pin(async move {
             let permit = permit.map_err(|_| NoLookup)?;
             let name = name.as_str().to_owned();
@@ -93,7 +93,7 @@ impl Resolve for Guard {
                 // Until the lookup has ended, also when nobody waits for it any more.
                 let _permit = permit;
                 let found = (name.as_str(), 0).to_socket_addrs()?;
-                allowed(&rules, &name, found)
+                allowed(&policy, &name, found)
             };
             let allowed = tokio::task::spawn_blocking(look).await??;
             Ok(Box::new(allowed.into_iter()) as Addrs)
@@ -103,14 +103,14 @@ impl Resolve for Guard {
 
 /// Those of a name's addresses that may be reached.
 fn allowed(
-    rules: &Rules,
+    policy: &EgressPolicy,
     name: &str,
     found: impl Iterator<Item = SocketAddr>,
 ) -> std::io::Result<Vec<SocketAddr>> {
     let mut allowed = Vec::new();
     let mut refused = None;
     for address in found {
-        match rules.may_reach(address.ip()) {
+        match policy.may_reach(address.ip()) {
             Ok(()) => allowed.push(address),
             Err(reason) => refused = Some(reason),
         }

@@ -8,11 +8,10 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
-use super::Ended;
 use super::client::{Client, NoLookup};
 use super::signature::Keys;
-use crate::queue::job::{Facts, Job};
-use crate::queue::run::body::{Source, is_shortage};
+use crate::queue::job::{Ended, Facts, Job};
+use crate::queue::run::body::{BodySource, is_shortage};
 use crate::queue::run::outcome::Outcome;
 use crate::queue::run::response::header_lines;
 use crate::queue::schedule::retry::retry_after;
@@ -45,7 +44,7 @@ const OURS: [&str; 14] = [
 ];
 
 /// Sends a callback once.
-pub(in crate::queue) async fn tell(
+pub(in crate::queue) async fn deliver(
     client: &Client,
     job: &Job,
     ended: &Ended,
@@ -55,10 +54,10 @@ pub(in crate::queue) async fn tell(
 ) -> Outcome {
     // Also when it was checked before: the configuration may have changed.
     let url = job.facts.callback.as_ref().map_or("", |callback| callback.url.as_str());
-    let receiver = match client.rules().receiver(url) {
+    let receiver = match client.policy().receiver(url) {
         Ok(receiver) => receiver,
         Err(reason) => {
-            return Outcome::Hopeless { reason: format!("the receiver cannot be called: {reason}") };
+            return Outcome::Permanent { reason: format!("the receiver cannot be called: {reason}") };
         }
     };
     let ours = |reason: String| Outcome::Busy { pause: PAUSE, reason };
@@ -66,8 +65,8 @@ pub(in crate::queue) async fn tell(
         Ok(http) => http,
         Err(error) => return ours(format!("callbacks cannot be sent: {}", model::error::chain(&error))),
     };
-    let size = job.content.body_size();
-    let (head, mut body) = match Source::open(&job.content, spool).await {
+    let size = job.payload.body_size();
+    let (head, mut body) = match BodySource::open(&job.payload, spool).await {
         Ok(opened) => opened,
         Err(outcome) => return outcome,
     };
@@ -82,8 +81,8 @@ pub(in crate::queue) async fn tell(
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
     let body = match body {
-        Source::Memory(bytes) => reqwest::Body::from(bytes.to_vec()),
-        Source::File(file) => reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, PIECE)),
+        BodySource::Memory(bytes) => reqwest::Body::from(bytes.to_vec()),
+        BodySource::File(file) => reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, PIECE)),
     };
     let (timeout, is_gateway) = (client.timeout_of(&receiver), receiver.is_gateway);
     match http.post(receiver.url).timeout(timeout).headers(headers).body(body).send().await {
@@ -96,7 +95,7 @@ pub(in crate::queue) async fn tell(
         Err(error) => {
             let reason =
                 format!("the receiver was not reached: {}", model::error::chain(&error.without_url()));
-            Outcome::Failed { code: None, pause: None, reason }
+            Outcome::Retryable { code: None, pause: None, reason }
         }
     }
 }
@@ -138,15 +137,15 @@ fn is_ours(name: &str) -> bool {
 async fn sign(
     secret: &Path,
     id: &str,
-    body: &mut Source<'_>,
+    body: &mut BodySource<'_>,
 ) -> Result<[(HeaderName, HeaderValue); 3], String> {
     // Read for each, so that a secret can be changed while the daemon runs.
     let keys = Keys::read(secret).await?;
     let at = Timestamp::now();
     let mut signing = keys.begin(id, at);
     match body {
-        Source::Memory(bytes) => signing.update(bytes),
-        Source::File(file) => {
+        BodySource::Memory(bytes) => signing.update(bytes),
+        BodySource::File(file) => {
             let read = signing.update_from(file).await;
             read.map_err(|error| format!("the answer cannot be read from the disk: {error}"))?;
         }
@@ -174,16 +173,16 @@ async fn judge(mut answer: reqwest::Response, is_gateway: bool, longest_pause: D
         }
     }
     if status.is_success() {
-        return Outcome::Done;
+        return Outcome::Success;
     }
     let who = if is_gateway { "the gateway" } else { "the receiver" };
     let code = status.as_u16();
     // It is not there any more, and says so.
     if status == http::StatusCode::GONE {
-        return Outcome::Hopeless { reason: format!("{who} answered {code}: it wants no more") };
+        return Outcome::Permanent { reason: format!("{who} answered {code}: it wants no more") };
     }
     let redirects = if status.is_redirection() { ", and redirects are not followed" } else { "" };
-    Outcome::Failed { code: Some(code), pause, reason: format!("{who} answered {code}{redirects}") }
+    Outcome::Retryable { code: Some(code), pause, reason: format!("{who} answered {code}{redirects}") }
 }
 
 /// Whether this process has no files left, or no thread to look a name up.

@@ -24,7 +24,7 @@ const GATEWAY_PATHS: [&str; 2] = ["/function/", "/async-function/"];
 
 /// Where callbacks may go.
 #[derive(Debug)]
-pub(in crate::queue) struct Rules {
+pub(in crate::queue) struct EgressPolicy {
     /// Names of hosts, or `*.` and what they end with; if there are any, no others are reached.
     hosts: Vec<String>,
     /// Networks that may be reached although they are nobody else's.
@@ -42,7 +42,7 @@ pub(super) struct Receiver {
     pub(super) is_gateway: bool,
 }
 
-impl Rules {
+impl EgressPolicy {
     pub(in crate::queue) fn new(config: &config::Queue, gateway: SocketAddr) -> Self {
         Self { hosts: config.callback_hosts.clone(), networks: config.callback_networks.clone(), gateway }
     }
@@ -173,8 +173,8 @@ fn fits(pattern: &str, host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn rules(hosts: &[&str], networks: &[&str]) -> Rules {
-        Rules {
+    fn rules(hosts: &[&str], networks: &[&str]) -> EgressPolicy {
+        EgressPolicy {
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             networks: networks.iter().map(|network| network.parse().expect("a network")).collect(),
             gateway: "127.0.0.1:8081".parse().expect("an address"),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_is_not_reached_at_its_public_address() {
+    fn a_local_service_is_unreachable_through_its_public_address() {
         let rules = rules(&[], &["9.9.9.7/32"]);
         let own =
             || vec!["9.9.9.9/29".parse().expect("a network"), "2001:200::9/64".parse().expect("a network")];
@@ -268,16 +268,16 @@ mod tests {
 
     #[test]
     fn a_host_is_in_one_group_however_it_is_spelled() {
-        let group = Rules::group_of("http://a.example/x");
+        let group = EgressPolicy::group_of("http://a.example/x");
         for url in ["https://a.example:81/y", "http://A.example./"] {
-            assert_eq!(Rules::group_of(url), group, "{url}");
+            assert_eq!(EgressPolicy::group_of(url), group, "{url}");
         }
         assert_eq!(
-            Rules::group_of("http://gateway/function/a"),
-            Rules::group_of("http://gateway.openfaas:8080/function/b")
+            EgressPolicy::group_of("http://gateway/function/a"),
+            EgressPolicy::group_of("http://gateway.openfaas:8080/function/b")
         );
         let groups: std::collections::BTreeSet<u8> =
-            (0..10_000).map(|number| Rules::group_of(&format!("http://{number}.example/"))).collect();
+            (0..10_000).map(|number| EgressPolicy::group_of(&format!("http://{number}.example/"))).collect();
         assert_eq!(groups.len() as u64, GROUPS);
     }
 }

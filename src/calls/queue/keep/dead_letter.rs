@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::queue::job::{Content, Facts, Job};
-use crate::queue::keep::fair_share::surplus;
+use crate::queue::job::{Facts, Job};
+use crate::queue::keep::fair_share::evict_over;
+use crate::queue::payload::Payload;
 use crate::queue::state::{count, readable};
 use crate::queue::{Queue, QueueError};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
@@ -43,8 +44,8 @@ pub struct DeadCall {
 }
 
 impl DeadCall {
-    fn new(number: u64, Job { facts, content }: Job) -> Self {
-        Self { number, facts, body_size: content.body_size(), size: content.size() }
+    fn new(number: u64, Job { facts, payload }: Job) -> Self {
+        Self { number, facts, body_size: payload.body_size(), size: payload.size() }
     }
 
     /// When it was given up, near enough: when its last try began.
@@ -55,7 +56,7 @@ impl DeadCall {
 
 /// What decides whether it is kept for longer; of two the one that goes first is the lesser.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Kept {
+struct Candidate {
     is_call: bool,
     since: Timestamp,
     number: u64,
@@ -65,14 +66,14 @@ struct Kept {
 
 /// Takes out what is more than `most`: their numbers. Callbacks go before calls: it takes nothing to have them given
 /// up, and they must not drive out calls.
-fn too_much(calls: &mut Vec<Kept>, most: u64, count: impl Fn(&Kept) -> u64) -> Vec<u64> {
+fn over_limit(calls: &mut Vec<Candidate>, most: u64, count: impl Fn(&Candidate) -> u64) -> Vec<u64> {
     let first_call = calls.partition_point(|call| !call.is_call);
-    let counted = |calls: &[Kept]| -> Vec<_> {
+    let counted = |calls: &[Candidate]| -> Vec<_> {
         calls.iter().map(|call| (call.function.clone(), count(call))).collect()
     };
     let (told, made) = (counted(&calls[..first_call]), counted(&calls[first_call..]));
     let taken: u64 = made.iter().map(|(_, count)| count).sum();
-    let gone = [surplus(&told, most.saturating_sub(taken)), surplus(&made, most)].concat();
+    let gone = [evict_over(&told, most.saturating_sub(taken)), evict_over(&made, most)].concat();
     let numbers = calls.iter().zip(&gone).filter(|(_, gone)| **gone).map(|(call, _)| call.number).collect();
     let mut gone = gone.into_iter();
     calls.retain(|_| !gone.next().unwrap_or_default());
@@ -120,9 +121,9 @@ impl Queue {
     /// Queues one of them again, as if it were new; the number that it has from then on.
     pub async fn replay(&self, number: u64) -> Result<u64, QueueError> {
         // One change at a time: a call that is taken up twice would share its body.
-        let _one = self.0.burying.lock().await;
+        let _one = self.0.dead_letter_lock.lock().await;
         let mut job = self.dead_job(number)?;
-        let size = job.content.size();
+        let size = job.payload.size();
         let arriving = self.0.arrive(&job.facts, size, 0, false)?;
         job.facts.renew();
         let again = arriving.number;
@@ -158,14 +159,14 @@ impl Queue {
 
     /// Throws one of them away.
     pub async fn purge(&self, number: u64) -> Result<(), QueueError> {
-        let _one = self.0.burying.lock().await;
+        let _one = self.0.dead_letter_lock.lock().await;
         let bytes = self.0.store.dead_job(number)?.ok_or(QueueError::NotFound { number })?;
         self.0.store.delete_dead_jobs(&[number]).await?;
         self.0.state().dead -= 1;
         // One that cannot be read is thrown away in no other way; what it sent goes with the next start.
         if let Ok(job) = Job::decode(&bytes) {
-            self.0.state().dead_size -= job.content.size();
-            self.0.spool.remove(&job.content).await;
+            self.0.state().dead_size -= job.payload.size();
+            self.0.spool.remove(&job.payload).await;
         }
         Ok(())
     }
@@ -182,7 +183,7 @@ impl Queue {
         let look = |queue: &Self| {
             let all = Which::default();
             let calls = queue.dead_calls(&all);
-            let row = |call: DeadCall| Kept {
+            let row = |call: DeadCall| Candidate {
                 is_call: !call.facts.is_callback(),
                 since: call.since(),
                 number: call.number,
@@ -195,32 +196,32 @@ impl Queue {
         };
         let calls = self.look_through_dead(look).await;
         let (now, mut numbers) = (Timestamp::now(), Vec::new());
-        let young = |call: &Kept| {
+        let young = |call: &Candidate| {
             // A clock that was set back makes it young again.
             let age = Duration::try_from(now.duration_since(call.since)).unwrap_or_default();
             age <= settings.keep_dead
         };
-        let (mut calls, old): (Vec<Kept>, Vec<Kept>) = calls.into_iter().partition(young);
+        let (mut calls, old): (Vec<Candidate>, Vec<Candidate>) = calls.into_iter().partition(young);
         numbers.extend(old.iter().map(|call| call.number));
-        numbers.extend(too_much(&mut calls, settings.max_dead as u64, |_| 1));
+        numbers.extend(over_limit(&mut calls, settings.max_dead as u64, |_| 1));
         let size: u64 = calls.iter().map(|call| call.size).sum();
         // By a part more than it takes, so that the next one does not have all of them looked through again.
         let most = settings.max_dead_size;
         let most = if size > most { most - most / 10 } else { most };
-        numbers.extend(too_much(&mut calls, most, |call| call.size));
+        numbers.extend(over_limit(&mut calls, most, |call| call.size));
         self.purge_some(numbers).await
     }
 
     async fn purge_some(&self, numbers: Vec<u64>) -> Result<usize, QueueError> {
         let mut purged = 0;
         for part in numbers.chunks(PART) {
-            let _one = self.0.burying.lock().await;
-            let (mut there, mut contents) = (Vec::new(), Vec::new());
+            let _one = self.0.dead_letter_lock.lock().await;
+            let (mut there, mut payloads) = (Vec::new(), Vec::new());
             for number in part {
                 match self.dead_job(*number) {
                     Ok(job) => {
                         there.push(*number);
-                        contents.push(job.content);
+                        payloads.push(job.payload);
                     }
                     // Somebody else was faster.
                     Err(QueueError::NotFound { .. }) => {}
@@ -231,10 +232,10 @@ impl Queue {
             {
                 let mut state = self.0.state();
                 state.dead -= there.len();
-                state.dead_size -= contents.iter().map(Content::size).sum::<u64>();
+                state.dead_size -= payloads.iter().map(Payload::size).sum::<u64>();
             }
-            for content in &contents {
-                self.0.spool.remove(content).await;
+            for payload in &payloads {
+                self.0.spool.remove(payload).await;
             }
             purged += there.len();
         }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Which of these go so that the others are `most` together at most. They are given with their owners and what they
+/// Which of these go so that the others are `limit` together at most. They are given with their owners and what they
 /// count, those first that go first. Those give way that have most: nobody drives out what others have.
-pub(in crate::queue) fn surplus<O: Hash + Eq>(kept: &[(O, u64)], most: u64) -> Vec<bool> {
+pub(in crate::queue) fn evict_over<O: Hash + Eq>(kept: &[(O, u64)], limit: u64) -> Vec<bool> {
     let mut totals: HashMap<&O, u64> = HashMap::new();
     for (owner, count) in kept {
         *totals.entry(owner).or_default() += count;
     }
-    let (share, mut rest) = share(totals.into_values().collect(), most);
+    let (share, mut rest) = max_min_share(totals.into_values().collect(), limit);
     // What each has left of its share; nothing once one of its own has gone.
     let mut left: HashMap<&O, Option<u64>> = HashMap::new();
     let mut gone: Vec<bool> = kept
@@ -31,9 +31,9 @@ pub(in crate::queue) fn surplus<O: Hash + Eq>(kept: &[(O, u64)], most: u64) -> V
 }
 
 /// What each may have, if those that have less leave the rest of theirs to the others; and what remains of that.
-fn share(mut totals: Vec<u64>, most: u64) -> (u64, u64) {
+fn max_min_share(mut totals: Vec<u64>, limit: u64) -> (u64, u64) {
     totals.sort_unstable();
-    let (mut left, mut owners) = (most, totals.len() as u64);
+    let (mut left, mut owners) = (limit, totals.len() as u64);
     for total in totals {
         if total > left / owners {
             return (left / owners, left % owners);
@@ -49,13 +49,13 @@ mod tests {
     use super::*;
 
     /// Those that stay, each by its owner.
-    fn stays(kept: &[(char, u64)], most: u64) -> String {
-        let gone = surplus(kept, most);
+    fn stays(kept: &[(char, u64)], limit: u64) -> String {
+        let gone = evict_over(kept, limit);
         kept.iter().zip(gone).filter(|(_, gone)| !gone).map(|((owner, _), _)| *owner).collect()
     }
 
     #[test]
-    fn those_give_way_that_have_most() {
+    fn eviction_starts_with_the_largest_tenant() {
         let ones = |text: &str| text.chars().map(|owner| (owner, 1)).collect::<Vec<_>>();
         assert_eq!(stays(&ones("aab"), 3), "aab");
         assert_eq!(stays(&ones("abaaaaac"), 4), "baac");
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_is_never_too_much() {
+    fn kept_total_never_exceeds_the_limit() {
         let mut random = 1u64;
         let mut next = |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -80,7 +80,7 @@ mod tests {
         for _ in 0..1000 {
             let kept: Vec<(u64, u64)> = (0..next(40)).map(|_| (next(5), next(20))).collect();
             let most = next(200);
-            let gone = surplus(&kept, most);
+            let gone = evict_over(&kept, most);
             let stays: u64 =
                 kept.iter().zip(&gone).filter(|(_, gone)| !**gone).map(|((_, count), _)| count).sum();
             assert!(stays <= most, "{kept:?} {most}");

@@ -7,11 +7,12 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
 
-use crate::queue::job::{Content, Job};
-use crate::queue::keep::fair_share::surplus;
+use crate::queue::job::Job;
+use crate::queue::keep::fair_share::evict_over;
 use crate::queue::keep::record::{CallRecord, CallState};
-use crate::queue::run::body::Source;
-use crate::queue::run::complete::Ending;
+use crate::queue::payload::Payload;
+use crate::queue::run::body::BodySource;
+use crate::queue::run::complete::Completion;
 use crate::queue::run::response::header_lines;
 use crate::queue::state::{Shared, readable};
 use crate::queue::{Queue, QueueError};
@@ -155,15 +156,15 @@ impl Queue {
     }
 
     /// An answer, if it is kept.
-    async fn opened(&self, call: &CallRecord, answer: Content) -> Option<KeptAnswer> {
+    async fn opened(&self, call: &CallRecord, answer: Payload) -> Option<KeptAnswer> {
         let code = call.code.filter(|_| call.result_until.is_some_and(|until| until >= Timestamp::now()))?;
         let size = answer.body_size();
         // Its time may have come just now.
-        let (head, body) = Source::open(&answer, &self.0.spool).await.ok()?;
+        let (head, body) = BodySource::open(&answer, &self.0.spool).await.ok()?;
         let head = head.into_owned();
         let body = match body {
-            Source::Memory(bytes) => AnswerBody::Memory(bytes.to_vec()),
-            Source::File(file) => AnswerBody::File(file),
+            BodySource::Memory(bytes) => AnswerBody::Memory(bytes.to_vec()),
+            BodySource::File(file) => AnswerBody::File(file),
         };
         Some(KeptAnswer { code, head, size, body, omitted: call.omitted.clone() })
     }
@@ -200,7 +201,7 @@ impl Queue {
 
     /// A call that has not ended.
     fn as_it_is(&self, number: u64, job: &Job) -> CallRecord {
-        let mut call = CallRecord::of(&job.facts, &job.content, CallState::Queued);
+        let mut call = CallRecord::of(&job.facts, &job.payload, CallState::Queued);
         if let Some(running) = self.0.state().running.get(&number) {
             call.state = CallState::Running;
             call.started_at.get_or_insert(running.since);
@@ -239,7 +240,7 @@ impl Queue {
                 if let Some(running) = state.running.get(&number) {
                     running.cancel.cancel();
                     Some(Shared::watch(&mut state, number))
-                } else if state.lanes.take(&job.facts.lane(), number) {
+                } else if state.scheduler.take(&job.facts.lane(), number) {
                     None
                 } else {
                     // Somebody else has cancelled it just now.
@@ -253,7 +254,7 @@ impl Queue {
             {
                 return Ok(());
             }
-            Shared::watch_no_more(&mut self.0.state(), number);
+            Shared::unwatch(&mut self.0.state(), number);
         }
         let call_id = call_id.to_owned();
         match self.found(&call_id)? {
@@ -266,7 +267,7 @@ impl Queue {
     /// goes back there.
     async fn end_queued(&self, number: u64, job: Job) -> Result<(), QueueError> {
         let facts = job.facts.clone();
-        let ended = self.end(number, job, Ending::cancelled(Duration::ZERO), |_| true).await;
+        let ended = self.end(number, job, Completion::cancelled(Duration::ZERO), |_| true).await;
         if ended.is_err() {
             let shared = &self.0;
             let at = shared.due(&facts);
@@ -280,7 +281,7 @@ impl Queue {
     pub(in crate::queue) async fn cancel_queued(&self, number: u64) {
         let job = self.0.store.job(number).ok().flatten();
         let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
-        let taken = self.0.state().lanes.take(&job.facts.lane(), number);
+        let taken = self.0.state().scheduler.take(&job.facts.lane(), number);
         if taken {
             // It was tried to do what was asked; who asked for it has been told that it did not come to that.
             let _ = self.end_queued(number, job).await;
@@ -290,7 +291,7 @@ impl Queue {
     /// Forgets calls that ended long ago, or are too many, and answers that were kept for long enough, or are too
     /// large together; of the functions that have most, and those first that ended first.
     pub async fn expire_records(&self) -> Result<(), QueueError> {
-        let _one = self.0.burying.lock().await;
+        let _one = self.0.dead_letter_lock.lock().await;
         let queue = self.clone();
         let look = move || queue.remembered();
         let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
@@ -302,7 +303,7 @@ impl Queue {
         };
         let (calls, mut forgotten): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_young);
         let counted: Vec<_> = calls.iter().map(|(_, call, _)| (call.function.clone(), 1)).collect();
-        let mut gone = surplus(&counted, config.max_records as u64).into_iter();
+        let mut gone = evict_over(&counted, config.max_records as u64).into_iter();
         let (too_many, calls): (Vec<_>, Vec<_>) =
             calls.into_iter().partition(|_| gone.next().unwrap_or_default());
         forgotten.extend(too_many);
@@ -318,12 +319,12 @@ impl Queue {
         // By a part more than it takes, so that the next one does not have all of them looked through again.
         let most = config.max_results_size;
         let most = if size > most { most - most / 10 } else { most };
-        let too_large = answered.into_iter().zip(surplus(&sizes, most)).filter(|(_, gone)| *gone);
+        let too_large = answered.into_iter().zip(evict_over(&sizes, most)).filter(|(_, gone)| *gone);
         let unanswered: Vec<Remembered> = old.into_iter().chain(too_large.map(|(call, _)| call)).collect();
         for part in unanswered.chunks(PART) {
             let without = part.iter().map(|(number, call, _)| {
                 let call = CallRecord { result_until: None, ..call.clone() };
-                (*number, call.encode(&Content::nothing()))
+                (*number, call.encode(&Payload::nothing()))
             });
             self.0.store.put_call_records(without.collect()).await?;
             self.0.state().result_size -= part.iter().map(|(_, _, answer)| answer.size()).sum::<u64>();
@@ -363,12 +364,12 @@ impl Queue {
 }
 
 /// A call that is remembered: its number, what is known of it, and its answer.
-type Remembered = (u64, CallRecord, Content);
+type Remembered = (u64, CallRecord, Payload);
 
 /// A call that was found.
 enum Found {
     /// It has not ended.
     Queued(u64, Job),
     /// It has, with this answer.
-    Ended(CallRecord, Content),
+    Ended(CallRecord, Payload),
 }

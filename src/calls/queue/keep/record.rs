@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::queue::codec::{self, Unreadable};
-use crate::queue::job::{Content, Facts};
+use crate::queue::codec::{self, DecodeError};
+use crate::queue::job::Facts;
+use crate::queue::payload::Payload;
 use model::function::FunctionKey;
 
 /// How a call is.
@@ -110,14 +111,14 @@ pub struct CallRecord {
 
 impl CallRecord {
     /// That of a call that has not ended.
-    pub(in crate::queue) fn of(facts: &Facts, content: &Content, state: CallState) -> Self {
+    pub(in crate::queue) fn of(facts: &Facts, payload: &Payload, state: CallState) -> Self {
         Self {
             state,
             function: facts.function.clone(),
             call_id: facts.call_id.clone(),
             method: facts.method.clone(),
             path: facts.path.clone(),
-            sent: content.body_size(),
+            sent: payload.body_size(),
             queued_at: facts.queued_at,
             started_at: facts.started_at,
             ended_at: None,
@@ -132,12 +133,12 @@ impl CallRecord {
     }
 
     /// As it is stored, with the answer.
-    pub(in crate::queue) fn encode(&self, answer: &Content) -> Vec<u8> {
+    pub(in crate::queue) fn encode(&self, answer: &Payload) -> Vec<u8> {
         codec::encode(self, answer)
     }
 
     /// Reads what [`Self::encode`] made.
-    pub(in crate::queue) fn decode(bytes: &[u8]) -> Result<(Self, Content), Unreadable> {
+    pub(in crate::queue) fn decode(bytes: &[u8]) -> Result<(Self, Payload), DecodeError> {
         codec::decode(bytes)
     }
 }

@@ -16,9 +16,9 @@ use crate::invoke::{
 };
 use crate::queue::job::Job;
 use crate::queue::keep::record::Start;
-use crate::queue::run::body::Source;
+use crate::queue::run::body::BodySource;
 use crate::queue::run::outcome::Outcome;
-use crate::queue::run::response::Answer;
+use crate::queue::run::response::ResponseWriter;
 use crate::queue::schedule::retry::retry_after;
 use crate::queue::spool::Spool;
 use crate::queue::state::Shared;
@@ -30,19 +30,19 @@ use model::function::RetryPolicy;
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A try that has ended.
-pub(in crate::queue) struct Tried {
+pub(in crate::queue) struct AttemptResult {
     pub(in crate::queue) outcome: Outcome,
     /// What the function answered, or what a client would have been answered.
     pub(in crate::queue) status: u16,
     /// What was kept of the answer.
-    pub(in crate::queue) answer: Option<Answer>,
+    pub(in crate::queue) answer: Option<ResponseWriter>,
     /// What it found of the function; nothing if it did not look for a replica.
     pub(in crate::queue) start: Option<Start>,
     /// Bytes of the answer's body.
     pub(in crate::queue) received: Option<u64>,
 }
 
-impl Tried {
+impl AttemptResult {
     /// A try that sent nothing.
     pub(in crate::queue) fn unsent(outcome: Outcome, status: u16) -> Self {
         Self { outcome, status, answer: None, start: None, received: None }
@@ -55,20 +55,23 @@ pub(in crate::queue) async fn attempt(
     job: &Job,
     shared: &Arc<Shared>,
     policy: &RetryPolicy,
-) -> Tried {
+) -> AttemptResult {
     let (spool, config) = (&shared.spool, &shared.config);
     let (timeout, body_limit) = {
         let view = entry.peek();
         (view.timeout, view.body_limit)
     };
-    let size = job.content.body_size();
+    let size = job.payload.body_size();
     if size > body_limit {
         let error = InvokeError::BodyTooLarge { function: entry.label.to_string(), limit: body_limit };
-        return Tried::unsent(Outcome::Hopeless { reason: error.to_string() }, error.status().as_u16());
+        return AttemptResult::unsent(
+            Outcome::Permanent { reason: error.to_string() },
+            error.status().as_u16(),
+        );
     }
-    let (head, body) = match Source::open(&job.content, spool).await {
+    let (head, body) = match BodySource::open(&job.payload, spool).await {
         Ok(opened) => opened,
-        Err(outcome) => return Tried::unsent(outcome, 500),
+        Err(outcome) => return AttemptResult::unsent(outcome, 500),
     };
     let mut timer = CallTimer::begin(entry, Instant::now());
     let method = job.facts.method.as_str();
@@ -90,7 +93,7 @@ pub(in crate::queue) async fn attempt(
     out.begin(size > 0);
     out.bytes.extend_from_slice(&head);
     push_length(method, size, &mut out.bytes);
-    let answer = job.facts.wants_answer().then(|| Answer::new(shared, &job.facts));
+    let answer = job.facts.wants_answer().then(|| ResponseWriter::new(shared, &job.facts));
     let mut caller = Quiet { body, seen: Seen::default(), received: 0, answer };
     let mut alarm = Alarm::default();
     let result = match call.begin(&mut out, &mut caller, &mut alarm).await {
@@ -107,7 +110,13 @@ pub(in crate::queue) async fn attempt(
         Ok(()) => {
             let Quiet { seen, answer, received, .. } = caller;
             timer.record_status(seen.code);
-            Tried { status: seen.code, outcome: judge(seen, policy), answer, start, received: Some(received) }
+            AttemptResult {
+                status: seen.code,
+                outcome: judge(seen, policy),
+                answer,
+                start,
+                received: Some(received),
+            }
         }
         Err(error) => {
             let (status, outcome) = (error.status().as_u16(), judge_error(&error, policy));
@@ -115,7 +124,7 @@ pub(in crate::queue) async fn attempt(
             // If it is the end of the call, then because its function could not be reached for all that time.
             let status = if matches!(outcome, Outcome::Busy { .. }) { 503 } else { status };
             // What has come of an answer is not all of it.
-            Tried { start, ..Tried::unsent(outcome, status) }
+            AttemptResult { start, ..AttemptResult::unsent(outcome, status) }
         }
     }
 }
@@ -176,21 +185,21 @@ struct Seen {
 
 /// A caller that does not wait for the answer.
 struct Quiet<'a> {
-    body: Source<'a>,
+    body: BodySource<'a>,
     seen: Seen,
     /// Bytes of the answer's body so far.
     received: u64,
-    answer: Option<Answer>,
+    answer: Option<ResponseWriter>,
 }
 
 impl Caller for Quiet<'_> {
     fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, BodyError>> {
         match &mut self.body {
-            Source::Memory(bytes) => {
+            BodySource::Memory(bytes) => {
                 out.extend_from_slice(bytes);
                 Poll::Ready(Ok(false))
             }
-            Source::File(file) => {
+            BodySource::File(file) => {
                 let start = out.len();
                 out.resize(start + PIECE, 0);
                 let mut piece = ReadBuf::new(&mut out[start..]);
@@ -246,16 +255,20 @@ fn judge(seen: Seen, policy: &RetryPolicy) -> Outcome {
         return Outcome::Busy { pause: retry_after.unwrap_or_default(), reason };
     }
     if !policy.codes.contains(code) {
-        return Outcome::Done;
+        return Outcome::Success;
     }
-    Outcome::Failed { code: Some(code), pause: retry_after, reason: format!("the function answered {code}") }
+    Outcome::Retryable {
+        code: Some(code),
+        pause: retry_after,
+        reason: format!("the function answered {code}"),
+    }
 }
 
 fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
     let reason = model::error::chain(error);
     match error {
         InvokeError::NotFound { .. } | InvokeError::BodyTooLarge { .. } | InvokeError::BadBody { .. } => {
-            Outcome::Hopeless { reason }
+            Outcome::Permanent { reason }
         }
         // Nothing was sent.
         InvokeError::TooManyWaiting { .. } => Outcome::Busy { pause: Duration::ZERO, reason },
@@ -266,9 +279,9 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
             Outcome::Busy { pause: UNREACHABLE_PAUSE, reason }
         }
         // Its answer would have been one of these, and the function says which are worth another try.
-        InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Hopeless { reason },
-        InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Hopeless { reason },
-        _ => Outcome::Failed { code: None, pause: None, reason },
+        InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Permanent { reason },
+        InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Permanent { reason },
+        _ => Outcome::Retryable { code: None, pause: None, reason },
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::fs::File;
 
-use crate::queue::job::Content;
+use crate::queue::payload::Payload;
 use crate::queue::run::outcome::Outcome;
 use crate::queue::spool::Spool;
 
@@ -15,30 +15,30 @@ use crate::queue::spool::Spool;
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A body, which stands at its beginning.
-pub(in crate::queue) enum Source<'a> {
+pub(in crate::queue) enum BodySource<'a> {
     Memory(&'a [u8]),
     File(File),
 }
 
-impl<'a> Source<'a> {
+impl<'a> BodySource<'a> {
     /// The head and the body; what came of the try, if they cannot be read.
     pub(in crate::queue) async fn open(
-        content: &'a Content,
+        payload: &'a Payload,
         spool: &Spool,
-    ) -> Result<(Cow<'a, [u8]>, Source<'a>), Outcome> {
-        let (name, head, body) = match content {
-            Content::Inline { head, body } => return Ok((Cow::Borrowed(head), Self::Memory(body))),
-            Content::File { name, head, body } => (*name, *head, *body),
+    ) -> Result<(Cow<'a, [u8]>, BodySource<'a>), Outcome> {
+        let (name, head, body) = match payload {
+            Payload::Inline { head, body } => return Ok((Cow::Borrowed(head), Self::Memory(body))),
+            Payload::File { name, head, body } => (*name, *head, *body),
         };
         match spool.read(name, head, body).await {
             Ok((head, file)) => Ok((Cow::Owned(head), Self::File(file))),
             Err(error) => {
                 let reason = format!("what it sends cannot be read from the disk: {error}");
                 Err(match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Hopeless { reason },
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Outcome::Permanent { reason },
                     // Not its fault, and not for it alone.
                     _ if is_shortage(&error) => Outcome::Busy { pause: SHORTAGE_PAUSE, reason },
-                    _ => Outcome::Failed { code: None, pause: None, reason },
+                    _ => Outcome::Retryable { code: None, pause: None, reason },
                 })
             }
         }

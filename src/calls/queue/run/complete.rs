@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::queue::callback::{Callback, Ended};
-use crate::queue::job::{Content, Facts};
-use crate::queue::run::attempt::Tried;
-use crate::queue::run::response::{Answer, unwritten};
+use crate::queue::job::{Callback, Ended, Facts};
+use crate::queue::payload::Payload;
+use crate::queue::run::attempt::AttemptResult;
+use crate::queue::run::response::{ResponseWriter, unwritten};
 use crate::queue::state::{Room, count};
 use crate::queue::{CallRecord, CallState, Job, Queue, Start};
 use host::store::{LeftJob, StoreError};
 use model::function::RetryPolicy;
 
 /// How a call ended.
-pub(in crate::queue) struct Ending {
+pub(in crate::queue) struct Completion {
     state: CallState,
     /// The last try, if there was one.
     last: Option<LastTry>,
@@ -24,16 +24,21 @@ pub(in crate::queue) struct Ending {
 
 struct LastTry {
     status: u16,
-    answer: Option<Answer>,
+    answer: Option<ResponseWriter>,
     start: Option<Start>,
     received: Option<u64>,
     /// Tries that the call may have had.
     attempts: u32,
 }
 
-impl Ending {
-    pub(in crate::queue) fn new(state: CallState, last: Tried, took: Duration, policy: &RetryPolicy) -> Self {
-        let Tried { status, answer, start, received, .. } = last;
+impl Completion {
+    pub(in crate::queue) fn new(
+        state: CallState,
+        last: AttemptResult,
+        took: Duration,
+        policy: &RetryPolicy,
+    ) -> Self {
+        let AttemptResult { status, answer, start, received, .. } = last;
         let last = LastTry { status, answer, start, received, attempts: policy.attempts };
         Self { state, last: Some(last), took }
     }
@@ -51,7 +56,7 @@ impl Queue {
         &self,
         number: u64,
         job: Job,
-        mut ending: Ending,
+        mut ending: Completion,
         hopeless: impl Fn(&StoreError) -> bool,
     ) -> Result<(), StoreError> {
         let shared = &self.0;
@@ -64,8 +69,8 @@ impl Queue {
                 "{} is given up", if is_callback { "the callback of a queued call" } else { "a queued call" }
             );
         }
-        let mut left = self.leave(&job, &mut ending).await;
-        let (size, dead) = (job.content.size(), failed.then(|| job.encode()));
+        let mut left = self.write_aftermath(&job, &mut ending).await;
+        let (size, dead) = (job.payload.size(), failed.then(|| job.encode()));
         let result_size = left.record.as_ref().map_or(0, |(_, answer)| answer.size());
         let has_record = left.record.is_some();
         let follower = {
@@ -85,7 +90,7 @@ impl Queue {
         let record = left.record.take().map(|(record, answer)| record.encode(&answer));
         let stored = LeftJob { dead, record, follower: follower.clone() };
         let end = || shared.store.end_job(number, stored.clone());
-        if let Err(error) = shared.until_kept_or("the end of a queued call", end, hopeless).await {
+        if let Err(error) = shared.persist_with_retry("the end of a queued call", end, hopeless).await {
             // Which of the two the store has, the next start will see, and tidy up.
             let mut state = shared.state();
             state.dead_size -= if failed { size } else { 0 };
@@ -95,7 +100,7 @@ impl Queue {
             return Err(error);
         }
         if !failed {
-            shared.spool.remove(&job.content).await;
+            shared.spool.remove(&job.payload).await;
         }
         if let Some(room) = left.room {
             room.keep();
@@ -139,36 +144,36 @@ impl Queue {
     }
 
     /// What a call leaves beside itself, on the disk as far as it has files.
-    async fn leave(&self, job: &Job, ending: &mut Ending) -> Left {
+    async fn write_aftermath(&self, job: &Job, ending: &mut Completion) -> Aftermath {
         let (shared, facts) = (&self.0, &job.facts);
         if facts.is_callback() {
-            return Left::default();
+            return Aftermath::default();
         }
         let (mut answer, mut room, mut omitted) = (None, None, None);
         if let Some(kept) = ending.last.as_mut().and_then(|last| last.answer.take()) {
             let kept = kept.finish(&shared.spool).await;
-            (answer, room, omitted) = (Some(kept.content), Some(kept.room), kept.omitted);
+            (answer, room, omitted) = (Some(kept.payload), Some(kept.room), kept.omitted);
         }
         let callback = ending
             .callback(facts, omitted.clone())
-            .map(|facts| Job { facts, content: answer.clone().unwrap_or_else(Content::nothing) });
+            .map(|facts| Job { facts, payload: answer.clone().unwrap_or_else(Payload::nothing) });
         // Answers that are kept with records have room of their own.
         let room = room.filter(|_| callback.is_some());
         if shared.config.max_records == 0 {
-            return Left { record: None, callback, room };
+            return Aftermath { record: None, callback, room };
         }
         let now = Timestamp::now();
         let mut result_until = None;
-        if let (Some(content), Some(seconds)) = (&mut answer, facts.keep) {
+        if let (Some(payload), Some(seconds)) = (&mut answer, facts.keep) {
             result_until = SignedDuration::try_from(Duration::from_secs(seconds))
                 .ok()
                 .and_then(|keep| now.checked_add(keep).ok());
             if callback.is_some() {
                 // Each goes in its own time.
-                match shared.spool.share(content).await {
-                    Ok(own) => *content = own,
+                match shared.spool.share(payload).await {
+                    Ok(own) => *payload = own,
                     Err(error) => {
-                        *content = Content::nothing();
+                        *payload = Payload::nothing();
                         omitted = Some(unwritten(&error));
                     }
                 }
@@ -185,13 +190,13 @@ impl Queue {
             received: last.and_then(|last| last.received),
             result_until,
             omitted,
-            ..CallRecord::of(facts, &job.content, ending.state)
+            ..CallRecord::of(facts, &job.payload, ending.state)
         };
-        Left { record: Some((record, answer.unwrap_or_else(Content::nothing))), callback, room }
+        Aftermath { record: Some((record, answer.unwrap_or_else(Payload::nothing))), callback, room }
     }
 }
 
-impl Ending {
+impl Completion {
     /// What is known of the callback, if the call asked for one.
     fn callback(&self, facts: &Facts, omitted: Option<String>) -> Option<Facts> {
         let Some(Callback { url, ended: None }) = &facts.callback else { return None };
@@ -211,8 +216,8 @@ impl Ending {
 
 /// What a call leaves beside itself.
 #[derive(Default)]
-struct Left {
-    record: Option<(CallRecord, Content)>,
+struct Aftermath {
+    record: Option<(CallRecord, Payload)>,
     callback: Option<Job>,
     /// What the callback has of the queue's room.
     room: Option<Room>,

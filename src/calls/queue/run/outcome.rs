@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::queue) enum Outcome {
     /// It was answered, and not with a code after which it is made again.
-    Done,
+    Success,
     /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.
     Busy {
         /// How long to leave its lane alone at least.
@@ -15,7 +15,7 @@ pub(in crate::queue) enum Outcome {
         reason: String,
     },
     /// It was made, and that failed.
-    Failed {
+    Retryable {
         /// What was answered, if anything was.
         code: Option<u16>,
         /// The pause that was asked for.
@@ -24,7 +24,7 @@ pub(in crate::queue) enum Outcome {
         reason: String,
     },
     /// It fails however often it is tried.
-    Hopeless {
+    Permanent {
         /// Why, in words.
         reason: String,
     },

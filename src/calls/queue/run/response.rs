@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::queue::job::{Content, Facts, beginning};
-use crate::queue::spool::{Draft, Spool};
+use crate::queue::job::{Facts, beginning};
+use crate::queue::payload::Payload;
+use crate::queue::spool::{Spool, SpoolWriter};
 use crate::queue::state::{Room, Shared};
 use http1::ResponseHead;
 
 /// An answer that is being kept.
 #[derive(Debug)]
-pub(in crate::queue) struct Answer {
+pub(in crate::queue) struct ResponseWriter {
     /// The largest body.
     limit: u64,
     /// Bytes of head and body that may stand beside what is known of the call.
@@ -23,7 +24,7 @@ pub(in crate::queue) struct Answer {
     size: u64,
     /// What came and is not written yet.
     pending: Vec<u8>,
-    draft: Option<Draft>,
+    draft: Option<SpoolWriter>,
     /// What is taken of the queue's room.
     room: Room,
     /// Why its body is not kept, if it is not.
@@ -31,16 +32,16 @@ pub(in crate::queue) struct Answer {
 }
 
 /// An answer that was kept.
-pub(in crate::queue) struct Kept {
+pub(in crate::queue) struct KeptResponse {
     /// On the disk, if it has a file.
-    pub(in crate::queue) content: Content,
+    pub(in crate::queue) payload: Payload,
     /// What it has of the queue's room; given back when dropped.
     pub(in crate::queue) room: Room,
     /// Why its body is not there, if it is not.
     pub(in crate::queue) omitted: Option<String>,
 }
 
-impl Answer {
+impl ResponseWriter {
     /// Keeps the answer of the call of which this is known.
     pub(in crate::queue) fn new(shared: &Arc<Shared>, facts: &Facts) -> Self {
         Self {
@@ -90,7 +91,7 @@ impl Answer {
             self.omit(error.to_string());
             return;
         }
-        let draft = self.draft.get_or_insert_with(|| spool.draft(self.head.clone(), self.inline));
+        let draft = self.draft.get_or_insert_with(|| spool.writer(self.head.clone(), self.inline));
         let written = draft.push(&self.pending).await;
         self.pending.clear();
         if let Err(error) = written {
@@ -106,24 +107,24 @@ impl Answer {
     }
 
     /// What there is to be kept.
-    pub(in crate::queue) async fn finish(mut self, spool: &Spool) -> Kept {
+    pub(in crate::queue) async fn finish(mut self, spool: &Spool) -> KeptResponse {
         self.write(spool).await;
         for _ in 0..2 {
             // Without its body, a head is worth keeping, too.
             let draft = match self.draft.take() {
                 Some(draft) => draft,
                 None if self.room.grow(self.head.len() as u64).is_ok() => {
-                    spool.draft(std::mem::take(&mut self.head), self.inline)
+                    spool.writer(std::mem::take(&mut self.head), self.inline)
                 }
                 None => break,
             };
             match draft.finish().await {
-                Ok(content) => return Kept { content, room: self.room, omitted: self.omitted },
+                Ok(payload) => return KeptResponse { payload, room: self.room, omitted: self.omitted },
                 Err(error) => self.omit(unwritten(&error)),
             }
         }
         self.room.shrink(0);
-        Kept { content: Content::nothing(), room: self.room, omitted: self.omitted }
+        KeptResponse { payload: Payload::nothing(), room: self.room, omitted: self.omitted }
     }
 }
 

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::callback::{self, Callback};
-use crate::queue::run::attempt::{self, Tried};
-use crate::queue::run::complete::Ending;
+use crate::queue::callback;
+use crate::queue::job::Callback;
+use crate::queue::run::attempt::{self, AttemptResult};
+use crate::queue::run::complete::Completion;
 use crate::queue::run::outcome::Outcome;
 use crate::queue::schedule::scheduler::LaneKey;
 use crate::queue::state::{Shared, count, readable};
@@ -50,14 +51,14 @@ impl Queue {
         };
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
-            // Tried until it is kept, or the next process makes it again.
-            let _ = self.end(number, job, Ending::cancelled(took), |_| false).await;
+            // AttemptResult until it is kept, or the next process makes it again.
+            let _ = self.end(number, job, Completion::cancelled(took), |_| false).await;
             return;
         };
         let failed = |code, reason: &str| Try::ended(at, took, code, reason);
         let state = match &tried.outcome {
-            Outcome::Done => CallState::Done,
-            Outcome::Hopeless { reason } => {
+            Outcome::Success => CallState::Done,
+            Outcome::Permanent { reason } => {
                 job.facts.failed(failed(None, reason));
                 CallState::Failed
             }
@@ -65,7 +66,7 @@ impl Queue {
                 // A clock that was set back makes it young again. A queue may have been paused, or the machine off:
                 // then there was no room for as long as it has been asked for.
                 let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
-                let refused_for = self.0.state().lanes.refused_for(lane, began);
+                let refused_for = self.0.state().scheduler.refused_for(lane, began);
                 if age.min(refused_for) <= self.0.config.max_age {
                     running.next = Next::Refused(*pause);
                     return;
@@ -74,32 +75,32 @@ impl Queue {
                 running.next = Next::GivenUp(*pause);
                 CallState::Failed
             }
-            Outcome::Failed { code, pause, reason } => {
+            Outcome::Retryable { code, pause, reason } => {
                 job.facts.failed(failed(*code, reason));
                 if job.facts.tried < policy.attempts {
-                    let own = policy.pause(job.facts.tried, chance());
+                    let own = policy.pause(job.facts.tried, random_unit());
                     let pause = pause.map_or(own, |asked| asked.max(own));
                     job.facts.not_before = Timestamp::now().checked_add(pause).ok();
                     count(&self.0.totals.retried);
                     // A try that is not remembered would be made for ever.
                     let bytes = job.encode();
                     let put = || self.0.store.put_job(number, bytes.clone());
-                    let _ = self.0.until_kept_or("a try of a queued call", put, |_| false).await;
+                    let _ = self.0.persist_with_retry("a try of a queued call", put, |_| false).await;
                     running.next = Next::At(Instant::now() + pause);
                     return;
                 }
                 CallState::Failed
             }
         };
-        let _ = self.end(number, job, Ending::new(state, tried, took, &policy), |_| false).await;
+        let _ = self.end(number, job, Completion::new(state, tried, took, &policy), |_| false).await;
     }
 
     /// One try, and the policy that it is made under.
-    async fn try_once(&self, job: &Job) -> (Tried, RetryPolicy) {
+    async fn try_once(&self, job: &Job) -> (AttemptResult, RetryPolicy) {
         let shared = &self.0;
         if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
             let secret = shared.config.callback_secret_file.as_deref();
-            let told = callback::tell(
+            let told = callback::deliver(
                 &shared.receivers,
                 job,
                 ended,
@@ -108,12 +109,12 @@ impl Queue {
                 shared.config.retry.max_wait,
             )
             .await;
-            return (Tried::unsent(told, 0), shared.config.retry.clone());
+            return (AttemptResult::unsent(told, 0), shared.config.retry.clone());
         }
         let function = &job.facts.function;
         let Some(entry) = shared.directory.get(function) else {
             let reason = format!("there is no function {function} any more");
-            return (Tried::unsent(Outcome::Hopeless { reason }, 404), shared.config.retry.clone());
+            return (AttemptResult::unsent(Outcome::Permanent { reason }, 404), shared.config.retry.clone());
         };
         let policy = shared.policy_of(&entry);
         let tried = attempt::attempt(&entry, job, shared, &policy).await;
@@ -125,7 +126,7 @@ impl Shared {
     /// Writes `what` until the store has taken it: what has been made must not be made again. An error: the store was
     /// closed before it could, or said something `hopeless`; then the next start finds what was written before that,
     /// or not.
-    pub(in crate::queue) async fn until_kept_or<F: Future<Output = Result<(), StoreError>>>(
+    pub(in crate::queue) async fn persist_with_retry<F: Future<Output = Result<(), StoreError>>>(
         &self,
         what: &str,
         write: impl Fn() -> F,
@@ -190,10 +191,10 @@ impl Drop for Running<'_> {
             state.ages.remove(&self.number);
         }
         match next {
-            Next::GivenUp(asked) => state.lanes.given_up(self.lane, Instant::now(), asked),
-            Next::Nothing => state.lanes.ended(self.lane, self.number, None),
-            Next::At(at) => state.lanes.ended(self.lane, self.number, Some(at)),
-            Next::Refused(asked) => state.lanes.refused(self.lane, self.number, Instant::now(), asked),
+            Next::GivenUp(asked) => state.scheduler.given_up(self.lane, Instant::now(), asked),
+            Next::Nothing => state.scheduler.ended(self.lane, self.number, None),
+            Next::At(at) => state.scheduler.ended(self.lane, self.number, Some(at)),
+            Next::Refused(asked) => state.scheduler.refused(self.lane, self.number, Instant::now(), asked),
         }
         if is_over && state.watched.remove(&self.number) {
             self.queue.0.ended.notify_one();
@@ -210,7 +211,7 @@ impl Drop for Running<'_> {
 }
 
 /// A number from 0 to 1, by chance.
-fn chance() -> f64 {
+fn random_unit() -> f64 {
     let random = uuid::Uuid::new_v4().into_bytes();
     f64::from(u32::from_ne_bytes([random[0], random[1], random[2], random[3]])) / f64::from(u32::MAX)
 }

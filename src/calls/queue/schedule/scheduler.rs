@@ -1,7 +1,7 @@
 //! Fair scheduling of queued calls: one lane for each function and each group of receivers of callbacks, and turns between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
-//! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
+//! in which they were queued, apart from those that wait for another try. Lanes take round, and none takes more than
 //! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
 //! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy.
 //!
@@ -46,9 +46,9 @@ struct Lane {
     /// How many wait for their time.
     waiting: usize,
     /// None is made before.
-    held: Option<Instant>,
+    held_until: Option<Instant>,
     /// How often in a row the function had no room.
-    refused: u32,
+    rejections: u32,
     /// Since when.
     refused_since: Option<Instant>,
 }
@@ -61,12 +61,12 @@ impl Lane {
     /// Its function has no room now.
     fn refuse(&mut self, now: Instant, asked: Duration) {
         // Those that were made at the same time say the same.
-        if self.held.is_none_or(|held| held <= now) {
-            self.refused = self.refused.saturating_add(1);
+        if self.held_until.is_none_or(|held| held <= now) {
+            self.rejections = self.rejections.saturating_add(1);
         }
         self.refused_since.get_or_insert(now);
-        let own = HOLD.0.saturating_mul(1 << self.refused.saturating_sub(1).min(16)).min(HOLD.1);
-        self.held = self.held.max(Some(now + asked.max(own)));
+        let own = HOLD.0.saturating_mul(1 << self.rejections.saturating_sub(1).min(16)).min(HOLD.1);
+        self.held_until = self.held_until.max(Some(now + asked.max(own)));
     }
 }
 
@@ -90,25 +90,25 @@ pub struct Counts {
 
 /// All lanes.
 #[derive(Debug)]
-pub(in crate::queue) struct Lanes {
+pub(in crate::queue) struct FairScheduler {
     limits: Limits,
     lanes: BTreeMap<LaneKey, Lane>,
     queues: BTreeMap<Box<str>, Queue>,
     /// Lanes that have something ready, the one whose turn it is first.
-    turns: VecDeque<LaneKey>,
+    round: VecDeque<LaneKey>,
     /// What waits, by the time at which it is due.
     due: BTreeSet<(Instant, u64, LaneKey)>,
     running: usize,
 }
 
-impl Lanes {
+impl FairScheduler {
     /// No lane yet.
     pub(in crate::queue) fn new(limits: Limits) -> Self {
         Self {
             limits,
             lanes: BTreeMap::new(),
             queues: BTreeMap::new(),
-            turns: VecDeque::new(),
+            round: VecDeque::new(),
             due: BTreeSet::new(),
             running: 0,
         }
@@ -164,7 +164,7 @@ impl Lanes {
     fn push(&mut self, function: &LaneKey, number: u64) {
         let Some(lane) = self.lanes.get_mut(function) else { return };
         if lane.ready.is_empty() {
-            self.turns.push_back(function.clone());
+            self.round.push_back(function.clone());
         }
         // What comes back from waiting is older than what came meanwhile, and goes before it.
         let place = lane.ready.partition_point(|other| *other < number);
@@ -182,8 +182,8 @@ impl Lanes {
             return None;
         }
         let share = self.limits.all.div_ceil(2);
-        for _ in 0..self.turns.len() {
-            let function = self.turns.pop_front()?;
+        for _ in 0..self.round.len() {
+            let function = self.round.pop_front()?;
             let lane = self.lanes.get_mut(&function)?;
             let queue = self.queues.entry(lane.queue.clone()).or_default();
             // Whoever names receivers that are slow must not hold up calls.
@@ -192,14 +192,14 @@ impl Lanes {
             let may_run = !queue.paused
                 && queue.running < most
                 && lane.running < limit(&function).min(share)
-                && lane.held.is_none_or(|until| until <= now);
+                && lane.held_until.is_none_or(|until| until <= now);
             if !may_run {
-                self.turns.push_back(function);
+                self.round.push_back(function);
                 continue;
             }
             let number = lane.ready.pop_front()?;
             if !lane.ready.is_empty() {
-                self.turns.push_back(function.clone());
+                self.round.push_back(function.clone());
             }
             lane.running += 1;
             queue.running += 1;
@@ -224,7 +224,7 @@ impl Lanes {
 
     /// When the first of those that wait is due, or of the lanes that are left alone.
     pub(in crate::queue) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let held = self.turns.iter().filter_map(|function| self.lanes.get(function)?.held);
+        let held = self.round.iter().filter_map(|function| self.lanes.get(function)?.held_until);
         let due = self.due.first().map(|(at, ..)| *at);
         held.filter(|until| *until > now).chain(due).min()
     }
@@ -232,7 +232,7 @@ impl Lanes {
     /// A call that ran does not any more. With a time it is to be made again then.
     pub(in crate::queue) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
         let Some(lane) = self.left(function) else { return };
-        (lane.held, lane.refused, lane.refused_since) = (None, 0, None);
+        (lane.held_until, lane.rejections, lane.refused_since) = (None, 0, None);
         match again {
             Some(at) => self.wait(function, number, at),
             None => self.tidy(function),
@@ -285,7 +285,7 @@ impl Lanes {
         if let Ok(at) = lane.ready.binary_search(&number) {
             lane.ready.remove(at);
             if lane.ready.is_empty() {
-                self.turns.retain(|other| other != function);
+                self.round.retain(|other| other != function);
             }
         } else {
             let is_it = |(_, other, key): &&(Instant, u64, LaneKey)| *other == number && key == function;

@@ -8,7 +8,7 @@ fn key(name: &str) -> LaneKey {
     LaneKey::Function(FunctionKey::parse(name).expect("a name"))
 }
 
-impl Lanes {
+impl FairScheduler {
     /// The counts of a function.
     fn of(&self, function: &LaneKey) -> Counts {
         self.lanes.get(function).map_or_else(Counts::default, |lane| Counts {
@@ -19,12 +19,12 @@ impl Lanes {
     }
 }
 
-fn lanes(all: usize, queue: usize) -> Lanes {
-    Lanes::new(Limits { all, queue })
+fn lanes(all: usize, queue: usize) -> FairScheduler {
+    FairScheduler::new(Limits { all, queue })
 }
 
 /// What is made next, while `limit` of each function may run.
-fn take(lanes: &mut Lanes, limit: usize) -> Vec<u64> {
+fn take(lanes: &mut FairScheduler, limit: usize) -> Vec<u64> {
     let now = Instant::now();
     std::iter::from_fn(|| lanes.next(now, |_| limit)).map(|(_, number)| number).collect()
 }
@@ -114,7 +114,7 @@ fn lanes_follow_their_functions_into_other_queues() {
 }
 
 #[test]
-fn what_waits_comes_in_time_and_before_what_came_after_it() {
+fn a_waiting_call_runs_in_time_and_before_later_ones() {
     let mut lanes = lanes(1, 1);
     let now = Instant::now();
     let later = now + Duration::from_secs(10);
@@ -183,7 +183,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 #[test]
-fn how_long_a_function_has_no_room_counts_from_when_it_was_asked() {
+fn rejection_time_counts_from_the_first_attempt() {
     let mut lanes = lanes(10, 10);
     let (a, start) = (key("a"), Instant::now());
     let after = |seconds| start + Duration::from_secs(seconds);
