@@ -1,30 +1,27 @@
-//! A call that is being taken in: it has its place in the queue before its body is read.
+//! A call that is being taken in: it has its room in the queue before its body is read.
 
-use super::QueueError;
+use super::error::QueueError;
 use super::payload::Payload;
-use super::spool;
-use super::state::Arriving;
+use super::schedule::admission::Reservation;
+use super::spool::SpoolWriter;
 
 /// A call that is being taken in. Dropped before it was accepted, it leaves nothing.
 #[derive(Debug)]
 pub struct Draft {
-    arriving: Arriving,
-    spooled: spool::SpoolWriter,
+    pub(super) number: u64,
+    pub(super) reservation: Reservation,
+    pub(super) writer: SpoolWriter,
 }
 
 impl Draft {
-    pub(super) fn new(arriving: Arriving, spooled: spool::SpoolWriter) -> Self {
-        Self { arriving, spooled }
-    }
-
     /// Takes in the next piece of the body.
     pub async fn push(&mut self, piece: &[u8]) -> Result<(), QueueError> {
-        self.arriving.grow(self.spooled.size() + piece.len() as u64)?;
-        Ok(self.spooled.push(piece).await?)
+        self.reservation.grow(self.writer.size() + piece.len() as u64)?;
+        Ok(self.writer.push(piece).await?)
     }
 
-    /// What it sends, on disk if that has a file.
-    pub(super) async fn finish(self) -> Result<(Arriving, Payload), QueueError> {
-        Ok((self.arriving, self.spooled.finish().await?))
+    /// The call's number, its room, and its payload, on disk if that has a file.
+    pub(super) async fn finish(self) -> Result<(u64, Reservation, Payload), QueueError> {
+        Ok((self.number, self.reservation, self.writer.finish().await?))
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::callback::egress_policy::EgressPolicy;
 use super::codec::{self, DecodeError};
 use super::payload::Payload;
+use super::schedule::admission::{Tenant, Usage};
 use super::schedule::scheduler::LaneKey;
 use model::function::FunctionKey;
 
@@ -113,6 +114,16 @@ impl Facts {
             Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(EgressPolicy::group_of(url)),
             _ => LaneKey::Function(self.function.clone()),
         }
+    }
+
+    /// The tenant whose room it takes.
+    pub(super) fn tenant(&self) -> Tenant {
+        if self.is_callback() { Tenant::Receivers } else { Tenant::Function(self.function.clone()) }
+    }
+
+    /// The room that it takes with so many bytes.
+    pub(super) fn usage(&self, bytes: u64) -> Usage {
+        Usage { callbacks: usize::from(self.callback.is_some()), ..Usage::call(bytes) }
     }
 
     /// Remembers a try that failed.

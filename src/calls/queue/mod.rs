@@ -20,6 +20,7 @@
 
 mod callback;
 mod codec;
+mod counters;
 mod error;
 mod intake;
 mod job;
@@ -30,9 +31,10 @@ mod schedule;
 mod scheduled;
 mod spool;
 mod state;
+mod waiters;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use counters::Summary;
 pub use error::QueueError;
 pub use intake::Draft;
 pub use job::{Callback, Ended, Facts, Job, Try};
@@ -53,25 +56,23 @@ pub use keep::record::{CallRecord, CallState, Start};
 pub use payload::Payload;
 pub use schedule::scheduler::Counts;
 pub use scheduled::Stage;
+pub use state::DEFAULT_QUEUE;
 
 use codec::DecodeError;
 use directory::Directory;
 use host::store::{Store, StoreError, StoredJob};
 use keep::index::Index;
 use model::config;
+use schedule::admission::{Quota, Sender, Usage};
 use schedule::scheduler::{FairScheduler, Limits};
 use spool::Spool;
-use state::{Shared, State, Totals, count, readable};
+use state::{Shared, State, readable};
+use waiters::Waiters;
 
-/// The queue of functions that name none.
-pub const DEFAULT_QUEUE: &str = "default";
 /// How often calls that were given up are looked through for old ones.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// How often functions are asked for their queue, and idle connections to them are closed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The longest pause that is believed of a call that an earlier process has left, unless it may have longer ones: the
-/// clock may have been another.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The calls that are made later. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -88,25 +89,6 @@ pub struct QueueStatus {
     pub counts: Counts,
 }
 
-/// Counts of calls since the daemon began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
-    /// They were accepted.
-    pub accepted: u64,
-    /// They were answered as they should be.
-    pub made: u64,
-    /// Tries that failed, and were followed by another.
-    pub retried: u64,
-    /// They were given up.
-    pub given_up: u64,
-    /// They were cancelled.
-    pub cancelled: u64,
-    /// Callbacks that were taken by their receivers.
-    pub told: u64,
-    /// Callbacks that were given up.
-    pub untold: u64,
-}
-
 impl Queue {
     /// The queue of this machine, with what an earlier process has left. Blocks; nothing is made before [`Self::run`].
     pub fn open(
@@ -120,34 +102,25 @@ impl Queue {
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
         let mut state = State {
             scheduler: FairScheduler::new(limits),
-            // Also past what cannot be read.
-            next: store.last_job_number()? + 1,
-            arriving: 0,
-            size: 0,
-            dead: store.dead_jobs_count()?,
-            dead_size: 0,
-            told: 0,
-            shares: BTreeMap::new(),
-            ages: BTreeMap::new(),
+            held: BTreeMap::new(),
             index: Index::default(),
             running: HashMap::new(),
-            watchers: HashMap::new(),
-            records: 0,
-            result_size: 0,
-            watched: HashSet::new(),
+            waiters: Waiters::default(),
+            dead: Usage { calls: store.dead_jobs_count()?, ..Usage::default() },
+            records: Usage::default(),
+            summary: Summary::default(),
         };
         let mut left = Left::default();
         for row in store.dead_jobs() {
             let Some((_, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.payload.file());
-            state.dead_size += job.payload.size();
+            state.dead += Usage::bytes(job.payload.size());
         }
         for row in store.call_records() {
             let Some((number, (record, answer))) = left.row(row, CallRecord::decode) else { continue };
             left.files.extend(answer.file());
             state.index.add(&record.call_id, number);
-            state.records += 1;
-            state.result_size += answer.size();
+            state.records += Usage::call(answer.size());
         }
         let shared = Arc::new(Shared {
             store: store.clone(),
@@ -158,27 +131,28 @@ impl Queue {
                 settings.callback_timeout,
                 config.functions.timeout,
             ),
-            config: settings,
             max_waiting: config.functions.max_waiting,
+            quota: Quota::new(settings.max_calls, settings.max_size),
+            // Also past what cannot be read.
+            next: AtomicU64::new(store.last_job_number()? + 1),
+            config: settings,
             state: Mutex::new(state),
             changed: Notify::new(),
             expire: Notify::new(),
-            ended: Notify::new(),
             runtime,
             stop: CancellationToken::new(),
             break_off: CancellationToken::new(),
             running: TaskTracker::new(),
             dead_letter_lock: tokio::sync::Mutex::default(),
             pausing: tokio::sync::Mutex::default(),
-            totals: Totals::default(),
         });
         for row in store.jobs() {
             let Some((number, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.payload.file());
-            let mut state = shared.state();
-            state.found(&job.facts, job.payload.size());
+            // Whatever the limits are now.
+            let held = shared.quota.hold(job.facts.tenant(), job.facts.usage(job.payload.size()));
             let at = shared.due(&job.facts);
-            shared.add(&mut state, &job.facts, number, at);
+            shared.add(&mut shared.state(), &job.facts, number, at, held);
         }
         for queue in store.paused_queues()? {
             shared.state().scheduler.pause(&queue, true);
@@ -255,7 +229,7 @@ impl Queue {
             self.0.stop.cancel();
             // Nobody need wait for what is not made any more.
             let state = &mut *state;
-            state.watchers.retain(|number, _| state.running.contains_key(number));
+            state.waiters.retain(|number| state.running.contains_key(number));
         }
         self.0.running.close();
         if tokio::time::timeout(limit, self.0.running.wait()).await.is_err() {
@@ -280,8 +254,10 @@ impl Queue {
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
-        let arriving = self.0.arrive(facts, head.len() as u64, body.unwrap_or(0), false)?;
-        Ok(Draft::new(arriving, self.0.spool.writer(head, facts.inline())))
+        let shared = &self.0;
+        let reservation = shared.reserve(facts, head.len() as u64, body.unwrap_or(0), Sender::Client)?;
+        let writer = shared.spool.writer(head, facts.inline());
+        Ok(Draft { number: shared.next_number(), reservation, writer })
     }
 
     /// Accepts a call; returns when it is on disk.
@@ -297,9 +273,8 @@ impl Queue {
         watcher: Option<oneshot::Sender<CallState>>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let (arriving, payload) = draft.finish().await?;
+        let (number, reservation, payload) = draft.finish().await?;
         let job = Job { facts, payload };
-        let number = arriving.number;
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
             if !error.was_begun() {
                 shared.spool.remove(&job.payload).await;
@@ -316,20 +291,20 @@ impl Queue {
                 if undone.is_ok() {
                     shared.spool.remove(&job.payload).await;
                 }
-                drop(arriving);
+                drop(reservation);
             };
             shared.running.spawn_on(undo, &shared.runtime);
             return Err(error.into());
         }
-        if let Some(watcher) = watcher {
+        {
             let mut state = shared.state();
             // Once the daemon stops, it is the next one that makes it.
-            if !shared.stop.is_cancelled() {
-                state.watchers.insert(number, vec![watcher]);
+            if let Some(watcher) = watcher.filter(|_| !shared.stop.is_cancelled()) {
+                state.waiters.add(number, watcher);
             }
+            shared.add(&mut state, &job.facts, number, None, reservation);
+            state.summary.accepted += 1;
         }
-        arriving.arrived(&job.facts);
-        count(&shared.totals.accepted);
         self.pump();
         Ok(number)
     }
@@ -351,35 +326,26 @@ impl Queue {
 
     /// The counts of all queues together.
     pub fn summary(&self) -> Summary {
-        let totals = &self.0.totals;
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Summary {
-            accepted: of(&totals.accepted),
-            made: of(&totals.made),
-            retried: of(&totals.retried),
-            given_up: of(&totals.given_up),
-            cancelled: of(&totals.cancelled),
-            told: of(&totals.told),
-            untold: of(&totals.untold),
-        }
+        self.0.state().summary
     }
 
     /// How long the call waits that was queued first; nothing if there is none.
     pub fn oldest(&self) -> Duration {
-        // Numbers are given out in order.
-        let queued_at = self.0.state().ages.first_key_value().map(|(_, queued_at)| *queued_at);
+        // Numbers are given out in order, and calls come before callbacks.
+        let first = self.0.state().held.first_key_value().map(|(key, (queued_at, _))| (*key, *queued_at));
+        let queued_at = first.filter(|((is_callback, _), _)| !is_callback).map(|(_, queued_at)| queued_at);
         let age = queued_at.map(|at| Duration::try_from(Timestamp::now().duration_since(at)));
         age.and_then(Result::ok).unwrap_or_default()
     }
 
     /// How many bytes the calls send that were given up and are kept.
     pub fn dead_size(&self) -> u64 {
-        self.0.state().dead_size
+        self.0.state().dead.bytes
     }
 
     /// How many calls were given up and are kept.
     pub fn dead_count(&self) -> usize {
-        self.0.state().dead
+        self.0.state().dead.calls
     }
 
     /// Begins as many calls as there may be; the time that this went by.
@@ -442,3 +408,6 @@ impl Left {
         found.map(|found| (number, found))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Calls that timers make: accepted together with what the timer remembers of them, and watched until they end.
 
 use super::payload::Payload;
-use super::state::count;
+use super::schedule::admission::Sender;
 use super::{CallRecord, CallState, Facts, Job, Queue, QueueError};
 use host::store::StoreError;
 
@@ -33,8 +33,8 @@ impl Queue {
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let arriving = shared.arrive(&facts, head.len() as u64, 0, true)?;
-        let number = arriving.number;
+        let reservation = shared.reserve(&facts, head.len() as u64, 0, Sender::Timer)?;
+        let number = shared.next_number();
         let job = Job { facts, payload: Payload::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;
         let (bytes, timer) = (job.encode(), timer(number));
@@ -53,9 +53,12 @@ impl Queue {
         if shared.store.job(number)?.is_none() {
             return Err(QueueError::NoFunction { function: job.facts.function.to_string() });
         }
-        shared.state().watched.insert(number);
-        arriving.arrived(&job.facts);
-        count(&shared.totals.accepted);
+        {
+            let mut state = shared.state();
+            state.waiters.watch(number);
+            shared.add(&mut state, &job.facts, number, None, reservation);
+            state.summary.accepted += 1;
+        }
         self.pump();
         Ok(number)
     }
@@ -63,22 +66,23 @@ impl Queue {
     /// Has [`Self::run_ended`] tell of this call, too, if it has not ended: an earlier process has accepted it.
     pub fn watch(&self, number: u64) -> Result<Stage, QueueError> {
         // First: it may end between the two.
-        self.0.state().watched.insert(number);
+        self.0.state().waiters.watch(number);
         let stage = self.stage(number);
         if !matches!(stage, Ok(Stage::Pending { .. })) {
-            self.0.state().watched.remove(&number);
+            self.0.state().waiters.unwatch(number);
         }
         stage
     }
 
     /// Whether a call is watched that has not ended.
     pub fn watches(&self, number: u64) -> bool {
-        self.0.state().watched.contains(&number)
+        self.0.state().waiters.watches(number)
     }
 
     /// Returns when a call has ended that is watched, or had since the last time. For one task.
     pub async fn run_ended(&self) {
-        self.0.ended.notified().await;
+        let ended = self.0.state().waiters.ended.clone();
+        ended.notified().await;
     }
 
     /// How far a call has come.

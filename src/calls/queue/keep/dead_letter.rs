@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use crate::queue::job::{Facts, Job};
 use crate::queue::keep::fair_share::evict_over;
 use crate::queue::payload::Payload;
-use crate::queue::state::{count, readable};
+use crate::queue::schedule::admission::{Sender, Usage};
+use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
 
@@ -124,17 +125,15 @@ impl Queue {
         let _one = self.0.dead_letter_lock.lock().await;
         let mut job = self.dead_job(number)?;
         let size = job.payload.size();
-        let arriving = self.0.arrive(&job.facts, size, 0, false)?;
+        let reservation = self.0.reserve(&job.facts, size, 0, Sender::Client)?;
         job.facts.renew();
-        let again = arriving.number;
+        let again = self.0.next_number();
         self.0.store.revive_job(number, again, job.encode()).await?;
         {
             let mut state = self.0.state();
-            (state.dead, state.dead_size) = (state.dead - 1, state.dead_size - size);
-        }
-        arriving.arrived(&job.facts);
-        if !job.facts.is_callback() {
-            count(&self.0.totals.accepted);
+            state.dead -= Usage::call(size);
+            self.0.add(&mut state, &job.facts, again, None, reservation);
+            state.summary.accepted += u64::from(!job.facts.is_callback());
         }
         self.pump();
         Ok(again)
@@ -162,12 +161,10 @@ impl Queue {
         let _one = self.0.dead_letter_lock.lock().await;
         let bytes = self.0.store.dead_job(number)?.ok_or(QueueError::NotFound { number })?;
         self.0.store.delete_dead_jobs(&[number]).await?;
-        self.0.state().dead -= 1;
         // One that cannot be read is thrown away in no other way; what it sent goes with the next start.
-        if let Ok(job) = Job::decode(&bytes) {
-            self.0.state().dead_size -= job.payload.size();
-            self.0.spool.remove(&job.payload).await;
-        }
+        let payload = Job::decode(&bytes).map_or_else(|_| Payload::nothing(), |job| job.payload);
+        self.0.state().dead -= Usage::call(payload.size());
+        self.0.spool.remove(&payload).await;
         Ok(())
     }
 
@@ -229,12 +226,8 @@ impl Queue {
                 }
             }
             self.0.store.delete_dead_jobs(&there).await?;
-            {
-                let mut state = self.0.state();
-                state.dead -= there.len();
-                state.dead_size -= payloads.iter().map(Payload::size).sum::<u64>();
-            }
             for payload in &payloads {
+                self.0.state().dead -= Usage::call(payload.size());
                 self.0.spool.remove(payload).await;
             }
             purged += there.len();

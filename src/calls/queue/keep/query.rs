@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
 
 use crate::queue::job::Job;
 use crate::queue::keep::fair_share::evict_over;
@@ -14,7 +15,8 @@ use crate::queue::payload::Payload;
 use crate::queue::run::body::BodySource;
 use crate::queue::run::complete::Completion;
 use crate::queue::run::response::header_lines;
-use crate::queue::state::{Shared, readable};
+use crate::queue::schedule::admission::Usage;
+use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
 use host::store::{StoreError, StoredJob};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
@@ -235,26 +237,29 @@ impl Queue {
     /// Makes a call no more, and breaks off its try if it is being made; returns when that is on disk.
     pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
         if let Found::Queued(number, job) = self.found(call_id)? {
-            let end = {
+            let (watcher, end) = oneshot::channel();
+            let taken = {
                 let mut state = self.0.state();
                 if let Some(running) = state.running.get(&number) {
                     running.cancel.cancel();
-                    Some(Shared::watch(&mut state, number))
-                } else if state.scheduler.take(&job.facts.lane(), number) {
-                    None
-                } else {
-                    // Somebody else has cancelled it just now.
-                    Some(Shared::watch(&mut state, number))
                 }
+                // It is running, or somebody else has cancelled it just now, where it is not taken.
+                let taken = state.scheduler.take(&job.facts.lane(), number);
+                if !taken {
+                    state.waiters.add(number, watcher);
+                }
+                taken
             };
-            let Some(end) = end else { return self.end_queued(number, job).await };
+            if taken {
+                return self.end_queued(number, job).await;
+            }
             // It may have ended before there was anybody to tell.
             if matches!(self.found(call_id), Ok(Found::Queued(..)))
                 && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
             {
                 return Ok(());
             }
-            Shared::unwatch(&mut self.0.state(), number);
+            self.0.state().waiters.forget_closed(number);
         }
         let call_id = call_id.to_owned();
         match self.found(&call_id)? {
@@ -267,11 +272,12 @@ impl Queue {
     /// goes back there.
     async fn end_queued(&self, number: u64, job: Job) -> Result<(), QueueError> {
         let facts = job.facts.clone();
-        let ended = self.end(number, job, Completion::cancelled(Duration::ZERO), |_| true).await;
+        let cancelled = Completion { state: CallState::Cancelled, last: None, took: Duration::ZERO };
+        let ended = self.end(number, job, cancelled, |_| true).await;
         if ended.is_err() {
             let shared = &self.0;
             let at = shared.due(&facts);
-            shared.add(&mut shared.state(), &facts, number, at);
+            shared.schedule(&mut shared.state(), &facts, number, at);
             self.pump();
         }
         Ok(ended?)
@@ -327,8 +333,8 @@ impl Queue {
                 (*number, call.encode(&Payload::nothing()))
             });
             self.0.store.put_call_records(without.collect()).await?;
-            self.0.state().result_size -= part.iter().map(|(_, _, answer)| answer.size()).sum::<u64>();
             for (_, _, answer) in part {
+                self.0.state().records -= Usage::bytes(answer.size());
                 self.0.spool.remove(answer).await;
             }
         }
@@ -339,8 +345,7 @@ impl Queue {
                 let mut state = self.0.state();
                 for (number, call, answer) in part {
                     state.index.remove(&call.call_id, *number);
-                    state.records -= 1;
-                    state.result_size -= answer.size();
+                    state.records -= Usage::call(answer.size());
                 }
             }
             for (_, _, answer) in part {

@@ -35,7 +35,7 @@ pub(in crate::queue) struct AttemptResult {
     /// What the function answered, or what a client would have been answered.
     pub(in crate::queue) status: u16,
     /// What was kept of the answer.
-    pub(in crate::queue) answer: Option<ResponseWriter>,
+    pub(in crate::queue) response: Option<ResponseWriter>,
     /// What it found of the function; nothing if it did not look for a replica.
     pub(in crate::queue) start: Option<Start>,
     /// Bytes of the answer's body.
@@ -45,7 +45,7 @@ pub(in crate::queue) struct AttemptResult {
 impl AttemptResult {
     /// A try that sent nothing.
     pub(in crate::queue) fn unsent(outcome: Outcome, status: u16) -> Self {
-        Self { outcome, status, answer: None, start: None, received: None }
+        Self { outcome, status, response: None, start: None, received: None }
     }
 }
 
@@ -113,7 +113,7 @@ pub(in crate::queue) async fn attempt(
             AttemptResult {
                 status: seen.code,
                 outcome: judge(seen, policy),
-                answer,
+                response: answer,
                 start,
                 received: Some(received),
             }

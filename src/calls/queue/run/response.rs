@@ -2,14 +2,14 @@
 //! by piece, so that a long one is never held in memory.
 
 use std::io;
-use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
 use crate::queue::job::{Facts, beginning};
 use crate::queue::payload::Payload;
+use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
 use crate::queue::spool::{Spool, SpoolWriter};
-use crate::queue::state::{Room, Shared};
+use crate::queue::state::Shared;
 use http1::ResponseHead;
 
 /// An answer that is being kept.
@@ -26,7 +26,7 @@ pub(in crate::queue) struct ResponseWriter {
     pending: Vec<u8>,
     draft: Option<SpoolWriter>,
     /// What is taken of the queue's room.
-    room: Room,
+    room: Reservation,
     /// Why its body is not kept, if it is not.
     omitted: Option<String>,
 }
@@ -36,14 +36,14 @@ pub(in crate::queue) struct KeptResponse {
     /// On the disk, if it has a file.
     pub(in crate::queue) payload: Payload,
     /// What it has of the queue's room; given back when dropped.
-    pub(in crate::queue) room: Room,
+    pub(in crate::queue) room: Reservation,
     /// Why its body is not there, if it is not.
     pub(in crate::queue) omitted: Option<String>,
 }
 
 impl ResponseWriter {
     /// Keeps the answer of the call of which this is known.
-    pub(in crate::queue) fn new(shared: &Arc<Shared>, facts: &Facts) -> Self {
+    pub(in crate::queue) fn new(shared: &Shared, facts: &Facts) -> Self {
         Self {
             limit: shared.config.answer_limit,
             inline: facts.inline(),
@@ -51,7 +51,7 @@ impl ResponseWriter {
             size: 0,
             pending: Vec::new(),
             draft: None,
-            room: Room::none(shared),
+            room: shared.quota.hold(Tenant::Receivers, Usage::default()),
             omitted: None,
         }
     }
@@ -102,7 +102,7 @@ impl ResponseWriter {
     /// Leaves the body out; what was kept of it goes.
     fn omit(&mut self, reason: String) {
         (self.draft, self.pending) = (None, Vec::new());
-        self.room.shrink(0);
+        self.room.clear();
         self.omitted = Some(reason);
     }
 
@@ -123,7 +123,7 @@ impl ResponseWriter {
                 Err(error) => self.omit(unwritten(&error)),
             }
         }
-        self.room.shrink(0);
+        self.room.clear();
         KeptResponse { payload: Payload::nothing(), room: self.room, omitted: self.omitted }
     }
 }

@@ -12,7 +12,7 @@ use crate::queue::run::attempt::{self, AttemptResult};
 use crate::queue::run::complete::Completion;
 use crate::queue::run::outcome::Outcome;
 use crate::queue::schedule::scheduler::LaneKey;
-use crate::queue::state::{Shared, count, readable};
+use crate::queue::state::{Shared, readable};
 use crate::queue::{CallState, Job, Queue, Try};
 use host::store::StoreError;
 use model::function::RetryPolicy;
@@ -52,7 +52,8 @@ impl Queue {
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
             // AttemptResult until it is kept, or the next process makes it again.
-            let _ = self.end(number, job, Completion::cancelled(took), |_| false).await;
+            let cancelled = Completion { state: CallState::Cancelled, last: None, took };
+            let _ = self.end(number, job, cancelled, |_| false).await;
             return;
         };
         let failed = |code, reason: &str| Try::ended(at, took, code, reason);
@@ -81,7 +82,7 @@ impl Queue {
                     let own = policy.pause(job.facts.tried, random_unit());
                     let pause = pause.map_or(own, |asked| asked.max(own));
                     job.facts.not_before = Timestamp::now().checked_add(pause).ok();
-                    count(&self.0.totals.retried);
+                    self.0.state().summary.retried += 1;
                     // A try that is not remembered would be made for ever.
                     let bytes = job.encode();
                     let put = || self.0.store.put_job(number, bytes.clone());
@@ -92,7 +93,8 @@ impl Queue {
                 CallState::Failed
             }
         };
-        let _ = self.end(number, job, Completion::new(state, tried, took, &policy), |_| false).await;
+        let completion = Completion { state, last: Some((tried, policy.attempts)), took };
+        let _ = self.end(number, job, completion, |_| false).await;
     }
 
     /// One try, and the policy that it is made under.
@@ -182,22 +184,19 @@ impl Drop for Running<'_> {
         let mut state = self.queue.0.state();
         state.running.remove(&self.number);
         let is_over = matches!(next, Next::Nothing | Next::GivenUp(_));
-        // Whoever began to wait when it had just ended; and what is not made any more by this process.
-        if is_over || self.queue.0.stop.is_cancelled() {
-            state.watchers.remove(&self.number);
-        }
         if is_over {
-            // One that cannot be read has no other end.
-            state.ages.remove(&self.number);
+            // What cannot be read has no other end; and somebody may have begun to wait when it had just ended.
+            state.held.remove(&(matches!(self.lane, LaneKey::Receivers(_)), self.number));
+            state.waiters.tell(self.number, None);
+        } else if self.queue.0.stop.is_cancelled() {
+            // It is not made any more by this process.
+            state.waiters.close(self.number);
         }
         match next {
             Next::GivenUp(asked) => state.scheduler.given_up(self.lane, Instant::now(), asked),
             Next::Nothing => state.scheduler.ended(self.lane, self.number, None),
             Next::At(at) => state.scheduler.ended(self.lane, self.number, Some(at)),
             Next::Refused(asked) => state.scheduler.refused(self.lane, self.number, Instant::now(), asked),
-        }
-        if is_over && state.watched.remove(&self.number) {
-            self.queue.0.ended.notify_one();
         }
         drop(state);
         if self.cancel.is_cancelled() && !is_over {

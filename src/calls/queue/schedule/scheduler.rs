@@ -331,13 +331,8 @@ impl FairScheduler {
         queues
     }
 
-    /// How many calls there are, running ones included.
-    pub(in crate::queue) fn total(&self) -> usize {
-        self.lanes.values().map(Lane::count).sum()
-    }
-
-    /// The same of one lane.
-    pub(in crate::queue) fn count(&self, function: &LaneKey) -> usize {
+    /// How many calls a lane has, running ones included.
+    fn count(&self, function: &LaneKey) -> usize {
         self.lanes.get(function).map_or(0, Lane::count)
     }
 }

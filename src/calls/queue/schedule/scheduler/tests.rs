@@ -9,6 +9,11 @@ fn key(name: &str) -> LaneKey {
 }
 
 impl FairScheduler {
+    /// How many calls there are, running ones included.
+    fn total(&self) -> usize {
+        self.lanes.values().map(Lane::count).sum()
+    }
+
     /// The counts of a function.
     fn of(&self, function: &LaneKey) -> Counts {
         self.lanes.get(function).map_or_else(Counts::default, |lane| Counts {
