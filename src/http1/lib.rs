@@ -16,6 +16,7 @@ mod alarm;
 mod buffer;
 mod decoder;
 mod head;
+pub mod method;
 
 pub use alarm::Alarm;
 pub use buffer::Buffer;

@@ -121,7 +121,7 @@ impl World {
         self.queue.pause(DEFAULT_QUEUE, paused).await.expect("written");
     }
 
-    /// What is held in all, once `is_so`.
+    /// Waits until the queue is so.
     async fn until(&self, what: &str, is_so: impl Fn(&Queue) -> bool) {
         let wait = async {
             while !is_so(&self.queue) {

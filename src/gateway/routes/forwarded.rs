@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use directory::Entry;
-use http1::{Framing, Header, RequestHead};
+use http1::{Header, RequestHead, method};
 
 use super::target::Path;
 use crate::gateway::connection::request::RequestInfo;
@@ -20,19 +20,7 @@ impl ForwardedRequest<'_, '_, '_> {
     /// Writes the head that the function gets.
     pub(super) fn write_head(&self, entry: &Entry, out: &mut Vec<u8>) {
         self.write_head_without_framing(&entry.label, out);
-        match self.head.framing {
-            Framing::Length(length) => {
-                out.extend_from_slice(b"Content-Length: ");
-                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-                out.extend_from_slice(b"\r\n");
-            }
-            Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-            // Said, because some servers wait for a body that is not announced either way.
-            Framing::None | Framing::UntilClose if takes_body(self.head.method) => {
-                out.extend_from_slice(b"Content-Length: 0\r\n");
-            }
-            Framing::None | Framing::UntilClose => {}
-        }
+        method::push_length(self.head.method, self.head.framing, out);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -83,11 +71,6 @@ impl ForwardedRequest<'_, '_, '_> {
         }
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// Whether a body is usual with this method.
-pub(super) fn takes_body(method: &str) -> bool {
-    matches!(method, "POST" | "PUT" | "PATCH")
 }
 
 /// The client's address, without going through `fmt` for the common kind.

@@ -16,9 +16,8 @@ use calls::invoke::{
     Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
 };
 use directory::Entry;
-use http1::{Alarm, Framing};
+use http1::{Alarm, Framing, method};
 
-use super::forwarded::takes_body;
 use crate::gateway::connection::Connection;
 use crate::gateway::connection::downstream::Downstream;
 use crate::gateway::connection::request::RequestInfo;
@@ -39,10 +38,9 @@ impl FunctionRequest {
         let view = entry.peek();
         let (timeout, body_limit) = (view.timeout, view.body_limit);
         drop(view);
-        let idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
-        // Many servers do not look for a body where none is usual. They would take it for the next
-        // request, and what they answer for the answer to the next call.
-        let reuse = framing == Framing::None || takes_body(method);
+        let idempotent = method::is_idempotent(method);
+        // What a server answers to a body that it took for a request would be the answer to the next call.
+        let reuse = framing == Framing::None || method::takes_body(method);
         Self { entry, timeout, body_limit, idempotent, reuse }
     }
 

@@ -23,7 +23,7 @@ use crate::queue::schedule::retry::retry_after;
 use crate::queue::spool::Spool;
 use crate::queue::state::Shared;
 use directory::Entry;
-use http1::{Alarm, ResponseHead};
+use http1::{Alarm, Framing, ResponseHead, method};
 use model::function::RetryPolicy;
 
 /// How long a function is left alone that cannot be reached.
@@ -80,19 +80,21 @@ pub(in crate::queue) async fn attempt(
         expected: Expected {
             to_head: method == "HEAD",
             upgrade: false,
-            reuse: size == 0 || takes_body(method),
+            reuse: size == 0 || method::takes_body(method),
             deadline: timer.started() + timeout,
         },
         limit: timeout,
         body_limit,
-        idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        idempotent: method::is_idempotent(method),
         max_waiting: shared.max_waiting,
         has_waited: AtomicBool::new(false),
     };
     let mut out = Outgoing::default();
     out.begin(size > 0);
     out.bytes.extend_from_slice(&head);
-    push_length(method, size, &mut out.bytes);
+    let framing = if size > 0 { Framing::Length(size) } else { Framing::None };
+    method::push_length(method, framing, &mut out.bytes);
+    out.bytes.extend_from_slice(b"\r\n");
     let answer = job.facts.wants_answer().then(|| ResponseWriter::new(shared, &job.facts));
     let mut caller = Quiet { body, seen: Seen::default(), received: 0, answer };
     let mut alarm = Alarm::default();
@@ -127,21 +129,6 @@ pub(in crate::queue) async fn attempt(
             AttemptResult { start, ..AttemptResult::unsent(outcome, status) }
         }
     }
-}
-
-/// Whether a body is usual with this method, and so is said where there is none.
-fn takes_body(method: &str) -> bool {
-    matches!(method, "POST" | "PUT" | "PATCH")
-}
-
-/// Says how long the body is, and ends the head.
-fn push_length(method: &str, size: u64, out: &mut Vec<u8>) {
-    if size > 0 || takes_body(method) {
-        out.extend_from_slice(b"Content-Length: ");
-        out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Reads the answer to its end, also where nobody wants it: a function that is cut off may not have done its work.
