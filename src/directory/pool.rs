@@ -60,13 +60,6 @@ impl ConnectionPool {
         self.address
     }
 
-    /// Closes all that no call uses.
-    pub fn close_idle(&self) {
-        for shard in &self.idle {
-            lock(shard).clear();
-        }
-    }
-
     /// A connection that was kept, and that is still as its last call left it.
     pub fn checkout(&self) -> Option<TcpStream> {
         loop {
@@ -154,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_thread_keeps_is_bounded_and_can_be_closed() {
+    async fn what_a_thread_keeps_is_bounded() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let pool = ConnectionPool::new(listener.local_addr().expect("bound"));
         for _ in 0..=MAX_IDLE {
@@ -163,7 +156,5 @@ mod tests {
         assert_eq!(pool.shard().len(), MAX_IDLE);
         pool.evict_idle();
         assert_eq!(pool.shard().len(), MAX_IDLE, "fresh connections are kept");
-        pool.close_idle();
-        assert!(pool.checkout().is_none());
     }
 }
