@@ -190,7 +190,7 @@ impl Pipes {
         }
     }
 
-    /// What is on stdout while nothing should be: the end of it, or something that `mistake` explains.
+    /// Says what is on stdout while nothing should be: the end of it, or something that `mistake` explains.
     async fn unasked(&mut self, mistake: &str) -> Failure {
         self.stdout.something().await;
         let text = if self.stdout.is_clean() { "the process closed its output" } else { mistake };

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::replica::question::tests::revision;
 
-    /// Of functions with nothing behind a watchdog, nobody looks for it.
+    /// Fails the test: of functions with nothing behind a watchdog, nobody looks for it.
     async fn unasked(port: u16) -> Result<bool, NetworkError> {
         panic!("port {port} was looked for");
     }

@@ -16,7 +16,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// The paths that watchdogs answer themselves.
 const HEALTH: &str = "/_/health";
 const READY: &str = "/_/ready";
-/// Where the server behind a watchdog listens; the first that is set counts, as it does in OpenFaaS' watchdog.
+/// The variables that say where the server behind a watchdog listens; the first that is set counts, as it does in
+/// OpenFaaS' watchdog.
 const UPSTREAM: [&str; 2] = ["http_upstream_url", "upstream_url"];
 
 /// One question, the same at every attempt.
@@ -39,7 +40,7 @@ pub(super) enum Answer {
     Must,
     /// 503 and 429 mean that it is not; any other answer, 404 included, is that of a function that has no such path.
     May,
-    /// So does every 5xx: a watchdog has passed the question on, and nobody was there to answer it.
+    /// 429 and every 5xx mean that it is not: a watchdog has passed the question on, and nobody was there to answer it.
     PassedOn,
 }
 
@@ -211,7 +212,7 @@ pub(super) mod tests {
         }
     }
 
-    /// As the templates of OpenFaaS have it.
+    /// The variables that the templates of OpenFaaS set.
     const TEMPLATE: [&str; 3] =
         ["fprocess=python index.py", "mode=http", "upstream_url=http://127.0.0.1:5000"];
 

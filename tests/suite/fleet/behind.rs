@@ -9,7 +9,7 @@ use model::wire::Deployment;
 use super::{World, key};
 use crate::support::http::Client;
 
-/// What the templates of OpenFaaS set.
+/// The variables that the templates of OpenFaaS set.
 fn variables() -> Vec<(&'static str, &'static str)> {
     vec![("mode", "http"), ("upstream_url", "http://127.0.0.1:5000")]
 }

@@ -92,7 +92,7 @@ async fn watchdog(variables: &[(&str, &str)]) -> Watchdog {
     Watchdog::start(directory, &all).await
 }
 
-/// What only this caller sends.
+/// A word that this caller sends and nobody else.
 fn word(caller: usize) -> String {
     format!("word-of-{caller}-that-nobody-else-has")
 }

@@ -88,7 +88,7 @@ fn example(directory: &TempDir, name: &str) -> PathBuf {
     file.into()
 }
 
-/// What an example is deployed with, beside what its image says.
+/// The deployment of an example, beside what its image says.
 fn late(command: &str) -> Value {
     json!({ "image": IMAGE, "envVars": { "fprocess": format!("fwatchdog after {LATE} {command}") } })
 }
