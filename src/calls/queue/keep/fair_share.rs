@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 /// Which of these go so that the others are `limit` together at most. They are given with their owners and what they
 /// count, those first that go first. Those give way that have most: nobody drives out what others have.
-pub(in crate::queue) fn evict_over<O: Hash + Eq>(kept: &[(O, u64)], limit: u64) -> Vec<bool> {
+fn evict_over<O: Hash + Eq>(kept: &[(O, u64)], limit: u64) -> Vec<bool> {
     let mut totals: HashMap<&O, u64> = HashMap::new();
     for (owner, count) in kept {
         *totals.entry(owner).or_default() += count;
@@ -28,6 +28,17 @@ pub(in crate::queue) fn evict_over<O: Hash + Eq>(kept: &[(O, u64)], limit: u64) 
         .collect();
     gone.reverse();
     gone
+}
+
+/// Takes those out of `kept` that go by [`evict_over`]; `measure` says whose one is, and what it counts.
+pub(super) fn take_over<T, O: Hash + Eq>(
+    kept: &mut Vec<T>,
+    limit: u64,
+    measure: impl Fn(&T) -> (O, u64),
+) -> Vec<T> {
+    let measured: Vec<_> = kept.iter().map(measure).collect();
+    let mut gone = evict_over(&measured, limit).into_iter();
+    kept.extract_if(.., |_| gone.next().unwrap_or_default()).collect()
 }
 
 /// What each may have, if those that have less leave the rest of theirs to the others; and what remains of that.

@@ -1,30 +1,19 @@
-//! Calls as people ask for them: how one is, which there are, its answer, and that it be cancelled.
+//! Calls as people ask for them: how one is, which there are, and its answer.
 
 use std::io;
-use std::time::Duration;
 
 use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::oneshot;
 
 use crate::queue::job::Job;
-use crate::queue::keep::fair_share::evict_over;
 use crate::queue::keep::record::{CallRecord, CallState};
 use crate::queue::payload::Payload;
 use crate::queue::run::body::BodySource;
-use crate::queue::run::complete::Completion;
 use crate::queue::run::response::header_lines;
-use crate::queue::schedule::admission::Usage;
 use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
-use host::store::{StoreError, StoredJob};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
-
-/// How long whoever cancels a call waits for its end.
-const CANCEL: Duration = Duration::from_secs(10);
-/// Records that are forgotten in one write; others may want their turn in between.
-const PART: usize = 256;
 
 /// Which calls are meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -173,10 +162,10 @@ impl Queue {
 
     /// Calls, newest first, at most `limit`.
     pub async fn calls(&self, filter: Filter, limit: usize) -> Vec<CallRecord> {
-        let queue = self.clone();
-        // There may be many.
-        let look = move || queue.all_calls().filter(|call| filter.means(call)).take(limit).collect();
-        self.0.runtime.spawn_blocking(look).await.unwrap_or_default()
+        self.look_through(move |queue| {
+            queue.all_calls().filter(|call| filter.means(call)).take(limit).collect()
+        })
+        .await
     }
 
     /// All calls, newest first. What cannot be read is left out: it was said when the queue was opened.
@@ -214,7 +203,7 @@ impl Queue {
     }
 
     /// The newest call with an id.
-    fn found(&self, call_id: &str) -> Result<Found, QueueError> {
+    pub(super) fn found(&self, call_id: &str) -> Result<Found, QueueError> {
         let shared = &self.0;
         let numbers = shared.state().index.find(call_id);
         for number in numbers {
@@ -233,146 +222,10 @@ impl Queue {
         }
         Err(QueueError::UnknownCall { call_id: call_id.chars().take(64).collect() })
     }
-
-    /// Makes a call no more, and breaks off its try if it is being made; returns when that is on disk.
-    pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
-        if let Found::Queued(number, job) = self.found(call_id)? {
-            let (watcher, end) = oneshot::channel();
-            let taken = {
-                let mut state = self.0.state();
-                if let Some(running) = state.running.get(&number) {
-                    running.cancel.cancel();
-                }
-                // It is running, or somebody else has cancelled it just now, where it is not taken.
-                let taken = state.scheduler.take(&job.facts.lane(), number);
-                if !taken {
-                    state.waiters.add(number, watcher);
-                }
-                taken
-            };
-            if taken {
-                return self.end_queued(number, job).await;
-            }
-            // It may have ended before there was anybody to tell.
-            if matches!(self.found(call_id), Ok(Found::Queued(..)))
-                && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
-            {
-                return Ok(());
-            }
-            self.0.state().waiters.forget_closed(number);
-        }
-        let call_id = call_id.to_owned();
-        match self.found(&call_id)? {
-            Found::Ended(call, _) => Err(QueueError::Ended { call_id, state: call.state }),
-            Found::Queued(..) => Err(QueueError::Ending { call_id }),
-        }
-    }
-
-    /// Ends a call that somebody wants no more and that was taken out of its lane. If that cannot be written now, it
-    /// goes back there.
-    async fn end_queued(&self, number: u64, job: Job) -> Result<(), QueueError> {
-        let facts = job.facts.clone();
-        let cancelled = Completion { state: CallState::Cancelled, last: None, took: Duration::ZERO };
-        let ended = self.end(number, job, cancelled, |_| true).await;
-        if ended.is_err() {
-            let shared = &self.0;
-            let at = shared.due(&facts);
-            shared.schedule(&mut shared.state(), &facts, number, at);
-            self.pump();
-        }
-        Ok(ended?)
-    }
-
-    /// Ends a call that waits again, after its try had ended when it was cancelled.
-    pub(in crate::queue) async fn cancel_queued(&self, number: u64) {
-        let job = self.0.store.job(number).ok().flatten();
-        let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
-        let taken = self.0.state().scheduler.take(&job.facts.lane(), number);
-        if taken {
-            // It was tried to do what was asked; who asked for it has been told that it did not come to that.
-            let _ = self.end_queued(number, job).await;
-        }
-    }
-
-    /// Forgets calls that ended long ago, or are too many, and answers that were kept for long enough, or are too
-    /// large together; of the functions that have most, and those first that ended first.
-    pub async fn expire_records(&self) -> Result<(), QueueError> {
-        let _one = self.0.dead_letter_lock.lock().await;
-        let queue = self.clone();
-        let look = move || queue.remembered();
-        let calls = self.0.runtime.spawn_blocking(look).await.unwrap_or_default();
-        let (config, now) = (&self.0.config, Timestamp::now());
-        // A clock that was set back makes it young again.
-        let is_young = |(_, call, _): &Remembered| {
-            let age = call.ended_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
-            age.is_some_and(|age| age <= config.keep_records)
-        };
-        let (calls, mut forgotten): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_young);
-        let counted: Vec<_> = calls.iter().map(|(_, call, _)| (call.function.clone(), 1)).collect();
-        let mut gone = evict_over(&counted, config.max_records as u64).into_iter();
-        let (too_many, calls): (Vec<_>, Vec<_>) =
-            calls.into_iter().partition(|_| gone.next().unwrap_or_default());
-        forgotten.extend(too_many);
-
-        let is_old = |call: &CallRecord| call.result_until.is_some_and(|until| until < now);
-        let (old, answered): (Vec<_>, Vec<_>) = calls
-            .into_iter()
-            .filter(|(_, _, answer)| answer.size() > 0)
-            .partition(|(_, call, _)| is_old(call));
-        let sizes: Vec<_> =
-            answered.iter().map(|(_, call, answer)| (call.function.clone(), answer.size())).collect();
-        let size: u64 = sizes.iter().map(|(_, size)| size).sum();
-        // By a part more than it takes, so that the next one does not have all of them looked through again.
-        let most = config.max_results_size;
-        let most = if size > most { most - most / 10 } else { most };
-        let too_large = answered.into_iter().zip(evict_over(&sizes, most)).filter(|(_, gone)| *gone);
-        let unanswered: Vec<Remembered> = old.into_iter().chain(too_large.map(|(call, _)| call)).collect();
-        for part in unanswered.chunks(PART) {
-            let without = part.iter().map(|(number, call, _)| {
-                let call = CallRecord { result_until: None, ..call.clone() };
-                (*number, call.encode(&Payload::nothing()))
-            });
-            self.0.store.put_call_records(without.collect()).await?;
-            for (_, _, answer) in part {
-                self.0.state().records -= Usage::bytes(answer.size());
-                self.0.spool.remove(answer).await;
-            }
-        }
-        for part in forgotten.chunks(PART) {
-            let numbers: Vec<u64> = part.iter().map(|(number, ..)| *number).collect();
-            self.0.store.delete_call_records(&numbers).await?;
-            {
-                let mut state = self.0.state();
-                for (number, call, answer) in part {
-                    state.index.remove(&call.call_id, *number);
-                    state.records -= Usage::call(answer.size());
-                }
-            }
-            for (_, _, answer) in part {
-                self.0.spool.remove(answer).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// All calls that are remembered, in the order in which they ended.
-    fn remembered(&self) -> Vec<Remembered> {
-        let row = |row: Result<StoredJob, StoreError>| {
-            let (number, bytes) = row.ok()?;
-            let (call, answer) = CallRecord::decode(&bytes).ok()?;
-            Some((number, call, answer))
-        };
-        let mut calls: Vec<Remembered> = self.0.store.call_records().filter_map(row).collect();
-        calls.sort_by_key(|(number, call, _)| (call.ended_at, *number));
-        calls
-    }
 }
 
-/// A call that is remembered: its number, what is known of it, and its answer.
-type Remembered = (u64, CallRecord, Payload);
-
 /// A call that was found.
-enum Found {
+pub(super) enum Found {
     /// It has not ended.
     Queued(u64, Job),
     /// It has, with this answer.

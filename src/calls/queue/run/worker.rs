@@ -11,7 +11,7 @@ use crate::queue::job::Callback;
 use crate::queue::run::attempt::{self, AttemptResult};
 use crate::queue::run::complete::Completion;
 use crate::queue::run::outcome::Outcome;
-use crate::queue::schedule::scheduler::LaneKey;
+use crate::queue::schedule::scheduler::{LaneKey, Next};
 use crate::queue::state::{Shared, readable};
 use crate::queue::{CallState, Job, Queue, Try};
 use host::store::StoreError;
@@ -51,7 +51,7 @@ impl Queue {
         };
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
-            // AttemptResult until it is kept, or the next process makes it again.
+            // Tried until it is kept, or the next process makes it again.
             let cancelled = Completion { state: CallState::Cancelled, last: None, took };
             let _ = self.end(number, job, cancelled, |_| false).await;
             return;
@@ -155,19 +155,6 @@ impl Shared {
     }
 }
 
-/// What follows for a call that was being made.
-#[derive(Debug, Clone, Copy)]
-enum Next {
-    /// Nothing more.
-    Nothing,
-    /// It is made again at a time.
-    At(Instant),
-    /// Its function has no room, and is left alone for at least so long.
-    Refused(Duration),
-    /// Nothing more: its function had no room for too long, and is left alone for at least so long.
-    GivenUp(Duration),
-}
-
 /// A call that is being made; whatever happens to its task, its lane goes on.
 struct Running<'a> {
     queue: &'a Queue,
@@ -192,12 +179,7 @@ impl Drop for Running<'_> {
             // It is not made any more by this process.
             state.waiters.close(self.number);
         }
-        match next {
-            Next::GivenUp(asked) => state.scheduler.given_up(self.lane, Instant::now(), asked),
-            Next::Nothing => state.scheduler.ended(self.lane, self.number, None),
-            Next::At(at) => state.scheduler.ended(self.lane, self.number, Some(at)),
-            Next::Refused(asked) => state.scheduler.refused(self.lane, self.number, Instant::now(), asked),
-        }
+        state.scheduler.finished(self.lane, self.number, next, Instant::now());
         drop(state);
         if self.cancel.is_cancelled() && !is_over {
             // Cancelled when its try had just ended, and nobody looked any more.

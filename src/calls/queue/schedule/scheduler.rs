@@ -88,6 +88,20 @@ pub struct Counts {
     pub running: usize,
 }
 
+/// What follows for a call that ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::queue) enum Next {
+    /// Nothing more.
+    Nothing,
+    /// Another attempt at a time.
+    At(Instant),
+    /// It was not made, for its function has no room. It keeps its place, and its lane is left alone for at least so
+    /// long.
+    Refused(Duration),
+    /// Nothing more: its function had no room for too long. Its lane is left alone as if it were made again.
+    GivenUp(Duration),
+}
+
 /// All lanes.
 #[derive(Debug)]
 pub(in crate::queue) struct FairScheduler {
@@ -229,22 +243,24 @@ impl FairScheduler {
         held.filter(|until| *until > now).chain(due).min()
     }
 
-    /// A call that ran does not any more. With a time it is to be made again then.
-    pub(in crate::queue) fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
-        let Some(lane) = self.left(function) else { return };
-        (lane.held_until, lane.rejections, lane.refused_since) = (None, 0, None);
-        match again {
-            Some(at) => self.wait(function, number, at),
-            None => self.tidy(function),
+    /// A call that ran does not any more.
+    pub(in crate::queue) fn finished(&mut self, function: &LaneKey, number: u64, next: Next, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(function) else { return };
+        lane.running -= 1;
+        self.running -= 1;
+        if let Some(queue) = self.queues.get_mut(&lane.queue) {
+            queue.running -= 1;
         }
-    }
-
-    /// A call was not made, and will not be: its function had no room for too long. The others wait, and are left
-    /// alone as if it were made again.
-    pub(in crate::queue) fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
-        if let Some(lane) = self.left(function) {
-            lane.refuse(now, asked);
-            self.tidy(function);
+        match next {
+            Next::Refused(asked) | Next::GivenUp(asked) => lane.refuse(now, asked),
+            Next::Nothing | Next::At(_) => {
+                (lane.held_until, lane.rejections, lane.refused_since) = (None, 0, None);
+            }
+        }
+        match next {
+            Next::Refused(_) => self.push(function, number),
+            Next::At(at) => self.wait(function, number, at),
+            Next::Nothing | Next::GivenUp(_) => self.tidy(function),
         }
     }
 
@@ -252,31 +268,6 @@ impl FairScheduler {
     pub(in crate::queue) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
         let since = self.lanes.get(function).and_then(|lane| lane.refused_since);
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    /// A call was not made: its function has no room now. It keeps its place, and all of them are left alone for
-    /// `asked`, or for longer with each time in a row.
-    pub(in crate::queue) fn refused(
-        &mut self,
-        function: &LaneKey,
-        number: u64,
-        now: Instant,
-        asked: Duration,
-    ) {
-        let Some(lane) = self.left(function) else { return };
-        lane.refuse(now, asked);
-        self.push(function, number);
-    }
-
-    /// One fewer runs.
-    fn left(&mut self, function: &LaneKey) -> Option<&mut Lane> {
-        let lane = self.lanes.get_mut(function)?;
-        lane.running -= 1;
-        self.running -= 1;
-        if let Some(queue) = self.queues.get_mut(&lane.queue) {
-            queue.running -= 1;
-        }
-        Some(lane)
     }
 
     /// Takes out a call that is not being made. `false`: it is not here.

@@ -14,6 +14,18 @@ impl FairScheduler {
         self.lanes.values().map(Lane::count).sum()
     }
 
+    fn ended(&mut self, function: &LaneKey, number: u64, again: Option<Instant>) {
+        self.finished(function, number, again.map_or(Next::Nothing, Next::At), Instant::now());
+    }
+
+    fn refused(&mut self, function: &LaneKey, number: u64, now: Instant, asked: Duration) {
+        self.finished(function, number, Next::Refused(asked), now);
+    }
+
+    fn given_up(&mut self, function: &LaneKey, now: Instant, asked: Duration) {
+        self.finished(function, 0, Next::GivenUp(asked), now);
+    }
+
     /// The counts of a function.
     fn of(&self, function: &LaneKey) -> Counts {
         self.lanes.get(function).map_or_else(Counts::default, |lane| Counts {
