@@ -3,7 +3,11 @@
 use std::io;
 
 use super::keep::record::CallState;
+use super::schedule::admission::Full;
 use host::store::StoreError;
+
+/// When to come back to a queue that is full, in seconds.
+const FULL_PAUSE: u32 = 5;
 
 /// An error of the queue.
 #[derive(Debug, thiserror::Error)]
@@ -77,4 +81,10 @@ pub enum QueueError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Full> for QueueError {
+    fn from(Full { what }: Full) -> Self {
+        Self::Full { what, retry_after: FULL_PAUSE }
+    }
 }

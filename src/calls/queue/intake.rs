@@ -1,7 +1,6 @@
 //! A call that is being taken in: it has its room in the queue before its body is read.
 
 use super::error::QueueError;
-use super::payload::Payload;
 use super::schedule::admission::Reservation;
 use super::spool::SpoolWriter;
 
@@ -18,10 +17,5 @@ impl Draft {
     pub async fn push(&mut self, piece: &[u8]) -> Result<(), QueueError> {
         self.reservation.grow(self.writer.size() + piece.len() as u64)?;
         Ok(self.writer.push(piece).await?)
-    }
-
-    /// The call's number, its room, and its payload, on disk if that has a file.
-    pub(super) async fn finish(self) -> Result<(u64, Reservation, Payload), QueueError> {
-        Ok((self.number, self.reservation, self.writer.finish().await?))
     }
 }

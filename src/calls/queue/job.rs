@@ -231,13 +231,6 @@ pub struct Ended {
     pub omitted: Option<String>,
 }
 
-impl Ended {
-    /// How long the last try took.
-    pub fn took(&self) -> Duration {
-        Duration::from_micros(self.took_us)
-    }
-}
-
 impl Job {
     /// As it is stored.
     pub(super) fn encode(&self) -> Vec<u8> {

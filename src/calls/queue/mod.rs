@@ -254,8 +254,8 @@ impl Queue {
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
     pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
-        let shared = &self.0;
-        let reservation = shared.reserve(facts, head.len() as u64, body.unwrap_or(0), Sender::Client)?;
+        let (shared, usage) = (&self.0, facts.usage(head.len() as u64));
+        let reservation = shared.quota.reserve(facts.tenant(), usage, body.unwrap_or(0), Sender::Client)?;
         let writer = shared.spool.writer(head, facts.inline());
         Ok(Draft { number: shared.next_number(), reservation, writer })
     }
@@ -273,8 +273,8 @@ impl Queue {
         watcher: Option<oneshot::Sender<CallState>>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let (number, reservation, payload) = draft.finish().await?;
-        let job = Job { facts, payload };
+        let Draft { number, reservation, writer } = draft;
+        let job = Job { facts, payload: writer.finish().await? };
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
             if !error.was_begun() {
                 shared.spool.remove(&job.payload).await;

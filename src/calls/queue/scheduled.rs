@@ -33,7 +33,8 @@ impl Queue {
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let reservation = shared.reserve(&facts, head.len() as u64, 0, Sender::Timer)?;
+        let usage = facts.usage(head.len() as u64);
+        let reservation = shared.quota.reserve(facts.tenant(), usage, 0, Sender::Timer)?;
         let number = shared.next_number();
         let job = Job { facts, payload: Payload::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;

@@ -15,10 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::callback;
 use super::codec::DecodeError;
 use super::counters::Summary;
-use super::error::QueueError;
 use super::job::Facts;
 use super::keep::index::Index;
-use super::schedule::admission::{Quota, Reservation, Sender, Usage};
+use super::schedule::admission::{Quota, Reservation, Usage};
 use super::schedule::scheduler::{FairScheduler, LaneKey};
 use super::spool::Spool;
 use super::waiters::Waiters;
@@ -102,17 +101,6 @@ impl Shared {
     /// The number of the next job.
     pub(super) fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Reserves room for a call; see [`Quota::reserve`].
-    pub(super) fn reserve(
-        &self,
-        facts: &Facts,
-        size: u64,
-        announced: u64,
-        sender: Sender,
-    ) -> Result<Reservation, QueueError> {
-        self.quota.reserve(facts.tenant(), facts.usage(size), announced, sender)
     }
 
     /// The name of the queue that a lane is in; `None` if its function is not there any more.

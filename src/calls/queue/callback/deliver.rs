@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http1::Header;
 use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
@@ -23,25 +24,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ANSWER: usize = 16 << 10;
 /// Bytes that are read of a file at a time.
 const PIECE: usize = 64 << 10;
-
-/// Headers of a function's answer that are not the callback's: they say how the answer came, or are ours to say.
-const OURS: [&str; 14] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    // Who is called back by another function would call back in turn, and so on.
-    "x-callback-url",
-];
 
 /// Sends a callback once.
 pub(in crate::queue) async fn deliver(
@@ -106,7 +88,7 @@ fn answered(head: &[u8], facts: &Facts, ended: &Ended) -> HeaderMap {
     for (name, value) in header_lines(head).filter(|(name, _)| !is_ours(name.as_str())) {
         headers.append(name, value);
     }
-    let took = ended.took();
+    let took = Duration::from_micros(ended.took_us);
     let said = [
         ("x-call-id", facts.call_id.clone()),
         ("x-duration-seconds", format!("{}.{:06}", took.as_secs(), took.subsec_micros())),
@@ -127,10 +109,21 @@ fn answered(head: &[u8], facts: &Facts, ended: &Ended) -> HeaderMap {
 
 /// Whether a function has no say in what this header is.
 fn is_ours(name: &str) -> bool {
-    OURS.contains(&name)
-        || ["webhook-", "x-function-", "x-retry", "x-call-id", "x-duration-seconds", "x-body-omitted"]
-            .iter()
-            .any(|start| name.starts_with(start))
+    // They say how the answer came.
+    let is_transport = matches!(
+        Header::of(name),
+        Header::Hop
+            | Header::Connection
+            | Header::ContentLength
+            | Header::Expect
+            | Header::Host
+            | Header::TransferEncoding
+            | Header::Upgrade
+    );
+    // Who is called back by another function would call back in turn, and so on.
+    let ours =
+        ["user-agent", "webhook-", "x-body-omitted", "x-call-id", "x-callback-url", "x-duration-seconds"];
+    is_transport || ours.iter().chain(&["x-function-", "x-retry"]).any(|start| name.starts_with(start))
 }
 
 /// The headers by which a receiver knows that the callback is ours, that it is whole, and that it is not an old one.

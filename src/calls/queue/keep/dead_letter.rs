@@ -87,7 +87,8 @@ impl Queue {
         let _one = self.0.dead_letter_lock.lock().await;
         let mut job = self.dead_job(number)?;
         let size = job.payload.size();
-        let reservation = self.0.reserve(&job.facts, size, 0, Sender::Client)?;
+        let usage = job.facts.usage(size);
+        let reservation = self.0.quota.reserve(job.facts.tenant(), usage, 0, Sender::Client)?;
         job.facts.renew();
         let again = self.0.next_number();
         self.0.store.revive_job(number, again, job.encode()).await?;

@@ -173,13 +173,9 @@ impl Queue {
         let mut ended = self.0.store.call_records().rev().filter_map(Result::ok).peekable();
         let mut queued = self.0.store.jobs().rev().filter_map(Result::ok).peekable();
         std::iter::from_fn(move || {
-            let is_queued = match (ended.peek(), queued.peek()) {
-                (None, None) => return None,
-                (Some((ended, _)), Some((queued, _))) => queued > ended,
-                (ended, _) => ended.is_none(),
-            };
-            let row = if is_queued { queued.next() } else { ended.next() };
-            row.map(|row| (is_queued, row))
+            let is_queued =
+                queued.peek().map(|(number, _)| *number) > ended.peek().map(|(number, _)| *number);
+            Some((is_queued, if is_queued { queued.next()? } else { ended.next()? }))
         })
         .filter_map(|(is_queued, (number, bytes))| match is_queued {
             true => {

@@ -5,6 +5,7 @@ use std::io;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::queue::error::QueueError;
 use crate::queue::job::{Facts, beginning};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
@@ -87,8 +88,8 @@ impl ResponseWriter {
             self.omit(format!("it is larger than {} bytes (queue.answer_limit)", self.limit));
             return;
         }
-        if let Err(error) = self.room.grow(self.head.len() as u64 + self.size) {
-            self.omit(error.to_string());
+        if let Err(full) = self.room.grow(self.head.len() as u64 + self.size) {
+            self.omit(QueueError::from(full).to_string());
             return;
         }
         let draft = self.draft.get_or_insert_with(|| spool.writer(self.head.clone(), self.inline));

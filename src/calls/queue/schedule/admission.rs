@@ -14,12 +14,9 @@ use std::collections::btree_map::Entry;
 use std::ops::{AddAssign, SubAssign};
 use std::sync::{Arc, Mutex};
 
-use crate::queue::error::QueueError;
 use model::function::FunctionKey;
 use model::sync::lock;
 
-/// When to come back to a queue that is full, in seconds.
-const FULL_PAUSE: u32 = 5;
 /// The part of the room, one of so many, that timers have beside what all have.
 const TIMERS_SHARE: u64 = 10;
 
@@ -77,6 +74,13 @@ pub(in crate::queue) enum Sender {
     Timer,
 }
 
+/// A limit that was reached.
+#[derive(Debug)]
+pub(in crate::queue) struct Full {
+    /// What the queue holds already.
+    pub(in crate::queue) what: String,
+}
+
 /// The room of a queue. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub(in crate::queue) struct Quota(Arc<Limited>);
@@ -122,7 +126,7 @@ impl Quota {
         usage: Usage,
         announced: u64,
         sender: Sender,
-    ) -> Result<Reservation, QueueError> {
+    ) -> Result<Reservation, Full> {
         let (mut held, calls) = (lock(&self.0.held), self.0.max_calls);
         let half = calls.div_ceil(2);
         if usage.callbacks > 0 && held.total.callbacks as u64 >= half {
@@ -171,14 +175,7 @@ impl Quota {
 impl Limited {
     /// Refuses `more` bytes for something that has `own` already if its tenant has half of the room with other things;
     /// so a tenant has that and one thing more at most.
-    fn check(
-        &self,
-        held: &Held,
-        tenant: &Tenant,
-        own: u64,
-        more: u64,
-        sender: Sender,
-    ) -> Result<(), QueueError> {
+    fn check(&self, held: &Held, tenant: &Tenant, own: u64, more: u64, sender: Sender) -> Result<(), Full> {
         let (bytes, room) = (self.max_bytes, room(self.max_bytes, sender));
         let half = room.div_ceil(2);
         if held.of(tenant).bytes - own >= half {
@@ -202,8 +199,8 @@ fn room(limit: u64, sender: Sender) -> u64 {
     }
 }
 
-fn full<T>(what: String) -> Result<T, QueueError> {
-    Err(QueueError::Full { what, retry_after: FULL_PAUSE })
+fn full<T>(what: String) -> Result<T, Full> {
+    Err(Full { what })
 }
 
 /// Room that something holds in the queue, until it is dropped.
@@ -216,7 +213,7 @@ pub(in crate::queue) struct Reservation {
 
 impl Reservation {
     /// Grows to so many bytes, if it has fewer. Only clients send bodies, so there is the room of clients for this.
-    pub(in crate::queue) fn grow(&mut self, bytes: u64) -> Result<(), QueueError> {
+    pub(in crate::queue) fn grow(&mut self, bytes: u64) -> Result<(), Full> {
         let more = bytes.saturating_sub(self.usage.bytes);
         if more > 0 {
             let mut held = lock(&self.quota.0.held);

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::queue::error::QueueError;
 
 const CALLS: usize = 10;
 const BYTES: u64 = 1000;
@@ -166,8 +167,8 @@ proptest! {
 }
 
 /// The text of a refusal.
-fn refusal(reserved: Result<Reservation, QueueError>) -> String {
-    reserved.expect_err("there is no room").to_string()
+fn refusal<T: std::fmt::Debug>(reserved: Result<T, Full>) -> String {
+    QueueError::from(reserved.expect_err("there is no room")).to_string()
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn a_refusal_names_the_limit_that_was_reached() {
     drop(by_timer);
     let mut response = quota.hold(Tenant::Receivers, Usage::default());
     response.grow(51).expect("so much is left");
-    let error = response.grow(52).expect_err("none is left").to_string();
+    let error = refusal(response.grow(52));
     assert_eq!(error, holds("100 bytes (queue.max_size)"));
     response.clear();
     let _full = one(4, 0, 40, Sender::Client).expect("there is room again");
