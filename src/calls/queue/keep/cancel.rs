@@ -20,23 +20,23 @@ impl Queue {
     pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
         if let Found::Queued(number, job) = self.found(call_id)? {
             let (watcher, end) = oneshot::channel();
-            let taken = {
+            let (taken, runs) = {
                 let mut state = self.0.state();
-                if let Some(running) = state.running.get(&number) {
-                    running.cancel.cancel();
-                }
+                let running = state.running.get(&number);
+                let runs = running.inspect(|running| running.cancel.cancel()).is_some();
                 // It is running, or somebody else has cancelled it just now, where it is not taken.
                 let taken = state.scheduler.take(&job.facts.lane(), number);
                 if !taken {
                     state.waiters.add(number, watcher);
                 }
-                taken
+                (taken, runs)
             };
             if taken {
                 return self.end_queued(number, job).await;
             }
-            // It may have ended before there was anybody to tell.
-            if matches!(self.found(call_id), Ok(Found::Queued(..)))
+            // One that runs tells its end, or that it had come before. Of another it may have come before there was
+            // anybody to tell.
+            if (runs || matches!(self.found(call_id), Ok(Found::Queued(..))))
                 && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
             {
                 return Ok(());
