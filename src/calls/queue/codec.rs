@@ -1,5 +1,5 @@
-//! How a job or a record is stored: a line of JSON, and what goes with it if that is short. Heads and bodies are not
-//! text.
+//! Encoding of jobs and records for the store: a line of JSON, and what goes with it if that is short. Heads and bodies
+//! are not text.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ struct StoredFile {
     body: u64,
 }
 
-/// What is stored cannot be read.
+/// A row that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("what is stored of a queued call cannot be read: {0}")]
 pub(super) struct DecodeError(String);

@@ -1,4 +1,4 @@
-//! Why a call was not accepted.
+//! Errors of the queue.
 
 use std::io;
 
@@ -12,7 +12,7 @@ const FULL_PAUSE: u32 = 5;
 /// An error of the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// It has as much as it takes.
+    /// A limit of the queue was reached.
     #[error("the queue holds {what} already: try again later")]
     Full {
         /// The limit that was reached.
@@ -38,7 +38,7 @@ pub enum QueueError {
         /// Its id.
         call_id: String,
     },
-    /// There is no answer of it.
+    /// No answer of a call is kept.
     #[error("no answer of call {call_id} is kept, which is {state}: send X-Keep-Result with a call", state = state.as_str())]
     NoAnswer {
         /// Its id.
@@ -46,19 +46,19 @@ pub enum QueueError {
         /// How it is.
         state: CallState,
     },
-    /// It has ended without an answer that could be given to whoever waits for it.
+    /// A call has ended without an answer that could be given to whoever waits for it.
     #[error("call {call_id} is {state}: {reason}", state = state.as_str())]
     Unanswered {
         /// Its id.
         call_id: String,
         /// How it is.
         state: CallState,
-        /// What it was answered, or would have been; 0 if nothing.
+        /// Status that it was answered, or would have been; 0 if nothing.
         code: u16,
         /// Why there is no answer.
         reason: String,
     },
-    /// It cannot be cancelled any more.
+    /// A call cannot be cancelled any more.
     #[error("call {call_id} has ended: it is {state}", state = state.as_str())]
     Ended {
         /// Its id.
@@ -66,7 +66,7 @@ pub enum QueueError {
         /// How it is.
         state: CallState,
     },
-    /// It was cancelled, or was about to be, and its end is not on the disk yet.
+    /// A call was cancelled, or was about to be, and its end is not on the disk yet.
     #[error(
         "call {call_id} is broken off, but that is not on the disk yet, and the next start may make it again: \
          'ingle calls show {call_id}' says when it has ended, 'journalctl -u ingle' what holds it up"
@@ -75,7 +75,7 @@ pub enum QueueError {
         /// Its id.
         call_id: String,
     },
-    /// What a call sends could not be written or read.
+    /// A payload could not be written or read.
     #[error("the directory of queued calls, queue in daemon.state_dir: {0}")]
     Spool(#[from] io::Error),
     /// The store did not take it.

@@ -20,19 +20,19 @@ const KEPT_TEXT: usize = 240;
 const INLINE: usize = 4 << 10;
 /// Bytes of a record in all: what the store keeps within sled, whose nodes must stay small.
 const RECORD: usize = 8 << 10;
-/// What may be added to a record: all that is remembered of tries, times, and what comes with the end.
+/// Bytes that may be added to a record: all that is remembered of tries, times, and what comes with the end.
 const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
 
 /// A call, from its acceptance until it has succeeded or is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// What is known of it beside what it sends.
+    /// Metadata of the call.
     pub facts: Facts,
-    /// What it sends.
+    /// Head and body that it sends.
     pub payload: Payload,
 }
 
-/// What is known of a call.
+/// Metadata of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The function.
@@ -61,13 +61,13 @@ pub struct Facts {
     /// For how long its answer is kept, in seconds, if its client asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u64>,
-    /// Where its answer goes, if its client wants it. With what came of the call, this is that callback.
+    /// Receiver of its answer, if its client wants it. With what came of the call, this is that callback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
 }
 
 impl Facts {
-    /// Those of a call that is accepted now.
+    /// Makes those of a call that is accepted now.
     pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
         Self {
             function,
@@ -84,7 +84,7 @@ impl Facts {
         }
     }
 
-    /// Those of the callback of a call that has ended like this.
+    /// Makes those of the callback of a call that has ended like this.
     pub(super) fn of_callback(&self, callback: Callback) -> Self {
         Self {
             callback: Some(callback),
@@ -203,20 +203,20 @@ impl Try {
     }
 }
 
-/// Where the answer of a call goes, and what came of the call once it has ended.
+/// The receiver of a call's answer, and what came of the call once it has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {
     /// The receiver.
     pub url: String,
-    /// What came of the call. While there is nothing, it is still to be made.
+    /// The end of the call. While there is none, it is still to be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
 }
 
-/// What came of a call, beside its answer's headers and body.
+/// The end of a call, beside its answer's headers and body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// What a receiver knows the callback by: chosen here, so that no client can take that of another.
+    /// Id by which a receiver knows the callback: chosen here, so that no client can take that of another.
     pub message_id: String,
     /// The status that the function answered, or that a client would have got of the gateway.
     pub status: u16,

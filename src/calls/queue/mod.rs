@@ -247,7 +247,7 @@ impl Queue {
         self.0.config.body_limit
     }
 
-    /// Where the answer of a call goes whose client gave this URL; else why it cannot go there.
+    /// Makes the callback for a client that gave this URL; else says why none can go there.
     pub fn callback_to(&self, url: &str) -> Result<Callback, String> {
         Ok(Callback { url: self.0.receivers.policy().check(url)?, ended: None })
     }
@@ -376,7 +376,7 @@ impl Queue {
     }
 }
 
-/// What is found of an earlier process.
+/// Finds of an earlier process.
 #[derive(Default)]
 struct Left {
     /// The files of its calls.

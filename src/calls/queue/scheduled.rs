@@ -8,16 +8,16 @@ use host::store::StoreError;
 /// How far a call has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It is still to be made, or is being made.
+    /// Still to be made, or being made.
     Pending {
         /// How many tries have failed.
         tried: u32,
     },
-    /// It was given up, and is kept.
+    /// Given up, and kept.
     GivenUp,
-    /// Somebody cancelled it.
+    /// Cancelled.
     Cancelled,
-    /// It is not there any more: it was made.
+    /// Not there any more: it was made.
     Made,
     /// Its row is there and cannot be read: it is not made, and stays.
     Unreadable,

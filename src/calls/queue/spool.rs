@@ -1,4 +1,4 @@
-//! What queued calls send: short ones go with the rest of the call, longer ones to a file each, head and body.
+//! Payloads on disk: short ones go with the rest of their call, longer ones to a file each, head and body.
 //!
 //! A file is complete and on disk before the call that names it is, and is removed after it. What a crash leaves in
 //! between belongs to nobody, and goes at the next start.
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::payload::Payload;
 use host::private_file;
 
-/// What must stay free on the disk, in bytes: the store must be able to write when the spool cannot any more.
+/// Bytes that must stay free on the disk: the store must be able to write when the spool cannot any more.
 const RESERVE: u64 = 64 << 20;
 /// Bytes that are written between two looks at what is free.
 const LOOK_EVERY: u64 = 1 << 20;
@@ -25,7 +25,7 @@ const LOOK_EVERY: u64 = 1 << 20;
 pub(super) struct Spool(PathBuf);
 
 impl Spool {
-    /// That under `state_dir`.
+    /// Opens the one under `state_dir`.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
         let directory = state_dir.join("queue");
         private_file::make_directory(&directory)?;
@@ -105,7 +105,7 @@ impl Spool {
     }
 }
 
-/// What a call sends, while it is taken in. Dropped before its end, it leaves nothing.
+/// A payload while it is taken in. Dropped before its end, it leaves nothing.
 #[derive(Debug)]
 pub(super) struct SpoolWriter {
     spool: Spool,
@@ -113,7 +113,7 @@ pub(super) struct SpoolWriter {
     inline: usize,
     /// Bytes of the head.
     head: u64,
-    /// What was taken in, as long as there is no file.
+    /// Bytes that were taken in, as long as there is no file.
     start: Vec<u8>,
     file: Option<(Uuid, File)>,
     size: u64,

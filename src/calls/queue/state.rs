@@ -1,4 +1,4 @@
-//! What the queue has in memory.
+//! State of the queue in memory, and the handles that its parts share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) directory: Arc<Directory>,
     pub(super) spool: Spool,
     pub(super) config: config::Queue,
-    /// What callbacks are sent with.
+    /// Client that callbacks are sent with.
     pub(super) receivers: callback::Client,
     /// Calls that may wait for a replica of one function.
     pub(super) max_waiting: usize,
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     /// Rung when calls that were given up, or remembered, are too much.
     pub(super) expire: Notify,
-    /// Where calls are made.
+    /// Runtime that calls are made on.
     pub(super) runtime: Handle,
     /// Set when the daemon stops: no more calls are begun.
     pub(super) stop: CancellationToken,
@@ -69,12 +69,12 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) scheduler: FairScheduler,
-    /// What jobs hold that are queued or being made, and when they were queued; calls come first, and callbacks after
-    /// them. One that is removed here has left the queue.
+    /// Room of the jobs that are queued or being made, and when they were queued; calls come first, and callbacks after
+    /// them. A job that is removed here has left the queue.
     pub(super) held: BTreeMap<(bool, u64), (Timestamp, Reservation)>,
     /// Calls that are queued or remembered, by their ids.
     pub(super) index: Index,
-    /// What is being made.
+    /// Jobs that are being made.
     pub(super) running: HashMap<u64, Running>,
     pub(super) waiters: Waiters,
     /// Calls that were given up and are kept.
@@ -163,7 +163,7 @@ impl Shared {
     }
 }
 
-/// What was stored, if it can be read.
+/// Decodes what was stored; nothing, and a word in the log, if it cannot be read.
 pub(super) fn readable<T>(
     number: u64,
     bytes: &[u8],

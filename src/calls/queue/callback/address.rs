@@ -1,4 +1,4 @@
-//! Which addresses are everybody's: what a stranger could reach from anywhere.
+//! Public addresses: those that a stranger could reach from anywhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

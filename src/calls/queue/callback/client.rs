@@ -15,8 +15,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// servers like, and cannot be broken off; whoever calls functions chooses the names.
 const LOOKUPS: usize = 4;
 
-/// What callbacks are sent with. It is made with the first of them: the certificates that it trusts take memory, and
-/// most machines send none.
+/// Client that callbacks are sent with. It is made with the first of them: the certificates that it trusts take memory,
+/// and most machines send none.
 #[derive(Debug)]
 pub(in crate::queue) struct Client {
     policy: Arc<EgressPolicy>,
@@ -101,7 +101,7 @@ impl Resolve for Guard {
     }
 }
 
-/// Those of a name's addresses that may be reached.
+/// Returns the addresses of a name that may be reached.
 fn allowed(
     policy: &EgressPolicy,
     name: &str,

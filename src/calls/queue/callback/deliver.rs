@@ -1,4 +1,4 @@
-//! One try of one callback.
+//! Delivery of callbacks: one attempt of one callback.
 
 use std::io;
 use std::path::Path;
@@ -151,7 +151,7 @@ async fn sign(
     ])
 }
 
-/// What a receiver's answer means: it has taken the callback, or it has not.
+/// Judges a receiver's answer: it has taken the callback, or it has not.
 async fn judge(mut answer: reqwest::Response, is_gateway: bool, longest_pause: Duration) -> Outcome {
     let status = answer.status();
     let pause = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());

@@ -1,5 +1,5 @@
-//! Where callbacks may go. A client of the gateway is a stranger to this machine's network; by naming a receiver it
-//! must reach nothing that it could not reach without us.
+//! Receivers that callbacks may go to. A client of the gateway is a stranger to this machine's network; by naming a
+//! receiver it must reach nothing that it could not reach without us.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,14 +15,14 @@ use model::config;
 const LONGEST: usize = 1000;
 /// Groups of receivers whose callbacks are held up together.
 const GROUPS: u64 = 64;
-/// What Azure's machines have their host by: public in form, and answered from inside alone.
+/// Address by which Azure's machines reach their host: public in form, and answered from inside alone.
 const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 /// The names that this gateway has for functions.
 const GATEWAY: [&str; 2] = ["gateway", "gateway.openfaas"];
-/// What may be called of it.
+/// Paths of it that may be called.
 const GATEWAY_PATHS: [&str; 2] = ["/function/", "/async-function/"];
 
-/// Where callbacks may go.
+/// Receivers that callbacks may go to.
 #[derive(Debug)]
 pub(in crate::queue) struct EgressPolicy {
     /// Names of hosts, or `*.` and what they end with; if there are any, no others are reached.
@@ -36,9 +36,9 @@ pub(in crate::queue) struct EgressPolicy {
 /// A receiver that may be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Receiver {
-    /// Where it is.
+    /// Its URL, with the address of the gateway if it is that.
     pub(super) url: Url,
-    /// It is this gateway.
+    /// Whether it is this gateway.
     pub(super) is_gateway: bool,
 }
 
@@ -58,8 +58,9 @@ impl EgressPolicy {
         Ok(url.to_owned())
     }
 
-    /// Which callbacks those to this URL are held up with. There are few groups, because whoever calls functions names
-    /// as many receivers as he likes; who shares one with whom is for chance, and not for him to choose.
+    /// Group of receivers that are held up together with this URL. There are few groups, because whoever calls
+    /// functions names as many receivers as he likes; who shares one with whom is for chance, and not for him to
+    /// choose.
     pub(in crate::queue) fn group_of(text: &str) -> u8 {
         static CHANCE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let url = Url::parse(text).ok();

@@ -1,4 +1,4 @@
-//! Callbacks: where the answer of a queued call goes when its client gave `X-Callback-Url`.
+//! Callbacks: the answers of queued calls whose clients gave `X-Callback-Url`, on their way to receivers.
 //!
 //! ```text
 //! X-Callback-Url ── allowed? ──▶ kept with the call ──▶ the call ends ──▶ its row becomes the callback's

@@ -18,7 +18,7 @@ const SHORTEST: usize = 16;
 /// Bytes that are read at a time.
 const PIECE: usize = 64 << 10;
 
-/// What callbacks are signed with: a secret, or an old and a new one for as long as receivers have either.
+/// Keys that callbacks are signed with: a secret, or an old and a new one for as long as receivers have either.
 #[derive(Debug)]
 pub(super) struct Keys(Vec<hmac::Key>);
 

@@ -1,4 +1,4 @@
-//! Calls that were given up: kept to be looked at, made again, or thrown away.
+//! Dead letters: calls that were given up, and kept to be looked at, made again, or thrown away.
 
 use jiff::Timestamp;
 
@@ -12,12 +12,12 @@ use model::function::{FunctionKey, FunctionName, NamespaceName};
 /// Calls that are thrown away or forgotten in one write; others may want their turn in between.
 pub(super) const PART: usize = 256;
 
-/// Which of them are meant.
+/// A selection of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Which {
-    /// Those of functions with this name.
+    /// Only those of functions with this name.
     pub name: Option<FunctionName>,
-    /// Those of functions in this namespace.
+    /// Only those of functions in this namespace.
     pub namespace: Option<NamespaceName>,
 }
 
@@ -33,7 +33,7 @@ impl Which {
 pub struct DeadCall {
     /// Its number, under which it is found.
     pub number: u64,
-    /// What is known of it.
+    /// Its metadata.
     pub facts: Facts,
     /// Bytes of its body.
     pub body_size: u64,

@@ -1,9 +1,9 @@
-//! What goes first of what is kept and has become too much.
+//! Max-min fairness for what is kept and has become too much: eviction begins with those that have most.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Which of these go so that the others are `limit` together at most. They are given with their owners and what they
+/// Marks those that go so that the others are `limit` together at most. They are given with their owners and what they
 /// count, those first that go first. Those give way that have most: nobody drives out what others have.
 fn evict_over<O: Hash + Eq>(kept: &[(O, u64)], limit: u64) -> Vec<bool> {
     let mut totals: HashMap<&O, u64> = HashMap::new();
@@ -41,7 +41,8 @@ pub(super) fn take_over<T, O: Hash + Eq>(
     kept.extract_if(.., |_| gone.next().unwrap_or_default()).collect()
 }
 
-/// What each may have, if those that have less leave the rest of theirs to the others; and what remains of that.
+/// Returns what each may have, if those that have less leave the rest of theirs to the others; and what remains of
+/// that.
 fn max_min_share(mut totals: Vec<u64>, limit: u64) -> (u64, u64) {
     totals.sort_unstable();
     let (mut left, mut owners) = (limit, totals.len() as u64);
@@ -59,7 +60,7 @@ fn max_min_share(mut totals: Vec<u64>, limit: u64) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    /// Those that stay, each by its owner.
+    /// Returns those that stay, each by its owner.
     fn stays(kept: &[(char, u64)], limit: u64) -> String {
         let gone = evict_over(kept, limit);
         kept.iter().zip(gone).filter(|(_, gone)| !gone).map(|((owner, _), _)| *owner).collect()

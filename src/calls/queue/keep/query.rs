@@ -1,4 +1,4 @@
-//! Calls as people ask for them: how one is, which there are, and its answer.
+//! Queries for calls: their state, their list, their answers.
 
 use std::io;
 
@@ -15,14 +15,14 @@ use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
 use model::function::{FunctionKey, FunctionName, NamespaceName};
 
-/// Which calls are meant.
+/// A selection of calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Those of functions with this name.
+    /// Only those of functions with this name.
     pub name: Option<FunctionName>,
-    /// Those of functions in this namespace.
+    /// Only those of functions in this namespace.
     pub namespace: Option<NamespaceName>,
-    /// Those that are like this.
+    /// Only those in this state.
     pub state: Option<CallState>,
 }
 
@@ -51,7 +51,7 @@ pub struct KeptAnswer {
 }
 
 impl KeptAnswer {
-    /// Those of its headers that are `wanted`.
+    /// Returns those of its headers that are `wanted`.
     pub fn headers(&self, wanted: impl Fn(&str) -> bool) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in header_lines(&self.head).filter(|(name, _)| wanted(name.as_str())) {
@@ -66,7 +66,7 @@ impl KeptAnswer {
 pub enum AnswerBody {
     /// A short one.
     Memory(Vec<u8>),
-    /// It stands at its beginning.
+    /// A file that stands at its beginning.
     File(tokio::fs::File),
 }
 
@@ -222,8 +222,8 @@ impl Queue {
 
 /// A call that was found.
 pub(super) enum Found {
-    /// It has not ended.
+    /// Has not ended.
     Queued(u64, Job),
-    /// It has, with this answer.
+    /// Has ended, with this answer.
     Ended(CallRecord, Payload),
 }

@@ -1,4 +1,4 @@
-//! What is known of a call after its end, and its answer if that was asked for.
+//! Records of calls that have ended, with their answers if those were asked for.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,17 +12,17 @@ use model::function::FunctionKey;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallState {
-    /// It could be made now.
+    /// Could be made now.
     Queued,
-    /// It waits for its next try.
+    /// Waits for its next try.
     Waiting,
-    /// It is being made.
+    /// Is being made.
     Running,
-    /// It was answered as it should be.
+    /// Was answered as it should be.
     Done,
-    /// It was given up.
+    /// Was given up.
     Failed,
-    /// Somebody cancelled it.
+    /// Was cancelled.
     Cancelled,
 }
 
@@ -44,7 +44,7 @@ impl CallState {
     }
 }
 
-/// What a try found of its function.
+/// The start of a function that an attempt met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -89,7 +89,7 @@ pub struct CallRecord {
     pub ended_at: Option<Timestamp>,
     /// How many tries there were, or have failed so far.
     pub tries: u32,
-    /// What the last try found of the function.
+    /// Start of the function that the last attempt met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
     /// The status that the last try was answered, or that a client would have been answered.
@@ -110,7 +110,7 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    /// That of a call that has not ended.
+    /// Makes that of a call that has not ended.
     pub(in crate::queue) fn of(facts: &Facts, payload: &Payload, state: CallState) -> Self {
         Self {
             state,

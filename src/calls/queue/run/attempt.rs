@@ -1,4 +1,4 @@
-//! One try of one call: the road that all calls take, with nobody waiting for the answer.
+//! One attempt of one call: the road that all calls take, with nobody waiting for the answer.
 
 use std::future::poll_fn;
 use std::io;
@@ -32,11 +32,11 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 /// A try that has ended.
 pub(in crate::queue) struct AttemptResult {
     pub(in crate::queue) outcome: Outcome,
-    /// What the function answered, or what a client would have been answered.
+    /// Status that the function answered, or that a client would have been answered.
     pub(in crate::queue) status: u16,
-    /// What was kept of the answer.
+    /// Answer, as far as it is kept.
     pub(in crate::queue) response: Option<ResponseWriter>,
-    /// What it found of the function; nothing if it did not look for a replica.
+    /// Start that it met; nothing if it did not look for a replica.
     pub(in crate::queue) start: Option<Start>,
     /// Bytes of the answer's body.
     pub(in crate::queue) received: Option<u64>,
@@ -161,12 +161,12 @@ async fn read_to_end(
     }
 }
 
-/// What counts of an answer.
+/// The parts of an answer that count.
 #[derive(Debug, Default)]
 struct Seen {
     code: u16,
     retry_after: Option<Duration>,
-    /// It is the watchdog's own word, not the function's.
+    /// Whether it is the watchdog's own word, not the function's.
     internal: bool,
 }
 
@@ -272,7 +272,7 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
     }
 }
 
-/// What only one who connects is told.
+/// Whether only one who connects is told this.
 fn is_refusal(kind: io::ErrorKind) -> bool {
     matches!(
         kind,

@@ -1,4 +1,4 @@
-//! Where what a job sends is read from.
+//! Opens a job's payload: head and body, from memory or the spool.
 
 use std::borrow::Cow;
 use std::io;

@@ -97,7 +97,7 @@ impl Queue {
         Ok(())
     }
 
-    /// What a call leaves beside itself, on the disk as far as it has files.
+    /// Makes what a call leaves beside itself, on the disk as far as it has files.
     async fn write_aftermath(&self, job: &Job, completion: &mut Completion) -> Aftermath {
         let (shared, facts) = (&self.0, &job.facts);
         if facts.is_callback() {
@@ -146,7 +146,7 @@ impl Queue {
 }
 
 impl Completion {
-    /// What is known of the callback, if the call asked for one.
+    /// Makes the metadata of the callback, if the call asked for one.
     fn callback(&self, facts: &Facts, omitted: Option<String>) -> Option<Facts> {
         let Some(Callback { url, ended: None }) = &facts.callback else { return None };
         // Whoever cancels a call wants to hear no more of it.
@@ -163,7 +163,7 @@ impl Completion {
     }
 }
 
-/// What a call leaves beside itself.
+/// Rows that a call leaves beside itself.
 #[derive(Default)]
 struct Aftermath {
     /// With the response, if that is kept.

@@ -1,5 +1,5 @@
-//! What is kept of a function's answer for its callback: collected while it is read, and written to the spool piece
-//! by piece, so that a long one is never held in memory.
+//! A function's answer as it is kept for its callback or its record: collected while it is read, and written to the
+//! spool piece by piece, so that a long one is never held in memory.
 
 use std::io;
 
@@ -23,10 +23,10 @@ pub(in crate::queue) struct ResponseWriter {
     head: Vec<u8>,
     /// Bytes of the body so far, also those that are not kept.
     size: u64,
-    /// What came and is not written yet.
+    /// Bytes that came and are not written yet.
     pending: Vec<u8>,
     draft: Option<SpoolWriter>,
-    /// What is taken of the queue's room.
+    /// Room of the queue that it takes.
     room: Reservation,
     /// Why its body is not kept, if it is not.
     omitted: Option<String>,
@@ -36,7 +36,7 @@ pub(in crate::queue) struct ResponseWriter {
 pub(in crate::queue) struct KeptResponse {
     /// On the disk, if it has a file.
     pub(in crate::queue) payload: Payload,
-    /// What it has of the queue's room; given back when dropped.
+    /// Room of the queue that it has.
     pub(in crate::queue) room: Reservation,
     /// Why its body is not there, if it is not.
     pub(in crate::queue) omitted: Option<String>,
@@ -107,7 +107,7 @@ impl ResponseWriter {
         self.omitted = Some(reason);
     }
 
-    /// What there is to be kept.
+    /// Finishes what there is to be kept.
     pub(in crate::queue) async fn finish(mut self, spool: &Spool) -> KeptResponse {
         self.write(spool).await;
         for _ in 0..2 {

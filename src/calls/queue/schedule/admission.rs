@@ -1,7 +1,7 @@
 //! Admission to the queue: how many calls and bytes it holds, and whose they are.
 //!
-//! Whatever holds room has a [`Reservation`], and gives back by dropping it: a job that leaves the queue in any way does
-//! so exactly once. The numbers have a lock of their own, which is the innermost of all: it is held for the few
+//! Whatever holds room has a [`Reservation`], and gives back by dropping it: a job that leaves the queue in any way
+//! does so exactly once. The numbers have a lock of their own, which is the innermost of all: it is held for the few
 //! additions of one method here and nothing else is called meanwhile. So a reservation may be dropped anywhere, also
 //! under the lock of the queue's state, and taking one needs no other lock.
 //!
@@ -24,7 +24,7 @@ const TIMERS_SHARE: u64 = 10;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::queue) struct Usage {
     pub(in crate::queue) calls: usize,
-    /// Those of the calls that are callbacks, or leave one.
+    /// Calls among them that are callbacks, or leave one.
     pub(in crate::queue) callbacks: usize,
     pub(in crate::queue) bytes: u64,
 }
@@ -77,7 +77,7 @@ pub(in crate::queue) enum Sender {
 /// A limit that was reached.
 #[derive(Debug)]
 pub(in crate::queue) struct Full {
-    /// What the queue holds already.
+    /// Everything that the queue holds already, in words.
     pub(in crate::queue) what: String,
 }
 
@@ -151,7 +151,7 @@ impl Quota {
         self.reservation(&mut lock(&self.0.held), tenant, usage)
     }
 
-    /// What is held in all.
+    /// Sum of all that is held.
     #[cfg(test)]
     pub(in crate::queue) fn total(&self) -> Usage {
         lock(&self.0.held).total
@@ -191,7 +191,7 @@ impl Limited {
     }
 }
 
-/// What a sender may use of a limit.
+/// Returns how much of a limit a sender may use.
 fn room(limit: u64, sender: Sender) -> u64 {
     match sender {
         Sender::Client => limit,

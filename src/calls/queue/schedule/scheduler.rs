@@ -1,7 +1,8 @@
-//! Fair scheduling of queued calls: one lane for each function and each group of receivers of callbacks, and turns between them.
+//! Fair scheduling of queued calls: one lane for each function and each group of receivers of callbacks, and turns
+//! between them.
 //!
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
-//! in which they were queued, apart from those that wait for another try. Lanes take round, and none takes more than
+//! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
 //! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
 //! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy.
 //!
@@ -22,7 +23,7 @@ const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 /// Whose calls a lane has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::queue) enum LaneKey {
-    /// Those of a function.
+    /// Calls of a function.
     Function(FunctionKey),
     /// Callbacks to a group of receivers.
     Receivers(u8),
@@ -80,23 +81,22 @@ struct Queue {
 /// How many calls a lane or queue has, and where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// They could be made now.
+    /// Calls that could be made now.
     pub ready: usize,
-    /// They wait for their time.
+    /// Calls that wait for their time.
     pub waiting: usize,
-    /// They are being made.
+    /// Calls that are being made.
     pub running: usize,
 }
 
-/// What follows for a call that ran.
+/// The next step of a call that ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::queue) enum Next {
     /// Nothing more.
     Nothing,
     /// Another attempt at a time.
     At(Instant),
-    /// It was not made, for its function has no room. It keeps its place, and its lane is left alone for at least so
-    /// long.
+    /// Not made, for its function has no room. It keeps its place, and its lane is left alone for at least so long.
     Refused(Duration),
     /// Nothing more: its function had no room for too long. Its lane is left alone as if it were made again.
     GivenUp(Duration),
@@ -110,7 +110,7 @@ pub(in crate::queue) struct FairScheduler {
     queues: BTreeMap<Box<str>, Queue>,
     /// Lanes that have something ready, the one whose turn it is first.
     round: VecDeque<LaneKey>,
-    /// What waits, by the time at which it is due.
+    /// Calls that wait, by the time at which they are due.
     due: BTreeSet<(Instant, u64, LaneKey)>,
     running: usize,
 }

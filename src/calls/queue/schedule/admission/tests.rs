@@ -13,7 +13,7 @@ fn tenant(index: u8) -> Tenant {
     }
 }
 
-/// What is live: each reservation, and what the model says it holds.
+/// Live reservations, each with what the model says it holds.
 type Live = Vec<(Reservation, Tenant, Usage)>;
 
 fn sum(live: &Live, of: Option<&Tenant>) -> Usage {

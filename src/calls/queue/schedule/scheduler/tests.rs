@@ -40,7 +40,7 @@ fn lanes(all: usize, queue: usize) -> FairScheduler {
     FairScheduler::new(Limits { all, queue })
 }
 
-/// What is made next, while `limit` of each function may run.
+/// Returns what is made next, while `limit` of each function may run.
 fn take(lanes: &mut FairScheduler, limit: usize) -> Vec<u64> {
     let now = Instant::now();
     std::iter::from_fn(|| lanes.next(now, |_| limit)).map(|(_, number)| number).collect()
