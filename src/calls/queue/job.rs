@@ -73,7 +73,7 @@ impl Facts {
             function,
             call_id,
             method,
-            path: beginning(path),
+            path: truncated(path),
             queued_at: Timestamp::now(),
             not_before: None,
             tried: 0,
@@ -144,7 +144,7 @@ impl Facts {
     }
 
     /// All tries are forgotten: it is made as if it were new.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn reset_attempts(&mut self) {
         self.tried = 0;
         self.tries.clear();
         self.started_at = None;
@@ -154,7 +154,7 @@ impl Facts {
 }
 
 /// As much of a text as is remembered.
-pub(super) fn beginning(text: &str) -> String {
+pub(super) fn truncated(text: &str) -> String {
     let mut size = 0;
     for (at, char) in text.char_indices() {
         size += match char {
@@ -195,7 +195,7 @@ impl Try {
     /// One that ended now.
     pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
         let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
-        Self { at, took_ms, code, reason: beginning(reason), repeats: 0 }
+        Self { at, took_ms, code, reason: truncated(reason), repeats: 0 }
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -345,7 +345,7 @@ mod tests {
                 took_us: u64::MAX,
                 retries: u32::MAX,
                 most_retries: u32::MAX,
-                omitted: Some(beginning(&text.repeat(4000))),
+                omitted: Some(truncated(&text.repeat(4000))),
             };
             job.facts.callback = Some(Callback { url: "u".repeat(1000), ended: Some(ended) });
             let size = job.encode().len();

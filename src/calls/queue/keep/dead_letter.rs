@@ -89,7 +89,7 @@ impl Queue {
         let size = job.payload.size();
         let usage = job.facts.usage(size);
         let reservation = self.0.quota.reserve(job.facts.tenant(), usage, 0, Sender::Client)?;
-        job.facts.renew();
+        job.facts.reset_attempts();
         let again = self.0.next_number();
         self.0.store.revive_job(number, again, job.encode()).await?;
         {

@@ -6,7 +6,7 @@ use std::io;
 use http::{HeaderName, HeaderValue};
 
 use crate::queue::error::QueueError;
-use crate::queue::job::{Facts, beginning};
+use crate::queue::job::{Facts, truncated};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
 use crate::queue::spool::{Spool, SpoolWriter};
@@ -141,5 +141,5 @@ pub(in crate::queue) fn header_lines(head: &[u8]) -> impl Iterator<Item = (Heade
 
 /// Why an answer is not kept.
 pub(in crate::queue) fn unwritten(error: &io::Error) -> String {
-    beginning(&format!("it could not be written to the disk: {error}"))
+    truncated(&format!("it could not be written to the disk: {error}"))
 }

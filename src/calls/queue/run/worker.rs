@@ -47,7 +47,7 @@ impl Queue {
             // Broken off: the next process makes it again.
             () = self.0.break_off.cancelled() => return,
             () = cancel.cancelled() => None,
-            tried = self.try_once(&job) => Some(tried),
+            tried = self.attempt_once(&job) => Some(tried),
         };
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
@@ -98,7 +98,7 @@ impl Queue {
     }
 
     /// One try, and the policy that it is made under.
-    async fn try_once(&self, job: &Job) -> (AttemptResult, RetryPolicy) {
+    async fn attempt_once(&self, job: &Job) -> (AttemptResult, RetryPolicy) {
         let shared = &self.0;
         if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
             let secret = shared.config.callback_secret_file.as_deref();
