@@ -202,6 +202,20 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cancelling_a_running_call_succeeds_however_soon_it_ends() {
+    let world = World::new().await;
+    for round in 0..100 {
+        let id = format!("call-{round}");
+        let named = |facts: &mut Facts| facts.call_id.clone_from(&id);
+        world.call("env", "/never", 0, named).await.expect("accepted");
+        let runs = |queue: &Queue| queue.call(&id).is_ok_and(|call| call.state == CallState::Running);
+        world.until("it runs", runs).await;
+        world.queue.cancel(&id).await.expect("cancelled");
+        assert_eq!(world.queue.call(&id).expect("remembered").state, CallState::Cancelled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_holds_what_was_held_before() {
     let world = World::new().await;
     world.pause(true).await;

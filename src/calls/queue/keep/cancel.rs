@@ -20,23 +20,21 @@ impl Queue {
     pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
         if let Found::Queued(number, job) = self.found(call_id)? {
             let (watcher, end) = oneshot::channel();
-            let (taken, runs) = {
+            let (is_running, is_taken) = {
                 let mut state = self.0.state();
-                let running = state.running.get(&number);
-                let runs = running.inspect(|running| running.cancel.cancel()).is_some();
-                // It is running, or somebody else has cancelled it just now, where it is not taken.
-                let taken = state.scheduler.take(&job.facts.lane(), number);
-                if !taken {
+                let is_running = state.running.get(&number).map(|running| running.cancel.cancel()).is_some();
+                let is_taken = !is_running && state.scheduler.take(&job.facts.lane(), number);
+                if !is_taken {
                     state.waiters.add(number, watcher);
                 }
-                (taken, runs)
+                (is_running, is_taken)
             };
-            if taken {
+            if is_taken {
                 return self.end_queued(number, job).await;
             }
-            // One that runs tells its end, or that it had come before. Of another it may have come before there was
-            // anybody to tell.
-            if (runs || matches!(self.found(call_id), Ok(Found::Queued(..))))
+            // The end of one that runs is always told. Another one has just been cancelled by somebody else, and may
+            // have ended before there was anybody to tell.
+            if (is_running || matches!(self.found(call_id), Ok(Found::Queued(..))))
                 && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
             {
                 return Ok(());
