@@ -27,14 +27,14 @@ const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// Metadata of the call.
-    pub facts: Facts,
+    pub facts: JobMetadata,
     /// Head and body that it sends.
     pub payload: Payload,
 }
 
 /// Metadata of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct JobMetadata {
     /// The function.
     pub function: FunctionKey,
     /// `X-Call-Id`: the client's own, or a new one. It stays the same over all tries.
@@ -54,7 +54,7 @@ pub struct Facts {
     /// These tries, in order. Where there are too many, those are one that failed in the same way one after the other;
     /// where none did, the first is forgotten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tries: Vec<Try>,
+    pub tries: Vec<Attempt>,
     /// When its first try began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
@@ -66,7 +66,7 @@ pub struct Facts {
     pub callback: Option<Callback>,
 }
 
-impl Facts {
+impl JobMetadata {
     /// Makes those of a call that is accepted now.
     pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl Facts {
     }
 
     /// Remembers a try that failed.
-    pub(super) fn failed(&mut self, one: Try) {
+    pub(super) fn failed(&mut self, one: Attempt) {
         self.tried = self.tried.saturating_add(1);
         self.tries.push(one);
         if self.tries.len() > KEPT_TRIES {
@@ -171,7 +171,7 @@ pub(super) fn truncated(text: &str) -> String {
 
 /// A try that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Try {
+pub struct Attempt {
     /// When it began.
     pub at: Timestamp,
     /// How long it took, in milliseconds.
@@ -191,7 +191,7 @@ fn is_none(repeats: &u32) -> bool {
     *repeats == 0
 }
 
-impl Try {
+impl Attempt {
     /// One that ended now.
     pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
         let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
@@ -251,8 +251,8 @@ mod tests {
 
     fn job(payload: Payload) -> Job {
         let function = FunctionKey::parse("resize.dev").expect("a name");
-        let mut facts = Facts::new(function, "one\ntwo \"three\"".into(), "POST".into(), "/a%20b?c=1");
-        facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::from_millis(5), Some(500), "500\nno"));
+        let mut facts = JobMetadata::new(function, "one\ntwo \"three\"".into(), "POST".into(), "/a%20b?c=1");
+        facts.failed(Attempt::ended(Timestamp::UNIX_EPOCH, Duration::from_millis(5), Some(500), "500\nno"));
         Job { facts, payload }
     }
 
@@ -279,15 +279,16 @@ mod tests {
 
     #[test]
     fn the_reason_of_every_try_is_kept() {
-        let mut facts = Facts::new(FunctionKey::parse("a").expect("a name"), "i".into(), "POST".into(), "/");
+        let mut facts =
+            JobMetadata::new(FunctionKey::parse("a").expect("a name"), "i".into(), "POST".into(), "/");
         let mut fail = |at: i64, code| {
             let at = Timestamp::from_second(at).expect("a time");
-            facts.failed(Try::ended(at, Duration::ZERO, Some(code), "it failed"));
+            facts.failed(Attempt::ended(at, Duration::ZERO, Some(code), "it failed"));
         };
         for (at, code) in (0..).zip([500, 502].into_iter().chain([503; 60]).chain([504; 37]).chain([500])) {
             fail(at, code);
         }
-        let kept = |facts: &Facts| -> Vec<_> {
+        let kept = |facts: &JobMetadata| -> Vec<_> {
             facts.tries.iter().map(|one| (one.code.unwrap_or_default(), one.repeats)).collect()
         };
         let count = |code| {
@@ -300,9 +301,9 @@ mod tests {
         assert_eq!((last.at.as_second(), last.code, last.repeats), (99, Some(500), 1));
         assert!(facts.tries.is_sorted_by_key(|one| one.at));
         // Also those that were not one after the other.
-        let mut facts = Facts { tries: Vec::new(), ..facts };
+        let mut facts = JobMetadata { tries: Vec::new(), ..facts };
         for code in [500, 501].into_iter().chain([502, 503].into_iter().cycle().take(30)) {
-            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+            facts.failed(Attempt::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
         }
         let count = |code| {
             let of = facts.tries.iter().filter(|one| one.code == Some(code));
@@ -310,9 +311,9 @@ mod tests {
         };
         assert_eq!([500, 501, 502, 503].map(count), [1, 1, 15, 15], "{:?}", kept(&facts));
         // Where none is like another, the last ones are kept.
-        let mut facts = Facts { tries: Vec::new(), ..facts };
+        let mut facts = JobMetadata { tries: Vec::new(), ..facts };
         for code in 500..520 {
-            facts.failed(Try::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
+            facts.failed(Attempt::ended(Timestamp::UNIX_EPOCH, Duration::ZERO, Some(code), "it failed"));
         }
         assert_eq!(kept(&facts), (512..520).map(|code| (code, 0)).collect::<Vec<_>>());
     }
@@ -320,7 +321,7 @@ mod tests {
     #[test]
     fn a_record_stays_small_whatever_happens_to_its_call() {
         for text in ["\u{fc}", "\"", "\u{1}", "a"] {
-            let mut facts = Facts::new(
+            let mut facts = JobMetadata::new(
                 FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
                 // Bytes of the client's that are no text.
                 "\u{fffd}".repeat(256),
@@ -334,7 +335,12 @@ mod tests {
             let payload = Payload::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
             let mut job = Job { facts, payload };
             for _ in 0..100 {
-                job.facts.failed(Try::ended(Timestamp::now(), Duration::MAX, Some(500), &text.repeat(4000)));
+                job.facts.failed(Attempt::ended(
+                    Timestamp::now(),
+                    Duration::MAX,
+                    Some(500),
+                    &text.repeat(4000),
+                ));
             }
             job.facts.started_at = Some(Timestamp::now());
             job.facts.not_before = Some(Timestamp::now());
@@ -351,7 +357,8 @@ mod tests {
             let size = job.encode().len();
             assert!(size <= RECORD, "{size} bytes with {text:?}");
         }
-        let plain = Facts::new(FunctionKey::parse("a").expect("a name"), "i".repeat(36), "POST".into(), "/");
+        let plain =
+            JobMetadata::new(FunctionKey::parse("a").expect("a name"), "i".repeat(36), "POST".into(), "/");
         assert_eq!(plain.inline(), INLINE);
     }
 }

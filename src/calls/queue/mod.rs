@@ -48,9 +48,9 @@ use uuid::Uuid;
 
 pub use counters::Summary;
 pub use error::QueueError;
-pub use intake::Draft;
-pub use job::{Callback, Ended, Facts, Job, Try};
-pub use keep::dead_letter::{DeadCall, Which};
+pub use intake::Intake;
+pub use job::{Attempt, Callback, Ended, Job, JobMetadata};
+pub use keep::dead_letter::{DeadCall, DeadLetterFilter};
 pub use keep::query::{AnswerBody, Filter, KeptAnswer};
 pub use keep::record::{CallRecord, CallState, Start};
 pub use payload::Payload;
@@ -253,27 +253,27 @@ impl Queue {
     }
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.
-    pub fn draft(&self, facts: &Facts, head: Vec<u8>, body: Option<u64>) -> Result<Draft, QueueError> {
+    pub fn draft(&self, facts: &JobMetadata, head: Vec<u8>, body: Option<u64>) -> Result<Intake, QueueError> {
         let (shared, usage) = (&self.0, facts.usage(head.len() as u64));
         let reservation = shared.quota.reserve(facts.tenant(), usage, body.unwrap_or(0), Sender::Client)?;
         let writer = shared.spool.writer(head, facts.inline());
-        Ok(Draft { number: shared.next_number(), reservation, writer })
+        Ok(Intake { number: shared.next_number(), reservation, writer })
     }
 
     /// Accepts a call; returns when it is on disk.
-    pub async fn accept(&self, facts: Facts, draft: Draft) -> Result<(), QueueError> {
-        self.accept_watched(facts, draft, None).await.map(drop)
+    pub async fn accept(&self, facts: JobMetadata, draft: Intake) -> Result<(), QueueError> {
+        self.accept_and_watch(facts, draft, None).await.map(drop)
     }
 
     /// The same, and the call's number; how it ends is told to `watcher`, unless the daemon stops before.
-    pub async fn accept_watched(
+    pub async fn accept_and_watch(
         &self,
-        facts: Facts,
-        draft: Draft,
+        facts: JobMetadata,
+        draft: Intake,
         watcher: Option<oneshot::Sender<CallState>>,
     ) -> Result<u64, QueueError> {
         let shared = &self.0;
-        let Draft { number, reservation, writer } = draft;
+        let Intake { number, reservation, writer } = draft;
         let job = Job { facts, payload: writer.finish().await? };
         if let Err(error) = shared.store.put_job(number, job.encode()).await {
             if !error.was_begun() {

@@ -2,7 +2,7 @@
 
 use super::payload::Payload;
 use super::schedule::admission::Sender;
-use super::{CallRecord, CallState, Facts, Job, Queue, QueueError};
+use super::{CallRecord, CallState, Job, JobMetadata, Queue, QueueError};
 use host::store::StoreError;
 
 /// How far a call has come.
@@ -28,7 +28,7 @@ impl Queue {
     /// crash both are there, or none of them. The call's number, when it is on disk.
     pub async fn accept_run(
         &self,
-        facts: Facts,
+        facts: JobMetadata,
         head: Vec<u8>,
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {

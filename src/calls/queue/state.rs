@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::callback;
 use super::codec::DecodeError;
 use super::counters::Summary;
-use super::job::Facts;
+use super::job::JobMetadata;
 use super::keep::index::Index;
 use super::schedule::admission::{Quota, Reservation, Usage};
 use super::schedule::scheduler::{FairScheduler, LaneKey};
@@ -127,7 +127,7 @@ impl Shared {
     pub(super) fn add(
         &self,
         state: &mut State,
-        facts: &Facts,
+        facts: &JobMetadata,
         number: u64,
         at: Option<Instant>,
         reservation: Reservation,
@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// Has a job made at once, or at a time.
-    pub(super) fn schedule(&self, state: &mut State, facts: &Facts, number: u64, at: Option<Instant>) {
+    pub(super) fn schedule(&self, state: &mut State, facts: &JobMetadata, number: u64, at: Option<Instant>) {
         let lane = facts.lane();
         let queue = self.queue_of(&lane);
         state.scheduler.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
@@ -149,7 +149,7 @@ impl Shared {
 
     /// When a call is to be made again whose pause was begun earlier; `None`: at once. It is at most the longest pause
     /// that the call may have: the clock may have been another.
-    pub(super) fn due(&self, facts: &Facts) -> Option<Instant> {
+    pub(super) fn due(&self, facts: &JobMetadata) -> Option<Instant> {
         let until = facts.not_before?;
         let pause = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
         let entry = self.directory.get(&facts.function);

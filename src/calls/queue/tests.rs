@@ -102,15 +102,15 @@ impl World {
         function: &str,
         path: &str,
         bytes: usize,
-        change: impl FnOnce(&mut Facts),
+        change: impl FnOnce(&mut JobMetadata),
     ) -> Result<(u64, oneshot::Receiver<CallState>), QueueError> {
-        let mut facts = Facts::new(key(function), Uuid::new_v4().to_string(), "GET".to_owned(), path);
+        let mut facts = JobMetadata::new(key(function), Uuid::new_v4().to_string(), "GET".to_owned(), path);
         change(&mut facts);
         let mut draft =
             self.queue.draft(&facts, format!("GET {path} HTTP/1.1\r\nHost: a\r\n").into_bytes(), None)?;
         draft.push(&vec![b'b'; bytes]).await?;
         let (watcher, end) = oneshot::channel();
-        Ok((self.queue.accept_watched(facts, draft, Some(watcher)).await?, end))
+        Ok((self.queue.accept_and_watch(facts, draft, Some(watcher)).await?, end))
     }
 
     fn callback(&self, path: &str) -> Option<Callback> {
@@ -160,12 +160,12 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
         let bytes = round * 5000;
         for (function, path) in [("env", "/200"), ("env", "/500"), ("gone", "/200")] {
             for callback in [None, world.callback("/200"), world.callback("/410")] {
-                let keep = |facts: &mut Facts| (facts.callback, facts.keep) = (callback, Some(60));
+                let keep = |facts: &mut JobMetadata| (facts.callback, facts.keep) = (callback, Some(60));
                 ends.push(world.call(function, path, bytes, keep).await.expect("accepted").1);
             }
         }
         // Cancelled while it runs.
-        let named = |facts: &mut Facts| facts.call_id = format!("running-{round}");
+        let named = |facts: &mut JobMetadata| facts.call_id = format!("running-{round}");
         ends.push(world.call("env", "/never", bytes, named).await.expect("accepted").1);
         let runs = |queue: &Queue| {
             queue.call(&format!("running-{round}")).is_ok_and(|call| call.state == CallState::Running)
@@ -177,19 +177,19 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
         }
         // Cancelled while it waits; and one that nobody can read any more.
         world.pause(true).await;
-        let named = |facts: &mut Facts| facts.call_id = format!("waiting-{round}");
+        let named = |facts: &mut JobMetadata| facts.call_id = format!("waiting-{round}");
         world.call("env", "/200", bytes, named).await.expect("accepted");
         queue.cancel(&format!("waiting-{round}")).await.expect("cancelled");
         let (number, _) = world.call("env", "/200", bytes, |_| {}).await.expect("accepted");
         world.store.put_job(number, b"{".to_vec()).await.expect("written");
         world.pause(false).await;
         // Never accepted: the client went away, or a function of a schedule is gone.
-        let facts = Facts::new(key("env"), "away".to_owned(), "GET".to_owned(), "/200");
+        let facts = JobMetadata::new(key("env"), "away".to_owned(), "GET".to_owned(), "/200");
         drop(queue.draft(&facts, Vec::new(), Some(99)).expect("room"));
         let error = queue.accept_run(facts, Vec::new(), |_| Vec::new()).await.expect_err("it is not stored");
         assert!(matches!(error, QueueError::NoFunction { .. }), "{error}");
         // Given up once more.
-        let dead = queue.dead(&Which::default(), 100).await;
+        let dead = queue.dead(&DeadLetterFilter::default(), 100).await;
         let again = dead.iter().find(|call| call.facts.callback.is_none()).expect("one was given up");
         queue.replay(again.number).await.expect("queued again");
     }
@@ -197,7 +197,7 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
     let summary = queue.summary();
     assert_eq!((summary.made, summary.cancelled, summary.given_up), (9, 6, 21), "{summary:?}");
     assert_eq!((summary.told, summary.untold), (9, 9), "{summary:?}");
-    queue.purge_all(&Which::default()).await.expect("purged");
+    queue.purge_all(&DeadLetterFilter::default()).await.expect("purged");
     assert_eq!((queue.dead_count(), queue.dead_size()), (0, 0));
 }
 
@@ -206,7 +206,7 @@ async fn cancelling_a_running_call_succeeds_however_soon_it_ends() {
     let world = World::new().await;
     for round in 0..100 {
         let id = format!("call-{round}");
-        let named = |facts: &mut Facts| facts.call_id.clone_from(&id);
+        let named = |facts: &mut JobMetadata| facts.call_id.clone_from(&id);
         world.call("env", "/never", 0, named).await.expect("accepted");
         let runs = |queue: &Queue| queue.call(&id).is_ok_and(|call| call.state == CallState::Running);
         world.until("it runs", runs).await;

@@ -9,7 +9,7 @@ use super::body::Json;
 use super::params::Params;
 use super::to_the_end;
 use crate::gateway::error::ErrorResponse;
-use ::calls::queue::{self, Queue, Which};
+use ::calls::queue::{self, DeadLetterFilter, Queue};
 use model::function::{Invalid, check_queue_name};
 use model::wire;
 
@@ -110,10 +110,10 @@ async fn purge_all(
 }
 
 /// The calls that a query means: all of them, if it says nothing. A name that is mistyped must not mean all.
-fn which(params: &Params, others: &[&str]) -> Result<Which, Invalid> {
+fn which(params: &Params, others: &[&str]) -> Result<DeadLetterFilter, Invalid> {
     params.check(&[&["function", "namespace"], others].concat())?;
     let (name, namespace) = params.function_and_namespace()?;
-    Ok(Which { name, namespace })
+    Ok(DeadLetterFilter { name, namespace })
 }
 
 fn number(text: &str) -> Result<u64, Invalid> {
@@ -121,7 +121,8 @@ fn number(text: &str) -> Result<u64, Invalid> {
 }
 
 fn dead(call: queue::DeadCall) -> wire::DeadCall {
-    let queue::Facts { function, call_id, method, path, queued_at, tried, tries, callback, .. } = call.facts;
+    let queue::JobMetadata { function, call_id, method, path, queued_at, tried, tries, callback, .. } =
+        call.facts;
     let tries = tries.into_iter().map(|one| wire::Try {
         at: one.at.to_string(),
         took_ms: one.took_ms,

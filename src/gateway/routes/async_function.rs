@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use calls::invoke::{Caller as _, InvokeError, PIECE};
-use calls::queue::{self, CallState, Callback, Draft, Queue, QueueError};
+use calls::queue::{self, CallState, Callback, Intake, Queue, QueueError};
 use directory::Entry;
 use http1::{Alarm, Framing, Header, RequestHead};
 
@@ -33,7 +33,7 @@ const MAX_HEAD: usize = 64 << 10;
 /// An async call whose head has arrived.
 pub(super) struct AsyncCall {
     entry: Arc<Entry>,
-    facts: queue::Facts,
+    facts: queue::JobMetadata,
     head: Vec<u8>,
     /// How long the client waits for the answer.
     wait: Option<Duration>,
@@ -78,7 +78,7 @@ impl AsyncCall {
             let text = format!("the head of a call that is made later may have {MAX_HEAD} bytes");
             return Err(ErrorResponse::new(ErrorCode::HeadTooLarge, text));
         }
-        let mut facts = queue::Facts::new(
+        let mut facts = queue::JobMetadata::new(
             entry.key.clone(),
             String::from_utf8_lossy(forward.request.call_id.as_bytes()).into_owned(),
             request.method.to_owned(),
@@ -155,7 +155,7 @@ pub(super) async fn serve(
     let (watcher, end) = oneshot::channel();
     let watcher = wait.is_some().then_some(watcher);
     let accepted = match taken {
-        Ok(()) => queue.accept_watched(kept, draft, watcher).await.map_err(ErrorResponse::from),
+        Ok(()) => queue.accept_and_watch(kept, draft, watcher).await.map_err(ErrorResponse::from),
         Err(answer) => {
             drop(draft);
             Err(answer)
@@ -268,7 +268,7 @@ fn unanswered(error: QueueError) -> ErrorResponse {
 /// Takes the body in.
 async fn read(
     client: &mut Downstream<'_>,
-    draft: &mut Draft,
+    draft: &mut Intake,
     request: &RequestInfo,
     alarm: &mut Alarm,
 ) -> Result<(), BodyReadError> {

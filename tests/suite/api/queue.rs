@@ -1,6 +1,6 @@
 //! Queues, and calls that were given up.
 
-use calls::queue::Facts;
+use calls::queue::JobMetadata;
 use model::function::FunctionKey;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ impl World {
     async fn give_up(&self, function: &str, call_id: &str) {
         let before = self.json("/system/dead").await.as_array().expect("a list").len();
         let key = FunctionKey::parse(function).expect("a name");
-        let facts = Facts::new(key, call_id.to_owned(), "POST".to_owned(), "/a?b=c");
+        let facts = JobMetadata::new(key, call_id.to_owned(), "POST".to_owned(), "/a?b=c");
         let mut draft = self.queue.draft(&facts, Vec::new(), Some(2)).expect("room");
         draft.push(b"hi").await.expect("taken in");
         self.queue.accept(facts, draft).await.expect("accepted");
@@ -128,7 +128,8 @@ async fn calls_are_listed_shown_and_cancelled() {
     assert_eq!(world.json("/system/calls").await, json!([]));
     world.give_up("gone", "one/of us").await;
     world.change("PUT", "/system/queues/default", r#"{"paused":true}"#, 200).await;
-    let facts = Facts::new(FunctionKey::parse("gone.dev").expect("a name"), "two".into(), "GET".into(), "/");
+    let facts =
+        JobMetadata::new(FunctionKey::parse("gone.dev").expect("a name"), "two".into(), "GET".into(), "/");
     let draft = world.queue.draft(&facts, Vec::new(), None).expect("room");
     world.queue.accept(facts, draft).await.expect("accepted");
     let all = world.json("/system/calls").await;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use ::calls::queue::{Facts, Filter};
+use ::calls::queue::{Filter, JobMetadata};
 use model::function::FunctionKey;
 use model::wire::Deployment;
 
@@ -189,7 +189,7 @@ async fn what_cannot_be_read_any_more_harms_nothing_else() {
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.summary());
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(&calls::queue::Which::default(), 9).await;
+    let dead = gate.queue.dead(&calls::queue::DeadLetterFilter::default(), 9).await;
     assert!(dead[0].facts.tries[0].reason.contains("cannot be read from the disk"), "{dead:?}");
     assert_eq!(gate.stored(), 1, "what a later version may know is left");
     assert_eq!(gate.queue("env", "").await.code, 202);
@@ -251,7 +251,7 @@ async fn one_function_leaves_others_room() {
     ] {
         let facts = |name: &str, number: u32| {
             let function = FunctionKey::parse(name).expect("a name");
-            Facts::new(function, format!("{name}-{number}"), "POST".to_owned(), "/")
+            JobMetadata::new(function, format!("{name}-{number}"), "POST".to_owned(), "/")
         };
         let refused = async || {
             let answer = gate.queue("env", "x").await;

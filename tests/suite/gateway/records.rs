@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ::calls::queue::{AnswerBody, CallState, Filter, Queue, QueueError, Start, Which};
+use ::calls::queue::{AnswerBody, CallState, DeadLetterFilter, Filter, Queue, QueueError, Start};
 use directory::Phase;
 use tokio::io::AsyncReadExt as _;
 
@@ -91,7 +91,7 @@ async fn a_call_is_remembered_with_what_happened_to_it() {
         (2, Some(500), Some("the function answered 500"))
     );
     // Made again, it is the newer one that is found.
-    let dead = gate.queue.dead(&Which::default(), 1).await[0].number;
+    let dead = gate.queue.dead(&DeadLetterFilter::default(), 1).await[0].number;
     gate.queue.pause("default", true).await.expect("paused");
     gate.queue.replay(dead).await.expect("replayed");
     assert_eq!(gate.state_of("two"), Some(CallState::Queued));

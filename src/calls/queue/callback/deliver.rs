@@ -11,7 +11,7 @@ use tokio_util::io::ReaderStream;
 
 use super::client::{Client, NoLookup};
 use super::signature::Keys;
-use crate::queue::job::{Ended, Facts, Job};
+use crate::queue::job::{Ended, Job, JobMetadata};
 use crate::queue::run::body::{BodySource, is_shortage};
 use crate::queue::run::outcome::Outcome;
 use crate::queue::run::response::header_lines;
@@ -83,7 +83,7 @@ pub(in crate::queue) async fn deliver(
 }
 
 /// The headers of the function's answer, and what is known of the call.
-fn answered(head: &[u8], facts: &Facts, ended: &Ended) -> HeaderMap {
+fn answered(head: &[u8], facts: &JobMetadata, ended: &Ended) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in header_lines(head).filter(|(name, _)| !is_ours(name.as_str())) {
         headers.append(name, value);
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_function_cannot_say_what_is_ours_to_say() {
         let key = FunctionKey::parse("env").expect("a name");
-        let facts = Facts::new(key, "an \u{e9} id".into(), "POST".into(), "/");
+        let facts = JobMetadata::new(key, "an \u{e9} id".into(), "POST".into(), "/");
         let ended = Ended {
             message_id: String::new(),
             status: 201,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::queue::job::{Facts, Job};
+use crate::queue::job::{Job, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Sender, Usage};
 use crate::queue::state::readable;
@@ -14,14 +14,14 @@ pub(super) const PART: usize = 256;
 
 /// A selection of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Which {
+pub struct DeadLetterFilter {
     /// Only those of functions with this name.
     pub name: Option<FunctionName>,
     /// Only those of functions in this namespace.
     pub namespace: Option<NamespaceName>,
 }
 
-impl Which {
+impl DeadLetterFilter {
     fn means(&self, function: &FunctionKey) -> bool {
         self.name.as_ref().is_none_or(|name| *name == function.name)
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == function.namespace)
@@ -34,7 +34,7 @@ pub struct DeadCall {
     /// Its number, under which it is found.
     pub number: u64,
     /// Its metadata.
-    pub facts: Facts,
+    pub facts: JobMetadata,
     /// Bytes of its body.
     pub body_size: u64,
     /// Bytes of all that it sends.
@@ -54,20 +54,20 @@ impl DeadCall {
 
 impl Queue {
     /// Calls that were given up, newest first, at most `limit`.
-    pub async fn dead(&self, which: &Which, limit: usize) -> Vec<DeadCall> {
+    pub async fn dead(&self, which: &DeadLetterFilter, limit: usize) -> Vec<DeadCall> {
         let which = which.clone();
         self.look_through(move |queue| queue.dead_calls(&which).rev().take(limit).collect()).await
     }
 
     /// The numbers of all that are meant, oldest first.
-    async fn dead_numbers(&self, which: &Which) -> Vec<u64> {
+    async fn dead_numbers(&self, which: &DeadLetterFilter) -> Vec<u64> {
         let which = which.clone();
         self.look_through(move |queue| queue.dead_calls(&which).map(|call| call.number).collect()).await
     }
 
     /// All of them, one after the other, oldest first. What cannot be read is left out: it was said when the queue
     /// was opened.
-    pub(super) fn dead_calls(&self, which: &Which) -> impl DoubleEndedIterator<Item = DeadCall> {
+    pub(super) fn dead_calls(&self, which: &DeadLetterFilter) -> impl DoubleEndedIterator<Item = DeadCall> {
         let which = which.clone();
         self.0.store.dead_jobs().filter_map(move |row| {
             let (number, bytes) = row.ok()?;
@@ -103,7 +103,7 @@ impl Queue {
     }
 
     /// Queues all of them again; how many. When the queue is full, the rest stays where it is.
-    pub async fn replay_all(&self, which: &Which) -> Result<usize, QueueError> {
+    pub async fn replay_all(&self, which: &DeadLetterFilter) -> Result<usize, QueueError> {
         // In the order in which they were queued at first.
         let numbers = self.dead_numbers(which).await;
         let mut replayed = 0;
@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// Throws all of them away; how many.
-    pub async fn purge_all(&self, which: &Which) -> Result<usize, QueueError> {
+    pub async fn purge_all(&self, which: &DeadLetterFilter) -> Result<usize, QueueError> {
         self.purge_some(&self.dead_numbers(which).await).await
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::dead_letter::{DeadCall, PART, Which};
+use super::dead_letter::{DeadCall, DeadLetterFilter, PART};
 use super::fair_share::take_over;
 use super::record::CallRecord;
 use crate::queue::Queue;
@@ -38,8 +38,9 @@ impl Queue {
             is_callback: call.facts.is_callback(),
             function: call.facts.function,
         };
-        let mut calls =
-            self.look_through(move |queue| queue.dead_calls(&Which::default()).map(row).collect()).await;
+        let mut calls = self
+            .look_through(move |queue| queue.dead_calls(&DeadLetterFilter::default()).map(row).collect())
+            .await;
         calls.sort_unstable();
         let mut gone: Vec<_> =
             calls.extract_if(.., |call| is_older(call.since, now, settings.keep_dead)).collect();

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::queue::codec::{self, DecodeError};
-use crate::queue::job::Facts;
+use crate::queue::job::JobMetadata;
 use crate::queue::payload::Payload;
 use model::function::FunctionKey;
 
@@ -111,7 +111,7 @@ pub struct CallRecord {
 
 impl CallRecord {
     /// Makes that of a call that has not ended.
-    pub(in crate::queue) fn of(facts: &Facts, payload: &Payload, state: CallState) -> Self {
+    pub(in crate::queue) fn of(facts: &JobMetadata, payload: &Payload, state: CallState) -> Self {
         Self {
             state,
             function: facts.function.clone(),

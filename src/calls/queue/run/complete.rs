@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::queue::job::{Callback, Ended, Facts};
+use crate::queue::job::{Callback, Ended, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::run::attempt::AttemptResult;
 use crate::queue::run::response::unwritten;
@@ -147,7 +147,7 @@ impl Queue {
 
 impl Completion {
     /// Makes the metadata of the callback, if the call asked for one.
-    fn callback(&self, facts: &Facts, omitted: Option<String>) -> Option<Facts> {
+    fn callback(&self, facts: &JobMetadata, omitted: Option<String>) -> Option<JobMetadata> {
         let Some(Callback { url, ended: None }) = &facts.callback else { return None };
         // Whoever cancels a call wants to hear no more of it.
         let (last, attempts) = self.last.as_ref()?;

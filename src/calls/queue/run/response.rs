@@ -6,7 +6,7 @@ use std::io;
 use http::{HeaderName, HeaderValue};
 
 use crate::queue::error::QueueError;
-use crate::queue::job::{Facts, truncated};
+use crate::queue::job::{JobMetadata, truncated};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
 use crate::queue::spool::{Spool, SpoolWriter};
@@ -44,7 +44,7 @@ pub(in crate::queue) struct KeptResponse {
 
 impl ResponseWriter {
     /// Keeps the answer of the call of which this is known.
-    pub(in crate::queue) fn new(shared: &Shared, facts: &Facts) -> Self {
+    pub(in crate::queue) fn new(shared: &Shared, facts: &JobMetadata) -> Self {
         Self {
             limit: shared.config.answer_limit,
             inline: facts.inline(),

@@ -13,7 +13,7 @@ use crate::queue::run::complete::Completion;
 use crate::queue::run::outcome::Outcome;
 use crate::queue::schedule::scheduler::{LaneKey, Next};
 use crate::queue::state::{Shared, readable};
-use crate::queue::{CallState, Job, Queue, Try};
+use crate::queue::{Attempt, CallState, Job, Queue};
 use host::store::StoreError;
 use model::function::RetryPolicy;
 
@@ -56,7 +56,7 @@ impl Queue {
             let _ = self.end(number, job, cancelled, |_| false).await;
             return;
         };
-        let failed = |code, reason: &str| Try::ended(at, took, code, reason);
+        let failed = |code, reason: &str| Attempt::ended(at, took, code, reason);
         let state = match &tried.outcome {
             Outcome::Success => CallState::Done,
             Outcome::Permanent { reason } => {

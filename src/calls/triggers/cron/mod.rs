@@ -33,7 +33,7 @@ pub use error::CronError;
 pub use record::{Counts, End, LeftOut};
 pub use status::{LastRun, Outcome, TimerStatus};
 
-use crate::queue::{Facts, Queue, QueueError, Stage};
+use crate::queue::{JobMetadata, Queue, QueueError, Stage};
 use decide::{Decided, decide};
 use directory::{Directory, Phase};
 use host::store::{Store, StoreError};
@@ -242,7 +242,7 @@ impl Cron {
     ) -> Result<String, CronError> {
         let shared = &self.0;
         let call_id = Uuid::new_v4().to_string();
-        let facts = Facts::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
+        let facts = JobMetadata::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
         let head = request::of(function, &call_id, due, now);
         let keep = |number| {
             row.accepted(Run { number, call_id: call_id.clone(), due, at: now, end: None });
