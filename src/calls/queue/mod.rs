@@ -126,7 +126,7 @@ impl Queue {
             store: store.clone(),
             directory,
             spool,
-            receivers: callback::Client::new(
+            receivers: callback::client::Client::new(
                 callback::EgressPolicy::new(&settings, config.gateway.reached_at()),
                 settings.callback_timeout,
                 config.functions.timeout,

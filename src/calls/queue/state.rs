@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::callback;
+use super::callback::client::Client;
 use super::codec::DecodeError;
 use super::counters::Summary;
 use super::job::JobMetadata;
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) spool: Spool,
     pub(super) config: config::Queue,
     /// Client that callbacks are sent with.
-    pub(super) receivers: callback::Client,
+    pub(super) receivers: Client,
     /// Calls that may wait for a replica of one function.
     pub(super) max_waiting: usize,
     /// The room of what is queued or on its way.

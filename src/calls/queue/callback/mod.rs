@@ -10,11 +10,10 @@
 //! strangers reach: see [`egress_policy`]. A callback is a job as a call is: on disk, tried again, given up, replayed.
 
 mod address;
-mod client;
+pub(super) mod client;
 mod deliver;
 pub(super) mod egress_policy;
 mod signature;
 
-pub(super) use client::Client;
 pub(super) use deliver::deliver;
 pub(super) use egress_policy::EgressPolicy;
