@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::settings::{Settings, Upstream};
 use super::shared::Shared;
 use super::upstream::{self, Incoming, push, returned};
-use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, push_chunk, slots};
+use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, method, push_chunk, slots};
 use quantity::parse_duration;
 
 /// Connections that are kept for the next request.
@@ -257,16 +257,7 @@ fn limit(call: &Call<'_, '_>) -> Option<Duration> {
 /// The head for the process.
 fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8> {
     let mut out = upstream::head(request.method, request, prefix);
-    match framing {
-        Framing::Length(length) => push(&mut out, "Content-Length", length.to_string().as_bytes()),
-        Framing::Chunked => push(&mut out, "Transfer-Encoding", b"chunked"),
-        Framing::None | Framing::UntilClose => {
-            // Some servers wait for a body of these unless they are told that there is none.
-            if matches!(request.method, "POST" | "PUT" | "PATCH") {
-                push(&mut out, "Content-Length", b"0");
-            }
-        }
-    }
+    method::push_length(request.method, framing, &mut out);
     if request.upgrade
         && let Some(protocol) = request.header(Header::Upgrade)
     {
