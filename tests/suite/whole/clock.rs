@@ -29,6 +29,25 @@ fn years_off(time: &Value) -> i64 {
     (hours + (hours.signum() * 12 * 365)) / (24 * 365)
 }
 
+/// Files of libfaketime's that are shared between processes: it removes them itself when its process ends, but not
+/// when that is killed.
+struct Shared(u32);
+
+impl Shared {
+    /// Those of the daemon's process.
+    fn of(daemon: &Daemon) -> Self {
+        Self(daemon.pid().expect("it runs"))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for name in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = fs::remove_file(format!("/dev/shm/{name}{}", self.0));
+        }
+    }
+}
+
 #[test]
 fn a_clock_that_jumps_disturbs_nothing() {
     require_root!();
@@ -49,6 +68,7 @@ fn a_clock_that_jumps_disturbs_nothing() {
         }
         daemon.environment("DONT_FAKE_MONOTONIC", "1");
         daemon.resume().await;
+        let _first = Shared::of(&daemon);
         daemon.load(&crate::support::sample_archive()).await;
         daemon.ready("steady", json!({})).await;
         daemon.ready("hello", json!({})).await;
@@ -123,6 +143,7 @@ fn a_clock_that_jumps_disturbs_nothing() {
         jump("-7300d");
         daemon.end(Signal::SIGKILL);
         daemon.resume().await;
+        let _second = Shared::of(&daemon);
         for function in ["steady", "hello"] {
             assert_eq!(daemon.call(function).await.0, StatusCode::OK, "{function}: {}", daemon.log());
         }
