@@ -4,7 +4,7 @@
 //! - One thread owns every write and every flush: seven flushes at the same time deadlock it.
 //! - Its flush is no fsync, so the writer calls fdatasync on its file before it acknowledges.
 //! - Values stay small, because large nodes go to files that it never syncs: a value over
-//!   [`large::LIMIT`] goes to a file of ours, and sled holds its digest.
+//!   [`blobs::LIMIT`] goes to a file of ours, and sled holds its digest.
 //! - A snapshot file that a killed process left half-written keeps it from opening: those files are
 //!   removed first, and if it still finds itself corrupt, all snapshots are; the log has everything.
 //!

@@ -3,7 +3,7 @@
 //! One table of our own, replaced as a whole in one transaction, so that loading it is safe at any time
 //! and there is no moment without it. Rules of others (Docker, ufw, firewalld) are not touched: a packet
 //! must pass their chains too, because in nftables a drop anywhere is final and an accept ends one chain
-//! only. [`super::foreign`] says what that means.
+//! only. [`super::host_firewall`] says what that means.
 //!
 //! What a replica may reach
 //! - the gateway's port on the bridge address, and the resolvers it was given, on port 53;
