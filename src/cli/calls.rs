@@ -6,7 +6,8 @@ use reqwest::Method;
 
 use model::wire::Call;
 
-use super::{Globals, output};
+use super::Globals;
+use super::output::{self, Form};
 
 /// See calls that are made later, queued ones and those that have ended, and cancel them
 #[derive(Debug, clap::Subcommand)]
@@ -22,17 +23,15 @@ pub(crate) enum Calls {
         /// At most so many, 1 to 1000
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: u32,
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// Show a call
     Show {
         /// Its X-Call-Id
         id: String,
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// Print the answer of a call that was sent with X-Keep-Result
     Answer {
@@ -50,7 +49,7 @@ impl Calls {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
         match self {
-            Self::List { function, status, limit, json } => {
+            Self::List { function, status, limit, form } => {
                 let limit = limit.to_string();
                 let query = [
                     ("function", function.as_deref()),
@@ -58,20 +57,11 @@ impl Calls {
                     ("status", status.as_deref()),
                     ("limit", Some(limit.as_str())),
                 ];
-                let answer = client.system(Method::GET, &["calls"], &query).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let rows: Vec<_> = answer.json::<Vec<Call>>()?.into_iter().map(row).collect();
-                output::table(["CALL", "FUNCTION", "STATUS", "CODE", "TRIES", "QUEUED", "TOOK"], &rows)?;
+                let answer = client.get(&["calls"], &query).await?;
+                let head = ["CALL", "FUNCTION", "STATUS", "CODE", "TRIES", "QUEUED", "TOOK"];
+                form.table(&answer, head, row)?;
             }
-            Self::Show { id, json } => {
-                let answer = client.system(Method::GET, &["calls", &id], &[]).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                show(answer.json()?)?;
-            }
+            Self::Show { id, form } => form.print(&client.get(&["calls", &id], &[]).await?, show)?,
             Self::Answer { id } => {
                 let path = ["calls", &id, "answer"];
                 let mut answer = client.system(Method::GET, &path, &[]).stream_ok().await?;
@@ -118,7 +108,7 @@ fn show(call: Call) -> anyhow::Result<()> {
     let wait = call.wait_ms.map(|wait| format!("{wait} ms before its first try")).unwrap_or_default();
     let received =
         call.received.map(|size| format!("{} with {size} bytes", code(&call))).unwrap_or_else(|| code(&call));
-    output::fields(&[
+    Ok(output::fields(&[
         ("Call id", call.call_id.clone()),
         ("Function", format!("{}.{}", call.name, call.namespace)),
         ("Status", call.status.clone()),
@@ -133,6 +123,5 @@ fn show(call: Call) -> anyhow::Result<()> {
         ("Answer", received),
         ("Reason", call.reason.clone().unwrap_or_default()),
         ("Answer kept until", time(&call.answer_until)),
-    ])?;
-    Ok(())
+    ])?)
 }

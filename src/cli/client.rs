@@ -67,6 +67,15 @@ impl Client {
         Request { client: self, builder, authenticated: true }
     }
 
+    /// Gets what is at `/system/` and these segments.
+    pub(crate) async fn get(
+        &self,
+        segments: &[&str],
+        query: &[(&str, Option<&str>)],
+    ) -> Result<Answer, CliError> {
+        self.system(Method::GET, segments, query).send().await
+    }
+
     /// A call of a function. It carries no credentials: they are the gateway's, not the function's.
     pub(crate) fn call(&self, method: Method, url: reqwest::Url) -> Request<'_> {
         Request { client: self, builder: self.http.request(method, url), authenticated: false }

@@ -5,17 +5,14 @@ use reqwest::Method;
 use model::function::FunctionName;
 use model::wire::{CronAccepted, CronRun, CronStatus};
 
-use super::{Globals, output};
+use super::Globals;
+use super::output::{self, Form};
 
 /// See which functions are called by a schedule, and call one now
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Cron {
     /// List the functions that are called by a schedule, with their last and next run
-    List {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Form),
     /// Call a function now as its schedule would; the call goes through the queue
     Run {
         /// The function's name
@@ -28,16 +25,9 @@ impl Cron {
         let client = globals.client()?;
         let query = [("namespace", globals.namespace())];
         match self {
-            Self::List { json } => {
-                let answer = client.system(Method::GET, &["cron"], &query).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let rows: Vec<_> = answer.json::<Vec<CronStatus>>()?.into_iter().map(row).collect();
-                output::table(
-                    ["FUNCTION", "SCHEDULE", "TIME ZONE", "LAST RUN", "OUTCOME", "NEXT RUN"],
-                    &rows,
-                )?;
+            Self::List(form) => {
+                let head = ["FUNCTION", "SCHEDULE", "TIME ZONE", "LAST RUN", "OUTCOME", "NEXT RUN"];
+                form.table(&client.get(&["cron"], &query).await?, head, row)?;
             }
             Self::Run { name } => {
                 let answer = client.system(Method::POST, &["cron", name.as_str()], &query).send().await?;

@@ -2,34 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use reqwest::Method;
-
 use model::function::FunctionName;
 use model::wire::{FunctionStatus, KeptRevision, LastExit, Resources, UpdateStatus};
 
 use super::client::Client;
-use super::{Globals, cron, list, output};
+use super::output::{self, Form};
+use super::{Globals, cron, list};
 
 /// Show all about a function
 #[derive(Debug, clap::Args)]
 pub(crate) struct Describe {
     /// The function's name
     name: FunctionName,
-    /// Print the API's JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 impl Describe {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
         let query = [("namespace", globals.namespace()), ("usage", Some("1"))];
-        let answer = client.system(Method::GET, &["function", self.name.as_str()], &query).send().await?;
-        if self.json {
-            return Ok(output::json(&answer)?);
-        }
-        let status: FunctionStatus = answer.json()?;
-        Ok(output::fields(&fields(&client, &status))?)
+        let answer = client.get(&["function", self.name.as_str()], &query).await?;
+        self.form.print(&answer, |status| Ok(output::fields(&fields(&client, &status))?))
     }
 }
 

@@ -3,8 +3,6 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
-use reqwest::Method;
-
 use model::config::{Config, DEFAULT_PATH};
 use model::finding::{Finding, Verdict};
 use model::wire;
@@ -85,7 +83,7 @@ fn unwell(error: &anyhow::Error) -> Finding {
 }
 
 async fn info(client: &Client) -> anyhow::Result<Finding> {
-    let info: wire::Info = client.system(Method::GET, &["info"], &[]).send().await?.json()?;
+    let info: wire::Info = client.get(&["info"], &[]).await?.json()?;
     let (runs, installed) = ((info.version.release, info.version.sha), (crate::VERSION, crate::COMMIT));
     let shown = |(release, commit): (&str, &str)| output::version(release, commit);
     let runs = (runs.0.as_str(), runs.1.as_str());
@@ -98,12 +96,11 @@ async fn info(client: &Client) -> anyhow::Result<Finding> {
 
 /// The functions that do not serve as they should.
 async fn functions(client: &Client) -> anyhow::Result<Vec<Finding>> {
-    let namespaces: Vec<String> = client.system(Method::GET, &["namespaces"], &[]).send().await?.json()?;
+    let namespaces: Vec<String> = client.get(&["namespaces"], &[]).await?.json()?;
     let (mut found, mut count) = (Vec::new(), 0);
     for namespace in &namespaces {
         let query = [("namespace", Some(namespace.as_str()))];
-        let functions: Vec<wire::FunctionStatus> =
-            client.system(Method::GET, &["functions"], &query).send().await?.json()?;
+        let functions: Vec<wire::FunctionStatus> = client.get(&["functions"], &query).await?.json()?;
         count += functions.len();
         found.extend(functions.iter().filter_map(function));
     }

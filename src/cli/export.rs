@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use reqwest::Method;
 
 use model::function::NamespaceName;
 use model::wire::{Deployment, FunctionStatus, Namespace, Resources};
@@ -49,7 +48,7 @@ impl Export {
         }
         let namespaces = match globals.namespace() {
             Some(name) => vec![name.to_owned()],
-            None => client.system(Method::GET, &["namespaces"], &[]).send().await?.json()?,
+            None => client.get(&["namespaces"], &[]).await?.json()?,
         };
         let mut found = Vec::new();
         for name in namespaces {
@@ -93,12 +92,12 @@ impl Export {
 }
 
 async fn functions(client: &Client, namespace: &str) -> anyhow::Result<Vec<FunctionStatus>> {
-    client.system(Method::GET, &["functions"], &[("namespace", Some(namespace))]).send().await?.json()
+    client.get(&["functions"], &[("namespace", Some(namespace))]).await?.json()
 }
 
 /// A namespace with what is written on it.
 pub(super) async fn namespace(client: &Client, name: String) -> anyhow::Result<Namespace> {
-    match client.system(Method::GET, &["namespace", &name], &[]).send().await {
+    match client.get(&["namespace", &name], &[]).await {
         Ok(answer) => answer.json(),
         // Gateways of one namespace cannot describe it.
         Err(CliError::Refused { status: 404, .. }) if name == NamespaceName::DEFAULT => {

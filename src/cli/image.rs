@@ -12,7 +12,7 @@ use tokio_util::io::ReaderStream;
 use model::wire;
 
 use super::error::CliError;
-use super::output::{self, Progress};
+use super::output::{self, Form, Progress};
 use super::{Globals, stdin};
 use model::sync::lock;
 
@@ -29,11 +29,7 @@ pub(crate) enum Image {
         json: bool,
     },
     /// List the images on the daemon's machine
-    List {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Form),
     /// Remove an image that no function uses
     #[command(visible_alias = "rm")]
     Remove {
@@ -46,26 +42,18 @@ impl Image {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         match self {
             Self::Load { file, json } => load(globals, &file, json).await,
-            Self::List { json } => list(globals, json).await,
+            Self::List(form) => list(globals, form).await,
             Self::Remove { name } => remove(globals, &name).await,
         }
     }
 }
 
-async fn list(globals: &Globals, json: bool) -> anyhow::Result<()> {
-    let answer = globals.client()?.system(Method::GET, &["images"], &[]).send().await?;
-    if json {
-        return Ok(output::json(&answer)?);
-    }
-    let rows: Vec<_> = answer
-        .json::<Vec<wire::Image>>()?
-        .into_iter()
-        .map(|image| {
-            let digest = output::short_digest(&image.digest).to_owned();
-            [image.name, digest, image.platform, output::bytes(image.size), output::time(&image.created_at)]
-        })
-        .collect();
-    Ok(output::table(["NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"], &rows)?)
+async fn list(globals: &Globals, form: Form) -> anyhow::Result<()> {
+    let answer = globals.client()?.get(&["images"], &[]).await?;
+    form.table(&answer, ["NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"], |image: wire::Image| {
+        let digest = output::short_digest(&image.digest).to_owned();
+        [image.name, digest, image.platform, output::bytes(image.size), output::time(&image.created_at)]
+    })
 }
 
 async fn remove(globals: &Globals, name: &str) -> anyhow::Result<()> {
@@ -77,7 +65,7 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
     let (from, size) = open(file).await?;
     let client = globals.client()?;
     // Whoever may not load should hear so before some hundred megabytes are on their way.
-    client.system(Method::GET, &["images"], &[]).send().await?;
+    client.get(&["images"], &[]).await?;
 
     let progress = Arc::new(Mutex::new(Progress::new()));
     let show = {

@@ -1,10 +1,9 @@
 //! `ingle list`
 
-use reqwest::Method;
-
 use model::wire::FunctionStatus;
 
-use super::{Globals, output};
+use super::Globals;
+use super::output::{self, Form};
 
 /// List the functions of a namespace
 #[derive(Debug, clap::Args)]
@@ -20,22 +19,14 @@ pub(crate) struct List {
 impl List {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
-        let answer =
-            client.system(Method::GET, &["functions"], &[("namespace", globals.namespace())]).send().await?;
-        if self.json {
-            return Ok(output::json(&answer)?);
-        }
-        let functions: Vec<FunctionStatus> = answer.json()?;
+        let answer = client.get(&["functions"], &[("namespace", globals.namespace())]).await?;
+        let form = Form { json: self.json };
         if self.verbose {
-            let rows: Vec<_> = functions.into_iter().map(|f| verbose_row(&f)).collect();
             let head =
                 ["NAME", "PHASE", "REPLICAS", "CALLS", "IMAGE", "DIGEST", "REVISION", "RESTARTS", "CREATED"];
-            output::table(head, &rows)?;
-        } else {
-            let rows: Vec<_> = functions.into_iter().map(|f| row(&f)).collect();
-            output::table(["NAME", "PHASE", "REPLICAS", "CALLS"], &rows)?;
+            return form.table(&answer, head, |function| verbose_row(&function));
         }
-        Ok(())
+        form.table(&answer, ["NAME", "PHASE", "REPLICAS", "CALLS"], |function| row(&function))
     }
 }
 

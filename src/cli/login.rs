@@ -1,7 +1,6 @@
 //! `ingle login` and `ingle logout`
 
 use anyhow::Context as _;
-use reqwest::Method;
 
 use super::client::Client;
 use super::credentials::{ADMIN, Credentials, Places};
@@ -54,7 +53,7 @@ impl Login {
         }
         let credentials = Credentials { username: self.username, password, origin: Origin::Login };
         let client = Client::with(gateway, Some(credentials.clone()))?;
-        client.system(Method::GET, &["functions"], &[]).send().await?;
+        client.get(&["functions"], &[]).await?;
         let store = Places::of_this_user().store()?;
         store.put(client.gateway(), &credentials.username, &credentials.password)?;
         let (user, place) = (&credentials.username, store.path().display());

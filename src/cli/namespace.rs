@@ -5,9 +5,10 @@ use reqwest::Method;
 use model::function::NamespaceName;
 use model::wire;
 
+use super::Globals;
 use super::describe::pairs;
 use super::options::pair;
-use super::{Globals, output};
+use super::output::{self, Form};
 
 /// Make, list and delete namespaces: sets of functions and secrets
 #[derive(Debug, clap::Subcommand)]
@@ -24,18 +25,13 @@ pub(crate) enum Namespace {
         annotation: Vec<(String, String)>,
     },
     /// List all namespaces
-    List {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Form),
     /// Show a namespace
     Describe {
         /// Its name
         name: NamespaceName,
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// Delete a namespace that has neither functions nor secrets
     #[command(visible_alias = "remove")]
@@ -61,25 +57,18 @@ impl Namespace {
                 client.system(Method::POST, &["namespace", ""], &[]).json(&body).send().await?;
                 output::line(format!("namespace {name} was created"))?;
             }
-            Self::List { json } => {
-                let answer = client.system(Method::GET, &["namespaces"], &[]).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let rows: Vec<_> = answer.json::<Vec<String>>()?.into_iter().map(|name| [name]).collect();
-                output::table(["NAME"], &rows)?;
+            Self::List(form) => {
+                form.table(&client.get(&["namespaces"], &[]).await?, ["NAME"], |name: String| [name])?;
             }
-            Self::Describe { name, json } => {
-                let answer = client.system(Method::GET, &["namespace", name.as_str()], &[]).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let found: wire::Namespace = answer.json()?;
-                output::fields(&[
-                    ("Name", found.name),
-                    ("Labels", pairs(found.labels.as_ref())),
-                    ("Annotations", pairs(found.annotations.as_ref())),
-                ])?;
+            Self::Describe { name, form } => {
+                let answer = client.get(&["namespace", name.as_str()], &[]).await?;
+                form.print(&answer, |found: wire::Namespace| {
+                    Ok(output::fields(&[
+                        ("Name", found.name),
+                        ("Labels", pairs(found.labels.as_ref())),
+                        ("Annotations", pairs(found.annotations.as_ref())),
+                    ])?)
+                })?;
             }
             Self::Delete { name } => {
                 let body = wire::Namespace { name: name.to_string(), ..Default::default() };

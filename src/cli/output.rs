@@ -6,6 +6,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use super::client::Answer;
 
 /// Prints a line of the result.
@@ -19,14 +21,41 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Prints an answer's JSON exactly as it came.
-pub(crate) fn json(answer: &Answer) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(&answer.body)?;
-    if !answer.body.ends_with(b"\n") {
-        out.write_all(b"\n")?;
+/// The form in which an answer is printed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Form {
+    /// Print the API's JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Form {
+    /// Prints an answer exactly as it came, or as `print` does it for people.
+    pub(crate) fn print<T: DeserializeOwned>(
+        &self,
+        answer: &Answer,
+        print: impl FnOnce(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        if !self.json {
+            return print(answer.json()?);
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(&answer.body)?;
+        if !answer.body.ends_with(b"\n") {
+            out.write_all(b"\n")?;
+        }
+        Ok(out.flush()?)
     }
-    out.flush()
+
+    /// Prints an answer exactly as it came, or as a table with a row for each of its parts.
+    pub(crate) fn table<T: DeserializeOwned, const N: usize>(
+        &self,
+        answer: &Answer,
+        head: [&str; N],
+        row: impl Fn(T) -> [String; N],
+    ) -> anyhow::Result<()> {
+        self.print(answer, |parts: Vec<T>| Ok(table(head, &parts.into_iter().map(row).collect::<Vec<_>>())?))
+    }
 }
 
 /// Prints rows under a head, each column as wide as its widest cell.

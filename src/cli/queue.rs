@@ -4,19 +4,16 @@ use reqwest::Method;
 
 use model::wire::{DeadCall, DeadCount, QueueChange, QueueStatus};
 
+use super::Globals;
 use super::client::Client;
 use super::error::CliError;
-use super::{Globals, output};
+use super::output::{self, Form};
 
 /// See, pause and resume queues of calls that are made later, and the calls that were given up
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Queue {
     /// List the queues, and how many calls each has
-    List {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Form),
     /// Make no more calls of a queue; they are accepted and kept
     Pause {
         /// Its name
@@ -35,18 +32,16 @@ pub(crate) enum Queue {
         /// At most so many, 1 to 1000
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: u32,
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// Show a call that was given up, with all its tries
     Show {
         /// Its number, as 'ingle queue dead' lists it
         #[arg(value_parser = number)]
         number: u64,
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
     /// Queue calls that were given up once more
     Replay(Chosen),
@@ -79,36 +74,24 @@ impl Queue {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
         match self {
-            Self::List { json } => {
-                let answer = client.system(Method::GET, &["queues"], &[]).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let rows: Vec<_> = answer.json::<Vec<QueueStatus>>()?.into_iter().map(row).collect();
-                output::table(["NAME", "STATE", "READY", "WAITING", "RUNNING"], &rows)?;
+            Self::List(form) => {
+                let answer = client.get(&["queues"], &[]).await?;
+                form.table(&answer, ["NAME", "STATE", "READY", "WAITING", "RUNNING"], row)?;
             }
             Self::Pause { name } => pause(&client, &name, true).await?,
             Self::Resume { name } => pause(&client, &name, false).await?,
-            Self::Dead { function, limit, json } => {
+            Self::Dead { function, limit, form } => {
                 let limit = limit.to_string();
                 let query = [
                     ("function", function.as_deref()),
                     ("namespace", globals.namespace()),
                     ("limit", Some(limit.as_str())),
                 ];
-                let answer = client.system(Method::GET, &["dead"], &query).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let rows: Vec<_> = answer.json::<Vec<DeadCall>>()?.into_iter().map(dead_row).collect();
-                output::table(["NUMBER", "CALL", "FUNCTION", "QUEUED", "TRIES", "REASON"], &rows)?;
+                let answer = client.get(&["dead"], &query).await?;
+                form.table(&answer, ["NUMBER", "CALL", "FUNCTION", "QUEUED", "TRIES", "REASON"], dead_row)?;
             }
-            Self::Show { number, json } => {
-                let answer = client.system(Method::GET, &["dead", &number.to_string()], &[]).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                show(answer.json()?)?;
+            Self::Show { number, form } => {
+                form.print(&client.get(&["dead", &number.to_string()], &[]).await?, show)?;
             }
             Self::Replay(chosen) => {
                 let (what, path) = chosen.path(Some("replay"));

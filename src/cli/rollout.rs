@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
 use tokio::time::Instant;
 
 use model::wire::{FunctionStatus, UpdateStatus};
@@ -31,8 +30,7 @@ pub(crate) async fn look(
     name: &str,
     namespace: Option<&str>,
 ) -> anyhow::Result<Option<FunctionStatus>> {
-    let request = client.system(Method::GET, &["function", name], &[("namespace", namespace)]);
-    match request.send().await {
+    match client.get(&["function", name], &[("namespace", namespace)]).await {
         Ok(answer) => Ok(Some(answer.json()?)),
         Err(CliError::Refused { status: 404, .. }) => Ok(None),
         Err(error) => Err(error.into()),

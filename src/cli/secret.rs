@@ -10,7 +10,8 @@ use model::function::SecretName;
 use model::wire;
 
 use super::error::CliError;
-use super::{Globals, output, stdin};
+use super::output::{self, Form};
+use super::{Globals, stdin};
 
 /// A secret has at most this many bytes, as in Kubernetes.
 const MAX_SECRET: usize = 1 << 20;
@@ -23,11 +24,7 @@ pub(crate) enum Secret {
     /// Change a secret's value; functions that run see it when they read it again
     Update(Value),
     /// List the secrets of a namespace
-    List {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Form),
     /// Remove a secret
     #[command(visible_alias = "rm", alias = "delete")]
     Remove {
@@ -72,15 +69,10 @@ impl Secret {
                 send(Method::DELETE, secret).await?;
                 output::line(format!("secret {name} was removed"))?;
             }
-            Self::List { json } => {
-                let query = [("namespace", namespace.as_deref())];
-                let answer = client.system(Method::GET, &["secrets"], &query).send().await?;
-                if json {
-                    return Ok(output::json(&answer)?);
-                }
-                let secrets = answer.json::<Vec<wire::Secret>>()?.into_iter();
-                let rows: Vec<_> = secrets.map(|s| [s.name, s.namespace.unwrap_or_default()]).collect();
-                output::table(["NAME", "NAMESPACE"], &rows)?;
+            Self::List(form) => {
+                let answer = client.get(&["secrets"], &[("namespace", namespace.as_deref())]).await?;
+                let row = |secret: wire::Secret| [secret.name, secret.namespace.unwrap_or_default()];
+                form.table(&answer, ["NAME", "NAMESPACE"], row)?;
             }
         }
         Ok(())

@@ -4,40 +4,31 @@ use reqwest::Method;
 
 use model::wire::{DiskUsage, Pruned, Share};
 
-use super::{Globals, output};
+use super::Globals;
+use super::output::{self, Form};
 
 /// Show what is on the disk, and remove what nobody uses
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum System {
     /// Show how much of the disk images, logs and the store take, and how much of that nobody uses
-    Df {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Df(Form),
     /// Remove images that no function uses, and whatever else is left over
-    Prune {
-        /// Print the API's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Prune(Form),
 }
 
 impl System {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let client = globals.client()?;
         match self {
-            Self::Df { json } => df(globals, json).await,
-            Self::Prune { json } => prune(globals, json).await,
+            Self::Df(form) => form.print(&client.get(&["df"], &[]).await?, df),
+            Self::Prune(form) => {
+                form.print(&client.system(Method::POST, &["prune"], &[]).send().await?, prune)
+            }
         }
     }
 }
 
-async fn df(globals: &Globals, json: bool) -> anyhow::Result<()> {
-    let answer = globals.client()?.system(Method::GET, &["df"], &[]).send().await?;
-    if json {
-        return Ok(output::json(&answer)?);
-    }
-    let usage: DiskUsage = answer.json()?;
+fn df(usage: DiskUsage) -> anyhow::Result<()> {
     let row = |kind: &str, share: Share| {
         [kind.to_owned(), share.count.to_string(), output::bytes(share.size), output::bytes(share.unused)]
     };
@@ -57,12 +48,7 @@ async fn df(globals: &Globals, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn prune(globals: &Globals, json: bool) -> anyhow::Result<()> {
-    let answer = globals.client()?.system(Method::POST, &["prune"], &[]).send().await?;
-    if json {
-        return Ok(output::json(&answer)?);
-    }
-    let pruned: Pruned = answer.json()?;
+fn prune(pruned: Pruned) -> anyhow::Result<()> {
     for image in pruned.images {
         output::line(format!("removed {image}"))?;
     }
