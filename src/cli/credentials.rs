@@ -5,17 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
-use super::environment;
 use super::error::Origin;
 use super::gateway::Gateway;
+use super::{atomic_file, environment};
 
 /// The user of every daemon that was not told otherwise.
 pub(crate) const ADMIN: &str = "admin";
@@ -156,25 +156,13 @@ impl Store {
 
     fn write(&self, file: &StoreFile) -> anyhow::Result<()> {
         let text = toml::to_string(file).context("logins cannot be written as TOML")?;
-        self.replace(&text).with_context(|| format!("{} cannot be written", self.path.display()))
-    }
-
-    fn replace(&self, text: &str) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let draft = self.path.with_extension(format!("toml.{}", std::process::id()));
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&draft, &self.path));
-        if written.is_err() {
-            // The first error is the one to tell.
-            let _ = fs::remove_file(&draft);
-        }
-        written
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .and_then(|()| atomic_file::replace(&self.path, text.as_bytes()))
+            .with_context(|| format!("{} cannot be written", self.path.display()))
     }
 }
 
