@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,15 +148,18 @@ impl Request<'_> {
 
     /// Sends it, and takes an answer of up to `limit` bytes that may take as long as it likes while some of it
     /// arrives.
-    pub(crate) async fn download(self, limit: usize) -> Result<Vec<u8>, CliError> {
+    pub(crate) async fn download(self, limit: usize) -> Result<Answer, CliError> {
         let client = self.client;
         let mut response = self.stream_ok().await?;
+        let (headers, gateway) = (response.headers().clone(), client.gateway.to_string());
         let failed = |text: &str| CliError::Failed(format!("the answer of {} {text}", client.gateway));
         let mut body = Vec::new();
         loop {
             let part = tokio::time::timeout(ANSWER_WITHIN, response.chunk()).await;
             let part = part.map_err(|_| failed("has stopped in the middle"))?;
-            let Some(part) = part.map_err(|error| client.failed(error))? else { return Ok(body) };
+            let Some(part) = part.map_err(|error| client.failed(error))? else {
+                return Ok(Answer { headers, body, gateway });
+            };
             if body.len() + part.len() > limit {
                 return Err(failed(&format!("is larger than {} MB", limit >> 20)));
             }
@@ -167,18 +170,7 @@ impl Request<'_> {
     /// Sends it within the usual limit of time.
     pub(crate) async fn send(mut self) -> Result<Answer, CliError> {
         self.builder = self.builder.timeout(ANSWER_WITHIN);
-        let client = self.client;
-        let mut response = self.stream_ok().await?;
-        let headers = response.headers().clone();
-        let body = read_at_most(&mut response, MAX_ANSWER).await.map_err(|error| client.failed(error))?;
-        match body {
-            Some(body) => Ok(Answer { headers, body, gateway: client.gateway.to_string() }),
-            None => Err(CliError::Failed(format!(
-                "the answer of {} is larger than {} MB",
-                client.gateway,
-                MAX_ANSWER >> 20
-            ))),
-        }
+        self.download(MAX_ANSWER).await
     }
 }
 
@@ -186,7 +178,7 @@ impl Request<'_> {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) headers: reqwest::header::HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Vec<u8>,
     gateway: String,
 }
 
@@ -224,15 +216,4 @@ pub(crate) async fn error_text(response: &mut Response) -> String {
     }
     text.truncate(MAX_ERROR);
     String::from_utf8_lossy(&text).trim().to_owned()
-}
-
-async fn read_at_most(response: &mut Response, limit: usize) -> Result<Option<Bytes>, reqwest::Error> {
-    let mut body = BytesMut::new();
-    while let Some(part) = response.chunk().await? {
-        if body.len() + part.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&part);
-    }
-    Ok(Some(body.freeze()))
 }

@@ -45,7 +45,7 @@ pub(crate) async fn save<'a>(
         let archive =
             request.download(MAX_ARCHIVE).await.with_context(|| format!("the handler of {function}"))?;
         let found =
-            Packed::of(archive).checked(digest).with_context(|| format!("the handler of {function}"))?;
+            Packed::of(archive.body).checked(digest).with_context(|| format!("the handler of {function}"))?;
         atomic_file::replace(&path, &found.archive).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(named.len())
