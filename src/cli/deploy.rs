@@ -101,11 +101,22 @@ impl Waiting {
                 Err(error) => failures.add(error)?,
             }
         }
+        self.follow(client, &submitted, "accepted", failures).await
+    }
+
+    /// Waits for what was deployed, or only says that it was `accepted` if nobody wants to wait.
+    pub(super) async fn follow(
+        &self,
+        client: &Client,
+        submitted: &[Submitted],
+        accepted: &str,
+        mut failures: Failures,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + self.wait_timeout;
-        for function in &submitted {
+        for function in submitted {
             let url = client.gateway().function(&function.name, function.namespace.as_deref());
             if self.no_wait {
-                output::line(format!("{} was accepted: {url}", function.name))?;
+                output::line(format!("{} was {accepted}: {url}", function.name))?;
                 continue;
             }
             match rollout::until_ready(client, function, deadline).await {
@@ -118,7 +129,7 @@ impl Waiting {
 }
 
 /// How a function is that was waited for.
-pub(super) fn in_words(status: &FunctionStatus) -> String {
+fn in_words(status: &FunctionStatus) -> String {
     let phase = if status.phase.is_empty() { "ready" } else { &status.phase };
     match &status.image_digest {
         Some(digest) => {

@@ -1,16 +1,14 @@
 //! `ingle rollback`
 
-use std::time::Duration;
-
 use reqwest::Method;
-use tokio::time::Instant;
 
-use model::function::{FunctionName, parse_duration};
+use model::function::FunctionName;
 use model::wire;
 
+use super::Globals;
+use super::deploy::{self, Failures, Waiting};
 use super::error::CliError;
-use super::rollout::{self, Submitted};
-use super::{Globals, deploy, output};
+use super::rollout::Submitted;
 
 /// Go back to a revision that served before, and wait until it answers
 ///
@@ -23,12 +21,8 @@ pub(crate) struct Rollback {
     /// The revision to go back to [default: the newest that served before this one]
     #[arg(long, value_name = "REVISION")]
     to: Option<u64>,
-    /// Return as soon as the daemon has accepted it
-    #[arg(long)]
-    no_wait: bool,
-    /// How long to wait until it answers
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
-    wait_timeout: Duration,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 impl Rollback {
@@ -47,12 +41,8 @@ impl Rollback {
             ))
             .into());
         };
-        let url = client.gateway().function(name, globals.namespace());
-        if self.no_wait {
-            return Ok(output::line(format!("{name} was accepted as revision {revision}: {url}"))?);
-        }
         let submitted = Submitted { name: name.to_owned(), namespace: globals.namespace.clone(), revision };
-        let status = rollout::until_ready(&client, &submitted, Instant::now() + self.wait_timeout).await?;
-        Ok(output::line(format!("{name} is {}: {url}", deploy::in_words(&status)))?)
+        let accepted = format!("accepted as revision {revision}");
+        self.waiting.follow(&client, &[submitted], &accepted, Failures::new(1)).await
     }
 }
