@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::function::parse_duration;
-use model::wire::{Deployment, Resources};
+use model::wire::Deployment;
 
 /// What a function is like, beside its name and image.
 #[derive(Debug, Default, clap::Args)]
@@ -71,11 +71,10 @@ impl Options {
                 secrets.push(secret.clone());
             }
         }
-        for (place, value) in [("memory", &self.memory), ("cpu", &self.cpu)] {
-            let Some(value) = value else { continue };
-            let limits = deployment.limits.get_or_insert_with(Resources::default);
-            let field = if place == "memory" { &mut limits.memory } else { &mut limits.cpu };
-            *field = Some(value.clone());
+        if self.memory.is_some() || self.cpu.is_some() {
+            let limits = deployment.limits.get_or_insert_default();
+            limits.memory = self.memory.clone().or(limits.memory.take());
+            limits.cpu = self.cpu.clone().or(limits.cpu.take());
         }
         let number = |n: Option<u32>| n.map(|n| n.to_string());
         let settings = [

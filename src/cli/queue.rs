@@ -94,20 +94,10 @@ impl Queue {
                 form.print(&client.get(&["dead", &number.to_string()], &[]).await?, show)?;
             }
             Self::Replay(chosen) => {
-                let (what, path) = chosen.path(Some("replay"));
-                let count = send(&client, Method::POST, &path, &chosen, globals).await?;
-                output::line(what.map_or_else(
-                    || format!("{count} calls were queued again"),
-                    |number| format!("call {number} was queued again"),
-                ))?;
+                chosen.change(&client, globals, Method::POST, Some("replay"), "queued again").await?;
             }
             Self::Purge(chosen) => {
-                let (what, path) = chosen.path(None);
-                let count = send(&client, Method::DELETE, &path, &chosen, globals).await?;
-                output::line(what.map_or_else(
-                    || format!("{count} calls were thrown away"),
-                    |number| format!("call {number} was thrown away"),
-                ))?;
+                chosen.change(&client, globals, Method::DELETE, None, "thrown away").await?;
             }
         }
         Ok(())
@@ -115,31 +105,24 @@ impl Queue {
 }
 
 impl Chosen {
-    /// The call, if it is one, and where it or all of them are.
-    fn path(&self, then: Option<&str>) -> (Option<u64>, Vec<String>) {
+    /// Does something to these calls, at the path with `then` at its end, and says that it is `done`.
+    async fn change(
+        &self,
+        client: &Client,
+        globals: &Globals,
+        method: Method,
+        then: Option<&str>,
+        done: &str,
+    ) -> anyhow::Result<()> {
         let number = self.number.map(|number| number.to_string());
-        let path = std::iter::once("dead".to_owned()).chain(number).chain(then.map(str::to_owned));
-        (self.number, path.collect())
+        let path: Vec<&str> = std::iter::once("dead").chain(number.as_deref()).chain(then).collect();
+        let all: &[_] = &[("function", self.function.as_deref()), ("namespace", globals.namespace())];
+        let answer = client.system(method, &path, if self.all { all } else { &[] }).send().await?;
+        Ok(match number {
+            Some(number) => output::line(format!("call {number} was {done}"))?,
+            None => output::line(format!("{} calls were {done}", answer.json::<DeadCount>()?.count))?,
+        })
     }
-}
-
-/// Does something to calls that were given up; to how many, where the answer says it.
-async fn send(
-    client: &Client,
-    method: Method,
-    path: &[String],
-    chosen: &Chosen,
-    globals: &Globals,
-) -> anyhow::Result<usize> {
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    let function = chosen.function.as_deref();
-    let query: &[_] =
-        if chosen.all { &[("function", function), ("namespace", globals.namespace())] } else { &[] };
-    let answer = client.system(method, &path, query).send().await?;
-    if chosen.number.is_some() {
-        return Ok(1);
-    }
-    Ok(answer.json::<DeadCount>()?.count)
 }
 
 async fn pause(client: &Client, name: &str, paused: bool) -> anyhow::Result<()> {

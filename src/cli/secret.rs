@@ -53,29 +53,21 @@ impl Secret {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = globals.client()?;
         let namespace = globals.namespace.clone();
-        let send =
-            |method, secret: wire::Secret| client.system(method, &["secrets"], &[]).json(&secret).send();
-        match self {
-            Self::Create(value) => {
-                send(Method::POST, value.secret(namespace).await?).await?;
-                output::line(format!("secret {} was created", value.name))?;
-            }
-            Self::Update(value) => {
-                send(Method::PUT, value.secret(namespace).await?).await?;
-                output::line(format!("secret {} was updated", value.name))?;
-            }
+        let (method, secret, done) = match self {
+            Self::Create(value) => (Method::POST, value.secret(namespace).await?, "created"),
+            Self::Update(value) => (Method::PUT, value.secret(namespace).await?, "updated"),
             Self::Remove { name } => {
                 let secret = wire::Secret { name: name.to_string(), namespace, ..Default::default() };
-                send(Method::DELETE, secret).await?;
-                output::line(format!("secret {name} was removed"))?;
+                (Method::DELETE, secret, "removed")
             }
             Self::List(form) => {
                 let answer = client.get(&["secrets"], &[("namespace", namespace.as_deref())]).await?;
                 let row = |secret: wire::Secret| [secret.name, secret.namespace.unwrap_or_default()];
-                form.table(&answer, ["NAME", "NAMESPACE"], row)?;
+                return form.table(&answer, ["NAME", "NAMESPACE"], row);
             }
-        }
-        Ok(())
+        };
+        client.system(method, &["secrets"], &[]).json(&secret).send().await?;
+        Ok(output::line(format!("secret {} was {done}", secret.name))?)
     }
 }
 
@@ -107,7 +99,7 @@ impl Value {
 
 /// The secret as it is sent: as text if it is text, for gateways that take nothing else.
 fn encode(name: String, namespace: Option<String>, bytes: Vec<u8>, exact: bool) -> Option<wire::Secret> {
-    let secret = match String::from_utf8(bytes) {
+    let (value, raw_value) = match String::from_utf8(bytes) {
         Ok(mut text) => {
             // An editor's or echo's line break at the end of a password is nearly always a mistake.
             if !exact && text.ends_with('\n') {
@@ -116,19 +108,12 @@ fn encode(name: String, namespace: Option<String>, bytes: Vec<u8>, exact: bool) 
                     text.pop();
                 }
             }
-            wire::Secret {
-                name,
-                namespace,
-                value: Some(text).filter(|text| !text.is_empty()),
-                raw_value: None,
-            }
+            (Some(text).filter(|text| !text.is_empty()), None)
         }
-        Err(error) => {
-            let raw = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
-            wire::Secret { name, namespace, value: None, raw_value: Some(raw) }
-        }
+        Err(error) => (None, Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()))),
     };
-    (secret.value.is_some() || secret.raw_value.is_some()).then_some(secret)
+    let says_something = value.is_some() || raw_value.is_some();
+    says_something.then_some(wire::Secret { name, namespace, value, raw_value })
 }
 
 #[cfg(test)]
