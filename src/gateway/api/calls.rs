@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
 use super::params::Params;
-use super::to_the_end;
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
 use model::function::Invalid;
@@ -31,10 +31,7 @@ pub(super) fn routes(queue: Queue) -> Router {
         .with_state(queue)
 }
 
-async fn list(
-    State(queue): State<Queue>,
-    params: Params,
-) -> Result<axum::Json<Vec<wire::Call>>, ErrorResponse> {
+async fn list(State(queue): State<Queue>, params: Params) -> Answer<Vec<wire::Call>> {
     params.check(&["function", "namespace", "status", "limit"])?;
     let (name, namespace) = params.function_and_namespace()?;
     let state = params.get("status").map(state).transpose()?;
@@ -50,19 +47,13 @@ fn state(text: &str) -> Result<CallState, Invalid> {
     })
 }
 
-async fn show(
-    State(queue): State<Queue>,
-    Path(id): Path<String>,
-) -> Result<axum::Json<wire::Call>, ErrorResponse> {
+async fn show(State(queue): State<Queue>, Path(id): Path<String>) -> Answer<wire::Call> {
     Ok(axum::Json(call(queue.call(&id)?)))
 }
 
-async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Result<StatusCode, ErrorResponse> {
-    to_the_end(async move {
-        queue.cancel(&id).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+async fn cancel(State(queue): State<Queue>, Path(id): Path<String>) -> Done {
+    to_the_end(async move { queue.cancel(&id).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Response, ErrorResponse> {

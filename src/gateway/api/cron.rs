@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 
 use super::params::{self, Params, PathName};
-use super::to_the_end;
+use super::{Answer, to_the_end};
 use crate::gateway::error::ErrorResponse;
 use ::calls::triggers::cron::{Cron, LastRun, Outcome, TimerStatus};
 use control::fleet::Fleet;
@@ -25,7 +25,7 @@ pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
 async fn list(
     State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     params: Params,
-) -> Result<axum::Json<Vec<wire::CronStatus>>, ErrorResponse> {
+) -> Answer<Vec<wire::CronStatus>> {
     params.check(&["namespace"])?;
     let namespace = params.namespace(None)?;
     if let Some(namespace) = &namespace {
@@ -48,12 +48,9 @@ async fn run(
 ) -> Result<Accepted, ErrorResponse> {
     params.check(&["namespace"])?;
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
-    to_the_end(async move {
-        let call_id = cron.run_now(&key, Timestamp::now()).await?;
-        let header = HeaderValue::from_str(&call_id).unwrap_or(HeaderValue::from_static(""));
-        Ok((StatusCode::ACCEPTED, [(CALL_ID, header)], axum::Json(wire::CronAccepted { call_id })))
-    })
-    .await
+    let call_id = to_the_end(async move { cron.run_now(&key, Timestamp::now()).await }).await?;
+    let header = HeaderValue::from_str(&call_id).unwrap_or(HeaderValue::from_static(""));
+    Ok((StatusCode::ACCEPTED, [(CALL_ID, header)], axum::Json(wire::CronAccepted { call_id })))
 }
 
 /// How a timer is, as it is answered.

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::{Json, MaybeJson};
 use super::params::{self, Params, PathName};
-use super::to_the_end;
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
 use ::calls::triggers::cron::Cron;
 use control::fleet::Fleet;
@@ -20,17 +20,20 @@ pub(super) fn routes(fleet: Arc<Fleet>, cron: Cron) -> Router {
     let describing =
         Router::new().route("/system/function/{name}", get(describe)).with_state((fleet.clone(), cron));
     Router::new()
-        .route("/system/functions", get(list).post(deploy).put(update).delete(remove))
+        .route(
+            "/system/functions",
+            get(list)
+                .post(|fleet, params, body| put(fleet, params, body, false))
+                .put(|fleet, params, body| put(fleet, params, body, true))
+                .delete(remove),
+        )
         .route("/system/function/{name}/rollback", post(rollback))
         .route("/system/scale-function/{name}", post(scale))
         .with_state(fleet)
         .merge(describing)
 }
 
-async fn list(
-    State(fleet): State<Arc<Fleet>>,
-    params: Params,
-) -> Result<axum::Json<Vec<wire::FunctionStatus>>, ErrorResponse> {
+async fn list(State(fleet): State<Arc<Fleet>>, params: Params) -> Answer<Vec<wire::FunctionStatus>> {
     let namespace = params.namespace_or_default(None)?;
     Ok(axum::Json(fleet.list(&namespace)?))
 }
@@ -39,7 +42,7 @@ async fn describe(
     State((fleet, cron)): State<(Arc<Fleet>, Cron)>,
     PathName(name): PathName,
     params: Params,
-) -> Result<axum::Json<wire::FunctionStatus>, ErrorResponse> {
+) -> Answer<wire::FunctionStatus> {
     let key = params::function(&fleet, &name, params.namespace(None)?)?;
     let with_usage = params.switch("usage")?;
     let mut status = fleet.describe(&key)?;
@@ -55,39 +58,20 @@ async fn describe(
     Ok(axum::Json(status))
 }
 
-async fn deploy(
-    State(fleet): State<Arc<Fleet>>,
-    params: Params,
-    Json(body): Json<wire::Deployment>,
-) -> Result<Deployed, ErrorResponse> {
-    put(fleet, params, body, false).await
-}
-
-async fn update(
-    State(fleet): State<Arc<Fleet>>,
-    params: Params,
-    Json(body): Json<wire::Deployment>,
-) -> Result<Deployed, ErrorResponse> {
-    put(fleet, params, body, true).await
-}
-
 /// Says which revision the deploy became, so that a client can follow that one.
 const REVISION: HeaderName = HeaderName::from_static("x-revision");
 
 type Deployed = (StatusCode, [(HeaderName, HeaderValue); 1]);
 
 async fn put(
-    fleet: Arc<Fleet>,
+    State(fleet): State<Arc<Fleet>>,
     params: Params,
-    mut body: wire::Deployment,
+    Json(mut body): Json<wire::Deployment>,
     only_update: bool,
 ) -> Result<Deployed, ErrorResponse> {
     body.namespace = params.namespace(body.namespace.as_deref())?.map(String::from);
-    to_the_end(async move {
-        let revision = fleet.deploy(body, only_update).await?;
-        Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
-    })
-    .await
+    let revision = to_the_end(async move { fleet.deploy(body, only_update).await }).await?;
+    Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
 }
 
 async fn rollback(
@@ -98,25 +82,15 @@ async fn rollback(
 ) -> Result<Deployed, ErrorResponse> {
     let body = body.unwrap_or_default();
     let key = params::function(&fleet, &name, params.namespace(body.namespace.as_deref())?)?;
-    to_the_end(async move {
-        let revision = fleet.rollback(&key, body.revision).await?;
-        Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
-    })
-    .await
+    let revision = to_the_end(async move { fleet.rollback(&key, body.revision).await }).await?;
+    Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
 }
 
-async fn remove(
-    State(fleet): State<Arc<Fleet>>,
-    params: Params,
-    Json(body): Json<wire::Deletion>,
-) -> Result<StatusCode, ErrorResponse> {
+async fn remove(State(fleet): State<Arc<Fleet>>, params: Params, Json(body): Json<wire::Deletion>) -> Done {
     let namespace = params.namespace(body.namespace.as_deref())?;
     let key = params::function(&fleet, &body.function_name, namespace)?;
-    to_the_end(async move {
-        fleet.remove(&key).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { fleet.remove(&key).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn scale(
@@ -124,12 +98,9 @@ async fn scale(
     PathName(name): PathName,
     params: Params,
     Json(body): Json<wire::ScaleRequest>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = params.namespace(body.namespace.as_deref())?;
     let key = params::function(&fleet, &name, namespace)?;
-    to_the_end(async move {
-        fleet.scale(&key, body.replicas).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { fleet.scale(&key, body.replicas).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }

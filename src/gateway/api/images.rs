@@ -10,8 +10,8 @@ use http::StatusCode;
 use tokio::sync::Semaphore;
 
 use super::params::PathName;
-use super::to_the_end;
 use super::upload::{Archive, Archives};
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::images::Disk;
 use host::runtime::{ImageRecord, Runtime, RuntimeError};
@@ -40,26 +40,17 @@ pub(super) fn routes(runtime: Arc<dyn Runtime>, disk: Arc<Disk>, archives: Archi
         .with_state(handles)
 }
 
-async fn list(State(handles): State<Handles>) -> Result<axum::Json<Vec<wire::Image>>, ErrorResponse> {
+async fn list(State(handles): State<Handles>) -> Answer<Vec<wire::Image>> {
     let images = handles.runtime.images().await?;
     Ok(axum::Json(images.into_iter().map(image).collect()))
 }
 
-async fn remove(
-    State(handles): State<Handles>,
-    PathName(name): PathName,
-) -> Result<StatusCode, ErrorResponse> {
-    to_the_end(async move {
-        handles.disk.remove(&name).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+async fn remove(State(handles): State<Handles>, PathName(name): PathName) -> Done {
+    to_the_end(async move { handles.disk.remove(&name).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
-async fn load(
-    State(handles): State<Handles>,
-    request: Request,
-) -> Result<axum::Json<wire::LoadedImages>, ErrorResponse> {
+async fn load(State(handles): State<Handles>, request: Request) -> Answer<wire::LoadedImages> {
     let Ok(permit) = handles.loading.clone().try_acquire_owned() else {
         return Err(ErrorResponse::new(
             ErrorCode::Busy,
@@ -72,7 +63,9 @@ async fn load(
         let loaded = handles.runtime.load(archive.path().into()).await;
         let images = loaded.map_err(|error| name_in(&archive, error))?;
         drop((archive, permit));
-        Ok(axum::Json(wire::LoadedImages { images: images.into_iter().map(image).collect() }))
+        Ok::<_, RuntimeError>(axum::Json(wire::LoadedImages {
+            images: images.into_iter().map(image).collect(),
+        }))
     })
     .await
 }

@@ -20,25 +20,21 @@ use host::logs::{Logs, Query};
 use model::function::{FunctionKey, Invalid};
 use model::wire;
 
-#[derive(Clone)]
-struct Handles {
-    fleet: Arc<Fleet>,
-    logs: Arc<Logs>,
-}
+type Handles = (Arc<Fleet>, Arc<Logs>);
 
 pub(super) fn routes(fleet: Arc<Fleet>, logs: Arc<Logs>) -> Router {
-    Router::new().route("/system/logs", get(read)).with_state(Handles { fleet, logs })
+    Router::new().route("/system/logs", get(read)).with_state((fleet, logs))
 }
 
-async fn read(State(handles): State<Handles>, params: Params) -> Result<Response, ErrorResponse> {
-    let (key, query) = question(&handles.fleet, &params).map_err(|error| {
+async fn read(State((fleet, logs)): State<Handles>, params: Params) -> Result<Response, ErrorResponse> {
+    let (key, query) = question(&fleet, &params).map_err(|error| {
         ErrorResponse::new(ErrorCode::InvalidQuery, error.to_string())
             .with_status(StatusCode::UNPROCESSABLE_ENTITY)
     })?;
-    if handles.fleet.directory().get(&key).is_none() {
+    if fleet.directory().get(&key).is_none() {
         return Err(FleetError::NotFound(key).into());
     }
-    let lines = handles.logs.query(&key, query).map(|line| Ok::<_, Infallible>(ndjson(&line)));
+    let lines = logs.query(&key, query).map(|line| Ok::<_, Infallible>(ndjson(&line)));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 

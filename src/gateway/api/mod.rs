@@ -175,16 +175,19 @@ async fn count(State(stats): State<Arc<ApiStats>>, request: Request, next: Next)
     response
 }
 
+/// What a handler answers in JSON.
+type Answer<T> = Result<axum::Json<T>, ErrorResponse>;
+
+/// What a handler answers that has nothing more to say than how it went.
+type Done = Result<StatusCode, ErrorResponse>;
+
 /// Carries a change to its end, also when the client goes away and its request is dropped.
-async fn to_the_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, ErrorResponse>> + Send + 'static,
+async fn to_the_end<T: Send + 'static, E: Into<ErrorResponse> + Send + 'static>(
+    change: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    tokio::spawn(change).await.unwrap_or_else(|_| {
-        Err(ErrorResponse::new(
-            ErrorCode::Internal,
-            "the daemon failed while it worked on this; its log says more",
-        ))
-    })
+    let failed = "the daemon failed while it worked on this; its log says more";
+    let ended = tokio::spawn(change).await.map_err(|_| ErrorResponse::new(ErrorCode::Internal, failed));
+    ended?.map_err(Into::into)
 }
 
 #[cfg(test)]

@@ -11,18 +11,14 @@ use http::StatusCode;
 
 use super::body::MaybeJson;
 use super::params::PathName;
-use super::to_the_end;
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
 use control::fleet::{Fleet, FleetError};
 use host::secrets::Secrets;
 use model::function::{Invalid, NamespaceName};
 use model::wire;
 
-#[derive(Clone)]
-struct Handles {
-    fleet: Arc<Fleet>,
-    secrets: Secrets,
-}
+type Handles = (Arc<Fleet>, Secrets);
 
 pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
     let one = || get(describe).post(create).put(update).delete(delete);
@@ -30,64 +26,55 @@ pub(super) fn routes(fleet: Arc<Fleet>, secrets: Secrets) -> Router {
         .route("/system/namespaces", get(list))
         .route("/system/namespace/", one())
         .route("/system/namespace/{name}", one())
-        .with_state(Handles { fleet, secrets })
+        .with_state((fleet, secrets))
 }
 
-async fn list(State(handles): State<Handles>) -> axum::Json<Vec<String>> {
-    axum::Json(handles.fleet.namespaces().into_iter().map(|namespace| namespace.name).collect())
+async fn list(State((fleet, _)): State<Handles>) -> axum::Json<Vec<String>> {
+    axum::Json(fleet.namespaces().into_iter().map(|namespace| namespace.name).collect())
 }
 
-async fn describe(
-    State(handles): State<Handles>,
-    PathName(path): PathName,
-) -> Result<axum::Json<wire::Namespace>, ErrorResponse> {
+async fn describe(State((fleet, _)): State<Handles>, PathName(path): PathName) -> Answer<wire::Namespace> {
     let name = name(&path, "")?;
-    let found = handles.fleet.namespaces().into_iter().find(|known| known.name == name.as_str());
+    let found = fleet.namespaces().into_iter().find(|known| known.name == name.as_str());
     Ok(axum::Json(found.ok_or(FleetError::NamespaceNotFound(name))?))
 }
 
 async fn create(
-    State(handles): State<Handles>,
+    State((fleet, _)): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = named(&path, body)?;
-    to_the_end(async move {
-        handles.fleet.create_namespace(namespace).await?;
-        Ok(StatusCode::CREATED)
-    })
-    .await
+    to_the_end(async move { fleet.create_namespace(namespace).await }).await?;
+    Ok(StatusCode::CREATED)
 }
 
 async fn update(
-    State(handles): State<Handles>,
+    State((fleet, _)): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = named(&path, body)?;
-    to_the_end(async move {
-        handles.fleet.update_namespace(namespace).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { fleet.update_namespace(namespace).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn delete(
-    State(handles): State<Handles>,
+    State((fleet, secrets)): State<Handles>,
     PathName(path): PathName,
     MaybeJson(body): MaybeJson<wire::Namespace>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let name = name(&path, &body.unwrap_or_default().name)?;
-    let secrets = handles.secrets.list(name.clone()).await?;
-    if !secrets.is_empty() {
-        let names: Vec<_> = secrets.iter().map(|secret| secret.as_str()).collect();
+    let held = secrets.list(name.clone()).await?;
+    if !held.is_empty() {
+        let names: Vec<_> = held.iter().map(|secret| secret.as_str()).collect();
         let reason = format!("it has secrets ({}); delete them first", names.join(", "));
         return Err(FleetError::NamespaceInUse { namespace: name, reason }.into());
     }
     to_the_end(async move {
-        handles.fleet.delete_namespace(&name).await?;
-        handles.secrets.forget_namespace(name).await?;
-        Ok(StatusCode::ACCEPTED)
+        fleet.delete_namespace(&name).await?;
+        secrets.forget_namespace(name).await?;
+        Ok::<_, ErrorResponse>(StatusCode::ACCEPTED)
     })
     .await
 }

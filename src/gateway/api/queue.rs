@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::body::Json;
 use super::params::Params;
-use super::to_the_end;
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
 use ::calls::queue::{self, DeadLetterFilter, Queue};
 use model::function::{Invalid, check_queue_name};
@@ -42,38 +42,26 @@ async fn change(
     State(queue): State<Queue>,
     Path(name): Path<String>,
     Json(body): Json<wire::QueueChange, BODY>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     check_queue_name(&name).map_err(|reason| Invalid::new("queue", reason))?;
-    to_the_end(async move {
-        queue.pause(&name, body.paused).await?;
-        Ok(StatusCode::OK)
-    })
-    .await
+    to_the_end(async move { queue.pause(&name, body.paused).await }).await?;
+    Ok(StatusCode::OK)
 }
 
-async fn list(
-    State(queue): State<Queue>,
-    params: Params,
-) -> Result<axum::Json<Vec<wire::DeadCall>>, ErrorResponse> {
+async fn list(State(queue): State<Queue>, params: Params) -> Answer<Vec<wire::DeadCall>> {
     let which = which(&params, &["limit"])?;
     let calls = queue.dead(&which, params.limit()?).await;
     Ok(axum::Json(calls.into_iter().map(dead).collect()))
 }
 
-async fn show(
-    State(queue): State<Queue>,
-    Path(text): Path<String>,
-) -> Result<axum::Json<wire::DeadCall>, ErrorResponse> {
+async fn show(State(queue): State<Queue>, Path(text): Path<String>) -> Answer<wire::DeadCall> {
     Ok(axum::Json(dead(queue.dead_call(number(&text)?)?)))
 }
 
-async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorResponse> {
+async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Done {
     let number = number(&text)?;
-    to_the_end(async move {
-        queue.replay(number).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { queue.replay(number).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn replay_all(
@@ -81,20 +69,14 @@ async fn replay_all(
     params: Params,
 ) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
     let which = which(&params, &[])?;
-    to_the_end(async move {
-        let count = queue.replay_all(&which).await?;
-        Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
-    })
-    .await
+    let count = to_the_end(async move { queue.replay_all(&which).await }).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
 }
 
-async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Result<StatusCode, ErrorResponse> {
+async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Done {
     let number = number(&text)?;
-    to_the_end(async move {
-        queue.purge(number).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { queue.purge(number).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn purge_all(
@@ -102,11 +84,8 @@ async fn purge_all(
     params: Params,
 ) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
     let which = which(&params, &[])?;
-    to_the_end(async move {
-        let count = queue.purge_all(&which).await?;
-        Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
-    })
-    .await
+    let count = to_the_end(async move { queue.purge_all(&which).await }).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
 }
 
 /// The calls that a query means: all of them, if it says nothing. A name that is mistyped must not mean all.

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 
 use super::body::Json;
 use super::params::{self, Params};
-use super::to_the_end;
+use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
 use age::FileKey;
 use control::fleet::Fleet;
@@ -53,10 +53,7 @@ impl Handles {
     }
 }
 
-async fn list(
-    State(handles): State<Handles>,
-    params: Params,
-) -> Result<axum::Json<Vec<wire::Secret>>, ErrorResponse> {
+async fn list(State(handles): State<Handles>, params: Params) -> Answer<Vec<wire::Secret>> {
     let namespace = handles.namespace(&params, None)?;
     let names = handles.secrets.list(namespace.clone()).await?;
     let secret = |name: SecretName| wire::Secret {
@@ -72,7 +69,7 @@ async fn create(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     handles.secrets.create(namespace, body).await?;
     Ok(StatusCode::CREATED)
@@ -82,7 +79,7 @@ async fn update(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     handles.secrets.update(namespace, body).await?;
     Ok(StatusCode::OK)
@@ -115,16 +112,13 @@ async fn delete(
     State(handles): State<Handles>,
     params: Params,
     Json(body): Json<wire::Secret, BODY>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Done {
     let namespace = handles.namespace(&params, body.namespace.as_deref())?;
     let secret: SecretName = body.name.parse()?;
     let users = handles.users(&namespace, &secret);
     if !users.is_empty() {
         return Err(SecretError::InUse { secret, functions: users.join(", ") }.into());
     }
-    to_the_end(async move {
-        handles.secrets.delete(namespace, secret).await?;
-        Ok(StatusCode::ACCEPTED)
-    })
-    .await
+    to_the_end(async move { handles.secrets.delete(namespace, secret).await }).await?;
+    Ok(StatusCode::ACCEPTED)
 }

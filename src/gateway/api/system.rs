@@ -6,8 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 
-use super::to_the_end;
-use crate::gateway::error::ErrorResponse;
+use super::{Answer, to_the_end};
 use control::fleet::Fleet;
 use model::wire;
 
@@ -15,10 +14,10 @@ pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
     Router::new().route("/system/df", get(df)).route("/system/prune", post(prune)).with_state(fleet)
 }
 
-async fn df(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::DiskUsage>, ErrorResponse> {
+async fn df(State(fleet): State<Arc<Fleet>>) -> Answer<wire::DiskUsage> {
     Ok(axum::Json(fleet.disk().usage().await?))
 }
 
-async fn prune(State(fleet): State<Arc<Fleet>>) -> Result<axum::Json<wire::Pruned>, ErrorResponse> {
-    to_the_end(async move { Ok(axum::Json(fleet.prune().await?)) }).await
+async fn prune(State(fleet): State<Arc<Fleet>>) -> Answer<wire::Pruned> {
+    Ok(axum::Json(to_the_end(async move { fleet.prune().await }).await?))
 }

@@ -175,7 +175,7 @@ async fn a_change_outlives_its_request() {
     let change = to_the_end(async move {
         wait.await.expect("begun");
         done.send(()).expect("waited for");
-        Ok(())
+        Ok::<_, ErrorResponse>(())
     });
     // The client goes away: its request is polled once and dropped.
     assert!(futures_util::FutureExt::now_or_never(change).is_none());
