@@ -159,6 +159,11 @@ impl From<InvokeError> for ErrorResponse {
     }
 }
 
+/// Whether a disk is full, or what may be written to it.
+pub(super) fn has_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Rounded up: who comes back a moment too early has to come a third time.
 fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
@@ -166,38 +171,36 @@ fn whole_seconds(time: Duration) -> u32 {
 
 impl From<QueueError> for ErrorResponse {
     fn from(error: QueueError) -> Self {
-        match error {
+        let code = match error {
             QueueError::Full { retry_after, .. } => {
-                Self::new(ErrorCode::QueueFull, error.to_string()).retry_after(retry_after)
+                return Self::new(ErrorCode::QueueFull, error.to_string()).retry_after(retry_after);
             }
-            QueueError::NotFound { .. } | QueueError::UnknownCall { .. } => {
-                Self::new(ErrorCode::CallNotFound, error.to_string())
-            }
-            QueueError::NoFunction { .. } => Self::new(ErrorCode::FunctionNotFound, error.to_string()),
-            QueueError::NoAnswer { .. } => Self::new(ErrorCode::AnswerNotFound, error.to_string()),
-            QueueError::Unanswered { .. } => Self::new(ErrorCode::CallFailed, error.to_string()),
-            QueueError::Ending { .. } => Self::new(ErrorCode::CallEnding, error.to_string()),
-            QueueError::Ended { .. } => Self::new(ErrorCode::CallEnded, error.to_string()),
-            QueueError::Spool(source)
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
+            QueueError::NotFound { .. } | QueueError::UnknownCall { .. } => ErrorCode::CallNotFound,
+            QueueError::NoFunction { .. } => ErrorCode::FunctionNotFound,
+            QueueError::NoAnswer { .. } => ErrorCode::AnswerNotFound,
+            QueueError::Unanswered { .. } => ErrorCode::CallFailed,
+            QueueError::Ending { .. } => ErrorCode::CallEnding,
+            QueueError::Ended { .. } => ErrorCode::CallEnded,
+            QueueError::Spool(source) if has_no_room(&source) => {
                 let text = format!("the queue's directory has no room for the body: {source}");
-                Self::new(ErrorCode::DiskFull, text)
+                return Self::new(ErrorCode::DiskFull, text);
             }
-            QueueError::Spool(_) => Self::new(ErrorCode::QueueFailed, chain(&error)),
-            QueueError::Store(error) => error.into(),
-        }
+            QueueError::Spool(_) => ErrorCode::QueueFailed,
+            QueueError::Store(error) => return error.into(),
+        };
+        Self::new(code, chain(&error))
     }
 }
 
 impl From<CronError> for ErrorResponse {
     fn from(error: CronError) -> Self {
-        match error {
-            CronError::NotFound(_) => Self::new(ErrorCode::FunctionNotFound, error.to_string()),
-            CronError::NoSchedule(_) => Self::new(ErrorCode::NoSchedule, error.to_string()),
-            CronError::Queue(error) => error.into(),
-            CronError::Store(error) => error.into(),
-        }
+        let code = match error {
+            CronError::NotFound(_) => ErrorCode::FunctionNotFound,
+            CronError::NoSchedule(_) => ErrorCode::NoSchedule,
+            CronError::Queue(error) => return error.into(),
+            CronError::Store(error) => return error.into(),
+        };
+        Self::new(code, chain(&error))
     }
 }
 
@@ -306,10 +309,8 @@ impl From<HandlerError> for ErrorResponse {
             HandlerError::Digest { .. } => ErrorCode::WrongDigest,
             HandlerError::Malformed(_) => ErrorCode::BadHandler,
             HandlerError::TooLarge { .. } => ErrorCode::HandlerTooLarge,
-            HandlerError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::DiskFull,
-                _ => ErrorCode::HandlersFailed,
-            },
+            HandlerError::Io { source, .. } if has_no_room(source) => ErrorCode::DiskFull,
+            HandlerError::Io { .. } => ErrorCode::HandlersFailed,
         };
         Self::new(code, chain(&error))
     }

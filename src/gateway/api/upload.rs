@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 
 use super::body;
-use crate::gateway::error::{ErrorCode, ErrorResponse};
+use crate::gateway::error::{ErrorCode, ErrorResponse, has_no_room};
 use host::private_file;
 
 /// How long a client may send nothing.
@@ -91,22 +91,16 @@ fn room(directory: &Path) -> io::Result<u64> {
 }
 
 fn too_large(room: u64) -> ErrorResponse {
-    ErrorResponse::new(
-        ErrorCode::BodyTooLarge,
-        format!(
-            "the archive is larger than {room} bytes, which is half of the free disk or the most that is taken"
-        ),
-    )
+    let text = format!(
+        "the archive is larger than {room} bytes, which is half of the free disk or the most that is taken"
+    );
+    ErrorResponse::new(ErrorCode::BodyTooLarge, text)
 }
 
 fn disk(error: io::Error) -> ErrorResponse {
     let text = format!("the archive could not be written under the state directory: {error}");
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ErrorResponse::new(ErrorCode::DiskFull, text)
-        }
-        _ => ErrorResponse::new(ErrorCode::DiskFailed, text),
-    }
+    let code = if has_no_room(&error) { ErrorCode::DiskFull } else { ErrorCode::DiskFailed };
+    ErrorResponse::new(code, text)
 }
 
 #[cfg(test)]
