@@ -1,7 +1,9 @@
 //! What is counted and known of functions that are called by a schedule.
 
+use jiff::Timestamp;
+
 use super::exposition::{Kind, Text};
-use calls::triggers::cron::Cron;
+use calls::triggers::cron::{Cron, TimerStatus};
 
 /// Writes the families of timers.
 pub(super) fn write(text: &mut Text, cron: &Cron) {
@@ -20,26 +22,20 @@ pub(super) fn write(text: &mut Text, cron: &Cron) {
             text.sample("ingle_cron_runs_total", &labels, count);
         }
     }
-    text.family(
+    let mut times = |name: &str, help, time: fn(&TimerStatus) -> Option<Timestamp>| {
+        text.family(name, Kind::Gauge, help);
+        for (timer, time) in timers.iter().filter_map(|timer| Some((timer, time(timer)?))) {
+            text.sample(name, &[("function_name", &*timer.label)], time.as_second());
+        }
+    };
+    times(
         "ingle_cron_next_run_timestamp_seconds",
-        Kind::Gauge,
         "When a function is called next by its schedule.",
+        |timer| timer.next,
     );
-    for timer in &timers {
-        if let Some(next) = timer.next {
-            let labels = [("function_name", &*timer.label)];
-            text.sample("ingle_cron_next_run_timestamp_seconds", &labels, next.as_second());
-        }
-    }
-    text.family(
+    times(
         "ingle_cron_last_run_timestamp_seconds",
-        Kind::Gauge,
         "When a run of a function was accepted last, by its schedule or by hand.",
+        |timer| timer.last.as_ref().map(|last| last.at),
     );
-    for timer in &timers {
-        if let Some(last) = &timer.last {
-            let labels = [("function_name", &*timer.label)];
-            text.sample("ingle_cron_last_run_timestamp_seconds", &labels, last.at.as_second());
-        }
-    }
 }

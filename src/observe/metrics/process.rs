@@ -9,8 +9,7 @@ const TICKS: f64 = 100.0;
 pub(super) fn write(text: &mut Text) {
     let mut gauge = |name: &str, kind, help, value: Option<f64>| {
         if let Some(value) = value {
-            text.family(name, kind, help);
-            text.sample(name, &[], value);
+            text.one(name, kind, help, value);
         }
     };
     let stat = Stat::read();
