@@ -17,7 +17,7 @@ use calls::invoke::{BodyError, Caller};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 use super::request::RequestInfo;
-use super::response::{Disposition, push_error};
+use super::response::{Disposition, push_connection, push_error};
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
@@ -201,11 +201,7 @@ impl<'a> Downstream<'a> {
 
     fn push_connection(&mut self) {
         self.persists &= !self.worker.is_closing();
-        if !self.persists {
-            self.push(&[b"Connection: close\r\n"]);
-        } else if self.request.http10 {
-            self.push(&[b"Connection: keep-alive\r\n"]);
-        }
+        push_connection(self.out, self.persists, self.request.http10);
     }
 
     /// How long it may take until something moves: the client to read, or the function to speak.
@@ -236,11 +232,8 @@ impl<'a> Downstream<'a> {
     /// Writes all there is. `false` when the client does not take it.
     pub(in crate::gateway) async fn flush(&mut self, alarm: &mut Alarm) -> bool {
         let deadline = Instant::now() + self.stall;
-        poll_fn(|cx| match self.poll_flush(cx) {
-            Poll::Ready(result) => Poll::Ready(result.is_ok()),
-            Poll::Pending => alarm.poll(cx, deadline).map(|()| false),
-        })
-        .await
+        let written = alarm.within(deadline, poll_fn(|cx| self.poll_flush(cx))).await;
+        written.is_some_and(|written| written.is_ok())
     }
 
     /// Responds with an error.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use calls::invoke::Outgoing;
 use http1::{Alarm, Buffer};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -128,18 +128,8 @@ impl Connection {
     /// Writes all of the output. `false` when the client does not take it.
     async fn flush(&mut self) -> bool {
         let deadline = Instant::now() + self.worker.limits.idle_timeout;
-        let mut written = 0;
-        poll_fn(|cx| {
-            while written < self.out.len() {
-                match Pin::new(&mut self.stream).poll_write(cx, &self.out[written..]) {
-                    Poll::Ready(Ok(count)) if count > 0 => written += count,
-                    Poll::Ready(_) => return Poll::Ready(false),
-                    Poll::Pending => return self.alarm.poll(cx, deadline).map(|()| false),
-                }
-            }
-            Poll::Ready(true)
-        })
-        .await
+        let written = self.alarm.within(deadline, self.stream.write_all(&self.out)).await;
+        written.is_some_and(|written| written.is_ok())
     }
 
     /// Reads and forgets what the client still sends, for at most so long.

@@ -43,11 +43,7 @@ pub(super) fn push_error(
     if let Some(seconds) = error.retry_after {
         push(format_args!("Retry-After: {seconds}\r\n"));
     }
-    match (persists, request) {
-        (false, _) => push(format_args!("Connection: close\r\n")),
-        (true, Some(request)) if request.http10 => push(format_args!("Connection: keep-alive\r\n")),
-        (true, _) => {}
-    }
+    push_connection(out, persists, request.is_some_and(|request| request.http10));
     if let Some(request) = request {
         request.push_headers(out);
     }
@@ -68,11 +64,16 @@ pub(in crate::gateway) fn push_accepted(
     if preferred {
         out.extend_from_slice(b"Preference-Applied: respond-async\r\n");
     }
-    if !persists {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if request.http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
-    }
+    push_connection(out, persists, request.http10);
     request.push_headers(out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes what becomes of the connection, where the version of the client does not say it.
+pub(super) fn push_connection(out: &mut Vec<u8>, persists: bool, http10: bool) {
+    if !persists {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
 }
