@@ -3,7 +3,6 @@
 //! The router runs on the runtime of the daemon, never on a thread that carries calls: its handlers
 //! may start tasks of their own and take their time.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -69,7 +68,7 @@ pub(super) async fn serve(connection: &mut Connection, request: &RequestInfo, pa
     let router = worker.gateway.api.clone();
     let routed = http::Request::from_parts(parts, body);
     let handler = worker.runtime.spawn(async move {
-        let answer: Result<Response, Infallible> = router.oneshot(routed).await;
+        let Ok(answer) = router.oneshot(routed).await;
         answer
     });
     let mut upload = Upload { sender, piece: Vec::new() };
@@ -132,7 +131,7 @@ impl Upload {
 /// Waits for the handler. `None` when the client went away; the handler then runs to its end, as a
 /// deploy that was begun must.
 async fn wait(
-    mut handler: JoinHandle<Result<Response, Infallible>>,
+    mut handler: JoinHandle<Response>,
     upload: &mut Upload,
     client: &mut Downstream<'_>,
     alarm: &mut Alarm,
@@ -140,8 +139,7 @@ async fn wait(
     poll_fn(|cx| {
         upload.run(cx, client);
         match Pin::new(&mut handler).poll(cx) {
-            Poll::Ready(Ok(Ok(response))) => return Poll::Ready(Some(Ok(response))),
-            Poll::Ready(Ok(Err(never))) => match never {},
+            Poll::Ready(Ok(response)) => return Poll::Ready(Some(Ok(response))),
             Poll::Ready(Err(error)) => {
                 tracing::error!(%error, "a handler of the API did not end");
                 return Poll::Ready(Some(Err(ErrorResponse::internal())));

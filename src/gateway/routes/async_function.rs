@@ -4,10 +4,8 @@
 //! goes to the spool piece by piece, and the client is answered when all of it is on disk. A client of
 //! `/function/{name}` that prefers so is served here, too: it is answered as by the function if that is quick enough.
 
-use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -15,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use calls::invoke::{Caller as _, InvokeError, PIECE};
-use calls::queue::{self, CallState, Callback, Intake, Queue, QueueError};
+use calls::queue::{self, CallState, Intake, Queue, QueueError};
 use directory::Entry;
 use http1::{Alarm, Framing, Header, RequestHead};
 
@@ -71,7 +69,9 @@ impl AsyncCall {
         if request.upgrade {
             return Err(bad("a call that is made later cannot change the protocol: leave out Upgrade"));
         }
-        let (callback, keep) = (callback(request, queue)?, keep(request, queue)?);
+        let callback =
+            one(request, "X-Callback-Url", ErrorCode::BadCallbackUrl, |url| queue.callback_to(url))?;
+        let keep = one(request, "X-Keep-Result", ErrorCode::BadRequest, |text| queue.keep_for(text))?;
         let mut head = Vec::new();
         forward.write_head_without_framing(&entry.label, &mut head);
         if head.len() > MAX_HEAD {
@@ -89,24 +89,13 @@ impl AsyncCall {
     }
 }
 
-/// Where the answer is to be sent, if the client says so.
-fn callback(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<Callback>, ErrorResponse> {
-    let url = one(request, "X-Callback-Url", |url| queue.callback_to(url));
-    url.map_err(|text| ErrorResponse::new(ErrorCode::BadCallbackUrl, text))
-}
-
-/// For how many seconds the answer is to be kept, if the client says so.
-fn keep(request: &RequestHead<'_, '_>, queue: &Queue) -> Result<Option<u64>, ErrorResponse> {
-    let keep = one(request, "X-Keep-Result", |text| queue.keep_for(text));
-    keep.map_err(|text| ErrorResponse::new(ErrorCode::BadRequest, text))
-}
-
-/// What a header says that may stand there once; why it cannot be taken, with its name.
+/// What a header says that may stand there once; with its name and under `code`, why it cannot be taken.
 fn one<T>(
     request: &RequestHead<'_, '_>,
     name: &str,
+    code: ErrorCode,
     read: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, String> {
+) -> Result<Option<T>, ErrorResponse> {
     let mut found = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
     let Some(header) = found.next() else { return Ok(None) };
     let said = match (found.next(), std::str::from_utf8(header.value)) {
@@ -114,7 +103,7 @@ fn one<T>(
         (None, Err(_)) => Err("it has characters in it that must be written as %XX".to_owned()),
         (None, Ok(text)) => read(text.trim()),
     };
-    said.map(Some).map_err(|reason| format!("{name}: {reason}"))
+    said.map(Some).map_err(|reason| ErrorResponse::new(code, format!("{name}: {reason}")))
 }
 
 /// Takes in the body and hands the call to the queue.
@@ -146,19 +135,15 @@ pub(super) async fn serve(
     };
     let (mut client, _, alarm) = connection.downstream(request, limit);
     client.take_body_plain();
-    let taken = match read(&mut client, &mut draft, request, alarm).await {
-        Ok(()) => Ok(()),
-        Err(BodyReadError::Gone) => return Disposition::Close,
-        Err(BodyReadError::TooLarge) => Err(too_large()),
-        Err(BodyReadError::Bad(answer)) => Err(answer),
-    };
     let (watcher, end) = oneshot::channel();
     let watcher = wait.is_some().then_some(watcher);
-    let accepted = match taken {
+    let accepted = match read(&mut client, &mut draft, request, alarm).await {
         Ok(()) => queue.accept_and_watch(kept, draft, watcher).await.map_err(ErrorResponse::from),
-        Err(answer) => {
+        Err(BodyReadError::Gone) => return Disposition::Close,
+        Err(unread) => {
+            // What it takes on the disk goes before the client hears of it.
             drop(draft);
-            Err(answer)
+            Err(if let BodyReadError::Bad(answer) = unread { answer } else { too_large() })
         }
     };
     let number = match accepted {
@@ -189,21 +174,17 @@ async fn wait_for(
     client: &mut Downstream<'_>,
     alarm: &mut Alarm,
     deadline: Instant,
-    mut end: oneshot::Receiver<CallState>,
+    end: oneshot::Receiver<CallState>,
 ) -> Waited {
-    poll_fn(|cx| {
-        match Pin::new(&mut end).poll(cx) {
-            Poll::Ready(Ok(_)) => return Poll::Ready(Waited::Ended),
-            // The daemon stops: the next one makes it.
-            Poll::Ready(Err(_)) => return Poll::Ready(Waited::TooLong),
-            Poll::Pending => {}
+    let waited = async {
+        tokio::select! {
+            biased;
+            // If not, the daemon stops: the next one makes it.
+            ended = end => if ended.is_ok() { Waited::Ended } else { Waited::TooLong },
+            () = poll_fn(|cx| client.poll_gone(cx)) => Waited::Gone,
         }
-        if client.poll_gone(cx).is_ready() {
-            return Poll::Ready(Waited::Gone);
-        }
-        alarm.poll(cx, deadline).map(|()| Waited::TooLong)
-    })
-    .await
+    };
+    alarm.within(deadline, waited).await.unwrap_or(Waited::TooLong)
 }
 
 /// Answers as the function has answered, in time.

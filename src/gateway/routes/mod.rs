@@ -100,12 +100,16 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
         return Err(HeadError::TooLarge);
     }
     let info = RequestInfo::of(&head);
+    let forward = |path| ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+    let queued = |call: Result<AsyncCall, ErrorResponse>| match call {
+        Ok(call) => Request::Async(Box::new(call)),
+        Err(answer) => Request::Refused(answer),
+    };
     let request = match route(&connection.worker.gateway.directory, &head) {
         Route::Call { entry, path } => {
-            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+            let forward = forward(path);
             match AsyncCall::preferred(&entry, &forward, &connection.worker.gateway.queue) {
-                Some(Ok(call)) => Request::Async(Box::new(call)),
-                Some(Err(answer)) => Request::Refused(answer),
+                Some(call) => queued(call),
                 None => {
                     connection.outgoing.begin(info.has_body());
                     forward.write_head(&entry, &mut connection.outgoing.bytes);
@@ -114,15 +118,10 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
             }
         }
         Route::Async { entry, path } => {
-            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
-            match AsyncCall::new(entry, &forward, &connection.worker.gateway.queue) {
-                Ok(call) => Request::Async(Box::new(call)),
-                Err(answer) => Request::Refused(answer),
-            }
+            queued(AsyncCall::new(entry, &forward(path), &connection.worker.gateway.queue))
         }
         Route::Alexa { path } => {
-            let forward = ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
-            alexa::begin(&forward, &mut connection.outgoing);
+            alexa::begin(&forward(path), &mut connection.outgoing);
             Request::Alexa
         }
         Route::Unknown(error) => Request::Refused(error.into()),
