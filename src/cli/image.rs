@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method};
@@ -104,9 +104,7 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
 async fn open(file: &str) -> anyhow::Result<(File, Option<u64>)> {
     if file == "-" {
         if stdin::is_terminal() {
-            return Err(
-                CliError::usage("stdin is a terminal: pipe an archive into it, or name a file").into()
-            );
+            bail!(CliError::usage("stdin is a terminal: pipe an archive into it, or name a file"));
         }
         return Ok((stdin::open()?, None));
     }

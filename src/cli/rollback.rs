@@ -1,5 +1,6 @@
 //! `ingle rollback`
 
+use anyhow::bail;
 use reqwest::Method;
 
 use model::function::FunctionName;
@@ -35,11 +36,9 @@ impl Rollback {
             .send()
             .await?;
         let Some(revision) = deploy::revision(&answer) else {
-            return Err(CliError::Failed(format!(
-                "{} does not say which revision it made: is --gateway right?",
-                client.gateway()
-            ))
-            .into());
+            let gateway = client.gateway();
+            let text = format!("{gateway} does not say which revision it made: is --gateway right?");
+            bail!(CliError::Failed(text));
         };
         let submitted = Submitted { name: name.to_owned(), namespace: globals.namespace.clone(), revision };
         let accepted = format!("accepted as revision {revision}");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use tokio::time::Instant;
 
 use model::wire::{FunctionStatus, UpdateStatus};
@@ -53,15 +54,13 @@ pub(crate) async fn until_ready(
                 match judge(&status, function.revision) {
                     Verdict::Ready => return Ok(status),
                     Verdict::Failed(reason) => {
-                        return Err(CliError::Failed(format!("function {name} {reason}")).into());
+                        bail!(CliError::Failed(format!("function {name} {reason}")));
                     }
                     Verdict::Wait(text) => text,
                 }
             }
             Ok(None) => {
-                return Err(
-                    CliError::Failed(format!("function {name} was removed before it was ready")).into()
-                );
+                bail!(CliError::Failed(format!("function {name} was removed before it was ready")));
             }
             Err(error) => {
                 misses += 1;
@@ -72,11 +71,10 @@ pub(crate) async fn until_ready(
             }
         };
         if Instant::now() >= deadline {
-            return Err(CliError::Failed(format!(
+            bail!(CliError::Failed(format!(
                 "function {name} is not ready yet ({last}), and --wait-timeout is over; it goes on: \
                  see 'ingle describe {name}'"
-            ))
-            .into());
+            )));
         }
         progress.show(&format!("{name}: {last}"));
         tokio::time::sleep(POLL_EVERY).await;
