@@ -24,7 +24,7 @@ impl Text {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
     /// A family of one number.
@@ -37,23 +37,14 @@ impl Text {
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
-            self.0.push(if i == 0 { '{' } else { ',' });
-            self.0.push_str(label);
-            self.0.push_str("=\"");
-            for c in text.chars() {
-                match c {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    other => self.0.push(other),
-                }
-            }
-            self.0.push('"');
+            let before = if i == 0 { '{' } else { ',' };
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', "\\n");
+            self.push(format_args!("{before}{label}=\"{text}\""));
         }
         if !labels.is_empty() {
             self.0.push('}');
         }
-        self.line(format_args!(" {value}\n"));
+        self.push(format_args!(" {value}\n"));
     }
 
     /// One histogram: buckets, sum and count.
@@ -75,8 +66,8 @@ impl Text {
         self.0
     }
 
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        self.0.write_fmt(line).expect("a string takes every write");
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a string takes every write");
     }
 }
 
