@@ -21,15 +21,6 @@ use super::response::{Disposition, push_connection, push_error};
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
-/// How the body of the answer is delimited for the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delimited {
-    /// As it comes: by its length, by the connection's end, or there is none.
-    Raw,
-    /// In chunks of our own.
-    Chunks,
-}
-
 /// A body that was not taken in.
 pub(in crate::gateway) enum BodyReadError {
     Gone,
@@ -58,7 +49,9 @@ pub(in crate::gateway) struct Downstream<'a> {
     pub(in crate::gateway) stall: Duration,
     worker: &'a Worker,
     persists: bool,
-    delimited: Delimited,
+    /// The answer's body goes out in chunks of our own; else as it comes: with a length, until the connection's end,
+    /// or not at all.
+    in_chunks: bool,
     code: u16,
     /// The client has got something of the answer.
     begun: bool,
@@ -95,7 +88,7 @@ impl<'a> Downstream<'a> {
             stall: worker.limits.idle_timeout,
             worker,
             persists: request.persists,
-            delimited: Delimited::Raw,
+            in_chunks: false,
             code: 0,
             begun: false,
             bytes_moved: 0,
@@ -117,7 +110,7 @@ impl<'a> Downstream<'a> {
         if !self.begun && self.written == 0 {
             self.out.clear();
             self.code = 0;
-            self.delimited = Delimited::Raw;
+            self.in_chunks = false;
         }
         self.code == 0
     }
@@ -188,7 +181,7 @@ impl<'a> Downstream<'a> {
                 }
                 None if self.request.http10 => self.persists = false,
                 None => {
-                    self.delimited = Delimited::Chunks;
+                    self.in_chunks = true;
                     self.push(&[b"transfer-encoding: chunked\r\n"]);
                 }
             }
@@ -211,7 +204,7 @@ impl<'a> Downstream<'a> {
 
     /// The answer's body has been given whole.
     pub(in crate::gateway) fn end(&mut self) {
-        if self.delimited == Delimited::Chunks {
+        if self.in_chunks {
             end_chunks(self.out);
         }
     }
@@ -367,7 +360,7 @@ impl Caller for Downstream<'_> {
                 // Its version knows no other way to end a body of unknown length.
                 self.persists = false;
             } else if chunks {
-                self.delimited = Delimited::Chunks;
+                self.in_chunks = true;
                 self.push(&[b"Transfer-Encoding: chunked\r\n"]);
             }
             self.push_connection();
@@ -378,9 +371,10 @@ impl Caller for Downstream<'_> {
 
     fn data(&mut self, data: &[u8]) {
         self.bytes_moved += data.len() as u64;
-        match self.delimited {
-            Delimited::Raw => self.out.extend_from_slice(data),
-            Delimited::Chunks => push_chunk(self.out, data),
+        if self.in_chunks {
+            push_chunk(self.out, data);
+        } else {
+            self.out.extend_from_slice(data);
         }
     }
 }

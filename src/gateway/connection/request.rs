@@ -90,12 +90,9 @@ impl RequestInfo {
 fn push_seconds(out: &mut Vec<u8>, time: Duration) {
     out.extend_from_slice(itoa::Buffer::new().format(time.as_secs()).as_bytes());
     out.push(b'.');
-    let micros = time.subsec_micros();
-    let mut divisor = 100_000;
-    while divisor > 0 {
-        out.push(b'0' + u8::try_from(micros / divisor % 10).expect("a digit"));
-        divisor /= 10;
-    }
+    // The digit in front holds the place of the zeros that a number does not begin with.
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(&digits.format(1_000_000 + time.subsec_micros()).as_bytes()[1..]);
 }
 
 #[cfg(test)]
