@@ -10,6 +10,7 @@ pub use code::ErrorCode;
 use std::io;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::response::IntoResponse;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -94,10 +95,10 @@ impl ErrorResponse {
         }
     }
 
-    /// The whole answer for a client with these request headers.
-    pub fn answer<B: From<String>>(&self, request: &HeaderMap) -> Response<B> {
-        let (content_type, body) = self.body(wants_json(request));
-        let mut response = Response::new(B::from(body));
+    /// The whole answer, as JSON or as text.
+    pub(super) fn answer(&self, json: bool) -> Response<Body> {
+        let (content_type, body) = self.body(json);
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(seconds) = self.retry_after {
@@ -110,15 +111,15 @@ impl ErrorResponse {
 /// The answer as text, for handlers that do not look at `Accept`. It carries the error along, so that
 /// the API can write it again as JSON.
 impl IntoResponse for ErrorResponse {
-    fn into_response(self) -> axum::response::Response {
-        let mut response = self.answer(&HeaderMap::new());
+    fn into_response(self) -> Response<Body> {
+        let mut response = self.answer(false);
         response.extensions_mut().insert(self);
         response
     }
 }
 
 /// Whether the client asks for JSON by name.
-fn wants_json(request: &HeaderMap) -> bool {
+pub(super) fn wants_json(request: &HeaderMap) -> bool {
     request.get_all(ACCEPT).iter().any(|value| http1::wants_json(value.as_bytes()))
 }
 

@@ -31,12 +31,12 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http::StatusCode;
 use http::header::{ALLOW, HeaderValue, LOCATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
 
 use self::upload::Archives;
 use super::access::basic::Credentials;
-use super::error::{ErrorCode, ErrorResponse};
+use super::error::{ErrorCode, ErrorResponse, wants_json};
 use crate::observe::metrics::{ApiStats, Scrape};
 use ::calls::queue::Queue;
 use ::calls::triggers::cron::Cron;
@@ -147,15 +147,10 @@ async fn authenticate(
 
 /// Writes an error as the client asked for it.
 async fn write_error(request: Request, next: Next) -> Response {
-    let asked: HeaderMap = request
-        .headers()
-        .get_all(http::header::ACCEPT)
-        .iter()
-        .map(|v| (http::header::ACCEPT, v.clone()))
-        .collect();
+    let json = wants_json(request.headers());
     let mut response = next.run(request).await;
     let Some(error) = response.extensions_mut().remove::<ErrorResponse>() else { return response };
-    let mut answer: Response = error.answer(&asked);
+    let mut answer = error.answer(json);
     for name in [ALLOW, WWW_AUTHENTICATE] {
         if let Some(value) = response.headers_mut().remove(&name) {
             answer.headers_mut().insert(name, value);
@@ -175,10 +170,10 @@ async fn count(State(stats): State<Arc<ApiStats>>, request: Request, next: Next)
     response
 }
 
-/// What a handler answers in JSON.
+/// An answer in JSON.
 type Answer<T> = Result<axum::Json<T>, ErrorResponse>;
 
-/// What a handler answers that has nothing more to say than how it went.
+/// The answer of a handler that has nothing more to say than how it went.
 type Done = Result<StatusCode, ErrorResponse>;
 
 /// Carries a change to its end, also when the client goes away and its request is dropped.

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::routing::post;
+use http::HeaderMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use tower::ServiceExt;

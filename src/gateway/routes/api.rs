@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
+use http::Version;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Uri, Version};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -36,20 +36,15 @@ type Sender = PollSender<Result<Bytes, io::Error>>;
 
 /// The head as the `http` crate has it.
 pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorResponse> {
-    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| ErrorResponse::bad_target())?;
-    if method == Method::CONNECT {
+    if head.method == "CONNECT" {
         return Err(ErrorResponse::not_a_proxy());
     }
-    let uri: Uri = head.target.parse().map_err(|_| ErrorResponse::bad_target())?;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = method;
-    parts.uri = uri;
-    parts.version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut request = http::Request::builder().method(head.method).uri(head.target).version(version);
     for header in head.headers {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| ErrorResponse::bad_target())?;
-        let value = HeaderValue::from_bytes(header.value).map_err(|_| ErrorResponse::bad_target())?;
-        parts.headers.append(name, value);
+        request = request.header(header.name, header.value);
     }
+    let (parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();
     Ok(parts)
 }
 

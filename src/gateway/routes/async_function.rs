@@ -89,7 +89,7 @@ impl AsyncCall {
     }
 }
 
-/// What a header says that may stand there once; with its name and under `code`, why it cannot be taken.
+/// Reads a header that may stand there once. One that cannot be taken is refused under `code`, with its name.
 fn one<T>(
     request: &RequestHead<'_, '_>,
     name: &str,
