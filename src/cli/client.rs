@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::credentials::{Credentials, Places};
 use super::environment;
-use super::error::{CliError, Denial};
+use super::error::CliError;
 use super::gateway::Gateway;
 
 /// How long an answer may take, whole. A deploy waits for the image's registry, which is given a minute.
@@ -34,12 +34,20 @@ impl Client {
     pub(crate) fn open(option: Option<&str>, stack: Option<&str>) -> anyhow::Result<Self> {
         let gateway = Gateway::choose(option, stack, environment::variable)?;
         let credentials = Places::of_this_user().find(&gateway)?;
-        Ok(Self { http: http()?, gateway, credentials })
+        Self::with(gateway, credentials)
     }
 
     /// Speaks to `gateway` with these credentials and no others.
     pub(crate) fn with(gateway: Gateway, credentials: Option<Credentials>) -> anyhow::Result<Self> {
-        Ok(Self { http: http()?, gateway, credentials })
+        // reqwest takes the process's provider. An error says that it was installed before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_WITHIN)
+            // A redirect would carry the password, and the body, to a place that nobody named.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("ingle/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { http, gateway, credentials })
     }
 
     /// Whom it speaks to.
@@ -95,17 +103,6 @@ impl Client {
     }
 }
 
-fn http() -> anyhow::Result<reqwest::Client> {
-    // reqwest takes the process's provider. An error says that it was installed before, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(reqwest::Client::builder()
-        .connect_timeout(CONNECT_WITHIN)
-        // A redirect would carry the password, and the body, to a place that nobody named.
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("ingle/", env!("CARGO_PKG_VERSION")))
-        .build()?)
-}
-
 /// A request that is not sent yet.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
@@ -138,10 +135,10 @@ impl Request<'_> {
         let response = self.stream().await?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED if authenticated => Err(CliError::Denied(Denial {
+            StatusCode::UNAUTHORIZED if authenticated => Err(CliError::Denied {
                 gateway: client.gateway.to_string(),
                 tried: client.credentials.as_ref().map(|found| found.origin.clone()),
-            })),
+            }),
             _ => Err(refusal(response).await),
         }
     }

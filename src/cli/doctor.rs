@@ -76,7 +76,7 @@ async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
 
 fn unwell(error: &anyhow::Error) -> Finding {
     let remedy = match error.downcast_ref() {
-        Some(CliError::Denied(_)) => "sudo ingle doctor",
+        Some(CliError::Denied { .. }) => "sudo ingle doctor",
         _ => "systemctl restart ingle; journalctl -u ingle -n 50",
     };
     Finding::fault(GATEWAY, format!("{error:#}"), remedy)

@@ -1,6 +1,5 @@
 //! What can go wrong on this side of the wire, and the exit code that says so.
 
-use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,8 +114,13 @@ pub(crate) enum CliError {
         source: reqwest::Error,
     },
     /// The gateway wants a password, or another one.
-    #[error("{0}")]
-    Denied(Denial),
+    #[error("{}", denied(gateway, tried.as_ref()))]
+    Denied {
+        /// Where it is.
+        gateway: String,
+        /// Where the password came from that was refused; `None` if none was known.
+        tried: Option<Origin>,
+    },
     /// The gateway said no, in its own words.
     #[error("{message}")]
     Refused {
@@ -144,38 +148,24 @@ pub(crate) enum Origin {
     File(PathBuf),
 }
 
-/// Why the gateway let nobody in.
-#[derive(Debug)]
-pub(crate) struct Denial {
-    pub(crate) gateway: String,
-    /// Where the password came from that was refused; `None` if none was known.
-    pub(crate) tried: Option<Origin>,
-}
-
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gateway, tried } = self;
-        match tried {
-            None => write!(
-                f,
-                "not logged in at {gateway}: run 'ingle login --gateway {gateway}', or use sudo on the daemon's own machine"
-            ),
-            Some(Origin::Login) => write!(
-                f,
-                "{gateway} refused the user name or password: on the daemon's own machine, \
-                 'sudo cat /var/lib/ingle/secrets/basic-auth-password' shows it"
-            ),
-            Some(Origin::Environment) => write!(
-                f,
-                "{gateway} refused the user name or password from INGLE_PASSWORD: correct it, or unset it and \
-                 run 'ingle login --gateway {gateway}'"
-            ),
-            Some(Origin::File(path)) => write!(
-                f,
-                "{gateway} refused the user name or password from {}: run 'ingle login --gateway {gateway}'",
-                path.display()
-            ),
-        }
+/// Why the gateway let nobody in, and the way in.
+fn denied(gateway: &str, tried: Option<&Origin>) -> String {
+    match tried {
+        None => format!(
+            "not logged in at {gateway}: run 'ingle login --gateway {gateway}', or use sudo on the daemon's own machine"
+        ),
+        Some(Origin::Login) => format!(
+            "{gateway} refused the user name or password: on the daemon's own machine, \
+             'sudo cat /var/lib/ingle/secrets/basic-auth-password' shows it"
+        ),
+        Some(Origin::Environment) => format!(
+            "{gateway} refused the user name or password from INGLE_PASSWORD: correct it, or unset it and \
+             run 'ingle login --gateway {gateway}'"
+        ),
+        Some(Origin::File(path)) => format!(
+            "{gateway} refused the user name or password from {}: run 'ingle login --gateway {gateway}'",
+            path.display()
+        ),
     }
 }
 
@@ -188,7 +178,7 @@ impl CliError {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => Exit::Unreachable,
-            Self::Denied(_) => Exit::Denied,
+            Self::Denied { .. } => Exit::Denied,
             Self::Refused { status: 401 | 403, .. } => Exit::Denied,
             Self::Refused { .. } | Self::Failed(_) => Exit::Failed,
             Self::Interrupted(_) => Exit::Interrupted,

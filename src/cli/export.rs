@@ -52,7 +52,8 @@ impl Export {
         };
         let mut found = Vec::new();
         for name in namespaces {
-            let functions = functions(&client, &name).await?;
+            let query = [("namespace", Some(name.as_str()))];
+            let functions: Vec<FunctionStatus> = client.get(&["functions"], &query).await?.json()?;
             let deployments = functions.into_iter().map(|function| self.deployment(function)).collect();
             found.push((namespace(&client, name).await?, deployments));
         }
@@ -89,10 +90,6 @@ impl Export {
         }
         deployment
     }
-}
-
-async fn functions(client: &Client, namespace: &str) -> anyhow::Result<Vec<FunctionStatus>> {
-    client.get(&["functions"], &[("namespace", Some(namespace))]).await?.json()
 }
 
 /// A namespace with what is written on it.

@@ -168,30 +168,18 @@ fn speak(globals: &Globals, command: Command) -> anyhow::Result<()> {
 
 impl Command {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        match self {
-            Self::Deploy(command) => command.run(globals).await,
-            Self::List(command) => command.run(globals).await,
-            Self::Describe(command) => command.run(globals).await,
-            Self::Invoke(command) => command.run(globals).await,
-            Self::Logs(command) => command.run(globals).await,
-            Self::Scale(command) => command.run(globals).await,
-            Self::Rollback(command) => command.run(globals).await,
-            Self::Remove(command) => command.run(globals).await,
-            Self::Secret(command) => command.run(globals).await,
-            Self::Namespace(command) => command.run(globals).await,
-            Self::Queue(command) => command.run(globals).await,
-            Self::Calls(command) => command.run(globals).await,
-            Self::Cron(command) => command.run(globals).await,
-            Self::Image(command) => command.run(globals).await,
-            Self::System(command) => command.run(globals).await,
-            Self::Info(command) => command.run(globals).await,
-            Self::Export(command) => command.run(globals).await,
-            Self::Apply(command) => command.run(globals).await,
-            Self::Doctor(command) => command.run(globals).await,
-            Self::Login(command) => command.run(globals).await,
-            Self::Logout(command) => command.run(globals),
-            Self::Serve(_) | Self::Completions { .. } => unreachable!("run() takes care of these"),
+        /// Runs the command that it is: all of these run alike.
+        macro_rules! run {
+            ($($command:ident)*) => {
+                match self {
+                    $(Self::$command(command) => command.run(globals).await,)*
+                    Self::Logout(command) => command.run(globals),
+                    Self::Serve(_) | Self::Completions { .. } => unreachable!("run() takes care of these"),
+                }
+            };
         }
+        run!(Deploy List Describe Invoke Logs Scale Rollback Remove Secret Namespace Queue Calls Cron Image System
+            Info Export Apply Doctor Login)
     }
 
     /// What Ctrl-C has left undone, in words.
