@@ -52,7 +52,8 @@ pub(in crate::gateway) struct Downstream<'a> {
     /// The answer's body goes out in chunks of our own; else as it comes: with a length, until the connection's end,
     /// or not at all.
     in_chunks: bool,
-    code: u16,
+    /// The status that was answered.
+    pub(in crate::gateway) code: u16,
     /// The client has got something of the answer.
     begun: bool,
     /// Grows with every byte in any direction.
@@ -93,11 +94,6 @@ impl<'a> Downstream<'a> {
             begun: false,
             bytes_moved: 0,
         }
-    }
-
-    /// The status that was answered.
-    pub(in crate::gateway) fn code(&self) -> u16 {
-        self.code
     }
 
     /// Whether the connection can carry another request if it is answered now.

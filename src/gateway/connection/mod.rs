@@ -29,7 +29,7 @@ use crate::gateway::error::ErrorResponse;
 /// How long a connection is read on after an answer that came before the end of the request's body:
 /// closed at once, the kernel would send a reset that takes the answer with it, and many clients look
 /// for an answer only when they have sent everything.
-const LINGER: Duration = Duration::from_secs(30);
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 /// The same after a head that was refused, and when the client sends nothing more.
 const LINGER_BRIEFLY: Duration = Duration::from_secs(2);
 /// Output that an idle connection may hold on to.
@@ -99,11 +99,6 @@ impl Connection {
         Poll::Ready(More::Late)
     }
 
-    /// Closes the connection once the client has had the time to read the response.
-    pub(in crate::gateway) async fn close_lingering(&mut self) {
-        self.linger(LINGER).await;
-    }
-
     /// Responds to a head that could not be read, and waits until the client has read that.
     pub(in crate::gateway) async fn refuse_head(&mut self, error: &ErrorResponse) {
         self.out.clear();
@@ -132,8 +127,8 @@ impl Connection {
         written.is_some_and(|written| written.is_ok())
     }
 
-    /// Reads and forgets what the client still sends, for at most so long.
-    async fn linger(&mut self, limit: Duration) {
+    /// Reads and forgets what the client still sends, for at most so long, which gives it the time to read a response.
+    pub(in crate::gateway) async fn linger(&mut self, limit: Duration) {
         self.out = Vec::new();
         self.outgoing = Outgoing::default();
         let end = Instant::now() + limit;

@@ -90,7 +90,7 @@ pub(super) async fn serve(
     let (mut client, outgoing, alarm) = connection.downstream(request, call.body_limit);
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
-            timer.record_status(client.code());
+            timer.record_status(client.code);
             match answer(exchange, outgoing, &mut client, alarm, call.timeout).await {
                 Ok(()) if client.persists() => return Disposition::KeepAlive,
                 // Closed in order, for a body that ends with the connection.

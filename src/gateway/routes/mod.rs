@@ -22,7 +22,7 @@ use self::function::FunctionRequest;
 use self::target::{Route, route};
 use super::connection::request::RequestInfo;
 use super::connection::response::Disposition;
-use super::connection::{Connection, More};
+use super::connection::{Connection, LINGER, More};
 use super::error::ErrorResponse;
 
 /// A request's head, taken from the connection.
@@ -58,7 +58,7 @@ pub(super) async fn serve(connection: &mut Connection) {
         };
     }
     if fate == Disposition::LingeringClose {
-        connection.close_lingering().await;
+        connection.linger(LINGER).await;
     }
 }
 

@@ -9,7 +9,6 @@
 //! - No label holds text that a client chose, except the name of a function that is deployed.
 
 mod api;
-
 mod cron;
 mod exposition;
 mod functions;
@@ -19,5 +18,4 @@ mod scrape;
 mod usage;
 
 pub use api::ApiStats;
-
 pub use scrape::Scrape;
