@@ -79,21 +79,17 @@ impl Places {
             let username = self.username.clone().unwrap_or_else(|| ADMIN.to_owned());
             return Ok(Some(Credentials { username, password, origin: Origin::Environment }));
         }
-        if let Some(path) = &self.store {
-            let store = Store { path: path.clone() };
-            if let Some(found) = store.get(gateway)? {
-                return Ok(Some(found));
-            }
+        if let Some(path) = self.store.clone()
+            && let Some(found) = (Store { path }).get(gateway)?
+        {
+            return Ok(Some(found));
         }
         if let Some(dir) = self.daemon_secrets.as_deref().filter(|_| gateway.is_loopback())
             && let Some(found) = daemon_credentials(dir)
         {
             return Ok(Some(found));
         }
-        match &self.faas_cli {
-            Some(path) => faas_cli_credentials(path, gateway),
-            None => Ok(None),
-        }
+        Ok(self.faas_cli.as_deref().and_then(|path| faas_cli_credentials(path, gateway)))
     }
 }
 
@@ -181,33 +177,26 @@ struct FaasCliFile {
     auths: Vec<FaasCliAuth>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct FaasCliAuth {
-    #[serde(default)]
     gateway: String,
-    #[serde(default)]
     auth: String,
-    #[serde(default)]
     token: String,
 }
 
 /// What `faas-cli login` stored: base64 of `user:password`. A file that cannot be understood is not ours
 /// to complain about.
-fn faas_cli_credentials(path: &Path, gateway: &Gateway) -> anyhow::Result<Option<Credentials>> {
-    let Ok(Some(text)) = read_small(path) else { return Ok(None) };
-    let Ok(file) = serde_norway::from_str::<FaasCliFile>(&text) else { return Ok(None) };
+fn faas_cli_credentials(path: &Path, gateway: &Gateway) -> Option<Credentials> {
+    let file: FaasCliFile = serde_norway::from_str(&read_small(path).ok()??).ok()?;
     let found = file.auths.iter().find(|entry| {
         entry.auth == "basic"
             && Gateway::parse(&entry.gateway).is_ok_and(|g| g.to_string() == gateway.to_string())
-    });
-    let decoded = found
-        .and_then(|entry| base64::engine::general_purpose::STANDARD.decode(&entry.token).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    Ok(decoded.as_deref().and_then(|text| text.split_once(':')).map(|(username, password)| Credentials {
-        username: username.to_owned(),
-        password: password.to_owned(),
-        origin: Origin::File(path.to_owned()),
-    }))
+    })?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(&found.token).ok()?;
+    let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    let origin = Origin::File(path.to_owned());
+    Some(Credentials { username: username.to_owned(), password: password.to_owned(), origin })
 }
 
 /// A small file's text, or `None` if there is no such file.

@@ -5,8 +5,7 @@ use anyhow::Context as _;
 use super::client::Client;
 use super::credentials::{ADMIN, Credentials, Places};
 use super::environment;
-use super::error::CliError;
-use super::error::Origin;
+use super::error::{CliError, Origin};
 use super::gateway::Gateway;
 use super::{Globals, output, prompt, stdin};
 
