@@ -64,10 +64,9 @@ async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Done {
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn replay_all(
-    State(queue): State<Queue>,
-    params: Params,
-) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
+type Counted = (StatusCode, axum::Json<wire::DeadCount>);
+
+async fn replay_all(State(queue): State<Queue>, params: Params) -> Result<Counted, ErrorResponse> {
     let which = which(&params, &[])?;
     let count = to_the_end(async move { queue.replay_all(&which).await }).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))
@@ -79,10 +78,7 @@ async fn purge(State(queue): State<Queue>, Path(text): Path<String>) -> Done {
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn purge_all(
-    State(queue): State<Queue>,
-    params: Params,
-) -> Result<(StatusCode, axum::Json<wire::DeadCount>), ErrorResponse> {
+async fn purge_all(State(queue): State<Queue>, params: Params) -> Result<Counted, ErrorResponse> {
     let which = which(&params, &[])?;
     let count = to_the_end(async move { queue.purge_all(&which).await }).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(wire::DeadCount { count })))

@@ -44,12 +44,8 @@ fn the_documentation_has_every_code_with_its_statuses_and_no_other() {
 fn errors_of_the_fleet() {
     let namespace = NamespaceName::default;
     assert_response(FleetError::Invalid(Invalid::new("service", "is empty")), 400, "invalid_request");
-    assert_response(
-        FleetError::NotFound(FunctionKey::parse("env").expect("a key")),
-        404,
-        "function_not_found",
-    );
     let function = || FunctionKey::parse("env").expect("a key");
+    assert_response(FleetError::NotFound(function()), 404, "function_not_found");
     assert_response(FleetError::NothingBefore { function: function(), revision: 1 }, 409, "nothing_before");
     assert_response(FleetError::RevisionWanted { function: function(), revision: 1 }, 409, "revision_wanted");
     let missing = FleetError::RevisionNotFound { function: function(), revision: 9, kept: vec![1, 2] };
@@ -102,11 +98,8 @@ fn errors_of_the_runtime() {
 fn errors_of_the_disk() {
     let image = || "a:1".to_owned();
     assert_response(DiskError::ImageNotFound(image()), 404, "image_not_found");
-    assert_response(
-        DiskError::ImageInUse { image: image(), users: vec!["function env".into()] },
-        409,
-        "image_in_use",
-    );
+    let in_use = DiskError::ImageInUse { image: image(), users: vec!["function env".into()] };
+    assert_response(in_use, 409, "image_in_use");
     let reserve = 268_435_456;
     let no_room = |need| DiskError::NoRoom {
         image: "a:1".into(),
@@ -130,10 +123,9 @@ fn errors_of_the_disk() {
 
 #[test]
 fn errors_of_secrets_and_the_store() {
-    let (secret, namespace) = ("key".parse().expect("a name"), NamespaceName::default);
-    let not_found = SecretError::NotFound { secret, namespace: namespace() };
+    let (secret, namespace) = (|| "key".parse().expect("a name"), NamespaceName::default);
+    let not_found = SecretError::NotFound { secret: secret(), namespace: namespace() };
     assert_response(not_found, 404, "secret_not_found");
-    let secret = || "key".parse().expect("a name");
     assert_response(SecretError::Invalid(Invalid::new("value", "is empty")), 400, "invalid_request");
     assert_response(SecretError::Exists { secret: secret(), namespace: namespace() }, 409, "secret_exists");
     assert_response(SecretError::InUse { secret: secret(), functions: "env".into() }, 409, "secret_in_use");
