@@ -43,7 +43,10 @@ impl Image {
         match self {
             Self::Load { file, json } => load(globals, &file, json).await,
             Self::List(form) => list(globals, form).await,
-            Self::Remove { name } => remove(globals, &name).await,
+            Self::Remove { name } => {
+                globals.client()?.system(Method::DELETE, &["images", &name], &[]).send().await?;
+                Ok(output::line(format!("image {name} was removed"))?)
+            }
         }
     }
 }
@@ -54,11 +57,6 @@ async fn list(globals: &Globals, form: Form) -> anyhow::Result<()> {
         let digest = output::short_digest(&image.digest).to_owned();
         [image.name, digest, image.platform, output::bytes(image.size), output::time(&image.created_at)]
     })
-}
-
-async fn remove(globals: &Globals, name: &str) -> anyhow::Result<()> {
-    globals.client()?.system(Method::DELETE, &["images", name], &[]).send().await?;
-    Ok(output::line(format!("image {name} was removed"))?)
 }
 
 async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use axum::extract::{FromRequestParts, Path, Query};
 use http::request::Parts;
 
 use crate::gateway::error::{ErrorCode, ErrorResponse};
-use control::fleet::Fleet;
+use control::fleet::{Fleet, FleetError};
 use model::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
 
 /// Rows in one answer, unless the query says otherwise.
@@ -123,9 +123,6 @@ pub(super) fn function(
 
 /// Refuses a namespace that is not there.
 pub(super) fn known(fleet: &Fleet, namespace: &NamespaceName) -> Result<(), ErrorResponse> {
-    if fleet.namespaces().iter().any(|known| known.name == namespace.as_str()) {
-        Ok(())
-    } else {
-        Err(control::fleet::FleetError::NamespaceNotFound(namespace.clone()).into())
-    }
+    let is_known = fleet.namespaces().iter().any(|known| known.name == namespace.as_str());
+    is_known.then_some(()).ok_or_else(|| FleetError::NamespaceNotFound(namespace.clone()).into())
 }
