@@ -1,11 +1,15 @@
 //! The connection to containerd: one channel, the namespace header on every call, and the one place
 //! where a gRPC status becomes a [`RuntimeError`].
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{Info as Snapshot, ListSnapshotsRequest};
+use futures_util::TryStreamExt as _;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::runtime::RuntimeError;
 
@@ -49,6 +53,23 @@ impl Client {
         self.channel.clone()
     }
 
+    /// The service of snapshots.
+    pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel())
+    }
+
+    /// The snapshots of one snapshotter that pass one of these filters, or all.
+    pub(super) async fn list_snapshots(
+        &self,
+        snapshotter: &str,
+        filters: Vec<String>,
+    ) -> Result<Vec<Snapshot>, RuntimeError> {
+        let request = self.request(ListSnapshotsRequest { snapshotter: snapshotter.to_owned(), filters });
+        let failed = |status| self.error("listing snapshots", status);
+        let parts = self.snapshots().list(request).await.map_err(failed)?.into_inner();
+        parts.map_ok(|part| part.info).try_concat().await.map_err(failed)
+    }
+
     /// A request with the namespace header and a limit in time.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         self.within(CALL_TIMEOUT, message)
@@ -88,12 +109,44 @@ impl Client {
         }
     }
 
+    /// The answer of a call of `operation`; `None` if there is no such thing.
+    pub(super) fn found<T>(
+        &self,
+        answer: Result<Response<T>, Status>,
+        operation: impl fmt::Display,
+    ) -> Result<Option<T>, RuntimeError> {
+        self.unless(Code::NotFound, answer, operation)
+    }
+
+    /// The answer of a call of `operation`; `None` if containerd has it already, which is success for everything
+    /// that is named by its content.
+    pub(super) fn made<T>(
+        &self,
+        answer: Result<Response<T>, Status>,
+        operation: impl fmt::Display,
+    ) -> Result<Option<T>, RuntimeError> {
+        self.unless(Code::AlreadyExists, answer, operation)
+    }
+
+    fn unless<T>(
+        &self,
+        expected: Code,
+        answer: Result<Response<T>, Status>,
+        operation: impl fmt::Display,
+    ) -> Result<Option<T>, RuntimeError> {
+        match answer {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) if status.code() == expected => Ok(None),
+            Err(status) => Err(self.error(operation.to_string(), status)),
+        }
+    }
+
     fn down(&self, cause: &str) -> RuntimeError {
         RuntimeError::Down { socket: self.socket.clone(), source: cause.into() }
     }
 }
 
-/// Whether containerd has it already, which is success for everything that is named by its content.
+/// Whether containerd has it already.
 pub(super) fn already_exists(status: &Status) -> bool {
     status.code() == Code::AlreadyExists
 }

@@ -5,14 +5,11 @@
 
 use containerd_client::services::v1::container::Runtime as ShimRuntime;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
-use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
 use containerd_client::types::Mount;
 use prost::Message;
 use prost_types::Any;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::client::already_exists;
@@ -119,7 +116,7 @@ impl Containerd {
             parent: request.image.chain_id.clone(),
             labels,
         };
-        let answer = self.snapshots().prepare(self.client.request(prepare)).await;
+        let answer = self.client.snapshots().prepare(self.client.request(prepare)).await;
         match answer {
             Ok(answer) => Ok(answer.into_inner().mounts),
             Err(status) if status.code() == Code::NotFound => Err(RuntimeError::NotFound {
@@ -140,17 +137,9 @@ impl Containerd {
     /// How a replica's layer is mounted, if it is there.
     async fn mounts(&self, id: &ReplicaId) -> Result<Option<Vec<Mount>>, RuntimeError> {
         let look = MountsRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
-        match self.snapshots().mounts(self.client.request(look)).await {
-            Ok(answer) => Ok(Some(answer.into_inner().mounts)),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => {
-                Err(self.client.error(format!("looking for the snapshot of replica {id}"), status))
-            }
-        }
-    }
-
-    fn snapshots(&self) -> SnapshotsClient<Channel> {
-        SnapshotsClient::new(self.client.channel())
+        let answer = self.client.snapshots().mounts(self.client.request(look)).await;
+        let found = self.client.found(answer, format_args!("looking for the snapshot of replica {id}"))?;
+        Ok(found.map(|answer| answer.mounts))
     }
 
     async fn create_container(&self, request: &ContainerRequest, document: Vec<u8>) -> Result<(), Failure> {
@@ -169,10 +158,8 @@ impl Containerd {
             ..Container::default()
         };
         let create = self.client.request(CreateContainerRequest { container: Some(container) });
-        match ContainersClient::new(self.client.channel()).create(create).await {
-            Ok(_) => Ok(()),
-            Err(status) => Err(self.failure(request, "the container", status)),
-        }
+        let answer = ContainersClient::new(self.client.channel()).create(create).await;
+        answer.map(drop).map_err(|status| self.failure(request, "the container", status))
     }
 
     async fn create_task(&self, request: &ContainerRequest, rootfs: Vec<Mount>) -> Result<(), Failure> {
@@ -183,16 +170,14 @@ impl Containerd {
             stderr: request.stdio.stderr.display().to_string(),
             ..CreateTaskRequest::default()
         };
-        match TasksClient::new(self.client.channel()).create(self.client.process_request(create)).await {
-            Ok(_) => Ok(()),
-            Err(status) => match unrunnable(status.message()) {
-                Some(reason) => Err(Failure::Error(RuntimeError::BadRequest(format!(
-                    "image {} cannot run: {reason}",
-                    request.spec.image
-                )))),
-                None => Err(self.failure(request, "the task", status)),
-            },
-        }
+        let answer = self.tasks().create(self.client.process_request(create)).await;
+        answer.map(drop).map_err(|status| match unrunnable(status.message()) {
+            Some(reason) => {
+                let image = &request.spec.image;
+                RuntimeError::BadRequest(format!("image {image} cannot run: {reason}")).into()
+            }
+            None => self.failure(request, "the task", status),
+        })
     }
 
     fn failure(&self, request: &ContainerRequest, what: &str, status: Status) -> Failure {

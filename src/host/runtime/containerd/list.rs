@@ -3,9 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::snapshots::ListSnapshotsRequest;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{ListContainersRequest, ListTasksRequest};
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use tokio::time::Instant;
@@ -21,10 +18,11 @@ impl Containerd {
     /// container is what is left of a start that was cut off, and a control group, or notes of
     /// the OCI runtime, without either what is left of a shim that was killed: they are listed like containers.
     pub(super) async fn list_replicas(&self) -> Result<Vec<ContainerRecord>, RuntimeError> {
+        let snapshots = self.client.list_snapshots(self.images.snapshotter(), vec![ours()]);
         let (mut found, snapshots, tasks) =
-            tokio::try_join!(self.list_containers(), self.list_snapshots(), self.list_tasks())?;
-        for (id, labels) in snapshots {
-            found.entry(id).or_insert(labels);
+            tokio::try_join!(self.list_containers(), snapshots, self.list_tasks())?;
+        for snapshot in snapshots {
+            found.entry(snapshot.name).or_insert_with(|| snapshot.labels.into_iter().collect());
         }
         let strays = self.strays.clone();
         // What has a task is somebody's, be it ours or not.
@@ -51,7 +49,7 @@ impl Containerd {
 
     async fn list_containers(&self) -> Result<BTreeMap<String, Labels>, RuntimeError> {
         let failed = |status| self.client.error("listing containers", status);
-        let request = ListContainersRequest { filters: vec![format!("labels.{:?}", label::FUNCTION)] };
+        let request = ListContainersRequest { filters: vec![ours()] };
         // One message for each: they hold their specs, and together soon exceed a message's limit.
         let mut stream = ContainersClient::new(self.client.channel())
             .list_stream(self.client.request(request))
@@ -67,32 +65,17 @@ impl Containerd {
         Ok(found)
     }
 
-    async fn list_snapshots(&self) -> Result<BTreeMap<String, Labels>, RuntimeError> {
-        let failed = |status| self.client.error("listing snapshots", status);
-        let request = ListSnapshotsRequest {
-            snapshotter: self.images.snapshotter().to_owned(),
-            filters: vec![format!("labels.{:?}", label::FUNCTION)],
-        };
-        let mut stream = SnapshotsClient::new(self.client.channel())
-            .list(self.client.request(request))
-            .await
-            .map_err(failed)?
-            .into_inner();
-        let mut found = BTreeMap::new();
-        while let Some(message) = stream.message().await.map_err(failed)? {
-            for snapshot in message.info {
-                found.insert(snapshot.name, snapshot.labels.into_iter().collect());
-            }
-        }
-        Ok(found)
-    }
-
     async fn list_tasks(&self) -> Result<HashMap<String, Process>, RuntimeError> {
         let request = self.client.request(ListTasksRequest::default());
-        let answer = TasksClient::new(self.client.channel()).list(request).await;
-        let tasks = answer.map_err(|status| self.client.error("listing tasks", status))?.into_inner().tasks;
+        let tasks = self.tasks().list(request).await;
+        let tasks = tasks.map_err(|status| self.client.error("listing tasks", status))?.into_inner().tasks;
         Ok(tasks.into_iter().map(|task| (task.id.clone(), task)).collect())
     }
+}
+
+/// The filter for what belongs to functions.
+fn ours() -> String {
+    format!("labels.{:?}", label::FUNCTION)
 }
 
 fn state(task: &Process) -> ContainerState {

@@ -37,7 +37,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::broadcast;
 
 use self::cgroup::Hierarchies;
-use self::client::{Client, already_exists};
+use self::client::Client;
 use self::events::Events;
 use self::images::Images;
 use self::orphans::Strays;
@@ -237,11 +237,8 @@ fn check_version(version: &str) -> Result<(), RuntimeError> {
 async fn make_namespace(client: &Client, name: &str) -> Result<(), RuntimeError> {
     let namespace = Namespace { name: name.to_owned(), ..Namespace::default() };
     let request = client.request(CreateNamespaceRequest { namespace: Some(namespace) });
-    match NamespacesClient::new(client.channel()).create(request).await {
-        Ok(_) => Ok(()),
-        Err(status) if already_exists(&status) => Ok(()),
-        Err(status) => Err(client.error(format!("making containerd namespace {name}"), status)),
-    }
+    let answer = NamespacesClient::new(client.channel()).create(request).await;
+    client.made(answer, format_args!("making containerd namespace {name}")).map(drop)
 }
 
 /// The capabilities of the configuration, spelled as the kernel's documents do.
@@ -278,7 +275,6 @@ fn open_files() -> u64 {
     }
 }
 
-/// Locks what no panic can leave half changed.
 #[cfg(test)]
 mod tests {
     use super::*;

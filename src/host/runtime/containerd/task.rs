@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ResumeTaskRequest, StartRequest,
@@ -27,7 +26,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(50);
 
 impl Containerd {
-    fn tasks(&self) -> TasksClient<Channel> {
+    pub(super) fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.client.channel())
     }
 
@@ -78,7 +77,7 @@ impl Containerd {
         let snapshot =
             RemoveSnapshotRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
         let mut containers = ContainersClient::new(self.client.channel());
-        let mut snapshots = SnapshotsClient::new(self.client.channel());
+        let mut snapshots = self.client.snapshots();
         let (container, snapshot) = tokio::join!(
             containers.delete(self.client.request(container)),
             snapshots.remove(self.client.request(snapshot)),
@@ -95,12 +94,8 @@ impl Containerd {
         loop {
             self.kill_all(id, limit).await?;
             let request = DeleteTaskRequest { container_id: id.to_string() };
-            let status = match self.tasks().delete(self.client.process_request(request)).await {
-                Ok(_) => return Ok(()),
-                Err(status) if status.code() == Code::NotFound => return Ok(()),
-                Err(status) => status,
-            };
-            let error = self.error("removal of the task", id, status);
+            let answer = self.tasks().delete(self.client.process_request(request)).await;
+            let Err(error) = self.gone(answer, "removal of the task", id) else { return Ok(()) };
             if Instant::now() >= limit || self.is_down(&error).await {
                 return Err(error);
             }
@@ -155,11 +150,9 @@ impl Containerd {
     /// The first process, as containerd knows it.
     async fn process(&self, id: &ReplicaId) -> Result<Option<Process>, RuntimeError> {
         let request = GetRequest { container_id: id.to_string(), exec_id: String::new() };
-        match self.tasks().get(self.client.request(request)).await {
-            Ok(answer) => Ok(answer.into_inner().process),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.error("look at the task", id, status)),
-        }
+        let answer = self.tasks().get(self.client.request(request)).await;
+        let found = self.client.found(answer, format_args!("look at the task of replica {id}"))?;
+        Ok(found.and_then(|answer| answer.process))
     }
 
     /// Lets a paused or frozen replica run again, so that it can handle a signal. Best effort: if it
@@ -178,19 +171,16 @@ impl Containerd {
         }
     }
 
-    async fn kill(&self, id: &ReplicaId, signal: Signal) -> Result<(), Status> {
+    async fn kill(&self, id: &ReplicaId, signal: Signal) -> Result<(), RuntimeError> {
         let request = KillRequest {
             container_id: id.to_string(),
             signal: (signal as i32).cast_unsigned(),
             all: signal == Signal::SIGKILL,
             ..KillRequest::default()
         };
-        match self.tasks().kill(self.client.request(request)).await {
-            Ok(_) => Ok(()),
-            // It has ended by itself.
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(status),
-        }
+        let answer = self.tasks().kill(self.client.request(request)).await;
+        // One that is not there has ended by itself.
+        self.gone(answer, "killing", id)
     }
 
     /// SIGKILL, and waits until nothing of it runs.
@@ -198,10 +188,8 @@ impl Containerd {
         let failed = self.kill(id, Signal::SIGKILL).await.err();
         match timeout_at(limit, self.ended(id)).await {
             Ok(ended) => ended,
-            Err(_) => Err(match failed {
-                Some(status) => self.error("killing", id, status),
-                None => RuntimeError::Timeout { operation: format!("killing replica {id}") },
-            }),
+            Err(_) => Err(failed
+                .unwrap_or_else(|| RuntimeError::Timeout { operation: format!("killing replica {id}") })),
         }
     }
 
@@ -236,11 +224,7 @@ impl Containerd {
         what: &str,
         id: &ReplicaId,
     ) -> Result<(), RuntimeError> {
-        match answer {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(self.error(what, id, status)),
-        }
+        self.client.found(answer, format_args!("{what} of replica {id}")).map(drop)
     }
 
     fn error(&self, what: &str, id: &ReplicaId, status: Status) -> RuntimeError {

@@ -6,6 +6,7 @@ use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ListContentRequest, ReadContentRequest, UpdateRequest, WriteAction,
     WriteContentRequest, WriteContentResponse,
 };
+use futures_util::TryStreamExt as _;
 use prost_types::FieldMask;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -57,35 +58,27 @@ impl Content {
     /// Whether a blob is there.
     pub(super) async fn has(&self, digest: &str) -> Result<bool, RuntimeError> {
         let request = self.client.request(InfoRequest { digest: digest.to_owned() });
-        match self.service().info(request).await {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.client.error(format!("looking for blob {digest}"), status)),
-        }
+        let answer = self.service().info(request).await;
+        Ok(self.client.found(answer, format_args!("looking for blob {digest}"))?.is_some())
     }
 
     /// All blobs with their sizes.
     pub(super) async fn list(&self) -> Result<Vec<(String, u64)>, RuntimeError> {
         let failed = |status| self.client.error("listing blobs", status);
         let request = self.client.request(ListContentRequest::default());
-        let mut stream = self.service().list(request).await.map_err(failed)?.into_inner();
-        let mut blobs = Vec::new();
-        while let Some(part) = stream.message().await.map_err(failed)? {
-            let sized = |info: Info| (info.digest, u64::try_from(info.size).unwrap_or_default());
-            blobs.extend(part.info.into_iter().map(sized));
-        }
-        Ok(blobs)
+        let parts = self.service().list(request).await.map_err(failed)?.into_inner();
+        let sized = |info: Info| (info.digest, u64::try_from(info.size).unwrap_or_default());
+        let blobs = parts.map_ok(|part| part.info.into_iter().map(sized).collect::<Vec<_>>());
+        blobs.try_concat().await.map_err(failed)
     }
 
     /// A blob of at most `limit` bytes; `None` if it is not there.
     pub(super) async fn read(&self, digest: &str, limit: u64) -> Result<Option<Bytes>, RuntimeError> {
         let failed = |status| self.client.error(format!("reading blob {digest}"), status);
         let request = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
-        let mut stream = match self.service().read(self.client.request(request)).await {
-            Ok(response) => response.into_inner(),
-            Err(status) if status.code() == Code::NotFound => return Ok(None),
-            Err(status) => return Err(failed(status)),
-        };
+        let answer = self.service().read(self.client.request(request)).await;
+        let found = self.client.found(answer, format_args!("reading blob {digest}"))?;
+        let Some(mut stream) = found else { return Ok(None) };
         let mut bytes = BytesMut::new();
         loop {
             match stream.message().await {
@@ -203,10 +196,8 @@ impl Content {
         let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
         let info = Info { digest: digest.to_owned(), labels, ..Info::default() };
         let request = UpdateRequest { info: Some(info), update_mask: Some(FieldMask { paths }) };
-        match self.service().update(self.client.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) => Err(self.client.error(format!("labelling blob {digest}"), status)),
-        }
+        let answer = self.service().update(self.client.request(request)).await;
+        answer.map(drop).map_err(|status| self.client.error(format!("labelling blob {digest}"), status))
     }
 }
 

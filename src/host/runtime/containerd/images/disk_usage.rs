@@ -1,14 +1,12 @@
 //! What images take of the disk, and giving it back.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::snapshots::{ListSnapshotsRequest, UsageRequest};
+use containerd_client::services::v1::snapshots::UsageRequest;
 use jiff::Timestamp;
-use tonic::Code;
 
 use super::lease::Lease;
 use super::{Images, Layout, lock, unique};
@@ -129,45 +127,24 @@ impl Images {
             stored.images.add(size, used_blobs.contains(&digest));
         }
         stored.images.count = self.records.list().await?.len() as u64;
-        for (key, is_replica) in self.snapshots().await? {
-            let size = self.snapshot_size(&key).await?;
-            if is_replica {
+        for snapshot in self.client.list_snapshots(self.snapshotter(), Vec::new()).await? {
+            let size = self.snapshot_size(&snapshot.name).await?;
+            if snapshot.labels.contains_key(label::FUNCTION) {
                 stored.replicas.add(size, true);
             } else {
-                stored.layers.add(size, used_layers.contains(&key));
+                stored.layers.add(size, used_layers.contains(&snapshot.name));
             }
         }
         Ok(stored)
     }
 
-    /// Every snapshot, and whether it is a replica's.
-    async fn snapshots(&self) -> Result<HashMap<String, bool>, RuntimeError> {
-        let failed = |status| self.client.error("listing snapshots", status);
-        let request =
-            ListSnapshotsRequest { snapshotter: self.snapshotter().to_owned(), filters: Vec::new() };
-        let mut stream = SnapshotsClient::new(self.client.channel())
-            .list(self.client.request(request))
-            .await
-            .map_err(failed)?
-            .into_inner();
-        let mut found = HashMap::new();
-        while let Some(message) = stream.message().await.map_err(failed)? {
-            for snapshot in message.info {
-                found.insert(snapshot.name, snapshot.labels.contains_key(label::FUNCTION));
-            }
-        }
-        Ok(found)
-    }
-
     async fn snapshot_size(&self, key: &str) -> Result<u64, RuntimeError> {
         let request = UsageRequest { snapshotter: self.snapshotter().to_owned(), key: key.to_owned() };
         // That of a replica is counted file by file.
-        match SnapshotsClient::new(self.client.channel()).usage(self.client.unbounded(request)).await {
-            Ok(usage) => Ok(u64::try_from(usage.into_inner().size).unwrap_or_default()),
-            // It was removed meanwhile.
-            Err(status) if status.code() == Code::NotFound => Ok(0),
-            Err(status) => Err(self.client.error(format!("measuring snapshot {key}"), status)),
-        }
+        let answer = self.client.snapshots().usage(self.client.unbounded(request)).await;
+        // One that is not there was removed meanwhile.
+        let usage = self.client.found(answer, format_args!("measuring snapshot {key}"))?;
+        Ok(usage.and_then(|usage| u64::try_from(usage.size).ok()).unwrap_or_default())
     }
 }
 

@@ -16,9 +16,8 @@ use containerd_client::types::Descriptor as Target;
 use jiff::Timestamp;
 use prost_types::FieldMask;
 use tokio::sync::Mutex;
-use tonic::Code;
 
-use super::super::client::{Client, already_exists};
+use super::super::client::Client;
 use super::manifest::Descriptor;
 use crate::runtime::RuntimeError;
 use model::function::ImageRef;
@@ -63,19 +62,16 @@ impl Records {
 
     async fn get(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
         let request = self.client.request(GetImageRequest { name: name.to_owned() });
-        match self.service().get(request).await {
-            Ok(response) => Ok(response.into_inner().image),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.client.error(format!("looking for image {name}"), status)),
-        }
+        let answer = self.service().get(request).await;
+        let found = self.client.found(answer, format_args!("looking for image {name}"))?;
+        Ok(found.and_then(|answer| answer.image))
     }
 
     /// All records.
     pub(super) async fn list(&self) -> Result<Vec<Image>, RuntimeError> {
-        match self.service().list(self.client.request(ListImagesRequest::default())).await {
-            Ok(response) => Ok(response.into_inner().images),
-            Err(status) => Err(self.client.error("listing the images", status)),
-        }
+        let answer = self.service().list(self.client.request(ListImagesRequest::default())).await;
+        let failed = |status| self.client.error("listing the images", status);
+        Ok(answer.map_err(failed)?.into_inner().images)
     }
 
     /// Whether the records are as [`Self::put`] would leave them.
@@ -120,12 +116,9 @@ impl Records {
         let kept = name_by_digest(image, &target.digest);
         let labels = [(SUPERSEDED.to_owned(), name.to_owned())].into();
         let image = Image { name: kept, labels, target: Some(target), ..Image::default() };
-        match self.service().create(self.client.request(request_of(image))).await {
-            Ok(_) => Ok(()),
-            // It is there because somebody pulled it by digest, or it was superseded before.
-            Err(status) if already_exists(&status) => Ok(()),
-            Err(status) => Err(self.client.error(format!("keeping the earlier image of {name}"), status)),
-        }
+        let answer = self.service().create(self.client.request(request_of(image))).await;
+        // It may be there because somebody pulled it by digest, or it was superseded before.
+        self.client.made(answer, format_args!("keeping the earlier image of {name}")).map(drop)
     }
 
     /// Removes a record, if it points to this digest; says whether it did.
@@ -135,11 +128,8 @@ impl Records {
             return Ok(false);
         }
         let request = DeleteImageRequest { name: name.to_owned(), ..DeleteImageRequest::default() };
-        match self.service().delete(self.client.request(request)).await {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.client.error(format!("removing image {name}"), status)),
-        }
+        let answer = self.service().delete(self.client.request(request)).await;
+        Ok(self.client.found(answer, format_args!("removing image {name}"))?.is_some())
     }
 
     /// Notes since when nobody uses the image of a record; `None` takes the note away.
@@ -154,30 +144,25 @@ impl Records {
             update_mask: Some(FieldMask { paths: vec![format!("labels.{UNUSED_SINCE}")] }),
             ..UpdateImageRequest::default()
         };
-        match self.service().update(self.client.request(request)).await {
-            Ok(_) => Ok(()),
-            // It was removed meanwhile.
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(self.client.error(format!("marking image {name}"), status)),
-        }
+        let answer = self.service().update(self.client.request(request)).await;
+        // One that is not there was removed meanwhile.
+        self.client.found(answer, format_args!("marking image {name}")).map(drop)
     }
 
     /// Creates the record or overwrites it.
     async fn write(&self, image: Image) -> Result<(), RuntimeError> {
         let name = image.name.clone();
-        let failed = |status| self.client.error(format!("recording image {name}"), status);
-        match self.service().create(self.client.request(request_of(image.clone()))).await {
-            Ok(_) => return Ok(()),
-            Err(status) if already_exists(&status) => {}
-            Err(status) => return Err(failed(status)),
+        let answer = self.service().create(self.client.request(request_of(image.clone()))).await;
+        if self.client.made(answer, format_args!("recording image {name}"))?.is_some() {
+            return Ok(());
         }
         let request = UpdateImageRequest {
             image: Some(image),
             update_mask: Some(FieldMask { paths: vec!["target".into(), "labels".into()] }),
             ..UpdateImageRequest::default()
         };
-        self.service().update(self.client.request(request)).await.map_err(failed)?;
-        Ok(())
+        let answer = self.service().update(self.client.request(request)).await;
+        answer.map(drop).map_err(|status| self.client.error(format!("recording image {name}"), status))
     }
 }
 

@@ -10,9 +10,9 @@ use containerd_client::services::v1::{
     AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource,
 };
 use jiff::Timestamp;
-use tonic::{Code, Request};
+use tonic::Request;
 
-use super::super::client::{Client, already_exists};
+use super::super::client::Client;
 use crate::runtime::RuntimeError;
 
 /// Marks our leases; the value is the digest that the lease is for.
@@ -40,11 +40,8 @@ impl Lease {
         let labels =
             [(EXPIRES.to_owned(), expires.to_string()), (LABEL.to_owned(), digest.to_owned())].into();
         let request = CreateRequest { id: id.clone(), labels };
-        match LeasesClient::new(client.channel()).create(client.request(request)).await {
-            Ok(_) => {}
-            Err(status) if already_exists(&status) => {}
-            Err(status) => return Err(client.error("taking a lease", status)),
-        }
+        let answer = LeasesClient::new(client.channel()).create(client.request(request)).await;
+        client.made(answer, "taking a lease")?;
         Ok(Self { client: client.clone(), id })
     }
 
@@ -99,11 +96,9 @@ impl Lease {
     async fn hold(&self, kind: String, id: &str) -> Result<(), RuntimeError> {
         let resource = Resource { id: id.to_owned(), r#type: kind };
         let request = AddResourceRequest { id: self.id.clone(), resource: Some(resource) };
-        match LeasesClient::new(self.client.channel()).add_resource(self.client.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) if already_exists(&status) => Ok(()),
-            Err(status) => Err(self.client.error(format!("holding {id}"), status)),
-        }
+        let answer =
+            LeasesClient::new(self.client.channel()).add_resource(self.client.request(request)).await;
+        self.client.made(answer, format_args!("holding {id}")).map(drop)
     }
 
     /// Lets go of it all: what nothing refers to will be collected.
@@ -120,10 +115,7 @@ impl Lease {
         let mut request = self.client.request(DeleteRequest { id: self.id, sync });
         // A collection takes the time it takes to remove what was unpacked.
         request.set_timeout(Duration::from_secs(120));
-        match LeasesClient::new(self.client.channel()).delete(request).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(self.client.error("releasing a lease", status)),
-        }
+        let answer = LeasesClient::new(self.client.channel()).delete(request).await;
+        self.client.found(answer, "releasing a lease").map(drop)
     }
 }

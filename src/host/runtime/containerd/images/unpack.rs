@@ -6,12 +6,10 @@
 
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::types::{Descriptor as DiffDescriptor, Mount};
-use tonic::Code;
 
 use super::super::client::{Client, already_exists};
 use super::lease::Lease;
@@ -38,18 +36,11 @@ impl Unpacker {
         &self.snapshotter
     }
 
-    fn service(&self) -> SnapshotsClient<tonic::transport::Channel> {
-        SnapshotsClient::new(self.client.channel())
-    }
-
     /// Whether the layers up to `chain_id` are unpacked.
     pub(super) async fn has(&self, chain_id: &str) -> Result<bool, RuntimeError> {
         let request = StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: chain_id.to_owned() };
-        match self.service().stat(self.client.request(request)).await {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.client.error(format!("looking for snapshot {chain_id}"), status)),
-        }
+        let answer = self.client.snapshots().stat(self.client.request(request)).await;
+        Ok(self.client.found(answer, format_args!("looking for snapshot {chain_id}"))?.is_some())
     }
 
     /// Unpacks what is not unpacked. All layers must be in the content store.
@@ -113,17 +104,14 @@ impl Unpacker {
                 key: key.clone(),
                 ..CommitSnapshotRequest::default()
             };
-            match self.service().commit(lease.request(request)).await {
-                Ok(_) => Ok(true),
-                Err(status) if already_exists(&status) => Ok(false),
-                Err(status) => Err(self.client.error(format!("committing snapshot {chain_id}"), status)),
-            }
+            let answer = self.client.snapshots().commit(lease.request(request)).await;
+            self.client.made(answer, format_args!("committing snapshot {chain_id}"))
         }
         .await;
-        if !matches!(outcome, Ok(true)) {
+        if !matches!(outcome, Ok(Some(()))) {
             self.remove(&key).await?;
         }
-        outcome.map(|_| ())
+        outcome.map(drop)
     }
 
     /// A writable snapshot; one that a killed daemon left half-done is thrown away first.
@@ -134,17 +122,15 @@ impl Unpacker {
             parent: parent.to_owned(),
             ..PrepareSnapshotRequest::default()
         };
-        let prepared = match self.service().prepare(lease.request(request.clone())).await {
+        let prepared = match self.client.snapshots().prepare(lease.request(request.clone())).await {
             Err(status) if already_exists(&status) => {
                 self.remove(key).await?;
-                self.service().prepare(lease.request(request)).await
+                self.client.snapshots().prepare(lease.request(request)).await
             }
             other => other,
         };
-        match prepared {
-            Ok(response) => Ok(response.into_inner().mounts),
-            Err(status) => Err(self.client.error(format!("preparing snapshot {key}"), status)),
-        }
+        let failed = |status| self.client.error(format!("preparing snapshot {key}"), status);
+        Ok(prepared.map_err(failed)?.into_inner().mounts)
     }
 
     async fn apply(
@@ -183,11 +169,8 @@ impl Unpacker {
 
     async fn remove(&self, key: &str) -> Result<(), RuntimeError> {
         let request = RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.to_owned() };
-        match self.service().remove(self.client.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(self.client.error(format!("removing snapshot {key}"), status)),
-        }
+        let answer = self.client.snapshots().remove(self.client.request(request)).await;
+        self.client.found(answer, format_args!("removing snapshot {key}")).map(drop)
     }
 }
 
