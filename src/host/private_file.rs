@@ -1,4 +1,5 @@
-//! Private files and directories: readable by root alone, written whole or not at all.
+//! Private files and directories: readable by root alone, written whole or not at all. And what all who work with
+//! files ask the standard library for in the same way.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -71,4 +72,25 @@ pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What became of work on a file; `None` if there is no such file.
+pub(crate) fn if_there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// The names in `directory` that are text; none if there is no such directory.
+pub(crate) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = if_there(std::fs::read_dir(directory))?.into_iter().flatten();
+    entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+}
+
+/// Does what may hold a thread up on one that may be held up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -30,7 +30,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use error::HandlerError;
 
-use crate::private_file;
+use crate::private_file::{self, if_there};
 use crate::runtime::Mount;
 use model::function::HandlerDigest;
 use model::sync::lock;
@@ -227,11 +227,10 @@ impl Directory {
     fn stored(&self, used: &BTreeSet<String>) -> Result<Share, HandlerError> {
         let mut share = Share::default();
         for (digest, path) in self.all()? {
-            match size(&path) {
-                Ok(size) => share.add(size, used.contains(digest.as_str())),
-                // It was removed just now.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(HandlerError::io(format!("measuring {}", path.display()))(error)),
+            let measured = if_there(size(&path));
+            // It may have been removed just now.
+            if let Some(size) = measured.map_err(HandlerError::io(format!("measuring {}", path.display())))? {
+                share.add(size, used.contains(digest.as_str()));
             }
         }
         Ok(share)

@@ -15,6 +15,7 @@ use nix::unistd::mkfifo;
 use tokio::net::unix::pipe;
 
 use super::LogError;
+use crate::private_file::if_there;
 use crate::runtime::Stdio;
 
 /// What a pipe may hold, so that a function can go on writing while the daemon restarts.
@@ -55,9 +56,7 @@ fn open_one(path: &Path) -> Result<pipe::Receiver, LogError> {
 
 /// Removes the FIFOs and their directory, as far as they are there.
 pub(super) fn remove(directory: &Path) {
-    if let Err(error) = fs::remove_dir_all(directory)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = if_there(fs::remove_dir_all(directory)) {
         tracing::warn!(directory = %directory.display(), %error, "FIFOs could not be removed");
     }
 }

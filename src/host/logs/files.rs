@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use super::history::Segment;
+use crate::private_file::if_there;
 
 const CURRENT: &str = "current.log";
 const PREVIOUS: &str = "previous.log";
@@ -84,10 +85,7 @@ impl Files {
     /// Deletes everything. Later appends do nothing.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.removed = true;
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
-        }
+        if_there(fs::remove_dir_all(&self.directory))?;
         // The namespace's directory goes with its last function.
         if let Some(namespace) = self.directory.parent() {
             let _ = fs::remove_dir(namespace);

@@ -41,6 +41,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
+use crate::private_file::names_in;
 use crate::runtime;
 use journal::Journal;
 use model::function::{FunctionKey, FunctionName, NamespaceName, ReplicaId};
@@ -292,10 +293,7 @@ impl Drop for Logs {
 
 /// The names in a directory; none if it cannot be read.
 fn names(directory: &Path) -> impl Iterator<Item = String> + use<> {
-    fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+    names_in(directory).into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::follower::Follower;
 use super::history;
 use super::rate_limit::Complaint;
 use super::record::{self, Clock, DAEMON, Source, Time};
+use crate::private_file::blocking;
 use model::function::FunctionKey;
 use model::sync::lock;
 use model::wire::LogLine;
@@ -300,9 +301,7 @@ async fn write_out(output: Arc<Output>) {
         output.taken.notify_waiters();
         let Batch { bytes, lines, told } = batch;
         let files = output.files.clone();
-        let result = tokio::task::spawn_blocking(move || lock(&files).append(&bytes))
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let result = blocking(move || lock(&files).append(&bytes)).await;
         if let Err(error) = &result {
             output.complain(lines, error);
         }

@@ -25,7 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 
 pub use error::SecretError;
 
-use crate::private_file;
+use crate::private_file::{self, if_there, names_in};
 use crate::runtime::Mount;
 use age::FileKey;
 use model::function::{Invalid, NamespaceName, SecretName};
@@ -180,7 +180,7 @@ impl Files {
 
     fn list(&self, namespace: &NamespaceName) -> Result<Vec<SecretName>, SecretError> {
         let failed = |error| SecretError::io(format!("listing the secrets of {namespace}"), error);
-        let mut names: Vec<SecretName> = file_names(&self.directory(namespace))
+        let mut names: Vec<SecretName> = names_in(&self.directory(namespace))
             .map_err(failed)?
             .into_iter()
             // What does not parse as a name is ours, or was put there by hand.
@@ -247,12 +247,10 @@ impl Files {
 
     fn forget_namespace(&self, namespace: &NamespaceName) -> Result<(), SecretError> {
         let _changing = lock(&self.changing);
-        match std::fs::remove_dir(self.directory(namespace)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SecretError::io(format!("deleting the secrets directory of {namespace}"), error))
-            }
-            _ => Ok(()),
-        }
+        let removed = if_there(std::fs::remove_dir(self.directory(namespace)));
+        removed
+            .map(drop)
+            .map_err(|error| SecretError::io(format!("deleting the secrets directory of {namespace}"), error))
     }
 
     /// Carries out the journals that are whole and removes what is not.
@@ -262,7 +260,7 @@ impl Files {
             if !directory.is_dir() {
                 continue;
             }
-            for name in file_names(&directory)? {
+            for name in names_in(&directory)? {
                 if private_file::is_unfinished(&name) {
                     std::fs::remove_file(directory.join(name))?;
                 } else if let Some(secret) = journal_of(&name) {
@@ -287,29 +285,16 @@ fn journal_of(file: &str) -> Option<SecretName> {
 /// no harm.
 fn carry_out(directory: &Path, name: &SecretName) -> io::Result<()> {
     let journal = directory.join(journal(name));
-    match std::fs::OpenOptions::new().write(true).open(directory.join(name.as_str())) {
-        Ok(secret) => {
-            let value = std::fs::read(&journal)?;
-            secret.write_all_at(&value, 0)?;
-            secret.set_len(value.len() as u64)?;
-            secret.sync_all()?;
-        }
-        // The secret was deleted: its new value has nowhere to go.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    let secret = std::fs::OpenOptions::new().write(true).open(directory.join(name.as_str()));
+    // If the secret was deleted, its new value has nowhere to go.
+    if let Some(secret) = if_there(secret)? {
+        let value = std::fs::read(&journal)?;
+        secret.write_all_at(&value, 0)?;
+        secret.set_len(value.len() as u64)?;
+        secret.sync_all()?;
     }
     std::fs::remove_file(journal)?;
     private_file::sync_directory(directory)
-}
-
-/// The names of the files in a directory; none if there is no such directory.
-fn file_names(directory: &Path) -> io::Result<Vec<String>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 #[cfg(test)]

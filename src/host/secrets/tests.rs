@@ -35,7 +35,7 @@ impl Fixture {
     }
 
     fn files(&self) -> Vec<String> {
-        let mut files = file_names(&self.directory()).expect("files");
+        let mut files = names_in(&self.directory()).expect("files");
         files.sort();
         files
     }

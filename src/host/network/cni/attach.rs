@@ -13,8 +13,9 @@ use super::conflist::{Bridge, Conflist};
 use super::files::{self, Resolvers};
 use super::netlink::{Netlink, Veth};
 use super::plugin::{self, Made};
-use super::{Cni, INTERFACE, RESULT, blocking, bridge, netns};
+use super::{Cni, INTERFACE, RESULT, bridge, netns};
 use crate::network::{Attachment, Network, NetworkError};
+use crate::private_file::blocking;
 use crate::runtime::Mount;
 use model::function::ReplicaId;
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::conflist::{Bridge, Range};
 use super::netlink::{Link, Mac, Netlink, Veth};
 use crate::network::NetworkError;
+use crate::private_file::if_there;
 
 /// The index of `lo` in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
@@ -108,11 +109,8 @@ fn set_sysctls(bridge: &str) -> io::Result<()> {
     fs::write(v4.join("forwarding"), "1")?;
     // Else a replica could send to the host's 127.0.0.1 with a route to it.
     fs::write(v4.join("route_localnet"), "0")?;
-    match fs::write(sys.join("ipv6/conf").join(bridge).join("disable_ipv6"), "1") {
-        // A kernel without IPv6.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
+    // A kernel without IPv6 has none.
+    if_there(fs::write(sys.join("ipv6/conf").join(bridge).join("disable_ipv6"), "1")).map(drop)
 }
 
 /// Makes the link that `veth` describes and sets up the replica's end of it.

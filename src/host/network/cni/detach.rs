@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use serde_json::Value;
 
 use super::netlink::Netlink;
-use super::{Cni, INTERFACE, RESULT, blocking, bridge, netns};
+use super::{Cni, INTERFACE, RESULT, bridge, netns};
 use crate::network::NetworkError;
+use crate::private_file::blocking;
 use model::function::ReplicaId;
 
 impl Cni {

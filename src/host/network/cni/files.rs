@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::private_file::names_in;
 use crate::runtime::Mount;
 use model::function::ReplicaId;
 
@@ -115,24 +116,10 @@ pub(super) fn mounts(directory: &Path) -> Vec<Mount> {
         .collect()
 }
 
-/// The names of the directories under `root`: one for each replica.
-pub(super) fn directories_in(root: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry?.file_name().into_string());
-    }
-    Ok(names)
-}
-
 /// The resolvers that the replicas with files under `root` were given when they started.
 pub(super) fn servers_in(root: &Path) -> io::Result<Vec<Ipv4Addr>> {
     let mut servers = Vec::new();
-    for name in directories_in(root)? {
+    for name in names_in(root)? {
         // A replica that is detached meanwhile needs none.
         if let Ok(text) = fs::read_to_string(root.join(name).join("resolv.conf")) {
             servers.extend(Resolvers::parse(&text).servers);

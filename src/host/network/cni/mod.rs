@@ -54,6 +54,7 @@ use self::host_firewall::Obstacle;
 use self::netlink::Netlink;
 use self::plugin::Call;
 use super::{Attachment, Leases, Network, NetworkError};
+use crate::private_file::{blocking, if_there, names_in};
 use model::config;
 use model::function::ReplicaId;
 use model::sync::lock;
@@ -287,10 +288,7 @@ impl Network for Cni {
         let freed = self.addresses.release(id, Instant::now());
         let links = self.detach_links(id, &freed, !gone).await;
         let directory = self.directory_of(id);
-        let files = blocking(move || match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        });
+        let files = blocking(move || if_there(fs::remove_dir_all(directory)).map(drop));
         // The directory is what lists the replica, so that plugins which failed are asked again.
         let files = if plugins.is_err() { Ok(()) } else { files.await };
         namespace.map_err(|error| failed("namespace", error))?;
@@ -351,7 +349,7 @@ impl Network for Cni {
         let links = Netlink::open().map_err(failed)?.links().await.map_err(failed)?;
         found.extend(links.iter().filter_map(|link| self.replica_in(&link.alias)));
         let directory = self.directory.clone();
-        let directories = blocking(move || files::directories_in(&directory)).await.map_err(failed)?;
+        let directories = blocking(move || names_in(&directory)).await.map_err(failed)?;
         found.extend(directories.iter().filter_map(|id| self.replica_in(&format!("{}{id}", self.prefix))));
         Ok(found.into_iter().collect())
     }
@@ -359,8 +357,4 @@ impl Network for Cni {
     fn gateway(&self) -> IpAddr {
         IpAddr::V4(self.conflist.range.gateway)
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

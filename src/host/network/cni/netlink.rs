@@ -24,6 +24,7 @@ use rtnetlink::{
 use tokio::task::JoinHandle;
 
 use super::subnet_conflict::Known;
+use crate::private_file::if_there;
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
@@ -235,10 +236,8 @@ impl Netlink {
     pub(super) async fn delete_neighbour(&self, link: u32, address: Ipv4Addr) -> io::Result<()> {
         let mut request = self.handle.neighbours().add(link, IpAddr::V4(address));
         let message = std::mem::take(request.message_mut());
-        match self.handle.neighbours().del(message).execute().await.map_err(io_error) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        }
+        let outcome = self.handle.neighbours().del(message).execute().await;
+        if_there(outcome.map_err(io_error)).map(drop)
     }
 
     /// Makes a pair of links, one end of it in the replica's namespace.

@@ -15,6 +15,7 @@ use tokio::net::TcpSocket;
 use tokio::runtime::Handle;
 
 use super::netlink::Netlink;
+use crate::private_file::{blocking, if_there, names_in};
 
 /// What is set in a new namespace before anything else happens in it.
 const SYSCTLS: [(&str, &str); 3] = [
@@ -49,11 +50,8 @@ pub(super) async fn create(name: String) -> io::Result<(NetNs, Netlink)> {
         let netns = NetNs::new(&name).map_err(io::Error::other)?;
         let prepared = inside(&netns, || {
             for (key, value) in SYSCTLS {
-                match fs::write(Path::new("/proc/sys").join(key), value) {
-                    // A kernel without IPv6, or before 4.11.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    outcome => outcome?,
-                }
+                // A kernel without IPv6, or before 4.11, has not all of them.
+                if_there(fs::write(Path::new("/proc/sys").join(key), value))?;
             }
             let _context = runtime.enter();
             Netlink::open()
@@ -117,29 +115,14 @@ fn remove_now(name: &str) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(there),
-        Err(error) => Err(error),
-    }
+    Ok(if_there(fs::remove_file(&path))?.is_some() || there)
 }
 
 /// The namespaces whose names begin with `prefix`.
 pub(super) async fn list(prefix: String) -> io::Result<Vec<String>> {
     blocking(move || {
-        let entries = match fs::read_dir(DefaultEnv.persist_dir()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            if let Ok(name) = entry?.file_name().into_string()
-                && name.starts_with(&prefix)
-            {
-                names.push(name);
-            }
-        }
+        let mut names = names_in(&DefaultEnv.persist_dir())?;
+        names.retain(|name| name.starts_with(&prefix));
         Ok(names)
     })
     .await
@@ -159,8 +142,4 @@ fn inside<T: Send>(netns: &NetNs, work: impl FnOnce() -> io::Result<T> + Send) -
         })?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread in the namespace panicked")))
     })
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

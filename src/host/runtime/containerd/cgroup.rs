@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::private_file::if_there;
 use crate::runtime::Usage;
 use model::function::ReplicaId;
 
@@ -84,11 +85,8 @@ impl Hierarchies {
 
     /// The groups that the replica's first process is in; none when `pid` is not that any more.
     pub(super) fn of(&self, id: &ReplicaId, pid: u32) -> io::Result<Option<Groups>> {
-        match std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
-            Ok(text) => Ok(self.groups(id, &text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let text = if_there(std::fs::read_to_string(format!("/proc/{pid}/cgroup")))?;
+        Ok(text.and_then(|text| self.groups(id, &text)))
     }
 
     /// Removes the groups of a replica that has no container any more: a runtime that is killed while it makes
@@ -97,9 +95,8 @@ impl Hierarchies {
         let mut gone = true;
         for root in &self.roots {
             let directory = root.join(namespace).join(id.as_str());
-            match std::fs::remove_dir(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            match if_there(std::fs::remove_dir(&directory)) {
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     gone = false;
                     kill_all(&directory)?;

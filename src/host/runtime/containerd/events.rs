@@ -3,7 +3,6 @@
 //! A shim begins to watch for kills for want of memory when it has started the first process, and one that came
 //! sooner it does not tell: so the kernel's own count is looked at when that process has ended.
 
-use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::cgroup::Hierarchies;
 use super::client::Client;
+use crate::private_file::{blocking, if_there};
 use crate::runtime::{RuntimeError, RuntimeEvent};
 use model::function::ReplicaId;
 
@@ -92,15 +92,12 @@ impl Outlet {
         let (hierarchies, namespace, replica) =
             (self.hierarchies.clone(), self.namespace.clone(), id.clone());
         let count = move || hierarchies.killed_for_memory(&namespace, &replica);
-        match tokio::task::spawn_blocking(count).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(count) => count > 0,
-            // One that was told to end is removed at once.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => {
-                tracing::debug!(replica = %id, %error, "whether memory was wanting cannot be read");
-                false
-            }
-        }
+        // One that was told to end is removed at once.
+        if_there(blocking(count).await)
+            .inspect_err(
+                |error| tracing::debug!(replica = %id, %error, "whether memory was wanting cannot be read"),
+            )
+            .is_ok_and(|count| count > Some(0))
     }
 }
 

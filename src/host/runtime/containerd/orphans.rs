@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::cgroup::Hierarchies;
 use super::lock;
+use crate::private_file::if_there;
 use model::function::ReplicaId;
 
 /// How long a group has been empty before it is left over.
@@ -42,10 +43,7 @@ impl Strays {
 
     /// Removes what the OCI runtime noted of a replica that has no process.
     pub(super) fn remove_state(&self, id: &ReplicaId) -> io::Result<()> {
-        match fs::remove_dir_all(self.states.join(id.as_str())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        }
+        if_there(fs::remove_dir_all(self.states.join(id.as_str()))).map(drop)
     }
 
     /// Those of replicas that are not `known` and have been without a process for a while. Blocks.

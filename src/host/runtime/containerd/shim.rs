@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
+use crate::private_file::{blocking, if_there};
 use model::function::ReplicaId;
 
 /// Where shims listen, whatever containerd's own directories are.
@@ -55,14 +56,16 @@ async fn end_at(socket: &Path, shim: Shim) -> io::Result<()> {
     loop {
         match UnixStream::connect(socket).await {
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return remove(socket).await,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return if_there(tokio::fs::remove_file(socket).await).map(drop);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
         if began.elapsed() > LEAVE && !killed {
             // Not by whom the kernel says that the socket is: the shim got it from one that has ended.
             let wanted = shim.clone();
-            let found = tokio::task::spawn_blocking(move || wanted.processes()).await??;
+            let found = blocking(move || wanted.processes()).await?;
             if found.is_empty() {
                 let socket = socket.display();
                 return Err(io::Error::other(format!("somebody else listens on its socket {socket}")));
@@ -106,13 +109,6 @@ impl Shim {
             && has("-id", self.id.as_str().as_bytes())
             && has("-namespace", self.namespace.as_bytes())
             && has("-address", self.containerd.as_os_str().as_bytes())
-    }
-}
-
-async fn remove(socket: &Path) -> io::Result<()> {
-    match tokio::fs::remove_file(socket).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
     }
 }
 

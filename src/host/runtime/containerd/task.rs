@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::{Containerd, lock, shim};
+use crate::private_file::blocking;
 use crate::runtime::{RuntimeError, Usage};
 use model::function::ReplicaId;
 
@@ -137,9 +138,8 @@ impl Containerd {
         let hierarchies = self.hierarchies.clone();
         let replica = id.clone();
         let read = move || hierarchies.of(&replica, pid)?.map(|groups| groups.usage()).transpose();
-        let usage = tokio::task::spawn_blocking(read)
+        let usage = blocking(read)
             .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
             .map_err(|error| RuntimeError::failed(format!("measuring replica {id}"), error))?;
         usage.ok_or_else(|| {
             lock(&self.pids).remove(id);

@@ -11,6 +11,8 @@ use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::private_file::blocking;
+
 /// Members that an archive may have; one of the largest images has a few hundred.
 const MAX_MEMBERS: usize = 100_000;
 /// Bytes that are read to find them. A long name is a member of its own, with the name as its content,
@@ -61,9 +63,7 @@ impl From<std::io::Error> for ArchiveError {
 impl Archive {
     /// Opens an archive and finds what is in it.
     pub(super) async fn open(path: PathBuf) -> Result<Self, ArchiveError> {
-        tokio::task::spawn_blocking(move || Self::scan(&path))
-            .await
-            .map_err(|error| ArchiveError::Io(std::io::Error::other(error)))?
+        blocking(move || Ok(Self::scan(&path))).await?
     }
 
     fn scan(path: &Path) -> Result<Self, ArchiveError> {

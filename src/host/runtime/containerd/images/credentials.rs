@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::private_file::if_there;
 use crate::runtime::RuntimeError;
 
 /// How long a credential helper may think.
@@ -65,11 +66,8 @@ struct Entry {
 /// The credentials for `registry`, a host with or without port, from the file at `path`.
 pub(super) async fn find(path: &Path, registry: &str) -> Result<Credentials, RuntimeError> {
     let failed = |reason: String| RuntimeError::failed(format!("reading {}", path.display()), reason);
-    let text = match tokio::fs::read(path).await {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Credentials::Anonymous),
-        Err(error) => return Err(failed(error.to_string())),
-    };
+    let text = if_there(tokio::fs::read(path).await).map_err(|error| failed(error.to_string()))?;
+    let Some(text) = text else { return Ok(Credentials::Anonymous) };
     // What serde says may quote the text, which has secrets in it; line and column do not.
     let file: File = serde_json::from_slice(&text).map_err(|error| {
         failed(format!("not valid JSON for this file at line {} column {}", error.line(), error.column()))

@@ -8,6 +8,7 @@ use http::Uri;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::private_file::if_there;
 use crate::runtime::RuntimeError;
 
 /// One host that has images.
@@ -67,23 +68,20 @@ pub(super) fn hosts(certs_dir: &Path, registry: &str) -> Result<Vec<Host>, Runti
     };
     let path = directory.join("hosts.toml");
     let failed = |reason: String| RuntimeError::failed(format!("reading {}", path.display()), reason);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        // A directory with certificates only, as Docker has it.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let ca = certificates(&directory).map_err(|error| failed(error.to_string()))?;
-            let mut hosts = defaults(registry);
-            if !ca.is_empty() {
-                hosts.retain(|host| !host.plain);
-                hosts.iter_mut().for_each(|host| {
-                    (host.ca, host.skip_verify, host.is_fallback) = (ca.clone(), false, false);
-                });
-            }
-            return Ok(hosts);
+    let io = |error: std::io::Error| failed(error.to_string());
+    if let Some(text) = if_there(std::fs::read_to_string(&path)).map_err(io)? {
+        return parse(&text, &directory, registry).map_err(failed);
+    }
+    // A directory with certificates only, as Docker has it.
+    let ca = certificates(&directory).map_err(io)?;
+    let mut hosts = defaults(registry);
+    if !ca.is_empty() {
+        hosts.retain(|host| !host.plain);
+        for host in &mut hosts {
+            (host.ca, host.skip_verify, host.is_fallback) = (ca.clone(), false, false);
         }
-        Err(error) => return Err(failed(error.to_string())),
-    };
-    parse(&text, &directory, registry).map_err(failed)
+    }
+    Ok(hosts)
 }
 
 /// Where the settings of a registry can be, most particular first.
