@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::function::RetryPolicy;
-use crate::function::{Memory, PullPolicy, attempts, parse_duration};
+use crate::function::{Memory, PullPolicy, RetryPolicy, attempts, parse_duration};
 
 /// Where the configuration file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ingle/config.toml";
@@ -282,8 +281,7 @@ impl Config {
             },
             functions: Functions {
                 timeout: from.get("functions.timeout", "60s", duration),
-                body_limit: from
-                    .get("functions.body_limit", "100Mi", |text| size(text).map(|bytes| bytes as u64)),
+                body_limit: from.get("functions.body_limit", "100Mi", size),
                 pids: from.get("functions.pids", "1024", |text| {
                     count(text).and_then(|n| u32::try_from(n).map_err(|_| "too large".to_owned()))
                 }),
@@ -295,8 +293,7 @@ impl Config {
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
                 first_boot: from.get("functions.first_boot", "/etc/ingle/functions.d", path),
                 watchdog: from.get("functions.watchdog", "/usr/local/lib/ingle/fwatchdog", path),
-                handler_limit: from
-                    .get("functions.handler_limit", "64Mi", |text| size(text).map(|bytes| bytes as u64)),
+                handler_limit: from.get("functions.handler_limit", "64Mi", size),
             },
             containerd: Containerd {
                 socket: from.get("containerd.socket", "/run/containerd/containerd.sock", path),
@@ -307,9 +304,7 @@ impl Config {
                 oci_runtime: from.get("containerd.oci_runtime", "runc", text),
             },
             images: Images {
-                pull_policy: from.get("images.pull_policy", "Always", |text| {
-                    text.parse().map_err(|error: crate::function::Invalid| error.reason)
-                }),
+                pull_policy: from.get("images.pull_policy", "Always", str::parse),
                 docker_config: from.get("images.docker_config", "/root/.docker/config.json", path),
                 certs_dir: from.get("images.certs_dir", "/etc/containerd/certs.d", path),
                 parallel_layers: from.get("images.parallel_layers", "4", count),
@@ -324,19 +319,18 @@ impl Config {
                 allow: from.get("network.allow", "", networks),
             },
             logs: Logs {
-                file_limit: from.get("logs.file_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                file_limit: from.get("logs.file_limit", "10Mi", size),
                 line_limit: from.get("logs.line_limit", "64Ki", size),
                 journal: from.get("logs.journal", "true", boolean),
             },
             queue: Queue {
-                body_limit: from.get("queue.body_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                body_limit: from.get("queue.body_limit", "10Mi", size),
                 max_calls: from.get("queue.max_calls", "100000", count),
-                max_size: from.get("queue.max_size", "1Gi", |text| size(text).map(|bytes| bytes as u64)),
+                max_size: from.get("queue.max_size", "1Gi", size),
                 max_age: from.get("queue.max_age", "24h", duration),
                 keep_dead: from.get("queue.keep_dead", "168h", duration),
                 max_dead: from.get("queue.max_dead", "10000", count),
-                max_dead_size: from
-                    .get("queue.max_dead_size", "1Gi", |text| size(text).map(|bytes| bytes as u64)),
+                max_dead_size: from.get("queue.max_dead_size", "1Gi", size),
                 parallel_calls: from.get("queue.parallel_calls", "100", count),
                 parallel_calls_per_queue: from.get("queue.parallel_calls_per_queue", "100", count),
                 parallel_calls_per_function: from.get("queue.parallel_calls_per_function", "10", count),
@@ -352,10 +346,8 @@ impl Config {
                     text.parse().map_err(|_| "is not a whole number".into())
                 }),
                 keep_results: from.get("queue.keep_results", "24h", duration),
-                max_results_size: from
-                    .get("queue.max_results_size", "256Mi", |text| size(text).map(|bytes| bytes as u64)),
-                answer_limit: from
-                    .get("queue.answer_limit", "10Mi", |text| size(text).map(|bytes| bytes as u64)),
+                max_results_size: from.get("queue.max_results_size", "256Mi", size),
+                answer_limit: from.get("queue.answer_limit", "10Mi", size),
                 callback_timeout: from.get("queue.callback_timeout", "30s", duration),
                 callback_hosts: from.get("queue.callback_hosts", "", hosts),
                 callback_networks: from.get("queue.callback_networks", "", networks),
@@ -461,14 +453,13 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .map_err(|_| "is not a duration (use 30s, 5m, 1h)".to_owned())
-        .and_then(|time| if time.is_zero() { Err("is 0 (use 30s, 5m, 1h)".into()) } else { Ok(time) })
+    let time = parse_duration(text).map_err(|_| "is not a duration (use 30s, 5m, 1h)".to_owned())?;
+    if time.is_zero() { Err("is 0 (use 30s, 5m, 1h)".into()) } else { Ok(time) }
 }
 
-fn size(text: &str) -> Result<usize, String> {
+fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let bytes = Memory::parse_any(text).map_err(|_| "is not a size (use 64Ki, 100Mi, 1Gi)".to_owned())?;
-    usize::try_from(bytes).map_err(|_| "is too large".into())
+    T::try_from(bytes).map_err(|_| "is too large".into())
 }
 
 fn percent(text: &str) -> Result<u64, String> {

@@ -4,14 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use oci_client::Reference;
-use serde::{Deserialize, Serialize};
 
 use super::Invalid;
 
 /// An image name. The text is kept as it was sent, because clients compare it; the reference is
 /// that text with Docker's defaults filled in (`docker.io/library/…:latest`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRef {
     text: Box<str>,
     reference: Reference,
@@ -48,19 +46,6 @@ impl FromStr for ImageRef {
     }
 }
 
-impl TryFrom<String> for ImageRef {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
-        text.parse()
-    }
-}
-
-impl From<ImageRef> for String {
-    fn from(image: ImageRef) -> String {
-        image.text.into()
-    }
-}
-
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -73,28 +58,20 @@ impl fmt::Display for ImageRef {
 /// expression whose automaton takes 15 MB of memory and a third of a second when it is first used:
 /// more than all the rest of the daemon.
 fn parse(text: &str) -> Result<Reference, &'static str> {
-    let (named, digest) = match text.split_once('@') {
-        Some((named, digest)) => (named, Some(digest)),
-        None => (text, None),
-    };
+    let (named, digest) = at_first(text, '@');
     if !digest.is_none_or(is_digest) {
         return Err("the part after @ must be a digest, as in sha256: and 64 hexadecimal digits");
     }
     // Before the last slash a colon begins a port.
     let last = named.rfind('/').map_or(0, |slash| slash + 1);
-    let (name, tag) = match named[last..].split_once(':') {
-        Some((short, tag)) => (&named[..last + short.len()], Some(tag)),
-        None => (named, None),
-    };
+    let (short, tag) = at_first(&named[last..], ':');
+    let name = &named[..last + short.len()];
     if !tag.is_none_or(is_tag) {
         return Err(
             "a tag has at most 128 letters, digits, '_', '.' and '-', and does not begin with the last two",
         );
     }
-    let (first, rest) = match name.split_once('/') {
-        Some((first, rest)) => (first, Some(rest)),
-        None => (name, None),
-    };
+    let (first, rest) = at_first(name, '/');
     let is_path = |path: &str| path.split('/').all(is_component);
     let is_name = is_path(name) || (is_domain(first) && rest.is_some_and(is_path));
     if !is_name {
@@ -121,6 +98,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
             Reference::with_tag_and_digest(registry, repository, tag.into(), digest.into())
         }
     })
+}
+
+/// What is before the first of these marks, and what is after it.
+fn at_first(text: &str, mark: char) -> (&str, Option<&str>) {
+    text.split_once(mark).map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
 /// The registry of names that do not say theirs.
@@ -168,7 +150,7 @@ fn is_component(text: &str) -> bool {
 }
 
 /// When a deploy asks the registry, as in Kubernetes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     /// Resolve the name at the registry on every deploy; layers that are there are not sent again.
     Always,
@@ -179,16 +161,14 @@ pub enum PullPolicy {
 }
 
 impl FromStr for PullPolicy {
-    type Err = Invalid;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "Always" => Ok(Self::Always),
             "IfNotPresent" => Ok(Self::IfNotPresent),
             "Never" => Ok(Self::Never),
-            other => {
-                Err(Invalid::new("pull-policy", format!("{other:?} is none of Always, IfNotPresent, Never")))
-            }
+            other => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! How a function wants its queued calls to be tried again: `com.openfaas.retry.*`.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -41,10 +40,8 @@ impl FromStr for Codes {
         };
         let mut codes = BTreeSet::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let (first, last) = match item.split_once('-') {
-                Some((first, last)) => (code(first)?, code(last)?),
-                None => (code(item)?, code(item)?),
-            };
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            let (first, last) = (code(first)?, code(last)?);
             if first > last {
                 return Err(format!("{item:?} ends before it begins"));
             }
@@ -117,15 +114,6 @@ impl FromStr for Jitter {
     }
 }
 
-impl fmt::Display for Jitter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "full",
-            Self::Equal => "equal",
-        })
-    }
-}
-
 /// Reads how often a call is tried.
 pub fn attempts(text: &str) -> Result<u32, String> {
     let attempts = text.parse().ok().filter(|attempts| (1..=MOST_ATTEMPTS).contains(attempts));
@@ -165,6 +153,15 @@ mod tests {
         }
     }
 
+    fn policy_with(min: u64, max: u64, full: bool) -> RetryPolicy {
+        let settings = RetrySettings {
+            min_wait: Some(Duration::from_millis(min)),
+            max_wait: Some(Duration::from_millis(max)),
+            ..RetrySettings::default()
+        };
+        policy(if full { Jitter::Full } else { Jitter::Equal }).with(&settings)
+    }
+
     #[test]
     fn a_pause_doubles_up_to_the_longest() {
         let seconds = |jitter, failed, chance| policy(jitter).pause(failed, chance).as_secs();
@@ -186,12 +183,7 @@ mod tests {
         fn a_pause_keeps_its_bounds(
             min in 0u64..100_000, max in 0u64..100_000, failed in any::<u32>(), chance in 0.0f64..=1.0, full in any::<bool>(),
         ) {
-            let settings = RetrySettings {
-                min_wait: Some(Duration::from_millis(min)),
-                max_wait: Some(Duration::from_millis(max)),
-                ..RetrySettings::default()
-            };
-            let policy = policy(if full { Jitter::Full } else { Jitter::Equal }).with(&settings);
+            let policy = policy_with(min, max, full);
             let pause = policy.pause(failed, chance);
             prop_assert!(pause >= policy.min_wait && pause <= policy.max_wait, "{pause:?} of {policy:?}");
         }
@@ -209,12 +201,7 @@ mod tests {
             let longest = longest as f64;
             let shortest = if full { min as f64 } else { (longest / 2.0).max(min as f64) };
             let wanted = shortest + (longest - shortest) * chance;
-            let settings = RetrySettings {
-                min_wait: Some(Duration::from_millis(min)),
-                max_wait: Some(Duration::from_millis(max)),
-                ..RetrySettings::default()
-            };
-            let policy = policy(if full { Jitter::Full } else { Jitter::Equal }).with(&settings);
+            let policy = policy_with(min, max, full);
             let found = policy.pause(failed, chance).as_secs_f64() * 1000.0;
             prop_assert!((found - wanted).abs() < 0.001, "{found} instead of {wanted}");
         }

@@ -131,7 +131,7 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
         let labels = body.labels.clone().unwrap_or_default();
         let annotations = body.annotations.clone().unwrap_or_default();
         let env_vars = body.env_vars.clone().unwrap_or_default();
-        check_size(&labels, &annotations, &env_vars)?;
+        check_size([&labels, &annotations, &env_vars])?;
         check_variables(&env_vars)?;
         if let Some(other) = labels.get("faas_function").filter(|other| *other != name.as_str()) {
             return Err(Invalid::new(
@@ -142,14 +142,11 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
         let settings = Settings { labels: &labels, annotations: &annotations };
         settings.check_clash()?;
 
+        let exec_timeout = || env_vars.get("exec_timeout").map(|text| parse_duration(text)).transpose();
         let timeout = match settings.parse("ingle.timeout", parse_duration)? {
             Some(timeout) => Some(timeout),
-            None => env_vars
-                .get("exec_timeout")
-                .map(|text| {
-                    parse_duration(text).map_err(|reason| Invalid::new("envVars.exec_timeout", reason))
-                })
-                .transpose()?
+            None => exec_timeout()
+                .map_err(|reason| Invalid::new("envVars.exec_timeout", reason))?
                 // The watchdogs read 0 as "no limit"; the gateway always has one.
                 .filter(|timeout| !timeout.is_zero()),
         };
@@ -166,8 +163,7 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             limits: resources("limits", body.limits.as_ref())?,
             requests: resources("requests", body.requests.as_ref())?,
             read_only_root: body.read_only_root_filesystem.unwrap_or(false),
-            pull_policy: settings
-                .parse("ingle.pull-policy", |text| text.parse().map_err(|error: Invalid| error.reason))?,
+            pull_policy: settings.parse("ingle.pull-policy", str::parse)?,
             timeout,
             body_limit: settings.parse("ingle.body-limit", Memory::parse_any)?,
             port: settings.parse("ingle.port", port)?.unwrap_or(DEFAULT_PORT),
@@ -247,13 +243,8 @@ impl Settings<'_> {
     }
 }
 
-fn check_size(
-    maps: &BTreeMap<String, String>,
-    more: &BTreeMap<String, String>,
-    most: &BTreeMap<String, String>,
-) -> Result<(), Invalid> {
-    let size: usize =
-        [maps, more, most].into_iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
+fn check_size(maps: [&BTreeMap<String, String>; 3]) -> Result<(), Invalid> {
+    let size: usize = maps.into_iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
     if size > MAX_TEXT {
         return Err(Invalid::new(
             "labels, annotations, envVars",
@@ -279,16 +270,20 @@ fn check_variables(env_vars: &BTreeMap<String, String>) -> Result<(), Invalid> {
 
 fn resources(field: &str, sent: Option<&wire::Resources>) -> Result<Resources, Invalid> {
     let Some(sent) = sent else { return Ok(Resources::default()) };
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let memory = given(&sent.memory)
-        .map(|text| Memory::parse(&text))
-        .transpose()
-        .map_err(|reason| Invalid::new(format!("{field}.memory"), reason))?;
-    let cpu = given(&sent.cpu)
-        .map(|text| Cpu::parse(&text))
-        .transpose()
-        .map_err(|reason| Invalid::new(format!("{field}.cpu"), reason))?;
-    Ok(Resources { memory, cpu })
+    Ok(Resources {
+        memory: amount(field, "memory", &sent.memory, Memory::parse)?,
+        cpu: amount(field, "cpu", &sent.cpu, Cpu::parse)?,
+    })
+}
+
+fn amount<T>(
+    field: &str,
+    name: &str,
+    text: &Option<String>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, Invalid> {
+    let given = text.as_deref().filter(|text| !text.is_empty());
+    given.map(parse).transpose().map_err(|reason| Invalid::new(format!("{field}.{name}"), reason))
 }
 
 fn positive(text: &str) -> Result<u32, String> {
@@ -304,21 +299,18 @@ fn port(text: &str) -> Result<u16, String> {
 }
 
 fn capabilities(text: &str) -> Result<Vec<String>, String> {
-    let mut found = Vec::new();
-    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let upper = word.to_ascii_uppercase();
-        let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-        if !known_capability(&name) {
-            return Err(format!("{word:?} is not a Linux capability"));
-        }
-        found.push(name);
-    }
-    Ok(found)
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(capability).collect()
 }
 
-/// Whether the OCI types know the capability by its serialised name.
-fn known_capability(name: &str) -> bool {
-    serde_json::from_value::<oci_spec::runtime::Capability>(name.into()).is_ok()
+/// Reads the name of a capability, and spells it as the kernel's documents do.
+pub fn capability(word: &str) -> Result<String, String> {
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    // The OCI types know all of them by their serialised names.
+    match serde_json::from_value::<oci_spec::runtime::Capability>(name.as_str().into()) {
+        Ok(_) => Ok(name),
+        Err(_) => Err(format!("{word:?} is not a Linux capability")),
+    }
 }
 
 fn asynchronous(
@@ -344,10 +336,9 @@ fn asynchronous(
         return Err(Invalid::new("com.openfaas.retry.max_wait", text));
     }
     Ok(Asynchronous {
-        queue: settings.parse("com.openfaas.queue", |text| match check_queue_name(text) {
-            Ok(()) if text == CALLBACKS => Err(format!("{CALLBACKS} is for callbacks: take another name")),
-            Ok(()) => Ok(text.into()),
-            Err(reason) => Err(reason),
+        queue: settings.parse("com.openfaas.queue", |text| match text {
+            CALLBACKS => Err(format!("{CALLBACKS} is for callbacks: take another name")),
+            _ => check_queue_name(text).map(|()| text.into()),
         })?,
         parallel_calls,
         retry,
@@ -442,6 +433,8 @@ fn probe(settings: &Settings<'_>, prefix: &str) -> Result<Option<Probe>, Invalid
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn deployment(json: &str) -> wire::Deployment {
@@ -496,44 +489,30 @@ mod tests {
 
     #[test]
     fn bad_values_name_their_field() {
-        for (json, field) in [
-            (r#"{"service":"a/b","image":"x"}"#, "service"),
-            (r#"{"service":"a","image":""}"#, "image"),
-            (r#"{"service":"a","image":"x","namespace":".."}"#, "namespace"),
-            (r#"{"service":"a","image":"x","secrets":["../../etc/shadow"]}"#, "secret"),
-            (r#"{"service":"a","image":"x","limits":{"memory":"lots"}}"#, "limits.memory"),
-            (r#"{"service":"a","image":"x","requests":{"cpu":"-1"}}"#, "requests.cpu"),
-            (r#"{"service":"a","image":"x","labels":{"faas_function":"b"}}"#, "labels.faas_function"),
-            (
-                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"soon"}}"#,
-                "annotations.ingle.timeout",
-            ),
-            (
-                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"0"}}"#,
-                "annotations.ingle.timeout",
-            ),
-            (
-                r#"{"service":"a","image":"x","labels":{"com.openfaas.scale.min":"4000000000"}}"#,
-                "labels.com.openfaas.scale.min",
-            ),
-            (
-                r#"{"service":"a","image":"x","annotations":{"ingle.timeout":"18446744073709551615"}}"#,
-                "annotations.ingle.timeout",
-            ),
-            (r#"{"service":"a","image":"x","namespace":"b.c"}"#, "namespace"),
-            (
-                r#"{"service":"a","image":"x","annotations":{"ingle.capabilities":"FLY"}}"#,
-                "annotations.ingle.capabilities",
-            ),
-            (r#"{"service":"a","image":"x","annotations":{"ingle.port":"0"}}"#, "annotations.ingle.port"),
-            (r#"{"service":"a","image":"x","annotations":{"ingle.32bit":"yes"}}"#, "annotations.ingle.32bit"),
-            (r#"{"service":"a","image":"x","envVars":{"A=B":"c"}}"#, "envVars"),
-            (
-                r#"{"service":"a","image":"x","labels":{"com.openfaas.scale.min":"1"},"annotations":{"com.openfaas.scale.min":"2"}}"#,
-                "labels.com.openfaas.scale.min",
-            ),
+        const SCALE: &str = "com.openfaas.scale.min";
+        for (sent, field) in [
+            (json!({"service": "a/b"}), "service"),
+            (json!({"image": ""}), "image"),
+            (json!({"namespace": ".."}), "namespace"),
+            (json!({"namespace": "b.c"}), "namespace"),
+            (json!({"secrets": ["../../etc/shadow"]}), "secret"),
+            (json!({"limits": {"memory": "lots"}}), "limits.memory"),
+            (json!({"requests": {"cpu": "-1"}}), "requests.cpu"),
+            (json!({"labels": {"faas_function": "b"}}), "labels.faas_function"),
+            (json!({"annotations": {"ingle.timeout": "soon"}}), "annotations.ingle.timeout"),
+            (json!({"annotations": {"ingle.timeout": "0"}}), "annotations.ingle.timeout"),
+            (json!({"annotations": {"ingle.timeout": "18446744073709551615"}}), "annotations.ingle.timeout"),
+            (json!({"labels": {SCALE: "4000000000"}}), "labels.com.openfaas.scale.min"),
+            (json!({"annotations": {"ingle.capabilities": "FLY"}}), "annotations.ingle.capabilities"),
+            (json!({"annotations": {"ingle.port": "0"}}), "annotations.ingle.port"),
+            (json!({"annotations": {"ingle.32bit": "yes"}}), "annotations.ingle.32bit"),
+            (json!({"envVars": {"A=B": "c"}}), "envVars"),
+            (json!({"labels": {SCALE: "1"}, "annotations": {SCALE: "2"}}), "labels.com.openfaas.scale.min"),
         ] {
-            assert_eq!(refused(json).field, field, "{json}");
+            let mut json = json!({"service": "a", "image": "x"});
+            json.as_object_mut().expect("an object").extend(sent.as_object().expect("an object").clone());
+            let json = json.to_string();
+            assert_eq!(refused(&json).field, field, "{json}");
         }
     }
 }

@@ -31,71 +31,49 @@ const IGNORED_FUNCTION_KEYS: [&str; 8] =
 /// A whole stack file.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct File {
-    #[serde(default)]
     pub(super) version: Option<String>,
-    #[serde(default)]
     pub(super) provider: Option<Provider>,
-    #[serde(default)]
     pub(super) namespaces: Option<BTreeMap<String, Option<Namespace>>>,
-    #[serde(default)]
     pub(super) functions: Option<BTreeMap<String, Option<Function>>>,
 }
 
 /// `provider`
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Provider {
-    #[serde(default)]
     pub(super) name: Option<String>,
-    #[serde(default)]
     pub(super) gateway: Option<String>,
 }
 
 /// One of `namespaces`
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Namespace {
-    #[serde(default)]
     pub(super) labels: Option<Texts>,
-    #[serde(default)]
     pub(super) annotations: Option<Texts>,
 }
 
 /// One of `functions`
 #[derive(Debug, Default, Clone, Deserialize)]
 pub(super) struct Function {
-    #[serde(default, rename = "<<")]
+    #[serde(rename = "<<")]
     base: Option<Bases>,
-    #[serde(default)]
     pub(super) image: Option<String>,
-    #[serde(default)]
     pub(super) namespace: Option<String>,
-    #[serde(default)]
     pub(super) fprocess: Option<String>,
-    #[serde(default)]
     pub(super) environment: Option<Texts>,
-    #[serde(default)]
     pub(super) environment_file: Option<Vec<String>>,
-    #[serde(default)]
     pub(super) secrets: Option<Vec<String>>,
-    #[serde(default)]
     pub(super) labels: Option<Texts>,
-    #[serde(default)]
     pub(super) annotations: Option<Texts>,
-    #[serde(default)]
     pub(super) constraints: Option<Vec<String>>,
-    #[serde(default)]
     pub(super) limits: Option<Resources>,
-    #[serde(default)]
     pub(super) requests: Option<Resources>,
-    #[serde(default)]
     pub(super) readonly_root_filesystem: Option<bool>,
 }
 
 /// `limits` and `requests`
 #[derive(Debug, Default, Clone, Deserialize)]
 pub(super) struct Resources {
-    #[serde(default)]
     pub(super) memory: Option<String>,
-    #[serde(default)]
     pub(super) cpu: Option<String>,
 }
 
@@ -174,7 +152,6 @@ impl<'de> Visitor<'de> for TextsVisitor {
 /// An `environment_file`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct EnvironmentFile {
-    #[serde(default)]
     pub(super) environment: Option<Texts>,
 }
 

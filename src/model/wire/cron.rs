@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::is_default;
+
 /// A function's timer, as `GET /system/cron` lists it and describe shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,7 +21,7 @@ pub struct CronStatus {
     /// `skip` or `once`
     pub missed: String,
     /// How late runs may be on purpose, in seconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub jitter_seconds: u64,
     /// The run that was accepted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +30,7 @@ pub struct CronStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_run: Option<String>,
     /// Runs that wait for an earlier one to end.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waiting: u64,
     /// The run that was left out last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +60,7 @@ pub struct CronRun {
     /// `pending`, `made`, `given-up`, `cancelled`, `unreadable` or `unknown`
     pub outcome: String,
     /// How many of its tries have failed, while it is pending.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tried: u64,
 }
 
@@ -77,8 +79,4 @@ pub struct CronLeftOut {
 pub struct CronAccepted {
     /// `X-Call-Id`
     pub call_id: String,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::CronStatus;
+use super::{CronStatus, is_default};
 
 /// `POST` and `PUT /system/functions`. faas-cli also sends `network` and `registryAuth`, which are
 /// accepted and ignored.
@@ -130,16 +130,16 @@ pub struct FunctionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Resources>,
     /// As sent.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub read_only_root_filesystem: bool,
     /// Calls answered since the function was first deployed.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub invocation_count: u64,
     /// Replicas asked for.
-    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
     /// Replicas that can serve.
-    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub available_replicas: u32,
     /// When it was deployed, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,10 +157,10 @@ pub struct FunctionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
     /// Ours: the number of this version of the spec, counted from 1.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub revision: u64,
     /// Ours: how often a replica had to be started again since the last deploy.
-    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// Ours: the update that is under way, or the last one if it did not come up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +187,7 @@ pub struct LastExit {
     /// The exit code of its first process.
     pub code: u32,
     /// Whether the kernel killed it for want of memory.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub out_of_memory: bool,
     /// When, RFC 3339.
     pub at: String,
@@ -230,12 +230,4 @@ pub struct Usage {
     pub cpu: f64,
     /// Memory in bytes, without the page cache that can be dropped.
     pub total_memory_bytes: f64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-fn is_zero_u32(number: &u32) -> bool {
-    *number == 0
 }

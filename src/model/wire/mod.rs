@@ -27,3 +27,8 @@ pub use secret::{Secret, SecretsExport};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
 };
+
+/// Whether a field says nothing, and is left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -47,7 +47,7 @@ use super::{
     Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::config::Config;
-use model::function::{ImageRef, PullPolicy, ReplicaId};
+use model::function::{ImageRef, PullPolicy, ReplicaId, capability};
 use model::sync::lock;
 
 /// The oldest containerd that has what is used here, as major and minor version.
@@ -243,17 +243,8 @@ async fn make_namespace(client: &Client, name: &str) -> Result<(), RuntimeError>
 
 /// The capabilities of the configuration, spelled as the kernel's documents do.
 fn capabilities(configured: &[String]) -> Result<Vec<String>, RuntimeError> {
-    let spelled = |word: &String| {
-        let upper = word.to_ascii_uppercase();
-        let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-        match serde_json::from_value::<oci_spec::runtime::Capability>(name.as_str().into()) {
-            Ok(_) => Ok(name),
-            Err(_) => Err(RuntimeError::BadRequest(format!(
-                "functions.capabilities: {word:?} is not a Linux capability"
-            ))),
-        }
-    };
-    configured.iter().map(spelled).collect()
+    let spelled = configured.iter().map(|word| capability(word)).collect::<Result<_, _>>();
+    spelled.map_err(|reason| RuntimeError::BadRequest(format!("functions.capabilities: {reason}")))
 }
 
 /// Where each processor counts how often it got too hot, which tells one function what others do.
