@@ -4,17 +4,23 @@ use std::sync::Arc;
 
 use host::bundles::Handlers;
 use host::logs::Logs;
+use host::network::Network;
+use host::runtime::Runtime;
 use host::secrets::Secrets;
 use host::store::Store;
 use model::config;
 use tokio_util::sync::CancellationToken;
 
 use super::replica_index::ReplicaIndex;
+use crate::images::Disk;
 use crate::replica::Launcher;
 
 /// Shared handles of the fleet: of its owners, its reaper and its watcher.
 #[derive(Debug)]
 pub(super) struct Context {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) disk: Arc<Disk>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) store: Arc<Store>,
     pub(super) logs: Arc<Logs>,

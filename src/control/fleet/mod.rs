@@ -62,9 +62,6 @@ const KEEP_COUNTS_EVERY: Duration = Duration::from_secs(5);
 pub struct Fleet {
     directory: Arc<Directory>,
     context: Arc<Context>,
-    runtime: Arc<dyn Runtime>,
-    network: Arc<dyn Network>,
-    disk: Arc<Disk>,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
     /// Held while a function is added or taken out, so that two requests for one name follow each other.
@@ -102,6 +99,9 @@ impl Fleet {
         let namespaces = Namespaces::load(&store)?;
         let disk = Disk::new(&config.images, runtime.clone(), store.clone(), logs.clone(), handlers.clone());
         let context = Context {
+            runtime,
+            network,
+            disk: Arc::new(disk),
             launcher: Arc::new(launcher),
             store,
             logs,
@@ -116,9 +116,6 @@ impl Fleet {
         Ok(Arc::new(Self {
             directory,
             context: Arc::new(context),
-            runtime,
-            network,
-            disk: Arc::new(disk),
             pull_policy: config.images.pull_policy,
             namespaces,
             owners: Arc::new(Mutex::new(owners)),
@@ -138,22 +135,13 @@ impl Fleet {
 
     /// What is on the disk.
     pub fn disk(&self) -> &Arc<Disk> {
-        &self.disk
+        &self.context.disk
     }
 
     /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
     pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
-        self.reaper().reap().await;
-        self.disk.prune().await
-    }
-
-    fn reaper(&self) -> Reaper {
-        Reaper {
-            context: self.context.clone(),
-            runtime: self.runtime.clone(),
-            network: self.network.clone(),
-            disk: self.disk.clone(),
-        }
+        Reaper(self.context.clone()).reap().await;
+        self.context.disk.prune().await
     }
 
     /// Brings back every function that was deployed: takes up the replicas that outlived the last
@@ -161,15 +149,11 @@ impl Fleet {
     /// be found; their replicas may still be starting.
     pub async fn start(&self) -> Result<(), FleetError> {
         // Listening begins before looking, so that nothing that happens in between is missed.
-        let events = self.runtime.events();
-        let watcher = Watcher {
-            context: self.context.clone(),
-            runtime: self.runtime.clone(),
-            network: self.network.clone(),
-        };
+        let events = self.context.runtime.events();
+        let watcher = Watcher(self.context.clone());
         let records = self.context.store.functions()?;
         // A kill may have come between taking a function's record and its files.
-        self.disk.discard_output().await?;
+        self.context.disk.discard_output().await?;
         let mut adoptable = adoptable(watcher.list().await);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());
@@ -193,12 +177,12 @@ impl Fleet {
             }
             entries.push(self.add(&mut owners, known, adoptable, stats));
         }
-        self.disk.expect(wanted).await;
+        self.context.disk.expect(wanted).await;
         owners.directory.insert(entries);
         drop(owners);
         let mut events = Some(events);
         self.keep("what brings containers' events to functions", move || watcher.clone().run(events.take()));
-        let reaper = self.reaper();
+        let reaper = Reaper(self.context.clone());
         self.keep("what removes what nobody owns", move || reaper.clone().run());
         let (directory, context) = (self.directory.clone(), self.context.clone());
         self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));
@@ -239,9 +223,9 @@ impl Fleet {
         let (entry, inbox) = (owner.entry().clone(), owner.sender().clone());
         owners.inboxes.insert(key.clone(), inbox.clone());
         let (directory, context) = (self.directory.clone(), self.context.clone());
-        let (owners, runtime) = (self.owners.clone(), self.runtime.clone());
+        let owners = self.owners.clone();
         self.tasks.spawn(async move {
-            supervisor::run(owner, &*runtime).await;
+            supervisor::run(owner, &*context.runtime).await;
             if context.stop.is_cancelled() {
                 return;
             }
@@ -275,14 +259,15 @@ impl Fleet {
         }
         admission::check_secrets(&self.context.secrets, &spec)?;
         // Until it is on disk that the function uses it.
-        let mut pin = self.disk.pin(&spec.image).await;
+        let mut pin = self.context.disk.pin(&spec.image).await;
         // The one slow step, before anything is changed or locked.
-        let image = self.runtime.resolve(&spec.image, spec.pull_policy.unwrap_or(self.pull_policy)).await?;
+        let policy = spec.pull_policy.unwrap_or(self.pull_policy);
+        let image = self.context.runtime.resolve(&spec.image, policy).await?;
         pin.resolved(&image.digest);
         // Last of what may take long, from when on it is kept for a while.
         admission::check_handler(&self.context.handlers, &spec)?;
         admission::check_command(&image, &spec, &self.context.config.watchdog)?;
-        self.disk.check_room(&image).await?;
+        self.context.disk.check_room(&image).await?;
         let revision = Revision {
             number: 1,
             deployment: Arc::new(deployment),
@@ -364,24 +349,23 @@ impl Fleet {
     /// How the functions of a namespace are.
     pub fn list(&self, namespace: &NamespaceName) -> Result<Vec<wire::FunctionStatus>, FleetError> {
         self.namespaces.check(namespace)?;
-        let entries = self.directory.all();
-        Ok(entries
-            .iter()
-            .filter(|entry| entry.key.namespace == *namespace)
-            .map(|entry| status::of(entry))
-            .collect())
+        let mut entries = self.directory.all();
+        entries.retain(|entry| entry.key.namespace == *namespace);
+        Ok(entries.iter().map(|entry| status::of(entry)).collect())
     }
 
     /// How a function is.
     pub fn describe(&self, key: &FunctionKey) -> Result<wire::FunctionStatus, FleetError> {
-        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        Ok(status::with_history(&entry))
+        Ok(status::with_history(&*self.entry(key)?))
     }
 
     /// What a function uses, measured over a short while.
     pub async fn usage(&self, key: &FunctionKey) -> Result<wire::Usage, FleetError> {
-        let entry = self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        Ok(status::usage(&*self.runtime, &entry.view()).await)
+        Ok(status::usage(&*self.context.runtime, &self.entry(key)?.view()).await)
+    }
+
+    fn entry(&self, key: &FunctionKey) -> Result<Arc<Entry>, FleetError> {
+        self.directory.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))
     }
 
     /// All namespaces, the default one included, sorted.

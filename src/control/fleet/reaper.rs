@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
-use crate::images::Disk;
-use host::network::Network;
-use host::runtime::Runtime;
 use model::function::ReplicaId;
 
 /// How often left-overs are looked for.
@@ -18,17 +15,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Looks for replicas that nobody owns.
 #[derive(Debug, Clone)]
-pub(super) struct Reaper {
-    pub(super) context: Arc<Context>,
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) network: Arc<dyn Network>,
-    pub(super) disk: Arc<Disk>,
-}
+pub(super) struct Reaper(pub(super) Arc<Context>);
 
 impl Reaper {
     /// Looks at once, from time to time, and soon after something was left, until the daemon stops.
     pub(super) async fn run(self) {
-        let Context { launcher, stop, .. } = &*self.context;
+        let Context { launcher, stop, .. } = &*self.0;
         let work = async {
             let mut again = AGAIN;
             loop {
@@ -55,14 +47,14 @@ impl Reaper {
         let mut collect = tokio::time::interval(EVERY);
         loop {
             collect.tick().await;
-            if let Err(error) = self.disk.collect().await {
+            if let Err(error) = self.0.disk.collect().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "images could not be collected");
             }
         }
     }
 
     async fn discard_output(&self) {
-        if let Err(error) = self.disk.discard_output().await {
+        if let Err(error) = self.0.disk.discard_output().await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "output of functions that are gone could not be removed"
@@ -73,8 +65,8 @@ impl Reaper {
     /// Removes whatever carries a replica's id that no owner knows; whether all of it is gone.
     pub(super) async fn reap(&self) -> bool {
         // Listed before the owners are asked: an id is registered before anything of it is made.
-        let mut found: BTreeSet<ReplicaId> = self.context.logs.attached().into_iter().collect();
-        match self.runtime.containers().await {
+        let mut found: BTreeSet<ReplicaId> = self.0.logs.attached().into_iter().collect();
+        match self.0.runtime.containers().await {
             Ok(containers) => found.extend(containers.into_iter().map(|container| container.id)),
             // Of what cannot be looked for nothing can be removed.
             Err(error) => {
@@ -83,7 +75,7 @@ impl Reaper {
             }
         }
         let mut all = true;
-        match self.network.attached().await {
+        match self.0.network.attached().await {
             Ok(attached) => found.extend(attached),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed");
@@ -91,9 +83,9 @@ impl Reaper {
             }
         }
         for id in found {
-            if !self.context.replica_index.contains(&id) {
+            if !self.0.replica_index.contains(&id) {
                 tracing::info!(replica = %id, "removing what is left of a replica");
-                all &= self.context.launcher.try_clean(&id).await;
+                all &= self.0.launcher.try_clean(&id).await;
             }
         }
         all

@@ -38,20 +38,17 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         replicas: view.desired,
         available_replicas: u32::try_from(view.endpoints.len()).unwrap_or(u32::MAX),
         created_at: Some(view.created_at.to_string()),
-        usage: None,
         phase: view.phase.as_str().into(),
         reason,
         image_digest: view.image_digest.clone(),
         revision: view.revision,
         restarts: view.restarts,
-        last_exit: None,
-        cron: None,
-        revisions: Vec::new(),
         update: view.update.as_ref().map(|update| wire::UpdateStatus {
             revision: update.revision,
             phase: update.phase.as_str().into(),
             reason: update.reason.clone().or_else(|| pulled.filter(|_| update.phase == Phase::Pulling)),
         }),
+        ..wire::FunctionStatus::default()
     }
 }
 

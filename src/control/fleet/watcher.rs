@@ -9,8 +9,7 @@ use tokio::time::Instant;
 
 use super::command::{Command, Listing};
 use super::context::Context;
-use host::network::Network;
-use host::runtime::{ContainerRecord, ContainerState, Runtime, RuntimeEvent};
+use host::runtime::{ContainerRecord, ContainerState, RuntimeEvent};
 use model::function::ReplicaId;
 
 /// How often it is made sure that bridge and rules are there: others may take them away.
@@ -20,18 +19,14 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What watches over all replicas.
 #[derive(Debug, Clone)]
-pub(super) struct Watcher {
-    pub(super) context: Arc<Context>,
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) network: Arc<dyn Network>,
-}
+pub(super) struct Watcher(pub(super) Arc<Context>);
 
 impl Watcher {
     /// Lists containers, and tries again until containerd answers.
     pub(super) async fn list(&self) -> Vec<ContainerRecord> {
         let mut said = false;
         loop {
-            match self.runtime.containers().await {
+            match self.0.runtime.containers().await {
                 Ok(containers) => return containers,
                 Err(error) => {
                     if !said {
@@ -50,12 +45,12 @@ impl Watcher {
     /// Runs until the daemon stops. Without the events that began before functions were taken up, it may have
     /// missed some, and looks at what is there.
     pub(super) async fn run(self, events: Option<broadcast::Receiver<RuntimeEvent>>) {
-        let stop = self.context.stop.clone();
+        let stop = self.0.stop.clone();
         let work = async {
             let mut events = match events {
                 Some(events) => events,
                 None => {
-                    let events = self.runtime.events();
+                    let events = self.0.runtime.events();
                     self.resync().await;
                     events
                 }
@@ -85,7 +80,7 @@ impl Watcher {
     }
 
     async fn tell(&self, id: &ReplicaId, command: Command) {
-        if let Some(owner) = self.context.replica_index.owner(id) {
+        if let Some(owner) = self.0.replica_index.owner(id) {
             // An owner that has ended has no replicas.
             let _ = owner.send(command).await;
         }
@@ -102,16 +97,16 @@ impl Watcher {
             }
         }
         let listing = Arc::new(Listing { at, running, stopped });
-        for owner in self.context.replica_index.owners() {
+        for owner in self.0.replica_index.owners() {
             let _ = owner.send(Command::Listed(listing.clone())).await;
         }
         // What was left because containerd was away can be removed now.
-        self.context.launcher.reap_soon();
+        self.0.launcher.reap_soon();
         self.ensure_network().await;
     }
 
     async fn ensure_network(&self) {
-        if let Err(error) = self.network.ensure().await {
+        if let Err(error) = self.0.network.ensure().await {
             tracing::error!(error = &error as &dyn std::error::Error, "the network could not be repaired");
         }
     }

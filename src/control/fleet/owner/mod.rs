@@ -184,19 +184,10 @@ impl Owner {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Deploy { revision, done } => {
-                let result = self.deploy(*revision).await;
-                // The client may have gone away; the deploy stands.
-                let _ = done.send(result);
-            }
-            Command::Rollback { to, done } => {
-                let result = self.roll_back(to).await;
-                let _ = done.send(result);
-            }
-            Command::Scale { replicas, done } => {
-                let result = self.scale(replicas).await;
-                let _ = done.send(result);
-            }
+            // The client may have gone away; what was asked stands.
+            Command::Deploy { revision, done } => drop(done.send(self.deploy(*revision).await)),
+            Command::Rollback { to, done } => drop(done.send(self.roll_back(to).await)),
+            Command::Scale { replicas, done } => drop(done.send(self.scale(replicas).await)),
             Command::Remove { done } => {
                 let revisions: Vec<u64> = self.history.iter().map(|kept| kept.number).collect();
                 let deleted = self.context.store.delete_function(&self.entry.key, &revisions).await;
