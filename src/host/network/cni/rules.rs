@@ -206,47 +206,28 @@ fn elements<T: std::fmt::Display>(items: impl IntoIterator<Item = T>) -> String 
 mod tests {
     use super::*;
 
-    fn range() -> Range {
-        Range {
+    fn script(bridge: Option<&str>, resolvers: &[&str], allow: &[&str]) -> String {
+        let range = Range {
             subnet: "10.62.0.0/16".parse().unwrap(),
             first: "10.62.0.1".parse().unwrap(),
             last: "10.62.255.254".parse().unwrap(),
             gateway: "10.62.0.1".parse().unwrap(),
-        }
+        };
+        let resolvers = &resolvers.iter().map(|server| server.parse().unwrap()).collect();
+        let allow = &allow.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
+        let (table, gateway_port, masquerade) = ("ingle", 8080, true);
+        Rules { table, bridge, range, gateway_port, masquerade, resolvers, allow }.script()
     }
 
     #[test]
     fn the_script_is_this() {
-        let resolvers = BTreeSet::from(["192.168.1.1".parse().unwrap(), "1.1.1.1".parse().unwrap()]);
-        let allow = ["10.0.0.5/32".parse().unwrap(), "192.168.7.0/24".parse().unwrap()];
-        let rules = Rules {
-            table: "ingle",
-            bridge: Some("ingle0"),
-            range: range(),
-            gateway_port: 8080,
-            masquerade: true,
-            resolvers: &resolvers,
-            allow: &allow,
-        };
-        assert_eq!(rules.script(), include_str!("rules.golden.nft"));
+        let (resolvers, allow) = (["192.168.1.1", "1.1.1.1"], ["10.0.0.5/32", "192.168.7.0/24"]);
+        assert_eq!(script(Some("ingle0"), &resolvers, &allow), include_str!("rules.golden.nft"));
     }
 
     #[test]
     fn a_wide_allowed_network_does_not_open_the_host() {
-        let script = |allow: &str| {
-            let allow = [allow.parse().unwrap()];
-            let resolvers = BTreeSet::new();
-            Rules {
-                table: "ingle",
-                bridge: Some("ingle0"),
-                range: range(),
-                gateway_port: 8080,
-                masquerade: true,
-                resolvers: &resolvers,
-                allow: &allow,
-            }
-            .script()
-        };
+        let script = |allow: &str| script(Some("ingle0"), &[], &[allow]);
         assert!(!script("10.0.0.0/8").contains("ip daddr 10.62.0.1 accept"));
         assert!(script("10.62.0.1/32").contains("ip daddr 10.62.0.1 accept"));
         assert!(script("10.62.0.0/30").contains("ip daddr 10.62.0.1 accept"));
@@ -255,17 +236,7 @@ mod tests {
 
     #[test]
     fn without_a_bridge_the_subnet_tells_replicas_apart() {
-        let resolvers = BTreeSet::new();
-        let rules = Rules {
-            table: "ingle-p",
-            bridge: None,
-            range: range(),
-            gateway_port: 80,
-            masquerade: true,
-            resolvers: &resolvers,
-            allow: &[],
-        };
-        let script = rules.script();
+        let script = script(None, &[], &[]);
         assert!(script.contains("ip saddr 10.62.0.0/16 jump outward"), "{script}");
         assert!(!script.contains("masquerade\n"), "{script}");
     }

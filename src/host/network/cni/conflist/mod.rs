@@ -284,7 +284,9 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_its_place() {
         const IPAM: &str = r#""ipam": {"type": "host-local"}"#;
+        const MACVLAN: &str = r#"{"type": "macvlan", "ipam": {"type": "host-local"}}"#;
         let bridge = |keys: &str| plugins(&format!(r#"{{"type": "bridge", "isGateway": true, {keys}}}"#));
+        let ipam = |keys: &str| bridge(&format!(r#""ipam": {{"type": "host-local", {keys}}}"#));
         for (outcome, part) in [
             (load("{"), "is not JSON: EOF"),
             (load("[]"), "is [], not an object"),
@@ -297,15 +299,9 @@ mod tests {
             (plugins(r#"{"type": "loopback"}"#), "none of them makes an interface"),
             (plugins(r#"{"type": "host-local"}"#), "belongs under ipam"),
             (plugins(r#"{"type": "../bad", "ipam": {"type": "host-local"}}"#), "not the name of a program"),
-            (
-                plugins(r#"{"type": "macvlan", "ipam": {"type": "host-local"}}"#),
-                "macvlan, which is not there",
-            ),
+            (plugins(MACVLAN), "macvlan, which is not there"),
             (plugins(r#"{"type": "macvlan"}"#), "plugins[0] (macvlan): ipam is missing"),
-            (
-                bridge(r#""mtu": "big", "ipam": {"type": "host-local"}"#),
-                "plugins[0] (bridge): mtu is \"big\"",
-            ),
+            (bridge(&format!(r#""mtu": "big", {IPAM}"#)), "plugins[0] (bridge): mtu is \"big\""),
             (bridge(&format!(r#""vlan": 7, {IPAM}"#)), "plugins[0] (bridge): vlan is not supported here"),
             (bridge(&format!(r#""bridge": "a/b", {IPAM}"#)), "bridge is \"a/b\", not a link's name"),
             (bridge(&format!(r#""bridge": "sixteen-letters-", {IPAM}"#)), "not a link's name"),
@@ -313,29 +309,23 @@ mod tests {
             (bridge(r#""ipam": {}"#), "ipam: type is missing"),
             (bridge(r#""ipam": {"type": "dhcp"}"#), "only host-local is supported"),
             (
-                bridge(r#""ipam": {"type": "host-local", "subnet": "10.1.2.3/24"}"#),
+                ipam(r#""subnet": "10.1.2.3/24""#),
                 "subnet is \"10.1.2.3/24\", but that network is 10.1.2.0/24",
             ),
-            (bridge(r#""ipam": {"type": "host-local", "subnet": "fd00::/64"}"#), "not an IPv4 network"),
-            (bridge(r#""ipam": {"type": "host-local", "subnet": "10.0.0.0/31"}"#), "from /8 to /29"),
-            (bridge(r#""ipam": {"type": "host-local", "ranges": []}"#), "not one set of one range"),
+            (ipam(r#""subnet": "fd00::/64""#), "not an IPv4 network"),
+            (ipam(r#""subnet": "10.0.0.0/31""#), "from /8 to /29"),
+            (ipam(r#""ranges": []"#), "not one set of one range"),
             (
-                bridge(
-                    r#""ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24", "gateway": "10.1.3.1"}]]}"#,
-                ),
+                ipam(r#""ranges": [[{"subnet": "10.1.2.0/24", "gateway": "10.1.3.1"}]]"#),
                 "ipam: ranges[0][0]: gateway is \"10.1.3.1\", which is not from 10.1.2.1 to 10.1.2.254",
             ),
             (
-                bridge(
-                    r#""ipam": {"type": "host-local", "subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.8"}"#,
-                ),
+                ipam(r#""subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.8""#),
                 "that leaves no address",
             ),
-            (bridge(r#""ipam": {"type": "host-local", "routes": [{}]}"#), "routes[0]: dst is missing"),
+            (ipam(r#""routes": [{}]"#), "routes[0]: dst is missing"),
             (
-                bridge(
-                    r#""ipam": {"type": "host-local", "routes": [{"dst": "1.2.3.0/24", "gw": "9.9.9.9"}]}"#,
-                ),
+                ipam(r#""routes": [{"dst": "1.2.3.0/24", "gw": "9.9.9.9"}]"#),
                 "routes[0]: gw is \"9.9.9.9\", which is not in 10.62.0.0/16",
             ),
         ] {
