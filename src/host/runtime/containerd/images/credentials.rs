@@ -44,13 +44,10 @@ impl fmt::Debug for Credentials {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase")]
 struct File {
-    #[serde(default)]
     auths: HashMap<String, Entry>,
-    #[serde(default)]
     cred_helpers: HashMap<String, String>,
-    #[serde(default)]
     creds_store: String,
 }
 

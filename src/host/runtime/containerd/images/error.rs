@@ -167,6 +167,18 @@ impl From<OciDistributionError> for Failure {
     }
 }
 
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self::Ours(error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

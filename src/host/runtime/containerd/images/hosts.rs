@@ -42,15 +42,13 @@ struct File {
 }
 
 #[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
 struct Entry {
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMany>,
     client: Option<toml::Value>,
-    #[serde(default)]
     skip_verify: bool,
-    #[serde(default)]
     override_path: bool,
-    #[serde(default)]
     header: BTreeMap<String, toml::Value>,
 }
 

@@ -138,7 +138,7 @@ impl Images {
         }
         let _alone = self.locks.lock(&digest).await;
         let lease = Lease::open(&self.client, &digest).await?;
-        match self.through(&registry, &lease, image, &digest).await {
+        match self.documents(Some(&registry), &lease, image, &digest).await {
             Ok(layout) => Ok(layout.resolved(image)),
             Err(error) => {
                 give_up(lease).await;
@@ -149,14 +149,11 @@ impl Images {
 
     /// What the name points to here, if all its documents are here.
     async fn local(&self, image: &ImageRef) -> Result<Option<ResolvedImage>, RuntimeError> {
-        let digest = match self.records.digest(&image.canonical()).await? {
-            Some(digest) => digest,
-            None => match image.reference().digest() {
-                Some(digest) => digest.to_owned(),
-                None => return Ok(None),
-            },
-        };
-        self.known(image, &digest).await
+        let recorded = self.records.digest(&image.canonical()).await?;
+        match recorded.as_deref().or_else(|| image.reference().digest()) {
+            Some(digest) => self.known(image, digest).await,
+            None => Ok(None),
+        }
     }
 
     /// The image with this digest, if all its documents are here. Those of one that was found ready are not
@@ -176,26 +173,22 @@ impl Images {
         Ok(layout.map(|layout| layout.resolved(image)))
     }
 
-    /// Reads an image's documents from here or the registry, and keeps them.
-    async fn through(
+    /// Reads an image's documents from here or the registry, and keeps them. Without a registry, all must be here.
+    async fn documents(
         &self,
-        registry: &Registry,
+        registry: Option<&Registry>,
         lease: &Lease,
         image: &ImageRef,
         digest: &str,
     ) -> Result<Layout, RuntimeError> {
-        let documents = Through { content: &self.content, registry: Some(registry), lease };
-        Layout::read(image.as_str(), digest, &documents).await?.ok_or_else(|| RuntimeError::ImageNotFound {
-            image: image.to_string(),
-            registry: image.reference().registry().to_owned(),
+        let documents = Through { content: &self.content, registry, lease };
+        Layout::read(image.as_str(), digest, &documents).await?.ok_or_else(|| match registry {
+            Some(_) => RuntimeError::ImageNotFound {
+                image: image.to_string(),
+                registry: image.reference().registry().to_owned(),
+            },
+            None => gone(image, digest),
         })
-    }
-
-    /// Reads an image's documents, which must all be here.
-    async fn on_hand(&self, lease: &Lease, resolved: &ResolvedImage) -> Result<Layout, RuntimeError> {
-        let documents = Through { content: &self.content, registry: None, lease };
-        let layout = Layout::read(resolved.image.as_str(), &resolved.digest, &documents).await?;
-        layout.ok_or_else(|| gone(resolved))
     }
 
     /// See [`crate::runtime::Runtime::pull`].
@@ -236,16 +229,9 @@ impl Images {
         lease: &Lease,
         progress: &Progress,
     ) -> Result<Layout, RuntimeError> {
-        let registry = match policy {
-            PullPolicy::Never => None,
-            PullPolicy::Always | PullPolicy::IfNotPresent => {
-                Some(Registry::new(&self.settings, &resolved.image)?)
-            }
-        };
-        let layout = match &registry {
-            Some(registry) => self.through(registry, lease, &resolved.image, &resolved.digest).await?,
-            None => self.on_hand(lease, resolved).await?,
-        };
+        let asks = policy != PullPolicy::Never;
+        let registry = asks.then(|| Registry::new(&self.settings, &resolved.image)).transpose()?;
+        let layout = self.documents(registry.as_ref(), lease, &resolved.image, &resolved.digest).await?;
         // An attempt before this one may have counted what is counted anew.
         progress.subtract(progress.report().done);
         progress.set_total(layout.size());
@@ -255,7 +241,11 @@ impl Images {
                 Some(registry) => self.fetcher.fetch(registry, lease, layer, progress).await,
                 None => {
                     lease.hold_blob(&layer.digest).await?;
-                    if self.content.has(&layer.digest).await? { Ok(()) } else { Err(gone(resolved)) }
+                    if self.content.has(&layer.digest).await? {
+                        Ok(())
+                    } else {
+                        Err(gone(&resolved.image, &resolved.digest))
+                    }
                 }
             });
             try_join_all(fetches).await?;
@@ -382,8 +372,8 @@ fn unique(layers: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
         .map(|(_, layer)| layer)
 }
 
-fn gone(resolved: &ResolvedImage) -> RuntimeError {
-    RuntimeError::ImageGone { image: resolved.image.to_string(), digest: resolved.digest.clone() }
+fn gone(image: &ImageRef, digest: &str) -> RuntimeError {
+    RuntimeError::ImageGone { image: image.to_string(), digest: digest.to_owned() }
 }
 
 /// Whether the next attempt may end in another way.

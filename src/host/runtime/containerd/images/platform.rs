@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// An operating system and processor, in the words of the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Platform {
-    #[serde(default)]
     pub(super) os: String,
-    #[serde(default)]
     pub(super) architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) variant: Option<String>,
 }
 
@@ -47,16 +46,9 @@ impl Platform {
 
     /// Whether something built for `self` runs on `host`. What does not say, is taken to.
     pub(super) fn runs_on(&self, host: &Self) -> bool {
-        let filled = Self {
-            os: if self.os.is_empty() { host.os.clone() } else { self.os.clone() },
-            architecture: if self.architecture.is_empty() {
-                host.architecture.clone()
-            } else {
-                self.architecture.clone()
-            },
-            variant: self.variant.clone(),
-        };
-        filled.fitness(host).is_some()
+        let or = |own: &String, host: &String| if own.is_empty() { host.clone() } else { own.clone() };
+        let (os, architecture) = (or(&self.os, &host.os), or(&self.architecture, &host.architecture));
+        Self { os, architecture, variant: self.variant.clone() }.fitness(host).is_some()
     }
 }
 
@@ -65,15 +57,10 @@ pub(super) fn choose<'a>(
     offered: impl IntoIterator<Item = Option<&'a Platform>>,
     host: &Platform,
 ) -> Option<usize> {
-    let mut best = None;
-    for (position, platform) in offered.into_iter().enumerate() {
-        let Some(fitness) = platform.and_then(|p| p.fitness(host)) else { continue };
-        // Among equals the first one counts, as everywhere else.
-        if best.is_none_or(|(_, other)| fitness > other) {
-            best = Some((position, fitness));
-        }
-    }
-    best.map(|(position, _)| position)
+    let fitness = offered.into_iter().map(|platform| platform.and_then(|platform| platform.fitness(host)));
+    let fit = fitness.enumerate().filter(|(_, fitness)| fitness.is_some());
+    // Among equals the first one counts, as everywhere else.
+    fit.min_by_key(|(_, fitness)| std::cmp::Reverse(*fitness)).map(|(position, _)| position)
 }
 
 /// The micro-architecture level of this processor, as in `amd64/v3`.

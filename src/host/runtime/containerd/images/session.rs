@@ -65,10 +65,10 @@ impl Session {
     /// A session with `host` about `image`. Nothing is sent yet, unless credentials must be exchanged.
     pub(super) async fn open(image: &ImageRef, host: &Host, docker_config: &Path) -> Result<Self, Failure> {
         let reference = reference_at(image.reference(), host);
-        let authorities = read_authorities(host).await.map_err(Failure::Ours)?;
-        let web = web::client(host, &authorities).map_err(Failure::Fault)?;
+        let authorities = read_authorities(host).await?;
+        let web = web::client(host, &authorities)?;
         let name = host.address.split('/').next().unwrap_or(&host.address);
-        let auth = match credentials::find(docker_config, name).await.map_err(Failure::Ours)? {
+        let auth = match credentials::find(docker_config, name).await? {
             Credentials::Anonymous => RegistryAuth::Anonymous,
             Credentials::Password { user, password } => RegistryAuth::Basic(user, password),
             Credentials::IdentityToken(token) => {
@@ -95,20 +95,17 @@ impl Session {
 
     /// Asks.
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Answer, Failure> {
-        match *question {
-            Question::Digest => in_time(self.digest()).await.map(Answer::Digest),
-            Question::Document { wanted, limit } => {
-                let read = async { self.documents.read(wanted, limit).await.map_err(Failure::Fault) };
-                Ok(Answer::Document(in_time(read).await?.into()))
+        Ok(match *question {
+            Question::Digest => {
+                let digest = in_time(self.documents.digest()).await?;
+                check_digest(&digest).map_err(Fault::Foreign)?;
+                Answer::Digest(digest)
             }
-            Question::Layer { digest, offset } => self.layer(digest, offset).await.map(Answer::Layer),
-        }
-    }
-
-    async fn digest(&self) -> Result<String, Failure> {
-        let digest = self.documents.digest().await.map_err(Failure::Fault)?;
-        check_digest(&digest).map_err(|reason| Failure::Fault(Fault::Foreign(reason)))?;
-        Ok(digest)
+            Question::Document { wanted, limit } => {
+                Answer::Document(in_time(self.documents.read(wanted, limit)).await?.into())
+            }
+            Question::Layer { digest, offset } => Answer::Layer(self.layer(digest, offset).await?),
+        })
     }
 
     async fn layer(&self, digest: &str, offset: u64) -> Result<BlobResponse, Failure> {
@@ -147,10 +144,10 @@ fn reference_at(image: &Reference, host: &Host) -> Reference {
     reference
 }
 
-async fn in_time<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+async fn in_time<T>(asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     tokio::time::timeout(DOCUMENT_TIMEOUT, asked).await.unwrap_or_else(|_| {
         let seconds = DOCUMENT_TIMEOUT.as_secs();
-        Err(Failure::Fault(Fault::Down(format!("it did not answer within {seconds} s"))))
+        Err(Fault::Down(format!("it did not answer within {seconds} s")))
     })
 }
 

@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::error::{Failure, Fault};
+use super::error::Fault;
 use super::hosts::Host;
 use super::web;
 
@@ -15,15 +15,6 @@ const MAX_ANSWER: u64 = 1 << 20;
 
 /// A token for pulling from `repository`.
 pub(super) async fn exchange(
-    web: &reqwest::Client,
-    host: &Host,
-    repository: &str,
-    identity_token: &str,
-) -> Result<String, Failure> {
-    ask(web, host, repository, identity_token).await.map_err(Failure::Fault)
-}
-
-async fn ask(
     client: &reqwest::Client,
     host: &Host,
     repository: &str,
