@@ -18,7 +18,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::time::timeout;
@@ -91,10 +90,7 @@ impl Afterburn {
         let Call { request, body, answer, shared, .. } = call;
         // Read whole first: a client that is slow holds up nobody else.
         let whole = body.whole().await?;
-        let late = |_| Failure::Timeout {
-            text: "the process did not answer within exec_timeout",
-            status: StatusCode::GATEWAY_TIMEOUT,
-        };
+        let late = |_| Failure::late("the process did not answer within exec_timeout");
         let limit = shared.settings.exec_timeout.unwrap_or(Duration::MAX);
         let pipes = timeout(limit, self.pipes.lock()).await.map_err(late)?;
         let mut turn = Turn { pipes, child: &self.child, answered: false };
@@ -111,9 +107,7 @@ impl Afterburn {
         let mut headers: Vec<(&str, &[u8])> =
             returned(&head).map(|header| (header.name, header.value)).collect();
         headers.push(("X-Duration-Seconds", took.as_bytes()));
-        answer.begin(head.code, head.reason, Some(content.len() as u64), &headers);
-        answer.data(&content).await.map_err(Failure::Client)?;
-        answer.end().await.map_err(Failure::Client)
+        answer.whole(head.code, head.reason, &headers, &content).await.map_err(Failure::Client)
     }
 
     /// Whether a request would be answered now, perhaps after others.

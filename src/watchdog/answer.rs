@@ -8,13 +8,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::WriteHalf;
 use tokio::time::Instant;
 
+use super::upstream::push;
 use http1::{end_chunks, push_chunk};
 
 /// Bytes that are gathered before they are sent.
 const PIECE: usize = 16 << 10;
 
 /// Marks an error that is the watchdog's own.
-pub(super) const INTERNAL: (&str, &str) = ("X-OpenFaaS-Internal", "faas-middleware");
+pub(super) const INTERNAL: (&str, &[u8]) = ("X-OpenFaaS-Internal", b"faas-middleware");
 
 /// How far an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,22 +92,16 @@ impl<'a> Answer<'a> {
     ) {
         debug_assert_eq!(self.state, State::Before, "an answer has one head");
         self.status = status;
-        let mut line =
-            |text: std::fmt::Arguments<'_>| self.out.write_fmt(text).expect("a vector takes all bytes");
-        line(format_args!("HTTP/1.1 {status} {reason}\r\n"));
+        // A vector takes all bytes.
+        let _ = write!(self.out, "HTTP/1.1 {status} {reason}\r\n");
         for (name, value) in headers {
-            self.out.extend_from_slice(name.as_bytes());
-            self.out.extend_from_slice(b": ");
-            self.out.extend_from_slice(value);
-            self.out.extend_from_slice(b"\r\n");
+            push(&mut self.out, name, value);
         }
         let bodiless = status < 200 || status == 204 || status == 304;
-        let mut line =
-            |text: std::fmt::Arguments<'_>| self.out.write_fmt(text).expect("a vector takes all bytes");
         self.state = match length {
             _ if bodiless => State::Done,
             Some(length) => {
-                line(format_args!("Content-Length: {length}\r\n"));
+                let _ = write!(self.out, "Content-Length: {length}\r\n");
                 if length == 0 { State::Done } else { State::Length(length) }
             }
             // Of an answer to HEAD it need not be known.
@@ -116,7 +111,7 @@ impl<'a> Answer<'a> {
                 State::UntilClose
             }
             None => {
-                line(format_args!("Transfer-Encoding: chunked\r\n"));
+                push(&mut self.out, "Transfer-Encoding", b"chunked");
                 State::Chunked
             }
         };
@@ -124,8 +119,8 @@ impl<'a> Answer<'a> {
             self.state = State::Done;
         }
         match (self.persists, self.http10) {
-            (false, _) => line(format_args!("Connection: close\r\n")),
-            (true, true) => line(format_args!("Connection: keep-alive\r\n")),
+            (false, _) => push(&mut self.out, "Connection", b"close"),
+            (true, true) => push(&mut self.out, "Connection", b"keep-alive"),
             (true, false) => {}
         }
         self.out.extend_from_slice(b"\r\n");
@@ -177,6 +172,19 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
+    /// An answer whose body is there.
+    pub(super) async fn whole(
+        &mut self,
+        status: u16,
+        reason: &str,
+        headers: &[(&str, &[u8])],
+        body: &[u8],
+    ) -> io::Result<()> {
+        self.begin(status, reason, Some(body.len() as u64), headers);
+        self.data(body).await?;
+        self.end().await
+    }
+
     /// A whole answer of text.
     pub(super) async fn text(
         &mut self,
@@ -187,14 +195,12 @@ impl<'a> Answer<'a> {
         let mut all: Vec<(&str, &[u8])> = vec![("Content-Type", b"text/plain; charset=utf-8")];
         all.extend_from_slice(headers);
         let reason = status.canonical_reason().unwrap_or_default();
-        self.begin(status.as_u16(), reason, Some(text.len() as u64), &all);
-        self.data(text.as_bytes()).await?;
-        self.end().await
+        self.whole(status.as_u16(), reason, &all, text.as_bytes()).await
     }
 
     /// An error that is the watchdog's own.
     pub(super) async fn error(&mut self, status: StatusCode, text: &str) -> io::Result<()> {
-        self.text(status, text, &[(INTERNAL.0, INTERNAL.1.as_bytes())]).await
+        self.text(status, text, &[INTERNAL]).await
     }
 
     /// Makes the head of an answer that changes the protocol; what follows is sent as it is.

@@ -148,7 +148,7 @@ async fn read_head(
 async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
     let Call { request, body, answer, shared, alarm } = call;
     match cgi::split(request.target).0 {
-        "/_/health" => return health(answer, shared).await,
+        "/_/health" => return health(answer, !shared.is_draining()).await,
         "/_/ready" => return ready(answer, shared, service).await,
         _ => {}
     }
@@ -183,21 +183,17 @@ async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io:
     }
 }
 
-async fn health(answer: &mut Answer<'_>, shared: &Shared) -> io::Result<()> {
-    if shared.is_draining() {
-        return answer.text(StatusCode::SERVICE_UNAVAILABLE, "", &[]).await;
-    }
-    answer.text(StatusCode::OK, "OK", &[]).await
+/// Says how the watchdog is.
+async fn health(answer: &mut Answer<'_>, is_well: bool) -> io::Result<()> {
+    let (status, text) = if is_well { (StatusCode::OK, "OK") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
+    answer.text(status, text, &[]).await
 }
 
 async fn ready(answer: &mut Answer<'_>, shared: &Shared, service: &Service) -> io::Result<()> {
     if shared.is_full() {
         return answer.text(StatusCode::TOO_MANY_REQUESTS, "", &[]).await;
     }
-    if shared.is_draining() || !service.is_ready(&shared.settings).await {
-        return answer.text(StatusCode::SERVICE_UNAVAILABLE, "", &[]).await;
-    }
-    answer.text(StatusCode::OK, "OK", &[]).await
+    health(answer, !shared.is_draining() && service.is_ready(&shared.settings).await).await
 }
 
 /// Says that no more follows, and reads on for a moment.

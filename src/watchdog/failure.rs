@@ -36,6 +36,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// One of a process that has taken too long, as all but the first of the watchdogs say it.
+    pub(super) fn late(text: &'static str) -> Self {
+        Self::Timeout { text, status: StatusCode::GATEWAY_TIMEOUT }
+    }
+
     /// What the client is told; nothing if it has gone.
     pub(super) fn status(&self) -> Option<StatusCode> {
         match self {

@@ -43,7 +43,7 @@ impl Files {
         let Call { request, answer, .. } = call;
         if !matches!(request.method, "GET" | "HEAD") {
             let text = "files are read only: use GET or HEAD\n";
-            let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD"), (INTERNAL.0, INTERNAL.1.as_bytes())];
+            let headers: &[(&str, &[u8])] = &[("Allow", b"GET, HEAD"), INTERNAL];
             let done = answer.text(StatusCode::METHOD_NOT_ALLOWED, text, headers).await;
             return done.map_err(Failure::Client);
         }
@@ -86,7 +86,7 @@ impl Files {
             Part::Nothing => {
                 said = format!("bytes */{}", data.len());
                 headers.push(("Content-Range", said.as_bytes()));
-                headers.push((INTERNAL.0, INTERNAL.1.as_bytes()));
+                headers.push(INTERNAL);
                 let text = format!("the file has {} bytes\n", data.len());
                 let done = answer.text(StatusCode::RANGE_NOT_SATISFIABLE, &text, &headers).await;
                 return done.map_err(Failure::Client);

@@ -117,10 +117,7 @@ impl Fork {
             Mode::Classic => {
                 Failure::Timeout { text: "Killed process.", status: StatusCode::REQUEST_TIMEOUT }
             }
-            _ => Failure::Timeout {
-                text: "the process was killed: it did not end within exec_timeout",
-                status: StatusCode::GATEWAY_TIMEOUT,
-            },
+            _ => Failure::late("the process was killed: it did not end within exec_timeout"),
         }
     }
 

@@ -97,9 +97,7 @@ impl Whisk {
         let text = value.to_string();
         let reason = status.canonical_reason().unwrap_or_default();
         let headers: &[(&str, &[u8])] = &[("Content-Type", b"application/json")];
-        answer.begin(status.as_u16(), reason, Some(text.len() as u64), headers);
-        answer.data(text.as_bytes()).await.map_err(Failure::Client)?;
-        answer.end().await.map_err(Failure::Client)
+        answer.whole(status.as_u16(), reason, headers, text.as_bytes()).await.map_err(Failure::Client)
     }
 
     pub(super) async fn is_ready(&self, settings: &Settings) -> bool {
@@ -265,10 +263,7 @@ impl Client {
             drop(init);
             self.proxy.post("/run", run.to_string().as_bytes()).await
         };
-        let late = |_| Failure::Timeout {
-            text: "the action did not answer within exec_timeout",
-            status: StatusCode::GATEWAY_TIMEOUT,
-        };
+        let late = |_| Failure::late("the action did not answer within exec_timeout");
         let (status, text) = timeout(limit, work).await.map_err(late)??;
         let value: Value =
             serde_json::from_slice(&text).unwrap_or_else(|_| String::from_utf8_lossy(&text).into());

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -84,10 +83,7 @@ impl Proxy {
         let limit = limit(&call);
         let Call { request, body, answer, shared, alarm } = call;
         let work = pin!(self.exchange(request, body, answer, shared.settings.buffer_body));
-        let late = Failure::Timeout {
-            text: "the process did not answer within exec_timeout",
-            status: StatusCode::GATEWAY_TIMEOUT,
-        };
+        let late = Failure::late("the process did not answer within exec_timeout");
         match limit {
             Some(limit) => alarm.within(Instant::now() + limit, work).await.unwrap_or(Err(late)),
             None => work.await,
