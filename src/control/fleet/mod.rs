@@ -375,12 +375,12 @@ impl Fleet {
 
     /// Makes a namespace.
     pub async fn create_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
-        self.namespaces.create(&self.context.store, namespace).await
+        self.namespaces.put(&self.context.store, namespace, true).await
     }
 
     /// Replaces a namespace's labels and annotations.
     pub async fn update_namespace(&self, namespace: wire::Namespace) -> Result<(), FleetError> {
-        self.namespaces.update(&self.context.store, namespace).await
+        self.namespaces.put(&self.context.store, namespace, false).await
     }
 
     /// Deletes a namespace that has no functions.

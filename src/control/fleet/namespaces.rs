@@ -48,28 +48,20 @@ impl Namespaces {
         }
     }
 
-    pub(super) async fn create(&self, store: &Store, namespace: wire::Namespace) -> Result<(), FleetError> {
-        let name: NamespaceName = namespace.name.parse()?;
-        let _changing = self.changing.lock().await;
-        if lock(&self.by_name).contains_key(&name) {
-            return Err(FleetError::NamespaceExists(name));
-        }
-        self.put(store, name, namespace).await
-    }
-
-    pub(super) async fn update(&self, store: &Store, namespace: wire::Namespace) -> Result<(), FleetError> {
-        let name: NamespaceName = namespace.name.parse()?;
-        let _changing = self.changing.lock().await;
-        self.check(&name)?;
-        self.put(store, name, namespace).await
-    }
-
-    async fn put(
+    /// Keeps a namespace: one that is not there, or another form of one that is.
+    pub(super) async fn put(
         &self,
         store: &Store,
-        name: NamespaceName,
         namespace: wire::Namespace,
+        is_new: bool,
     ) -> Result<(), FleetError> {
+        let name: NamespaceName = namespace.name.parse()?;
+        let _changing = self.changing.lock().await;
+        match self.check(&name) {
+            Ok(()) if is_new => return Err(FleetError::NamespaceExists(name)),
+            Err(error) if !is_new => return Err(error),
+            _ => {}
+        }
         let namespace = marked(namespace);
         store.put_namespace(&name, &namespace).await?;
         lock(&self.by_name).insert(name, namespace);

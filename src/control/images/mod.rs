@@ -262,18 +262,15 @@ impl Disk {
         let mut missing = Vec::new();
         for image in accepted.iter().filter(|image| in_use.contains(&image.digest)) {
             // One that cannot be read is not the fault of whoever deploys another.
-            let need = match self.runtime.room_for(image).await {
-                Ok(need) => need,
-                Err(error) => {
-                    let name = image.image.to_string();
-                    tracing::warn!(
-                        image = name,
-                        error = &error as &dyn std::error::Error,
-                        "its room is not known"
-                    );
-                    0
-                }
-            };
+            let need = self.runtime.room_for(image).await.unwrap_or_else(|error| {
+                let name = image.image.to_string();
+                tracing::warn!(
+                    image = name,
+                    error = &error as &dyn std::error::Error,
+                    "its room is not known"
+                );
+                0
+            });
             if need > 0 {
                 sum = sum.saturating_add(need);
                 missing.push(image.clone());

@@ -21,9 +21,6 @@ pub(super) enum TaskDone {
         id: ReplicaId,
         result: Result<Arc<Endpoint>, LaunchError>,
     },
-    NotAdopted {
-        id: ReplicaId,
-    },
     Gone {
         id: ReplicaId,
     },
@@ -41,7 +38,7 @@ pub(super) enum TaskDone {
 impl Owner {
     pub(super) async fn finish(&mut self, done: TaskDone) {
         match done {
-            TaskDone::Gone { id } | TaskDone::NotAdopted { id } => self.forget(&id),
+            TaskDone::Gone { id } => self.forget(&id),
             TaskDone::Ended { id, output } => {
                 self.said(&id, output);
                 self.forget(&id);

@@ -86,7 +86,7 @@ impl Owner {
                 Some(endpoint) => TaskDone::Launched { id, result: Ok(endpoint) },
                 None => {
                     launcher.clean(&id).await;
-                    TaskDone::NotAdopted { id }
+                    TaskDone::Gone { id }
                 }
             }
         });
