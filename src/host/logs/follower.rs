@@ -96,13 +96,8 @@ mod tests {
 
     fn put(follower: &Follower, text: &str) {
         follower.put(text.len(), || {
-            Arc::new(LogLine {
-                name: String::new(),
-                namespace: String::new(),
-                instance: String::new(),
-                timestamp: String::new(),
-                text: text.to_owned(),
-            })
+            let text = text.to_owned();
+            Arc::new(LogLine { text, ..LogLine::default() })
         });
     }
 

@@ -6,7 +6,7 @@
 //!   the output a line stands.
 //! - The text has no newline, so a line that was not written to its end spoils no other.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use jiff::Timestamp;
 
@@ -106,13 +106,8 @@ impl Clock {
             text.push('.');
         }
         text.truncate(FRACTION);
-        let mut unit = 100_000_000;
-        let fraction = nanos.rem_euclid(1_000_000_000);
-        while unit > 0 {
-            text.push(char::from(b'0' + u8::try_from(fraction / unit % 10).unwrap_or(0)));
-            unit /= 10;
-        }
-        text.push('Z');
+        // A string takes all text.
+        let _ = write!(text, "{:09}Z", nanos.rem_euclid(1_000_000_000));
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One line of `GET /system/logs`, as NDJSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// The function's name.
     pub name: String,

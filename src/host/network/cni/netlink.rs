@@ -180,15 +180,8 @@ impl Netlink {
     /// Takes all IPv4 addresses but `keep` from a link; says whether `keep` was there.
     pub(super) async fn keep_address(&self, index: u32, keep: Ipv4Net) -> io::Result<bool> {
         let mut there = false;
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(io_error)?;
+        let request = self.handle.address().get().set_link_index_filter(index);
+        let messages: Vec<_> = request.execute().try_collect().await.map_err(io_error)?;
         for message in messages {
             match read_address(&message) {
                 Some(net) if net == keep => there = true,

@@ -100,14 +100,9 @@ impl Containerd {
         }
     }
 
-    /// See [`Runtime::prepare`](crate::runtime::Runtime::prepare).
-    pub(super) async fn prepare_layer(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
-        self.make_layer(request).await.map(|_| ())
-    }
-
     /// A writable layer on top of the image. Also under a read-only root: the runtime makes the
     /// mount points in it that the image lacks, before it makes it read-only.
-    async fn make_layer(&self, request: &LayerRequest) -> Result<Vec<Mount>, RuntimeError> {
+    pub(super) async fn make_layer(&self, request: &LayerRequest) -> Result<Vec<Mount>, RuntimeError> {
         let mut labels: std::collections::HashMap<_, _> = request.labels().into_iter().collect();
         labels.insert(GC_ROOT.into(), jiff::Timestamp::now().to_string());
         let prepare = PrepareSnapshotRequest {

@@ -108,10 +108,7 @@ async fn listen(client: Client, outlet: Outlet, first: oneshot::Sender<Result<()
             let _ = first.send(Ok(()));
             stream
         }
-        Err(error) => {
-            let _ = first.send(Err(error));
-            return;
-        }
+        Err(error) => return drop(first.send(Err(error))),
     };
     loop {
         match AssertUnwindSafe(forward(&mut stream, &outlet)).catch_unwind().await {

@@ -181,7 +181,7 @@ impl Runtime for Containerd {
     }
 
     async fn prepare(&self, request: &LayerRequest) -> Result<(), RuntimeError> {
-        self.prepare_layer(request).await
+        self.make_layer(request).await.map(drop)
     }
 
     async fn create(&self, request: &ContainerRequest) -> Result<(), RuntimeError> {

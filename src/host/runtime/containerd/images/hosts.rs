@@ -120,13 +120,9 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 fn certificates(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "crt") {
-            found.push(path);
-        }
-    }
+    let paths = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut found: Vec<PathBuf> = paths.collect::<std::io::Result<_>>()?;
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "crt"));
     found.sort();
     Ok(found)
 }

@@ -153,19 +153,12 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, Fault>>) -> Result<T, 
 
 #[cfg(test)]
 mod tests {
+    use super::super::hosts;
     use super::*;
 
     fn host(address: &str, prefix: &str) -> Host {
-        Host {
-            address: address.into(),
-            plain: false,
-            prefix: prefix.into(),
-            resolves: true,
-            pulls: true,
-            ca: Vec::new(),
-            skip_verify: false,
-            is_fallback: false,
-        }
+        let mut known = hosts::hosts(Path::new("/does/not/exist"), address).unwrap();
+        Host { prefix: prefix.into(), ..known.remove(0) }
     }
 
     #[test]
