@@ -58,6 +58,7 @@ pub(crate) struct Daemon {
     socket: Option<TcpListener>,
     /// Variables that the process is given beside the usual ones.
     environment: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 impl Daemon {
@@ -109,12 +110,18 @@ impl Daemon {
             .timeout(Duration::from_secs(60))
             .build()
             .expect("a client");
-        Self { containerd, client, process: None, settings, socket: None, environment: Vec::new() }
+        let program = env!("CARGO_BIN_EXE_ingle").into();
+        Self { containerd, client, process: None, settings, socket: None, environment: Vec::new(), program }
     }
 
     /// Gives the process a variable, from its next start on.
     pub(crate) fn environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Runs this program from its next start on: an older release, or a newer one.
+    pub(crate) fn run_as(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Starts the process; returns when it serves.
@@ -134,7 +141,7 @@ impl Daemon {
             .expect("open the log");
         let mut command = match &self.socket {
             None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_ingle"));
+                let mut command = Command::new(&self.program);
                 command.stdin(Stdio::null());
                 command
             }
@@ -143,7 +150,7 @@ impl Daemon {
                 let mut command = Command::new("sh");
                 command
                     .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""])
-                    .arg(env!("CARGO_BIN_EXE_ingle"))
+                    .arg(&self.program)
                     .stdin(OwnedFd::from(socket.try_clone().expect("a copy of the socket")));
                 command
             }

@@ -47,3 +47,4 @@ mod restarts;
 mod soak;
 mod survival;
 mod updates;
+mod upgrade;
