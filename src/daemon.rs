@@ -234,15 +234,18 @@ fn raise_file_limit() {
     }
 }
 
-/// The targets of rooms that have a package of their own, by the room's name: filters say `ingle::fleet`, as they did
-/// when all was one package.
+/// The targets of rooms by the name that a filter gives them, whatever package they are in: `ingle::fleet`, and the
+/// names that rooms had before (`disk`, `handlers`, `cron`).
 const TARGETS: &[(&str, &str)] = &[
+    ("bundles", "ingle_host::bundles"),
     ("cron", "ingle_calls::triggers::cron"),
+    ("directory", "ingle_directory"),
     ("disk", "ingle_control::images"),
     ("doctor", "ingle::observe::doctor"),
     ("first_boot", "ingle_control::first_boot"),
     ("fleet", "ingle_control::fleet"),
     ("handlers", "ingle_host::bundles"),
+    ("images", "ingle_control::images"),
     ("invoke", "ingle_calls::invoke"),
     ("logs", "ingle_host::logs"),
     ("metrics", "ingle::observe::metrics"),
@@ -252,6 +255,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("runtime", "ingle_host::runtime"),
     ("secrets", "ingle_host::secrets"),
     ("store", "ingle_host::store"),
+    ("triggers", "ingle_calls::triggers"),
 ];
 
 fn log_filter(filter: &str) -> anyhow::Result<Targets> {

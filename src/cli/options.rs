@@ -73,8 +73,8 @@ impl Options {
         }
         if self.memory.is_some() || self.cpu.is_some() {
             let limits = deployment.limits.get_or_insert_default();
-            limits.memory = self.memory.clone().or(limits.memory.take());
-            limits.cpu = self.cpu.clone().or(limits.cpu.take());
+            limits.memory = self.memory.clone().or_else(|| limits.memory.take());
+            limits.cpu = self.cpu.clone().or_else(|| limits.cpu.take());
         }
         let number = |n: Option<u32>| n.map(|n| n.to_string());
         let settings = [

@@ -118,10 +118,11 @@ impl Chosen {
         let path: Vec<&str> = std::iter::once("dead").chain(number.as_deref()).chain(then).collect();
         let all: &[_] = &[("function", self.function.as_deref()), ("namespace", globals.namespace())];
         let answer = client.system(method, &path, if self.all { all } else { &[] }).send().await?;
-        Ok(match number {
-            Some(number) => output::line(format!("call {number} was {done}"))?,
-            None => output::line(format!("{} calls were {done}", answer.json::<DeadCount>()?.count))?,
-        })
+        let changed = match number {
+            Some(number) => format!("call {number} was"),
+            None => format!("{} calls were", answer.json::<DeadCount>()?.count),
+        };
+        Ok(output::line(format!("{changed} {done}"))?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Errors to HTTP: the one place that knows which error has which status.
+//! Errors to HTTP: the one place that knows which error has which code, and so which status.
 //!
 //! The body is the error's text and a newline, as the clients of this field print it, or
 //! [`ErrorBody`] when the client asks for JSON. The codes are part of the API.
@@ -77,7 +77,7 @@ impl ErrorResponse {
         Self::new(ErrorCode::Internal, text)
     }
 
-    /// The same, with a hint when to try again.
+    /// Adds after how many seconds it is worth trying again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);

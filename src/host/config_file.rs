@@ -15,7 +15,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         }
         Err(error) => return Err(ConfigError { mistakes: vec![format!("{}: {error}", path.display())] }),
     };
-    #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
+    #[expect(clippy::disallowed_methods, reason = "this is the one reader of settings from the environment")]
     let variable = |name: &str| std::env::var(name).ok();
     Config::parse(&text, variable).map_err(|error| error.in_file(path))
 }

@@ -48,6 +48,9 @@ impl Tree {
         for file in files {
             let module = module(file.strip_prefix(src).expect("below it"));
             let text = without_comments(&std::fs::read_to_string(&file).expect("a file of text"));
+            for hidden in ["include!(", "#[path", "extern crate", "use crate as "] {
+                assert!(!text.contains(hidden), "{}: {hidden} hides what is imported", file.display());
+            }
             for name in test_modules(&text) {
                 tests.push([module.as_slice(), &[name]].concat());
             }
@@ -78,7 +81,16 @@ impl Tree {
 
     /// A path from `src/`, if it is one of this program.
     fn absolute(&self, from: &Module, path: &[String]) -> Option<Module> {
-        let package = |from: &Module| if self.is_package(&from[0]) { from[..1].to_vec() } else { Vec::new() };
+        // The program's own root is no folder.
+        let root = Vec::new();
+        let from = if from.as_slice() == ["lib"] { &root } else { from };
+        if let Some((_, rest)) = path.split_first().filter(|(first, _)| first.is_empty()) {
+            return rest.first().filter(|name| self.is_package(name)).map(|_| rest.to_vec());
+        }
+        let package = |from: &Module| match from.first() {
+            Some(name) if self.is_package(name) => from[..1].to_vec(),
+            _ => Vec::new(),
+        };
         let (first, rest) = path.split_first()?;
         let start = match first.as_str() {
             "crate" => package(from),
@@ -234,7 +246,7 @@ fn find_word(text: &str, word: &str) -> Option<usize> {
 
 /// The paths of a `use` tree, and the names that they get.
 fn expand(tree: &str, prefix: &[String], out: &mut Vec<(Vec<String>, String)>) {
-    let tree = tree.trim().trim_start_matches("::").trim();
+    let tree = tree.trim();
     let Some(open) = tree.find('{') else {
         let (path, name) = tree.split_once(" as ").map_or((tree, None), |(path, name)| (path, Some(name)));
         let mut path: Vec<String> =
@@ -249,7 +261,7 @@ fn expand(tree: &str, prefix: &[String], out: &mut Vec<(Vec<String>, String)>) {
     let prefix: Vec<String> = prefix
         .iter()
         .cloned()
-        .chain(tree[..open].split("::").map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()))
+        .chain(tree[..open].trim_end().trim_end_matches("::").split("::").map(|part| part.trim().to_owned()))
         .collect();
     let inner = tree[open + 1..].trim_end().trim_end_matches('}');
     let (mut depth, mut start) = (0, 0);
@@ -276,7 +288,7 @@ fn written_out(text: &str) -> Vec<Vec<String>> {
     let is_part = |char: char| char.is_alphanumeric() || char == '_' || char == ':';
     text.split(|char| !is_part(char))
         .filter(|word| word.contains("::"))
-        .map(|word| word.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>())
+        .map(|word| word.trim_end_matches(':').split("::").map(str::to_owned).collect::<Vec<_>>())
         .filter(|path| path.len() > 1)
         .collect()
 }

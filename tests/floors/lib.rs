@@ -2,8 +2,8 @@
 //!
 //! [`FLOORS`] has every room of `src/`, the lowest first. A room is a folder or a file; whatever stands in it belongs
 //! to it. `ARCHITECTURE.md` shows the same floors. To add an arrow that climbs, move a type down; to add a room, give
-//! it a floor here and there. The packages of the planes hold most of this by themselves, as cargo builds no circle of
-//! packages; this test holds it within them, too, and says which line is to blame.
+//! it a floor here and there. Cargo refuses circles of packages, and nothing more: which package may name which stands in
+//! [`PACKAGES`], and what a room may import within its package is held here, too.
 
 #![cfg(test)]
 
@@ -41,10 +41,24 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Planes that stand side by side: they meet in the directory, and neither names the other.
-const APART: &[(&str, &str)] = &[("calls", "control"), ("watchdog", "host"), ("watchdog", "model")];
+const APART: &[(&str, &str)] = &[("calls", "control")];
 
 /// A program of its own, above the packages that it shares with the daemon.
 const WATCHDOG: &str = "watchdog";
+
+/// The packages of `src/`, and those of ours that each may depend on.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("age", &[]),
+    ("calls", &["directory", "host", "http1", "model", "quantity", "schedule"]),
+    ("control", &["directory", "host", "model"]),
+    ("directory", &["host", "model"]),
+    ("host", &["age", "model"]),
+    ("http1", &[]),
+    ("model", &["quantity", "schedule"]),
+    ("quantity", &[]),
+    ("schedule", &["quantity"]),
+    (WATCHDOG, &["http1", "quantity"]),
+];
 
 /// The files of planes that only declare their rooms.
 const DOORS: &[&str] = &["calls", "control", "gateway", "host", "model", "observe"];
@@ -91,12 +105,58 @@ fn no_import_climbs_or_crosses() {
         let plane = |room: &str| room.split('/').next().unwrap_or_default().to_owned();
         let (one, other) = (plane(&from), plane(&to));
         let is_apart = APART.iter().any(|pair| *pair == (&one, &other) || *pair == (&other, &one));
-        if from != to && (below >= floor || is_apart) {
+        let is_allowed = PACKAGES
+            .iter()
+            .find(|(package, _)| *package == one)
+            .is_none_or(|(_, known)| one == other || known.contains(&other.as_str()));
+        if from != to && (below >= floor || is_apart || !is_allowed) {
             faults
                 .push(format!("{}: {from} (floor {floor}) uses {to} (floor {below})", import.file.display()));
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn packages_depend_on_what_they_may() {
+    let workspace = std::fs::read_to_string(project().join("Cargo.toml")).expect("it is there");
+    let members =
+        workspace.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("members").0;
+    let members: BTreeSet<_> =
+        members.split('"').skip(1).step_by(2).filter(|member| *member != "tests/floors").collect();
+    let known: BTreeSet<_> = PACKAGES.iter().map(|(package, _)| format!("src/{package}")).collect();
+    assert_eq!(
+        members,
+        known.iter().map(String::as_str).collect(),
+        "give a new package its place in PACKAGES"
+    );
+    for (package, allowed) in PACKAGES {
+        let manifest = std::fs::read_to_string(project().join("src").join(package).join("Cargo.toml"))
+            .expect("a manifest");
+        let names =
+            manifest.lines().filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name.trim()));
+        let ours = names.filter(|name| PACKAGES.iter().any(|(package, _)| package == name));
+        let wrong: Vec<_> = ours.filter(|name| !allowed.contains(name)).collect();
+        assert!(wrong.is_empty(), "src/{package}/Cargo.toml depends on {wrong:?}");
+        let renamed = manifest.lines().any(|line| line.contains("package =") || line.starts_with("ingle-"));
+        assert!(
+            !renamed,
+            "src/{package}/Cargo.toml names one of ours in another way: use its name in the workspace"
+        );
+    }
+}
+
+#[test]
+fn the_file_of_a_plane_only_declares_its_rooms() {
+    let tree = Tree::read(&project().join("src"));
+    for door in DOORS {
+        let text = std::fs::read_to_string(&tree.modules[&vec![(*door).to_owned()]]).expect("it is there");
+        let is_declaration = |line: &str| {
+            line.is_empty() || line.starts_with("//") || (line.contains("mod ") && line.ends_with(';'))
+        };
+        let others: Vec<_> = text.lines().filter(|line| !is_declaration(line)).collect();
+        assert!(others.is_empty(), "{door}: {others:?} belongs into a room");
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl InvokeError {
         Self::NotFound { function: name.chars().filter(|char| !char.is_control()).take(128).collect() }
     }
 
-    /// The status that a caller is answered, and that is timer.
+    /// Returns the status that a caller is answered, and that the call is counted under.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
@@ -126,7 +126,7 @@ impl InvokeError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BadBody { .. } => StatusCode::BAD_REQUEST,
-            // Nobody reads this answer; the status is what nginx logs for it, and is timer.
+            // Nobody reads this answer; the status is what nginx logs for it, and is counted.
             Self::CallerGone { .. } => StatusCode::from_u16(499).expect("a number of three digits"),
         }
     }

@@ -114,7 +114,7 @@ impl Outgoing {
     }
 }
 
-/// A replica that answers a call; timer as long as it lives.
+/// A replica that answers a call; counted as in flight as long as it lives.
 #[derive(Debug)]
 pub struct Lease(Arc<Endpoint>);
 

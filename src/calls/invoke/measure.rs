@@ -1,4 +1,4 @@
-//! What is timer of a call.
+//! Counts a call: when it began, and how it ended.
 
 use tokio::time::Instant;
 

@@ -17,8 +17,8 @@ pub struct Gateway {
     pub directory: Arc<Directory>,
     /// The queue of async calls.
     pub queue: Queue,
-    /// Everything that is not `/function/…`. Its handlers run on the runtime that called [`serve`],
-    /// never on the threads that carry calls.
+    /// Everything that is no call of a function. Its handlers run on the runtime of the daemon, never on the
+    /// threads that carry calls.
     pub api: Router,
 }
 

@@ -147,7 +147,7 @@ pub struct FunctionStatus {
     /// What it uses now; only in describe, with `usage=1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// Ours: what the function is doing (`pulling`, `starting`, `ready`, `backing-off`, `failed`, `stopped`).
+    /// Ours: what the function is doing (`pulling`, `starting`, `ready`, `backing-off`, `failed`, `stopped`, `removing`).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub phase: String,
     /// Ours: why it is not ready, in words, or how far a pull has come.

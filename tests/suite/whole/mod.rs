@@ -23,6 +23,7 @@
 //! chaos        rounds in which something is killed while something is asked, under load
 //! exhausted    a full or read-only disk, no free file, no free address
 //! updates      updates in a row under load, without one failed call
+//! upgrade      an older release is taken over under load
 //! ```
 
 mod chaos;
