@@ -717,7 +717,7 @@ remove_images() {
 
 remove_network() {
     step "Removing the network"
-    # The word that the daemon marks everything of this network with: `tag` in src/host/network/cni/conflist.rs.
+    # The word that the daemon marks everything of this network with: `tag` in src/host/network/cni/conflist/mod.rs.
     case $network in
         ingle*) ;;
         *) network=ingle-$network ;;

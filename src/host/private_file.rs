@@ -74,7 +74,7 @@ pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What became of work on a file; `None` if there is no such file.
+/// The outcome of a file operation; `None` if there is no such file.
 pub(crate) fn if_there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -88,7 +88,7 @@ pub(crate) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
 }
 
-/// Does what may hold a thread up on one that may be held up.
+/// Runs blocking work on a thread meant for it.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

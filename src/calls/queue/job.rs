@@ -67,7 +67,7 @@ pub struct JobMetadata {
 }
 
 impl JobMetadata {
-    /// Makes those of a call that is accepted now.
+    /// Returns the metadata of a call accepted now.
     pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
         Self {
             function,
@@ -218,7 +218,7 @@ pub struct Callback {
 pub struct Ended {
     /// Id by which a receiver knows the callback: chosen here, so that no client can take that of another.
     pub message_id: String,
-    /// The status that the function answered, or that a client would have got of the gateway.
+    /// The status that the function answered, or that a client would have got from the gateway.
     pub status: u16,
     /// How long the last try took, in microseconds.
     pub took_us: u64,

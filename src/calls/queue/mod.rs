@@ -376,7 +376,7 @@ impl Queue {
     }
 }
 
-/// Finds of an earlier process.
+/// The rows that an earlier process left behind.
 #[derive(Default)]
 struct Left {
     /// The files of its calls.

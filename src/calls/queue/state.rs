@@ -140,7 +140,7 @@ impl Shared {
         self.schedule(state, facts, number, at);
     }
 
-    /// Has a job made at once, or at a time.
+    /// Schedules a job, now or at a given time.
     pub(super) fn schedule(&self, state: &mut State, facts: &JobMetadata, number: u64, at: Option<Instant>) {
         let lane = facts.lane();
         let queue = self.queue_of(&lane);

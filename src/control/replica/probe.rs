@@ -74,8 +74,9 @@ where
     L: Fn(u16) -> F,
     F: Future<Output = Result<bool, NetworkError>>,
 {
-    ask(address, question).await?;
-    match &question.server {
+    let status = ask(address, question).await?;
+    // A watchdog knows the path. Whoever does not is the server itself, with the variables of an image that had one.
+    match question.server.as_ref().filter(|_| status == Some(StatusCode::OK)) {
         None => Ok(()),
         Some(server) => match accepts(server.port).await {
             Ok(true) => Ok(()),
@@ -85,8 +86,8 @@ where
     }
 }
 
-/// Connects, and asks the question.
-async fn ask(address: SocketAddr, question: &Question) -> Result<(), String> {
+/// Connects, and asks the question; the status of the answer, if it was one of HTTP.
+async fn ask(address: SocketAddr, question: &Question) -> Result<Option<StatusCode>, String> {
     let Question { path, attempt: limit, answer, .. } = question;
     let port = address.port();
     let stream = timeout(*limit, TcpStream::connect(address))
@@ -94,10 +95,10 @@ async fn ask(address: SocketAddr, question: &Question) -> Result<(), String> {
         .map_err(|_| format!("connecting to port {port} took over {limit:?}"))?
         .map_err(|error| format!("nothing accepts connections on port {port}: {error}"))?;
     match timeout(*limit, get(stream, address, path)).await {
-        Ok(Ok(status)) if answer.is_ready(status) => Ok(()),
+        Ok(Ok(status)) if answer.is_ready(status) => Ok(Some(status)),
         Ok(Ok(status)) => Err(format!("GET {path} answered {status}")),
         // It accepted a connection, and does not speak HTTP there.
-        Ok(Err(_)) if *answer == Answer::May => Ok(()),
+        Ok(Err(_)) if *answer == Answer::May => Ok(None),
         Ok(Err(error)) => Err(format!("GET {path} failed: {error}")),
         Err(_) => Err(format!("GET {path} took over {limit:?}")),
     }

@@ -4,7 +4,7 @@
 //! ready. It tells the truth where `ready_path` is given, as it passes the question on then. Without that, the server
 //! is looked for inside the replica.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -29,7 +29,7 @@ pub(super) struct Question {
     pub(super) attempt: Duration,
     /// How its answer is understood.
     pub(super) answer: Answer,
-    /// The server that must listen as well, whatever the answer.
+    /// The server that must listen as well, where the answer is a watchdog's: 200.
     pub(super) server: Option<Server>,
 }
 
@@ -82,7 +82,7 @@ impl Server {
 impl Question {
     /// The question for replicas of this revision.
     pub(super) fn of(revision: &Revision) -> Self {
-        let passes_on = variable(revision, "ready_path").is_some();
+        let passes_on = variable(revision, "ready_path").is_some() && has_watchdog(revision);
         if let Some(probe) = &revision.spec.probes.ready {
             // Of any other path the server's own answer is 200, and of no server's it is not.
             let is_told = match probe.path.split('?').next() {
@@ -143,8 +143,11 @@ fn loopback_port(url: &str) -> Option<u16> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let is_here = host.is_empty()
         || host.eq_ignore_ascii_case("localhost")
-        // Whoever connects to the unspecified address reaches the loopback.
-        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback() || address.is_unspecified());
+        // Whoever connects to the unspecified address reaches the loopback. A server on another address of it is not
+        // reached at the first.
+        || host.parse().is_ok_and(|address: IpAddr| {
+            address.is_unspecified() || [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&address)
+        });
     (is_here && port > 0).then_some(port)
 }
 
@@ -286,7 +289,7 @@ pub(super) mod tests {
             ("http://127.0.0.1:5000", Some(5000)),
             ("http://127.0.0.1:5000/base?x=1", Some(5000)),
             ("HTTP://LocalHost:3000/", Some(3000)),
-            ("http://127.1.2.3:81", Some(81)),
+            ("http://127.1.2.3:81", None),
             ("http://0.0.0.0:8082", Some(8082)),
             ("http://[::1]:3000/v1", Some(3000)),
             ("http://[::1]", Some(80)),

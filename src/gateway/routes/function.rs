@@ -49,7 +49,7 @@ impl FunctionRequest {
         length > self.body_limit
     }
 
-    /// Answers that the body is, which counts as a call.
+    /// Refuses the body as too long; this counts as a call.
     pub(super) async fn refuse_body(
         &self,
         connection: &mut Connection,

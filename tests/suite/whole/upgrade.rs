@@ -46,8 +46,9 @@ fn an_upgrade_under_load_loses_no_call_and_keeps_what_was_accepted() {
                 .header("X-Call-Id", format!("c{number}"));
             assert_eq!(call.body("x").send().await.expect("an answer").status(), StatusCode::ACCEPTED);
         }
-        let before = daemon.describe("hello").await;
-        let containers = daemon.containers();
+        // Those of the first revision leave first.
+        eventually!(daemon.containers().len() == 2, "{:?}", daemon.containers());
+        let (before, containers) = (daemon.describe("hello").await, daemon.containers());
 
         let mut kept = Load::start(address(), "GET", "/function/hello", 8, Connections::Kept);
         let mut new = Load::start(address(), "GET", "/function/hello", 4, Connections::New);

@@ -121,9 +121,10 @@ fn is_ours(name: &str) -> bool {
             | Header::Upgrade
     );
     // Who is called back by another function would call back in turn, and so on.
-    let ours =
-        ["user-agent", "webhook-", "x-body-omitted", "x-call-id", "x-callback-url", "x-duration-seconds"];
-    is_transport || ours.iter().chain(&["x-function-", "x-retry"]).any(|start| name.starts_with(start))
+    let begins = ["webhook-", "x-body-omitted", "x-call-id", "x-duration-seconds", "x-function-", "x-retry"];
+    is_transport
+        || matches!(name, "user-agent" | "x-callback-url")
+        || begins.iter().any(|start| name.starts_with(start))
 }
 
 /// The headers by which a receiver knows that the callback is ours, that it is whole, and that it is not an old one.

@@ -16,7 +16,7 @@ use crate::queue::state::readable;
 const CANCEL: Duration = Duration::from_secs(10);
 
 impl Queue {
-    /// Makes a call no more, and breaks off its try if it is being made; returns when that is on disk.
+    /// Cancels a call, and interrupts its attempt if one is running; returns when that is on disk.
     pub async fn cancel(&self, call_id: &str) -> Result<(), QueueError> {
         if let Found::Queued(number, job) = self.found(call_id)? {
             let (watcher, end) = oneshot::channel();
@@ -34,9 +34,9 @@ impl Queue {
             }
             // The end of one that runs is always told. Another one has just been cancelled by somebody else, and may
             // have ended before there was anybody to tell.
-            if (is_running || matches!(self.found(call_id), Ok(Found::Queued(..))))
-                && let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await
-            {
+            if !is_running && !matches!(self.found(call_id), Ok(Found::Queued(..))) {
+                drop(end);
+            } else if let Ok(Ok(CallState::Cancelled)) = tokio::time::timeout(CANCEL, end).await {
                 return Ok(());
             }
             self.0.state().waiters.forget_closed(number);

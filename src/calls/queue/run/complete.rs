@@ -22,8 +22,8 @@ pub(in crate::queue) struct Completion {
 }
 
 impl Queue {
-    /// A call has ended, or a callback has; `job` knows all tries that failed. It is tried to write that until it is
-    /// `hopeless`, or the store is closed: then the next process finds the call as it was.
+    /// Completes a call or a callback; `job` knows all tries that failed. The write is retried until its error is
+    /// `hopeless` or the store is closed: then the next process finds the call as it was.
     pub(in crate::queue) async fn end(
         &self,
         number: u64,
@@ -62,20 +62,21 @@ impl Queue {
         if let Err(error) = shared.persist_with_retry("the end of a queued call", end, hopeless).await {
             // Which of the two the store has, the next start will see, and tidy up.
             let mut state = shared.state();
-            state.dead -= dead;
-            state.records -= recorded;
+            state.dead = state.dead.less(dead);
+            state.records = state.records.less(recorded);
             return Err(error);
         }
         if !failed {
             shared.spool.remove(&job.payload).await;
         }
         let mut state = shared.state();
+        // Before the call's own room is given back, which a client may take at once.
+        if let Some((number, callback, room)) = follower {
+            shared.add(&mut state, &callback.facts, number, None, room.into_callback());
+        }
         state.held.remove(&(is_callback, number));
         if !has_record && !is_callback {
             state.index.remove(&job.facts.call_id, number);
-        }
-        if let Some((number, callback, room)) = follower {
-            shared.add(&mut state, &callback.facts, number, None, room.into_callback());
         }
         state.waiters.tell(number, Some(ended));
         let config = &shared.config;

@@ -1,6 +1,6 @@
 //! Admission to the queue: how many calls and bytes it holds, and whose they are.
 //!
-//! Whatever holds room has a [`Reservation`], and gives back by dropping it: a job that leaves the queue in any way
+//! Whatever holds room has a [`Reservation`], and gives it back when dropped: a job that leaves the queue in any way
 //! does so exactly once. The numbers have a lock of their own, which is the innermost of all: it is held for the few
 //! additions of one method here and nothing else is called meanwhile. So a reservation may be dropped anywhere, also
 //! under the lock of the queue's state, and taking one needs no other lock.
@@ -46,6 +46,17 @@ impl AddAssign for Usage {
         self.calls += other.calls;
         self.callbacks += other.callbacks;
         self.bytes += other.bytes;
+    }
+}
+
+impl Usage {
+    /// Returns the rest without `other`, of which some may have been taken out already.
+    pub(in crate::queue) fn less(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(other.calls),
+            callbacks: self.callbacks.saturating_sub(other.callbacks),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
     }
 }
 

@@ -243,7 +243,7 @@ impl FairScheduler {
         held.filter(|until| *until > now).chain(due).min()
     }
 
-    /// A call that ran does not any more.
+    /// A call has stopped running.
     pub(in crate::queue) fn finished(&mut self, function: &LaneKey, number: u64, next: Next, now: Instant) {
         let Some(lane) = self.lanes.get_mut(function) else { return };
         lane.running -= 1;

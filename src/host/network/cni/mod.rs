@@ -334,8 +334,8 @@ impl Network for Cni {
                 Ok(Ok(stream)) => Ok(stream.local_addr()? != stream.peer_addr()?),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
                 Ok(Err(error)) => Err(error),
-                // More are waiting than are accepted.
-                Err(_) => Ok(false),
+                // Where nobody listens a connection is refused at once: more are waiting than are accepted.
+                Err(_) => Ok(true),
             }
         };
         connected.await.map_err(failed)

@@ -95,7 +95,7 @@ impl Outlet {
         // One that was told to end is removed at once.
         if_there(blocking(count).await)
             .inspect_err(
-                |error| tracing::debug!(replica = %id, %error, "whether memory was wanting cannot be read"),
+                |error| tracing::debug!(replica = %id, %error, "cannot tell whether it ran out of memory"),
             )
             .is_ok_and(|count| count > Some(0))
     }
