@@ -1,9 +1,9 @@
 //! The law of the house: an import goes down, and never across from `calls` to `control` or back.
 //!
-//! [`FLOORS`] has every room of `src/`, the lowest first. A room is a folder or a file; whatever stands in it belongs
+//! `FLOORS` has every room of `src/`, the lowest first. A room is a folder or a file; whatever stands in it belongs
 //! to it. `ARCHITECTURE.md` shows the same floors. To add an arrow that climbs, move a type down; to add a room, give
 //! it a floor here and there. Cargo refuses circles of packages, and nothing more: which package may name which stands in
-//! [`PACKAGES`], and what a room may import within its package is held here, too.
+//! `PACKAGES`, and what a room may import within its package is held here, too.
 
 #![cfg(test)]
 
