@@ -50,6 +50,21 @@ fn client() -> reqwest::Client {
 }
 
 impl Watchdog {
+    /// Waits until its metrics have these lines, and returns them: a request is counted when its answer has been sent
+    /// to the end, which its client may know sooner.
+    async fn counted(&self, lines: &[&str]) -> String {
+        let url = format!("http://{}/metrics", self.metrics);
+        let mut text;
+        eventually!(
+            {
+                text = self.client.get(&url).send().await.expect("an answer").text().await.expect("text");
+                lines.iter().all(|line| text.lines().any(|found| found == *line))
+            },
+            "not all of {lines:?} are in {text}"
+        );
+        text
+    }
+
     /// Starts one in front of this shell script.
     async fn script(script: &str, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");

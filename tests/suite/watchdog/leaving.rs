@@ -97,21 +97,13 @@ async fn metrics_are_such_as_prometheus_reads() {
     let watchdog = Watchdog::script("read -r code; exit $code", &[]).await;
     assert_eq!(watchdog.post("0\n").await.0, StatusCode::OK);
     assert_eq!(watchdog.post("1\n").await.0, StatusCode::INTERNAL_SERVER_ERROR);
-    let url = format!("http://{}/metrics", watchdog.metrics);
-    let lines = [
-        "http_requests_total{code=\"200\",method=\"POST\"} 1",
-        "http_requests_total{code=\"500\",method=\"POST\"} 1",
-        "http_requests_in_flight 0",
-    ];
-    let mut text;
-    // A request is counted when its answer has been sent to the end, which its client may know sooner.
-    eventually!(
-        {
-            text = watchdog.client.get(&url).send().await.expect("an answer").text().await.expect("text");
-            lines.iter().all(|line| text.lines().any(|found| found == *line))
-        },
-        "not all of {lines:?} are in {text}"
-    );
+    let text = watchdog
+        .counted(&[
+            "http_requests_total{code=\"200\",method=\"POST\"} 1",
+            "http_requests_total{code=\"500\",method=\"POST\"} 1",
+            "http_requests_in_flight 0",
+        ])
+        .await;
     let path = watchdog.path("metrics");
     std::fs::write(&path, text).expect("written");
     let input = std::fs::File::open(path).expect("there");

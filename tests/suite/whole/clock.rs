@@ -138,6 +138,7 @@ fn a_clock_that_jumps_disturbs_nothing() {
         let cancelled = daemon.api(Method::DELETE, "/system/calls/waits").send().await.expect("an answer");
         assert_eq!(cancelled.status(), StatusCode::ACCEPTED);
         daemon.remove("waits").await;
+        eventually!(daemon.containers().len() == 2, "{:?}", daemon.containers());
         // A daemon that begins in the past finds what one from the future left.
         let containers = daemon.containers();
         jump("-7300d");
