@@ -13,7 +13,7 @@ use super::pool::ConnectionPool;
 pub struct Endpoint {
     /// The replica.
     pub id: ReplicaId,
-    /// Where it listens.
+    /// Address that the replica listens on.
     pub address: SocketAddr,
     /// Calls that it is answering.
     pub in_flight: AtomicU32,

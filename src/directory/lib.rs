@@ -98,7 +98,7 @@ impl DirectoryWriter {
 /// One function, for as long as it is deployed, across its revisions.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name.
+    /// Name and namespace of the function.
     pub key: FunctionKey,
     /// `name.namespace`, as in metrics.
     pub label: Box<str>,

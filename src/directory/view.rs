@@ -17,9 +17,9 @@ pub struct View {
     pub deployment: Arc<wire::Deployment>,
     /// The same, parsed.
     pub spec: Arc<FunctionSpec>,
-    /// Its number, counted from 1.
+    /// Number of that revision, counted from 1.
     pub revision: u64,
-    /// What the function is doing.
+    /// Phase of the function.
     pub phase: Phase,
     /// Why it is not ready, in words.
     pub reason: Option<String>,
@@ -62,18 +62,18 @@ pub struct LastExit {
     pub out_of_memory: bool,
     /// When.
     pub at: jiff::Timestamp,
-    /// Its last lines, once they have been read.
+    /// Last lines of output, once they have been read.
     pub output: Vec<String>,
 }
 
 /// A revision that served, and that one can go back to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptRevision {
-    /// Its number.
+    /// Number of the revision.
     pub number: u64,
-    /// Its image, as it was sent.
+    /// Image of the revision, as it was sent.
     pub image: String,
-    /// What that was resolved to.
+    /// Digest that the image was resolved to.
     pub digest: String,
     /// When it was deployed.
     pub created_at: jiff::Timestamp,
@@ -82,7 +82,7 @@ pub struct KeptRevision {
 /// A revision that does not serve yet, or did not come up, while an older one serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
-    /// Its number.
+    /// Number of the revision.
     pub revision: u64,
     /// How far it is: `Pulling`, `Starting` or `Failed`.
     pub phase: Phase,
@@ -90,10 +90,10 @@ pub struct Update {
     pub reason: Option<String>,
 }
 
-/// What a function is doing.
+/// The phase of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Its image is being fetched.
+    /// The image is being fetched.
     Pulling,
     /// A replica is starting, and none serves yet.
     Starting,
@@ -101,7 +101,7 @@ pub enum Phase {
     Ready,
     /// Replicas end as soon as they start; the next attempt waits.
     BackingOff,
-    /// It cannot start, and trying again will not help before it is deployed anew.
+    /// The function cannot start, and trying again will not help before it is deployed anew.
     Failed,
     /// It was scaled to no replicas; a call starts one.
     Stopped,

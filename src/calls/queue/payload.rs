@@ -15,7 +15,7 @@ pub enum Payload {
     },
     /// Both in a file of their own, one after the other.
     File {
-        /// Its name.
+        /// Name of the file.
         name: Uuid,
         /// Bytes of the head.
         head: u64,
@@ -33,7 +33,7 @@ impl Payload {
         }
     }
 
-    /// Its file, if it has one.
+    /// Returns the name of the payload's file, if it has one.
     pub(super) fn file(&self) -> Option<Uuid> {
         match self {
             Self::Inline { .. } => None,

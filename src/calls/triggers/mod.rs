@@ -1,3 +1,3 @@
-//! What calls functions without a client: schedules.
+//! Triggers: calls of functions without a client, by schedules.
 
 pub mod cron;

@@ -30,12 +30,12 @@ pub(super) enum Command {
     Listed(Arc<Listing>),
 }
 
-/// What containerd knew of replicas when it was asked.
+/// A listing of replicas as containerd knew them.
 #[derive(Debug)]
 pub(super) struct Listing {
     /// When it was asked.
     pub(super) at: Instant,
     pub(super) running: Vec<ReplicaId>,
-    /// Those whose process has ended.
+    /// Replicas whose process has ended.
     pub(super) stopped: Vec<ReplicaId>,
 }

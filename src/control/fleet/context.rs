@@ -1,4 +1,4 @@
-//! What every part of the fleet needs of the rest.
+//! Handles that every part of the fleet needs of the rest.
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use host::runtime::ResolvedImage;
 use host::store::RevisionRecord;
 use model::function::{FunctionSpec, Invalid};
 
-/// What is stored of a revision.
+/// Returns the record of a revision, as it is stored.
 pub(super) fn to_record(revision: &Revision) -> RevisionRecord {
     RevisionRecord {
         number: revision.number,
@@ -39,7 +39,7 @@ pub(super) fn from_record(record: &RevisionRecord) -> Result<Revision, Invalid> 
     })
 }
 
-/// What is shown of a revision that is kept.
+/// Returns a kept revision as it is shown.
 pub(super) fn kept(record: &RevisionRecord) -> KeptRevision {
     KeptRevision {
         number: record.number,

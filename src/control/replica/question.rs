@@ -63,7 +63,7 @@ pub(super) struct Server {
     pub(super) port: u16,
     /// The variable that says so.
     variable: &'static str,
-    /// Its value.
+    /// Value of that variable.
     url: String,
 }
 

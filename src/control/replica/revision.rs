@@ -9,7 +9,7 @@ use model::wire;
 /// One version of a function's spec, with the image that its name meant.
 #[derive(Debug)]
 pub struct Revision {
-    /// Its number, counted from 1.
+    /// Number of the revision, counted from 1.
     pub number: u64,
     /// As it was sent.
     pub deployment: Arc<wire::Deployment>,

@@ -6,7 +6,7 @@
 //!     receiver ◀── POST, signed ◀── addresses allowed? ◀── file or memory ◀─────┘
 //! ```
 //!
-//! Whoever may call a function may name a receiver, so a receiver is reached only where the configuration lets
+//! Anybody who may call a function may name a receiver, so a receiver is reached only where the configuration lets
 //! strangers reach: see [`egress_policy`]. A callback is a job as a call is: on disk, tried again, given up, replayed.
 
 mod address;

@@ -31,9 +31,9 @@ impl DeadLetterFilter {
 /// A call that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadCall {
-    /// Its number, under which it is found.
+    /// Number under which the dead letter is found.
     pub number: u64,
-    /// Its metadata.
+    /// Metadata of the job.
     pub facts: JobMetadata,
     /// Bytes of its body.
     pub body_size: u64,

@@ -38,13 +38,13 @@ impl Filter {
 /// An answer that was kept.
 #[derive(Debug)]
 pub struct KeptAnswer {
-    /// Its status.
+    /// Status of the response.
     pub code: u16,
-    /// Its headers, a line each.
+    /// Headers of the response, a line each.
     pub head: Vec<u8>,
     /// Bytes of its body.
     pub size: u64,
-    /// Its body.
+    /// Body of the response.
     pub body: AnswerBody,
     /// Why it has no body, if that was not kept.
     pub omitted: Option<String>,

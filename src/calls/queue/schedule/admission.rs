@@ -121,7 +121,7 @@ impl Held {
 }
 
 impl Quota {
-    /// One that holds so much at most.
+    /// Returns a quota with these limits.
     pub(in crate::queue) fn new(max_calls: usize, max_bytes: u64) -> Self {
         Self(Arc::new(Limited { max_calls: max_calls as u64, max_bytes, held: Mutex::default() }))
     }

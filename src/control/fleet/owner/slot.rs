@@ -31,6 +31,6 @@ pub(super) struct Slot {
     pub(super) exit: watch::Sender<Option<u32>>,
     pub(super) cancel: CancellationToken,
     pub(super) out_of_memory: bool,
-    /// What works on it now, or did last.
+    /// Task that works on the replica now, or did last.
     pub(super) task: Option<task::Id>,
 }
