@@ -21,6 +21,7 @@ mod status;
 mod timer;
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub use status::{LastRun, Outcome, TimerStatus};
 use crate::queue::{JobMetadata, Queue, QueueError, Stage};
 use decide::{Decided, decide};
 use directory::{Directory, Phase};
-use host::store::{Store, StoreError};
+use host::store::Store;
 use model::function::{CronSettings, FunctionKey};
 use model::sync::lock;
 use record::{Row, Run};
@@ -205,7 +206,8 @@ impl Cron {
             }
             Ok(())
         };
-        let problem = done.await.err().map(|error: Problem| error.0);
+        let problem =
+            done.await.err().map(|error: Box<dyn Error + Send + Sync>| model::error::chain(&*error));
         shared.change(function, now, |timer| {
             if let Some(problem) = problem.as_ref().filter(|problem| timer.problem.as_ref() != Some(*problem)) {
                 tracing::error!(%function, problem, "a function is not called as its schedule says; trying again");
@@ -215,7 +217,7 @@ impl Cron {
     }
 
     /// Finds out which runs have ended; whether all have.
-    fn find_ends(&self, function: &FunctionKey, row: &mut Row) -> Result<bool, Problem> {
+    fn find_ends(&self, function: &FunctionKey, row: &mut Row) -> Result<bool, QueueError> {
         for number in row.open.clone() {
             if self.0.queue.watches(number) {
                 continue;
@@ -274,32 +276,5 @@ impl Shared {
             change(timer);
             timer.set_wake(now);
         }
-    }
-}
-
-/// Why a timer does not do as it is told, in words.
-struct Problem(String);
-
-impl From<String> for Problem {
-    fn from(reason: String) -> Self {
-        Self(reason)
-    }
-}
-
-impl From<CronError> for Problem {
-    fn from(error: CronError) -> Self {
-        Self(model::error::chain(&error))
-    }
-}
-
-impl From<QueueError> for Problem {
-    fn from(error: QueueError) -> Self {
-        CronError::from(error).into()
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        CronError::from(error).into()
     }
 }
