@@ -33,6 +33,7 @@ pub struct Job {
 }
 
 /// Metadata of a call.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobMetadata {
     /// The function.
@@ -46,7 +47,6 @@ pub struct JobMetadata {
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// Not to be made before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// How many tries have failed.
     #[serde(default)]
@@ -56,13 +56,10 @@ pub struct JobMetadata {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Attempt>,
     /// When its first try began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// For how long its answer is kept, in seconds, if its client asked for that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u64>,
     /// Receiver of its answer, if its client wants it. With what came of the call, this is that callback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
 }
 

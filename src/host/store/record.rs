@@ -7,6 +7,7 @@ use model::function::FunctionKey;
 use model::wire;
 
 /// What is kept of one function.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionRecord {
     /// Its name.
@@ -15,17 +16,14 @@ pub struct FunctionRecord {
     pub wanted: RevisionRecord,
     /// The revision that serves until `wanted` is ready; absent when they are the same, or when none
     /// ever was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<RevisionRecord>,
     /// How many replicas there should be.
     pub desired: u32,
     /// The highest revision number that was given out.
     pub last_revision: u64,
     /// The update that did not come up, if the last one did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<UpdateFailure>,
     /// The machine that the function belongs to; absent while there is only one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 }
 

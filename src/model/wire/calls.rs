@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A queued call, as `GET /system/calls/ID` shows it.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Call {
@@ -23,29 +24,21 @@ pub struct Call {
     /// When it was queued, RFC 3339.
     pub queued_at: String,
     /// When its first try began, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
     /// When it ended, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
     /// How long it waited for its first try, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// How many tries there were, or have failed so far.
     pub tries: u32,
     /// What the last try found of its function: `cold` when it had to wait for a replica, else `warm`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
     /// The status that the last try was answered, or that a client would have been answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
     /// Bytes of the answer's body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// Why it failed, or failed the last time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Until when its answer is kept, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_until: Option<String>,
 }

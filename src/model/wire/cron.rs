@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::is_default;
 
 /// A function's timer, as `GET /system/cron` lists it and describe shows it.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CronStatus {
@@ -24,16 +25,13 @@ pub struct CronStatus {
     #[serde(default, skip_serializing_if = "is_default")]
     pub jitter_seconds: u64,
     /// The run that was accepted last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<CronRun>,
     /// When it is called next, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_run: Option<String>,
     /// Runs that wait for an earlier one to end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub waiting: u64,
     /// The run that was left out last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<CronLeftOut>,
     /// Runs that were accepted since it was deployed first.
     pub accepted: u64,
@@ -42,7 +40,6 @@ pub struct CronStatus {
     /// Runs whose time passed while nobody looked.
     pub missed_runs: u64,
     /// Why runs are not accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 

@@ -8,6 +8,7 @@ use super::{CronStatus, is_default};
 
 /// `POST` and `PUT /system/functions`. faas-cli also sends `network` and `registryAuth`, which are
 /// accepted and ignored.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
@@ -16,45 +17,34 @@ pub struct Deployment {
     /// The image to run.
     pub image: String,
     /// The namespace; `openfaas-fn` if it is absent or empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The command that the watchdog runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_process: Option<String>,
     /// Environment variables.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_vars: Option<BTreeMap<String, String>>,
     /// Placement constraints: kept and given back; there is one machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Vec<String>>,
     /// Names of secrets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<Vec<String>>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// What it may use at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Resources>,
     /// What it asks for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Resources>,
     /// Whether the root file system is read-only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only_root_filesystem: Option<bool>,
 }
 
 /// Memory and cpu as Kubernetes quantities.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Such as `128Mi`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Such as `500m`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
 }
 
@@ -70,13 +60,12 @@ pub struct Deletion {
 }
 
 /// `POST /system/function/{name}/rollback`
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rollback {
     /// The revision to go back to; the newest that served before this one if it is absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// Its namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
 
@@ -95,6 +84,7 @@ pub struct ScaleRequest {
 }
 
 /// What list and describe answer.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionStatus {
@@ -103,31 +93,22 @@ pub struct FunctionStatus {
     /// The image, as it was sent.
     pub image: String,
     /// Its namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The command that the watchdog runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_process: Option<String>,
     /// Environment variables as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_vars: Option<BTreeMap<String, String>>,
     /// Constraints as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Vec<String>>,
     /// Secrets as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<Vec<String>>,
     /// Labels as sent, and `faas_function`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Annotations as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// Limits as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Resources>,
     /// Requests as sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Resources>,
     /// As sent.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -142,19 +123,15 @@ pub struct FunctionStatus {
     #[serde(default, skip_serializing_if = "is_default")]
     pub available_replicas: u32,
     /// When it was deployed, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
     /// What it uses now; only in describe, with `usage=1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// Ours: what the function is doing (`pulling`, `starting`, `ready`, `backing-off`, `failed`, `stopped`, `removing`).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub phase: String,
     /// Ours: why it is not ready, in words, or how far a pull has come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Ours: the digest that the image name was resolved to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
     /// Ours: the number of this version of the spec, counted from 1.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -163,13 +140,10 @@ pub struct FunctionStatus {
     #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// Ours: the update that is under way, or the last one if it did not come up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateStatus>,
     /// Ours: how the last replica ended that was not told to, since the daemon started; only in describe.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<LastExit>,
     /// Ours: when it is called by its schedule, if it is; only in describe.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<CronStatus>,
     /// Ours: the revisions that served and that one can go back to, newest first; only in describe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

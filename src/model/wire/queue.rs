@@ -25,6 +25,7 @@ pub struct QueueChange {
 }
 
 /// A call that was given up.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadCall {
@@ -45,10 +46,8 @@ pub struct DeadCall {
     /// When it was queued, RFC 3339.
     pub queued_at: String,
     /// Where its answer goes, if its client asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
     /// This is the callback, and what could not be sent is the answer of a call that has ended: its status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<u16>,
     /// How many tries have failed.
     pub tried: u32,

@@ -3,19 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 /// A secret as sent; answers never carry a value.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Secret {
     /// Its name.
     pub name: String,
     /// Its namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The value as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// The value as base64; counts before `value`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_value: Option<String>,
 }
 

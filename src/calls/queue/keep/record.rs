@@ -65,6 +65,7 @@ impl Start {
 }
 
 /// One call, as it is or as it was.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRecord {
     /// How it is.
@@ -82,30 +83,22 @@ pub struct CallRecord {
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// When its first try began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// How many tries there were, or have failed so far.
     pub tries: u32,
     /// Start of the function that the last attempt met.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
     /// The status that the last try was answered, or that a client would have been answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
     /// Bytes of the answer's body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// Why it failed, or failed the last time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Until when its answer is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_until: Option<Timestamp>,
     /// Why the answer's body is not kept, if it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<String>,
 }
 

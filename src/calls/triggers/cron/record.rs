@@ -41,6 +41,7 @@ pub(super) struct Row {
 }
 
 /// A run that was accepted.
+#[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
     /// The number of its call.
@@ -48,12 +49,10 @@ pub(super) struct Run {
     /// `X-Call-Id`
     pub(super) call_id: String,
     /// When it was due; nothing if somebody asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Timestamp>,
     /// When it was accepted.
     pub(super) at: Timestamp,
     /// What came of it, once that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<End>,
 }
 
