@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use model::function::NamespaceName;
-use model::wire::{Deployment, FunctionStatus, Namespace, Resources};
+use model::wire::{Deployment, FunctionStatus, Namespace};
 
 use super::client::Client;
 use super::error::CliError;
@@ -129,30 +129,15 @@ pub(super) fn as_sent(function: FunctionStatus) -> Deployment {
 
 /// The same deployment, written in the one way that two equal ones share.
 pub(super) fn plain(deployment: Deployment) -> Deployment {
-    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let resources = |given: Option<Resources>| {
-        let given = given.map(|given| Resources { memory: text(given.memory), cpu: text(given.cpu) });
-        given.filter(|given| *given != Resources::default())
-    };
-    Deployment {
-        namespace: text(deployment.namespace).filter(|name| name != NamespaceName::DEFAULT),
-        env_process: text(deployment.env_process),
-        env_vars: deployment.env_vars.filter(|map| !map.is_empty()),
-        constraints: deployment.constraints.filter(|list| !list.is_empty()),
-        secrets: deployment.secrets.filter(|list| !list.is_empty()),
-        labels: deployment.labels.filter(|map| !map.is_empty()),
-        annotations: deployment.annotations.filter(|map| !map.is_empty()),
-        limits: resources(deployment.limits),
-        requests: resources(deployment.requests),
-        read_only_root_filesystem: deployment.read_only_root_filesystem.filter(|set| *set),
-        service: deployment.service,
-        image: deployment.image,
-    }
+    let mut plain = model::stack::without_empty(deployment);
+    plain.namespace = plain.namespace.filter(|name| name != NamespaceName::DEFAULT);
+    plain
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::wire::Resources;
 
     #[test]
     fn what_says_nothing_is_left_out() {

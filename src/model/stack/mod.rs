@@ -7,7 +7,7 @@ mod render;
 mod schema;
 mod substitute;
 
-pub use parse::{Files, Stack, parse};
+pub use parse::{Files, Stack, parse, without_empty};
 pub use render::render;
 
 use std::io;

@@ -111,13 +111,7 @@ fn map(texts: Option<schema::Texts>) -> Option<BTreeMap<String, String>> {
 }
 
 fn deployment(name: &str, function: schema::Function, files: &Files) -> Result<Deployment, StackError> {
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let list = |items: Option<Vec<String>>| items.filter(|items| !items.is_empty());
-    let resources = |sent: Option<schema::Resources>| {
-        sent.map(|sent| Resources { memory: given(sent.memory), cpu: given(sent.cpu) })
-            .filter(|resources| resources.memory.is_some() || resources.cpu.is_some())
-    };
-    let image = given(function.image).ok_or_else(|| {
+    let image = function.image.filter(|image| !image.is_empty()).ok_or_else(|| {
         StackError::new(format!("functions.{name}.image is missing: name the image that was built for it"))
     })?;
     let mut env_vars = function.environment.unwrap_or_default().0;
@@ -127,20 +121,45 @@ fn deployment(name: &str, function: schema::Function, files: &Files) -> Result<D
             .map_err(|error| error.at(format_args!("functions.{name}.environment_file {file:?}")))?;
         env_vars.extend(variables);
     }
-    Ok(Deployment {
+    Ok(without_empty(Deployment {
         service: name.to_owned(),
         image,
-        namespace: given(function.namespace),
-        env_process: given(function.fprocess),
-        env_vars: Some(env_vars).filter(|map| !map.is_empty()),
-        constraints: list(function.constraints),
-        secrets: list(function.secrets),
+        namespace: function.namespace,
+        env_process: function.fprocess,
+        env_vars: Some(env_vars),
+        constraints: function.constraints,
+        secrets: function.secrets,
         labels: map(function.labels),
         annotations: map(function.annotations),
-        limits: resources(function.limits),
-        requests: resources(function.requests),
-        read_only_root_filesystem: function.readonly_root_filesystem.filter(|set| *set),
-    })
+        limits: function.limits,
+        requests: function.requests,
+        read_only_root_filesystem: function.readonly_root_filesystem,
+    }))
+}
+
+/// Returns a deployment without what says nothing, and so in the one form that two equal ones share.
+pub fn without_empty(deployment: Deployment) -> Deployment {
+    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let list = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
+    let map = |map: Option<BTreeMap<String, String>>| map.filter(|map| !map.is_empty());
+    let resources = |given: Option<Resources>| {
+        let given = given.map(|given| Resources { memory: text(given.memory), cpu: text(given.cpu) });
+        given.filter(|given| *given != Resources::default())
+    };
+    Deployment {
+        namespace: text(deployment.namespace),
+        env_process: text(deployment.env_process),
+        env_vars: map(deployment.env_vars),
+        constraints: list(deployment.constraints),
+        secrets: list(deployment.secrets),
+        labels: map(deployment.labels),
+        annotations: map(deployment.annotations),
+        limits: resources(deployment.limits),
+        requests: resources(deployment.requests),
+        read_only_root_filesystem: deployment.read_only_root_filesystem.filter(|set| *set),
+        service: deployment.service,
+        image: deployment.image,
+    }
 }
 
 fn environment_file(file: &str, files: &Files) -> Result<BTreeMap<String, String>, StackError> {

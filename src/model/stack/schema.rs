@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{Deployment, Resources};
 
 /// The keys of a function that are read; those of [`IGNORED_FUNCTION_KEYS`] are known, and for building.
 const FUNCTION_KEYS: [&str; 13] = [
@@ -29,7 +31,8 @@ const IGNORED_FUNCTION_KEYS: [&str; 8] =
     ["build_args", "build_options", "build_secrets", "copy", "handler", "lang", "platforms", "skip_build"];
 
 /// A whole stack file.
-#[derive(Debug, Default, Deserialize)]
+#[serde_with::skip_serializing_none]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct File {
     pub(super) version: Option<String>,
     pub(super) provider: Option<Provider>,
@@ -38,21 +41,24 @@ pub(super) struct File {
 }
 
 /// `provider`
-#[derive(Debug, Default, Deserialize)]
+#[serde_with::skip_serializing_none]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Provider {
     pub(super) name: Option<String>,
     pub(super) gateway: Option<String>,
 }
 
 /// One of `namespaces`
-#[derive(Debug, Default, Deserialize)]
+#[serde_with::skip_serializing_none]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Namespace {
     pub(super) labels: Option<Texts>,
     pub(super) annotations: Option<Texts>,
 }
 
-/// One of `functions`
-#[derive(Debug, Default, Clone, Deserialize)]
+/// One of `functions`, in the order in which people write it.
+#[serde_with::skip_serializing_none]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(super) struct Function {
     #[serde(rename = "<<")]
     base: Option<Bases>,
@@ -70,15 +76,8 @@ pub(super) struct Function {
     pub(super) readonly_root_filesystem: Option<bool>,
 }
 
-/// `limits` and `requests`
-#[derive(Debug, Default, Clone, Deserialize)]
-pub(super) struct Resources {
-    pub(super) memory: Option<String>,
-    pub(super) cpu: Option<String>,
-}
-
 /// What `<<` points at.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Bases {
     One(Box<Function>),
@@ -112,8 +111,27 @@ impl Function {
     }
 }
 
+impl From<Deployment> for Function {
+    fn from(deployment: Deployment) -> Self {
+        Self {
+            image: Some(deployment.image),
+            namespace: deployment.namespace,
+            fprocess: deployment.env_process,
+            environment: deployment.env_vars.map(Texts),
+            secrets: deployment.secrets,
+            labels: deployment.labels.map(Texts),
+            annotations: deployment.annotations.map(Texts),
+            constraints: deployment.constraints,
+            limits: deployment.limits,
+            requests: deployment.requests,
+            readonly_root_filesystem: deployment.read_only_root_filesystem,
+            ..Self::default()
+        }
+    }
+}
+
 /// A map from names to texts, where a missing value is the empty text.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Texts(pub(super) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Texts {
