@@ -91,7 +91,8 @@ pub struct Update {
 }
 
 /// The phase of a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Phase {
     /// The image is being fetched.
     Pulling,
@@ -107,19 +108,4 @@ pub enum Phase {
     Stopped,
     /// It is being removed; calls get 404.
     Removing,
-}
-
-impl Phase {
-    /// The word for it in answers and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pulling => "pulling",
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::BackingOff => "backing-off",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-            Self::Removing => "removing",
-        }
-    }
 }

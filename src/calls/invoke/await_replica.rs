@@ -96,8 +96,8 @@ impl Call<'_> {
             function: self.entry.label.to_string(),
             limit: self.limit,
             reason: match &view.reason {
-                Some(reason) => format!("{}: {reason}", view.phase.as_str()),
-                None => view.phase.as_str().to_owned(),
+                Some(reason) => format!("{}: {reason}", view.phase),
+                None => view.phase.to_string(),
             },
         }
     }

@@ -39,7 +39,7 @@ pub enum QueueError {
         call_id: String,
     },
     /// No answer of a call is kept.
-    #[error("no answer of call {call_id} is kept, which is {state}: send X-Keep-Result with a call", state = state.as_str())]
+    #[error("no answer of call {call_id} is kept, which is {state}: send X-Keep-Result with a call")]
     NoAnswer {
         /// Its id.
         call_id: String,
@@ -47,7 +47,7 @@ pub enum QueueError {
         state: CallState,
     },
     /// A call has ended without an answer that could be given to whoever waits for it.
-    #[error("call {call_id} is {state}: {reason}", state = state.as_str())]
+    #[error("call {call_id} is {state}: {reason}")]
     Unanswered {
         /// Its id.
         call_id: String,
@@ -59,7 +59,7 @@ pub enum QueueError {
         reason: String,
     },
     /// A call cannot be cancelled any more.
-    #[error("call {call_id} has ended: it is {state}", state = state.as_str())]
+    #[error("call {call_id} has ended: it is {state}")]
     Ended {
         /// Its id.
         call_id: String,

@@ -38,14 +38,14 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         replicas: view.desired,
         available_replicas: u32::try_from(view.endpoints.len()).unwrap_or(u32::MAX),
         created_at: Some(view.created_at.to_string()),
-        phase: view.phase.as_str().into(),
+        phase: view.phase.to_string(),
         reason,
         image_digest: view.image_digest.clone(),
         revision: view.revision,
         restarts: view.restarts,
         update: view.update.as_ref().map(|update| wire::UpdateStatus {
             revision: update.revision,
-            phase: update.phase.as_str().into(),
+            phase: update.phase.to_string(),
             reason: update.reason.clone().or_else(|| pulled.filter(|_| update.phase == Phase::Pulling)),
         }),
         ..wire::FunctionStatus::default()

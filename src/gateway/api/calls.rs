@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::params::Params;
 use super::{Answer, Done, to_the_end};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
-use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue, Start};
+use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue};
 use model::function::Invalid;
 use model::wire;
 
@@ -40,11 +40,7 @@ async fn list(State(queue): State<Queue>, params: Params) -> Answer<Vec<wire::Ca
 }
 
 fn state(text: &str) -> Result<CallState, Invalid> {
-    let found = CallState::ALL.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| {
-        let names = CallState::ALL.map(CallState::as_str).join(", ");
-        Invalid::new("status", format!("{text:?} is none of {names}"))
-    })
+    text.parse().map_err(|reason: String| Invalid::new("status", reason))
 }
 
 async fn show(State(queue): State<Queue>, Path(id): Path<String>) -> Answer<wire::Call> {
@@ -81,7 +77,7 @@ fn call(call: CallRecord) -> wire::Call {
     let wait = call.started_at.map(|at| at.duration_since(call.queued_at).as_millis());
     wire::Call {
         call_id: call.call_id,
-        status: call.state.as_str().to_owned(),
+        status: call.state.to_string(),
         name: call.function.name.to_string(),
         namespace: call.function.namespace.to_string(),
         method: call.method,
@@ -93,7 +89,7 @@ fn call(call: CallRecord) -> wire::Call {
         // A clock that was set back makes it nothing.
         wait_ms: wait.map(|wait| u64::try_from(wait).unwrap_or(0)),
         tries: call.tries,
-        start: call.start.map(Start::as_str).map(str::to_owned),
+        start: call.start.map(|start| start.to_string()),
         code: call.code,
         received: call.received,
         reason: call.reason,

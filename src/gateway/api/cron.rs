@@ -60,8 +60,8 @@ pub(super) fn status(timer: TimerStatus) -> wire::CronStatus {
         namespace: timer.function.namespace.to_string(),
         schedule: timer.schedule.into(),
         time_zones: timer.zones,
-        overlap: timer.overlap.as_str().to_owned(),
-        missed: timer.missed.as_str().to_owned(),
+        overlap: timer.overlap.to_string(),
+        missed: timer.missed.to_string(),
         jitter_seconds: timer.jitter.as_secs(),
         last_run: timer.last.map(last_run),
         next_run: timer.next.map(|next| next.to_string()),
@@ -85,7 +85,7 @@ fn last_run(run: LastRun) -> wire::CronRun {
         call_id: run.call_id,
         due: run.due.map(|due| due.to_string()),
         at: run.at.to_string(),
-        outcome: run.outcome.as_str().to_owned(),
+        outcome: run.outcome.to_string(),
         tried,
     }
 }

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use schedule::Schedule;
+use strum::{Display, EnumString, VariantNames};
+
+use super::none_of;
 
 /// What says that a function is called by its schedule. Other topics are those of other programs.
 pub(super) const TOPIC: &str = "cron-function";
@@ -25,7 +28,8 @@ pub struct CronSettings {
 }
 
 /// What becomes of a run when an earlier one has not ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = none_of::<Overlap>)]
 pub enum Overlap {
     /// It is made beside it.
     #[default]
@@ -37,45 +41,14 @@ pub enum Overlap {
 }
 
 /// What becomes of runs whose time has passed while nobody looked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Display, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = none_of::<Missed>)]
 pub enum Missed {
     /// They are left out.
     #[default]
     Skip,
     /// One is made for all of them.
     Once,
-}
-
-impl Overlap {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Skip => "skip",
-            Self::Queue => "queue",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let all = [Self::Allow, Self::Skip, Self::Queue];
-        let found = all.into_iter().find(|overlap| overlap.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is none of allow, skip, queue"))
-    }
-}
-
-impl Missed {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Skip => "skip",
-            Self::Once => "once",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let found = [Self::Skip, Self::Once].into_iter().find(|missed| missed.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is none of skip, once"))
-    }
 }
 
 /// Reads a time over which runs are spread.

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use oci_client::Reference;
+use strum::{EnumString, VariantNames};
 
-use super::Invalid;
+use super::{Invalid, none_of};
 
 /// An image name. The text is kept as it was sent, because clients compare it; the reference is
 /// that text with Docker's defaults filled in (`docker.io/library/…:latest`).
@@ -150,7 +151,8 @@ fn is_component(text: &str) -> bool {
 }
 
 /// When a deploy asks the registry, as in Kubernetes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(parse_err_ty = String, parse_err_fn = none_of::<PullPolicy>)]
 pub enum PullPolicy {
     /// Resolve the name at the registry on every deploy; layers that are there are not sent again.
     Always,
@@ -158,19 +160,6 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never ask a registry: the image was loaded with `ingle image load`.
     Never,
-}
-
-impl FromStr for PullPolicy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "Always" => Ok(Self::Always),
-            "IfNotPresent" => Ok(Self::IfNotPresent),
-            "Never" => Ok(Self::Never),
-            other => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
-        }
-    }
 }
 
 #[cfg(test)]

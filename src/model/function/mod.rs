@@ -37,3 +37,8 @@ impl Invalid {
         Self { field: field.into(), reason: reason.into() }
     }
 }
+
+/// Says that a text is none of the words that there are for `E`.
+pub fn none_of<E: strum::VariantNames>(text: &str) -> String {
+    format!("{text:?} is none of {}", E::VARIANTS.join(", "))
+}

@@ -67,7 +67,8 @@ pub struct RetryPolicy {
 }
 
 /// What chance does to a pause, so that calls that failed together do not come back together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString)]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = no_jitter)]
 pub enum Jitter {
     /// Anything from the shortest pause to the computed one.
     Full,
@@ -102,16 +103,8 @@ impl RetryPolicy {
     }
 }
 
-impl FromStr for Jitter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "full" => Ok(Self::Full),
-            "equal" => Ok(Self::Equal),
-            _ => Err(format!("{text:?} is neither full nor equal")),
-        }
-    }
+fn no_jitter(text: &str) -> String {
+    format!("{text:?} is neither full nor equal")
 }
 
 /// Reads how often a call is tried.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use schedule::Schedule;
 
-use super::cron::{CronSettings, Missed, Overlap, TOPIC, jitter};
+use super::cron::{CronSettings, TOPIC, jitter};
 use super::{
     Cpu, FunctionKey, FunctionName, HandlerDigest, ImageRef, Invalid, Memory, NamespaceName, Probe, Probes,
     PullPolicy, RetrySettings, SecretName, attempts, parse_duration,
@@ -374,8 +374,8 @@ fn cron(settings: &Settings<'_>) -> Result<Option<CronSettings>, Invalid> {
     Ok(Some(CronSettings {
         text,
         schedule,
-        overlap: settings.parse("ingle.cron-overlap", Overlap::parse)?.unwrap_or_default(),
-        missed: settings.parse("ingle.cron-missed", Missed::parse)?.unwrap_or_default(),
+        overlap: settings.parse("ingle.cron-overlap", str::parse)?.unwrap_or_default(),
+        missed: settings.parse("ingle.cron-missed", str::parse)?.unwrap_or_default(),
         jitter: settings.parse("ingle.cron-jitter", jitter)?.unwrap_or_default(),
     }))
 }

@@ -9,7 +9,8 @@ use directory::{BOUNDS, CodeCounts};
 pub(super) struct Text(String);
 
 /// What a family's numbers are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Kind {
     Counter,
     Gauge,
@@ -19,11 +20,6 @@ pub(super) enum Kind {
 impl Text {
     /// Begins a family. All its samples follow before the next one begins.
     pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 

@@ -170,7 +170,7 @@ async fn watch(entry: Arc<Entry>, witness: Arc<Witness>) {
         let room = if view.phase == Phase::Removing { 0 } else { view.desired as usize + 1 };
         if view.endpoints.len() > room {
             let ids: Vec<_> = view.endpoints.iter().map(|endpoint| &endpoint.id).collect();
-            witness.fault(format!("{ids:?} serve, there is room for {room}: {}", view.phase.as_str()));
+            witness.fault(format!("{ids:?} serve, there is room for {room}: {}", view.phase));
         }
         drop(view);
         if views.changed().await.is_err() {

@@ -62,7 +62,7 @@ fn a_launch_that_fails_at_any_step_leaves_nothing() {
                 fleet.deploy(deployment, false).await.expect("accepted");
                 let found = || fleet.describe(&key).expect("it is there");
                 eventually!(
-                    found().phase == Phase::BackingOff.as_str(),
+                    found().phase == Phase::BackingOff.to_string(),
                     "{call:?} {moment:?}: {:?}",
                     found()
                 );
@@ -77,7 +77,7 @@ fn a_launch_that_fails_at_any_step_leaves_nothing() {
                 fault.set(None);
                 eventually!(
                     within 30,
-                    found().phase == Phase::Ready.as_str(),
+                    found().phase == Phase::Ready.to_string(),
                     "{call:?} {moment:?}: {:?}",
                     found()
                 );
@@ -111,7 +111,7 @@ fn a_removal_that_fails_at_any_step_is_made_up_for() {
                 };
                 fleet.deploy(deployment, false).await.expect("accepted");
                 let found = || fleet.describe(&key).expect("it is there");
-                eventually!(found().phase == Phase::Ready.as_str(), "{call:?} {moment:?}: {:?}", found());
+                eventually!(found().phase == Phase::Ready.to_string(), "{call:?} {moment:?}: {:?}", found());
                 fault.set(Some((call, moment)));
                 fleet.remove(&key).await.expect("removed");
                 // Longer than all attempts of the owner take.

@@ -2,15 +2,17 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantNames};
 
 use crate::queue::codec::{self, DecodeError};
 use crate::queue::job::JobMetadata;
 use crate::queue::payload::Payload;
-use model::function::FunctionKey;
+use model::function::{FunctionKey, none_of};
 
 /// How a call is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = none_of::<CallState>)]
 pub enum CallState {
     /// Could be made now.
     Queued,
@@ -26,42 +28,15 @@ pub enum CallState {
     Cancelled,
 }
 
-impl CallState {
-    /// All of them, as they follow each other.
-    pub const ALL: [Self; 6] =
-        [Self::Queued, Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
 /// The start of a function that an attempt met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Start {
     /// There was no replica: the try waited for one.
     Cold,
     /// There was a replica.
     Warm,
-}
-
-impl Start {
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Warm => "warm",
-        }
-    }
 }
 
 /// One call, as it is or as it was.

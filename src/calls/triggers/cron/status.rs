@@ -55,7 +55,8 @@ pub struct LastRun {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// It is still to be made, or is being made.
     Pending {
@@ -63,23 +64,10 @@ pub enum Outcome {
         tried: u32,
     },
     /// It has ended.
+    #[strum(transparent)]
     Ended(End),
     /// The store does not say.
     Unknown,
-}
-
-impl Outcome {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending { .. } => "pending",
-            Self::Ended(End::Made) => "made",
-            Self::Ended(End::GivenUp) => "given-up",
-            Self::Ended(End::Cancelled) => "cancelled",
-            Self::Ended(End::Unreadable) => "unreadable",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 impl Cron {
