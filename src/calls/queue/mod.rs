@@ -33,7 +33,7 @@ mod spool;
 mod state;
 mod waiters;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,13 +61,11 @@ pub use state::DEFAULT_QUEUE;
 use codec::DecodeError;
 use directory::Directory;
 use host::store::{Store, StoreError, StoredJob};
-use keep::index::Index;
 use model::config;
 use schedule::admission::{Quota, Sender, Usage};
 use schedule::scheduler::{FairScheduler, Limits};
 use spool::Spool;
 use state::{Shared, State, readable};
-use waiters::Waiters;
 
 /// How often calls that were given up are looked through for old ones.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
@@ -102,13 +100,8 @@ impl Queue {
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
         let mut state = State {
             scheduler: FairScheduler::new(limits),
-            held: BTreeMap::new(),
-            index: Index::default(),
-            running: HashMap::new(),
-            waiters: Waiters::default(),
             dead: Usage { calls: store.dead_jobs_count()?, ..Usage::default() },
-            records: Usage::default(),
-            summary: Summary::default(),
+            ..State::default()
         };
         let mut left = Left::default();
         for row in store.dead_jobs() {

@@ -66,7 +66,7 @@ pub(super) struct Shared {
     pub(super) pausing: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) scheduler: FairScheduler,
     /// Room of the jobs that are queued or being made, and when they were queued; calls come first, and callbacks after

@@ -30,7 +30,7 @@ pub(in crate::queue) enum LaneKey {
 }
 
 /// Calls that may be made at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::queue) struct Limits {
     /// In all.
     pub(in crate::queue) all: usize,
@@ -103,7 +103,7 @@ pub(in crate::queue) enum Next {
 }
 
 /// All lanes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::queue) struct FairScheduler {
     limits: Limits,
     lanes: BTreeMap<LaneKey, Lane>,
@@ -118,14 +118,7 @@ pub(in crate::queue) struct FairScheduler {
 impl FairScheduler {
     /// No lane yet.
     pub(in crate::queue) fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            lanes: BTreeMap::new(),
-            queues: BTreeMap::new(),
-            round: VecDeque::new(),
-            due: BTreeSet::new(),
-            running: 0,
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Takes in a call, to be made at once or at a time. The queue that it names is its function's from now on.

@@ -16,7 +16,7 @@ const SET_BACK: SignedDuration = SignedDuration::from_hours(3);
 const SET_RIGHT: SignedDuration = SignedDuration::from_secs(60);
 
 /// A timer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row {
     /// What was due up to here is done with.
     done_until: Timestamp,
@@ -107,15 +107,7 @@ pub struct Counts {
 impl Row {
     /// That of a function that is called by its schedule from now on.
     pub(super) fn new(from: Timestamp) -> Self {
-        Self {
-            done_until: from,
-            aside: None,
-            last: None,
-            open: Vec::new(),
-            owed: Vec::new(),
-            left_out: None,
-            counts: Counts::default(),
-        }
+        Self { done_until: from, ..Self::default() }
     }
 
     /// Nothing counts that was due before.

@@ -12,7 +12,7 @@ use crate::private_file::if_there;
 use crate::runtime::RuntimeError;
 
 /// One host that has images.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Host {
     /// Name and port, and the path before `/v2` if there is one.
     pub(super) address: String,
@@ -97,13 +97,9 @@ fn candidates(certs_dir: &Path, registry: &str) -> Vec<PathBuf> {
 fn defaults(registry: &str) -> Vec<Host> {
     let host = Host {
         address: if registry == "docker.io" { "registry-1.docker.io".into() } else { registry.to_owned() },
-        plain: false,
-        prefix: String::new(),
         resolves: true,
         pulls: true,
-        ca: Vec::new(),
-        skip_verify: false,
-        is_fallback: false,
+        ..Host::default()
     };
     if !is_loopback(registry) {
         return vec![host];
