@@ -2,6 +2,7 @@
 //! what is asked for.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::error::{Failure, Fault};
 use super::hosts::{Host, hosts};
 use super::manifest::Descriptor;
 use super::resolved::Wanted;
-use super::session::{Answer, Question, Session};
+use super::session::Session;
 use crate::runtime::RuntimeError;
 use model::config;
 use model::function::ImageRef;
@@ -33,10 +34,19 @@ pub(super) struct Registry {
     answered: AtomicUsize,
 }
 
+/// Subject of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// A tag, and what it means now.
+    Tag,
+    /// Something that has a digest.
+    Digest,
+}
+
 #[derive(Debug)]
 struct Endpoint {
     host: Host,
-    session: OnceCell<Session>,
+    session: OnceCell<Arc<Session>>,
 }
 
 impl Registry {
@@ -56,26 +66,19 @@ impl Registry {
 
     /// The digest that the image's name means now.
     pub(super) async fn digest(&self) -> Result<String, RuntimeError> {
-        match self.ask_patiently(&Question::Digest).await? {
-            Answer::Digest(digest) => Ok(digest),
-            Answer::Document(_) | Answer::Layer(_) => unreachable!("a question has its kind of answer"),
-        }
+        self.ask_patiently(About::Tag, |session| async move { session.digest().await }).await
     }
 
     /// An index, manifest or config by its digest. It is not checked here.
     pub(super) async fn document(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Bytes, RuntimeError> {
-        match self.ask_patiently(&Question::Document { wanted, limit }).await? {
-            Answer::Document(bytes) => Ok(bytes),
-            Answer::Digest(_) | Answer::Layer(_) => unreachable!("a question has its kind of answer"),
-        }
+        let question = |session: Arc<Session>| async move { session.document(wanted, limit).await };
+        self.ask_patiently(About::Digest, question).await
     }
 
     /// A layer from byte `offset` on. Hosts that do not know about offsets send all of it.
     pub(super) async fn layer(&self, layer: &Descriptor, offset: u64) -> Result<BlobResponse, Failure> {
-        match self.ask(&Question::Layer { digest: &layer.digest, offset }).await? {
-            Answer::Layer(response) => Ok(response),
-            Answer::Digest(_) | Answer::Document(_) => unreachable!("a question has its kind of answer"),
-        }
+        let question = |session: Arc<Session>| async move { session.layer(&layer.digest, offset).await };
+        self.ask(About::Digest, &question).await
     }
 
     /// A fault as an error about this image.
@@ -84,11 +87,15 @@ impl Registry {
         fault.into_error(self.image.as_str(), registry, &self.docker_config.display().to_string())
     }
 
-    async fn ask_patiently(&self, question: &Question<'_>) -> Result<Answer, RuntimeError> {
+    async fn ask_patiently<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        about: About,
+        question: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T, RuntimeError> {
         let mut pause = FIRST_PAUSE;
         let mut repeats = 0;
         loop {
-            match self.ask(question).await {
+            match self.ask(about, &question).await {
                 Err(Failure::Fault(Fault::Busy(cause))) if repeats < REPEATS => {
                     tracing::debug!(image = %self.image, cause, "asking the registry again");
                     tokio::time::sleep(pause).await;
@@ -103,27 +110,33 @@ impl Registry {
     }
 
     /// Asks one host after the other, beginning with the one that answered last.
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, Failure> {
+    async fn ask<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        about: About,
+        question: &impl Fn(Arc<Session>) -> F,
+    ) -> Result<T, Failure> {
         let mut refusal: Option<Fault> = None;
         let count = self.endpoints.len();
         // A tag is looked up where the settings say first, whoever has sent something before.
-        let first = if question.is_about_tag() { 0 } else { self.answered.load(Ordering::Relaxed) };
+        let first = if about == About::Tag { 0 } else { self.answered.load(Ordering::Relaxed) };
         for position in (0..count).map(|step| (first + step) % count) {
             let Endpoint { host, session } = &self.endpoints[position];
-            if !(if question.is_about_tag() { host.resolves } else { host.pulls }) {
+            if !(if about == About::Tag { host.resolves } else { host.pulls }) {
                 continue;
             }
             // A fallback is for when the host before it was not understood, and only then.
             if host.is_fallback && refusal.as_ref().is_some_and(Fault::is_answer) {
                 continue;
             }
-            let fault = match self.ask_one(host, session, question).await {
+            let open = || async { Session::open(&self.image, host, &self.docker_config).await.map(Arc::new) };
+            let answer = async { question(session.get_or_try_init(open).await?.clone()).await };
+            let fault = match answer.await {
                 Ok(answer) => {
                     self.answered.store(position, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(Failure::Fault(fault)) => fault,
-                ours => return ours,
+                Err(ours) => return Err(ours),
             };
             tracing::debug!(image = %self.image, host = host.address, ?fault, "a host did not give what was asked");
             refusal = Some(match refusal {
@@ -135,15 +148,5 @@ impl Registry {
         Err(Failure::Fault(refusal.unwrap_or_else(|| {
             Fault::Foreign("its hosts.toml names no host that may be asked for this".into())
         })))
-    }
-
-    async fn ask_one(
-        &self,
-        host: &Host,
-        session: &OnceCell<Session>,
-        question: &Question<'_>,
-    ) -> Result<Answer, Failure> {
-        let open = || Session::open(&self.image, host, &self.docker_config);
-        session.get_or_try_init(open).await?.ask(question).await
     }
 }

@@ -31,30 +31,6 @@ pub(super) struct Session {
     reference: Reference,
 }
 
-/// What a host is asked.
-#[derive(Debug)]
-pub(super) enum Question<'a> {
-    /// What the tag means now.
-    Digest,
-    /// A document of at most `limit` bytes.
-    Document { wanted: &'a Wanted<'a>, limit: u64 },
-    /// A layer from a byte on.
-    Layer { digest: &'a str, offset: u64 },
-}
-
-/// What it answers.
-pub(super) enum Answer {
-    Digest(String),
-    Document(Bytes),
-    Layer(BlobResponse),
-}
-
-impl Question<'_> {
-    pub(super) fn is_about_tag(&self) -> bool {
-        matches!(self, Self::Digest)
-    }
-}
-
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("reference", &self.reference).finish_non_exhaustive()
@@ -93,22 +69,20 @@ impl Session {
         Ok(Self { documents, client, reference })
     }
 
-    /// Asks.
-    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Answer, Failure> {
-        Ok(match *question {
-            Question::Digest => {
-                let digest = in_time(self.documents.digest()).await?;
-                check_digest(&digest).map_err(Fault::Foreign)?;
-                Answer::Digest(digest)
-            }
-            Question::Document { wanted, limit } => {
-                Answer::Document(in_time(self.documents.read(wanted, limit)).await?.into())
-            }
-            Question::Layer { digest, offset } => Answer::Layer(self.layer(digest, offset).await?),
-        })
+    /// Returns the digest that the tag means now.
+    pub(super) async fn digest(&self) -> Result<String, Failure> {
+        let digest = in_time(self.documents.digest()).await?;
+        check_digest(&digest).map_err(Fault::Foreign)?;
+        Ok(digest)
     }
 
-    async fn layer(&self, digest: &str, offset: u64) -> Result<BlobResponse, Failure> {
+    /// A document of at most `limit` bytes.
+    pub(super) async fn document(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Bytes, Failure> {
+        Ok(in_time(self.documents.read(wanted, limit)).await?.into())
+    }
+
+    /// A layer from a byte on.
+    pub(super) async fn layer(&self, digest: &str, offset: u64) -> Result<BlobResponse, Failure> {
         if offset == 0 {
             return Ok(BlobResponse::Full(self.client.pull_blob_stream(&self.reference, digest).await?));
         }
