@@ -24,6 +24,12 @@ pub(crate) async fn run(
 ) -> io::Result<Output> {
     let mut command = Command::new(found(program));
     command.args(arguments).env_clear().env("PATH", SEARCH_PATH).envs(environment.iter().copied());
+    talk(command, input, limit).await
+}
+
+/// Starts `command`, gives it `input`, and waits for its end. It is killed after `limit`, and when the future is
+/// dropped.
+pub(crate) async fn talk(mut command: Command, input: &[u8], limit: Duration) -> io::Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let mut stdin = child.stdin.take();

@@ -4,15 +4,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::exec;
 use crate::private_file::if_there;
 use crate::runtime::RuntimeError;
 
@@ -143,25 +142,10 @@ async fn run_helper(program: &str, server: &str) -> Result<Option<Credentials>, 
         username: String,
         secret: String,
     }
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("{program}: {error}"))?;
-    let mut input = child.stdin.take().ok_or("it has no input")?;
-    let talk = async {
-        // A helper that does not read what it is asked still answers.
-        let _ = input.write_all(server.as_bytes()).await;
-        drop(input);
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(HELPER_TIMEOUT, talk)
-        .await
-        .map_err(|_| format!("{program} did not answer within {} s", HELPER_TIMEOUT.as_secs()))?
-        .map_err(|error| format!("{program}: {error}"))?;
+    let mut command = Command::new(program);
+    command.arg("get");
+    let output = exec::talk(command, server.as_bytes(), HELPER_TIMEOUT).await;
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
         if said.contains("credentials not found") {
