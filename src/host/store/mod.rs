@@ -232,19 +232,6 @@ impl Store {
         Ok(rows.into_iter().filter_map(|(address, id)| Some((address.parse().ok()?, id))).collect())
     }
 
-    /// Keeps an address lease soon. A lease need not be on disk before its replica starts: what runs
-    /// carries its address as a label, and what does not run needs none.
-    pub fn put_lease(&self, address: IpAddr, id: &ReplicaId) {
-        if let Ok(operation) = put(&format!("lease/{address}"), id) {
-            self.writer.write_soon(vec![operation]);
-        }
-    }
-
-    /// Forgets an address lease soon.
-    pub fn delete_lease(&self, address: IpAddr) {
-        self.writer.write_soon(vec![delete(&format!("lease/{address}"))]);
-    }
-
     /// Writes what is waiting and ends the writer. Later writes fail.
     pub async fn close(&self) {
         self.writer.close().await;
@@ -275,11 +262,14 @@ impl Store {
 
 impl crate::network::Leases for Store {
     fn put(&self, address: IpAddr, id: &ReplicaId) {
-        self.put_lease(address, id);
+        // What runs carries its address as a label, and what does not run needs none: nobody waits for the disk.
+        if let Ok(operation) = put(&format!("lease/{address}"), id) {
+            self.writer.write_soon(vec![operation]);
+        }
     }
 
     fn delete(&self, address: IpAddr) {
-        self.delete_lease(address);
+        self.writer.write_soon(vec![delete(&format!("lease/{address}"))]);
     }
 
     fn all(&self) -> Vec<(IpAddr, ReplicaId)> {
@@ -406,6 +396,7 @@ fn remove_snapshots(dir: &Path, which: impl Fn(&str) -> bool) -> Result<(), Stor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Leases as _;
 
     fn key(name: &str) -> FunctionKey {
         FunctionKey::parse(name).expect("a name")
@@ -448,7 +439,7 @@ mod tests {
             store.put_function(&record("gone", "cat")).await.expect("written");
             store.delete_function(&key("gone"), &[]).await.expect("deleted");
             store.put_counts(&[(key("small"), 42u64)]).expect("encodes");
-            store.put_lease([10, 62, 0, 2].into(), &ReplicaId::from_existing("small-1"));
+            store.put([10, 62, 0, 2].into(), &ReplicaId::from_existing("small-1"));
             store.close().await;
         }
         let store = Store::open(dir.path()).expect("opens again");
