@@ -13,6 +13,12 @@ pub fn takes_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }
 
+/// Returns a method as a label of metrics: of those that clients make up there is no end.
+pub fn label(method: &str) -> &'static str {
+    let all = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    all.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
 /// Writes the line that says how long a request's body is, if there is one or it is usual.
 pub fn push_length(method: &str, framing: Framing, out: &mut Vec<u8>) {
     match framing {

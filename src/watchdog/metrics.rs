@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use http1::method;
+
 /// The upper ends of the histogram's buckets, in seconds: those that Prometheus's own clients have.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// What a request is counted as whose client has left before there was an answer: nginx's word for it.
@@ -24,7 +26,7 @@ impl Metrics {
     /// Counts a request, by the status of its answer; 0 if there was none.
     pub(super) fn finished(&mut self, method: &str, status: u16, took: Duration) {
         let status = if status == 0 { CLIENT_GONE } else { status };
-        let counts = self.0.entry((known(method), status)).or_default();
+        let counts = self.0.entry((method::label(method), status)).or_default();
         let seconds = took.as_secs_f64();
         for (bucket, end) in counts.buckets.iter_mut().zip(BUCKETS) {
             *bucket += u64::from(seconds <= end);
@@ -61,12 +63,6 @@ impl Metrics {
         writeln!(out, "# HELP {name} Requests that are being answered.\n# TYPE {name} gauge")?;
         writeln!(out, "{name} {in_flight}")
     }
-}
-
-/// A method as a label: of those that clients make up there is no end.
-fn known(method: &str) -> &'static str {
-    let all = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    all.into_iter().find(|known| *known == method).unwrap_or("other")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 
 use super::exposition::{Kind, Text};
 use directory::{BOUNDS, CodeCounts};
+use http1::method;
 use model::sync::lock;
 
 /// Requests to the API by code, method and path. Not for calls of functions: it takes a lock.
@@ -26,7 +27,8 @@ struct Labels {
 impl ApiStats {
     /// A request has been answered. `path` is the route's pattern, never the path as sent.
     pub fn finished(&self, method: &Method, path: &str, status: StatusCode, time: Duration) {
-        let labels = Labels { path: path.into(), method: known(method), code: status.as_u16() };
+        let labels =
+            Labels { path: path.into(), method: method::label(method.as_str()), code: status.as_u16() };
         let bucket = BOUNDS.iter().position(|bound| time.as_secs_f64() <= *bound).unwrap_or(BOUNDS.len());
         let mut counts = lock(&self.counts);
         let counts = counts
@@ -52,20 +54,6 @@ impl ApiStats {
 impl Labels {
     fn with(&self, write: impl FnOnce(&[(&str, &str)])) {
         write(&[("code", &self.code.to_string()), ("method", self.method), ("path", &self.path)]);
-    }
-}
-
-/// Clients may make methods up.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
     }
 }
 
