@@ -6,7 +6,6 @@
 //! `docs/configuration.md` describes every key; a test holds it to this file.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -217,6 +216,7 @@ pub struct Daemon {
 
 /// Every mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid configuration{}", .mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect::<String>())]
 pub struct ConfigError {
     /// One line for each, with the key or variable, the value and what would be right.
     pub mistakes: Vec<String>,
@@ -229,16 +229,6 @@ impl ConfigError {
             *mistake = mistake.replace(FILE, &path.display().to_string());
         }
         self
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("invalid configuration")?;
-        for mistake in &self.mistakes {
-            write!(f, "\n  {mistake}")?;
-        }
-        Ok(())
     }
 }
 

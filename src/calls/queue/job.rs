@@ -179,13 +179,8 @@ pub struct Attempt {
     /// Why that was no success, in words.
     pub reason: String,
     /// Tries before it that failed in the same way, and are not remembered apart.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "model::wire::is_default")]
     pub repeats: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde has it so")]
-fn is_none(repeats: &u32) -> bool {
-    *repeats == 0
 }
 
 impl Attempt {

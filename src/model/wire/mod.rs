@@ -29,6 +29,6 @@ pub use system::{
 };
 
 /// Whether a field says nothing, and is left out.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
