@@ -10,8 +10,6 @@
 //! It is stricter than most: whatever two programs could read in two ways is refused, because a
 //! gateway and a function that disagree on where a request ends are a way to smuggle one.
 
-#[cfg(test)]
-mod agreement;
 mod alarm;
 mod buffer;
 mod decoder;

@@ -146,6 +146,4 @@ impl Timetable {
 }
 
 #[cfg(test)]
-mod property;
-#[cfg(test)]
 mod tests;

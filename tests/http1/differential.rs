@@ -1,5 +1,5 @@
 //! Streams of requests and answers, valid and damaged, cut anywhere: what is read must not depend on the
-//! cuts, and must end where hyper, which shares only the parser of heads with this module, says so too.
+//! cuts, and must end where hyper, which shares only the parser of heads with http1, says so too.
 //!
 //! `PROPTEST_CASES` sets how many are tried.
 
@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
+use http1::{Decoder, Framing, RequestHead, ResponseHead, ends_after, slots};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-use super::*;
 
 /// Shown as text when a test fails.
 #[derive(Clone)]

@@ -7,11 +7,11 @@ use std::sync::LazyLock;
 
 use croner::Cron;
 use jiff::civil::DateTime;
-use jiff::{SignedDuration, ToSpan as _};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-
-use super::*;
+use schedule::{Schedule, Timetable};
 
 /// The zones that are compared, each with what is odd about it.
 const ZONES: [&str; 7] = [
