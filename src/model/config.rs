@@ -6,7 +6,7 @@
 //! `docs/configuration.md` describes every key; a test holds it to this file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +55,27 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Connections at the same time; more wait in the kernel's backlog.
     pub max_connections: usize,
+    /// The proxies in front, whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// The addresses of proxies in front of the gateway: what they say of a request's client, host and scheme is
+/// believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Whether `peer`, which may be an IPv4 address as an IPv6 socket has it, is one of them.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.0.iter().any(|network| network.contains(&peer))
+    }
+}
+
+impl From<Vec<IpNet>> for TrustedProxies {
+    fn from(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
 }
 
 impl Gateway {
@@ -62,7 +83,7 @@ impl Gateway {
     pub fn reached_at(&self) -> SocketAddr {
         let mut address = self.listen;
         if address.ip().is_unspecified() {
-            let loopback: std::net::IpAddr =
+            let loopback: IpAddr =
                 if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
             address.set_ip(loopback);
         }
@@ -268,6 +289,8 @@ impl Config {
                 idle_timeout: from.get("gateway.idle_timeout", "75s", duration),
                 drain_timeout: from.get("gateway.drain_timeout", "75s", duration),
                 max_connections: from.get("gateway.max_connections", "8192", count),
+                trusted_proxies: from
+                    .get("gateway.trusted_proxies", "", |text| networks(text).map(TrustedProxies::from)),
             },
             functions: Functions {
                 timeout: from.get("functions.timeout", "60s", duration),
@@ -466,7 +489,7 @@ fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         .iter()
         .map(|item| {
             item.parse::<IpNet>()
-                .or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from))
+                .or_else(|_| item.parse::<IpAddr>().map(IpNet::from))
                 .map_err(|_| format!("{item:?} is not an address or network such as 192.168.1.0/24"))
         })
         .collect()

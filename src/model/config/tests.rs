@@ -31,6 +31,24 @@ fn lists_numbers_and_switches_are_taken_as_toml_writes_them() {
     assert_eq!(config.gateway.max_connections, 7);
 }
 
+#[test]
+fn a_trusted_proxy_is_known_by_its_address_however_the_socket_spells_it() {
+    let config = Config::parse("[gateway]\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\"]\n", none);
+    let proxies = config.expect("valid").gateway.trusted_proxies;
+    for (peer, trusted) in [
+        ("10.1.2.3", true),
+        ("::ffff:10.1.2.3", true),
+        ("2001:db8::1", true),
+        ("11.1.2.3", false),
+        ("::ffff:11.1.2.3", false),
+        ("2001:db8::2", false),
+    ] {
+        assert_eq!(proxies.contains(peer.parse().expect("an address")), trusted, "{peer}");
+    }
+    let nobody = Config::parse("", none).expect("defaults").gateway.trusted_proxies;
+    assert!(!nobody.contains(IpAddr::from([127, 0, 0, 1])));
+}
+
 /// `docs/configuration.md` has a row for each key, with the default that the code has.
 #[test]
 fn every_key_is_documented_with_its_default() {
