@@ -8,7 +8,7 @@ use httparse::{Error, ParserConfig, Status};
 const MAX_HEADERS: usize = 128;
 
 /// Bytes of the longest name that [`Header`] knows.
-const LONGEST_NAME: usize = 19;
+const LONGEST_NAME: usize = 22;
 
 /// Room for the headers of one head, on the stack and not initialised.
 pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_HEADERS];
@@ -64,9 +64,11 @@ pub enum Header {
     /// For this connection only: never forwarded.
     Hop,
     Accept,
+    Authorization,
     CallId,
     Connection,
     ContentLength,
+    Cookie,
     Expect,
     ForwardedFor,
     ForwardedHost,
@@ -76,8 +78,11 @@ pub enum Header {
     Prefer,
     /// Set by the gateway: what others set is not forwarded.
     Ours,
+    ServiceWorkerAllowed,
+    SetCookie,
     TransferEncoding,
     Upgrade,
+    WwwAuthenticate,
     Other,
 }
 
@@ -115,6 +120,7 @@ impl Header {
             2 if is("te") => Self::Hop,
             4 if is("host") => Self::Host,
             6 if is("accept") => Self::Accept,
+            6 if is("cookie") => Self::Cookie,
             6 if is("expect") => Self::Expect,
             6 if is("prefer") => Self::Prefer,
             7 if is("upgrade") => Self::Upgrade,
@@ -122,19 +128,23 @@ impl Header {
             9 if is("x-call-id") => Self::CallId,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::Hop,
+            10 if is("set-cookie") => Self::SetCookie,
             10 if is("x-function") => Self::Function,
             11 if is("x-served-by") => Self::Ours,
             12 if is("x-start-time") => Self::Ours,
+            13 if is("authorization") => Self::Authorization,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
             16 if is("x-forwarded-host") => Self::ForwardedHost,
             16 if is("proxy-connection") => Self::Hop,
+            16 if is("www-authenticate") => Self::WwwAuthenticate,
             17 if is("x-forwarded-proto") => Self::ForwardedProto,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             18 if is("x-duration-seconds") => Self::Ours,
             18 if is("proxy-authenticate") => Self::Hop,
             19 if is("proxy-authorization") => Self::Hop,
+            22 if is("service-worker-allowed") => Self::ServiceWorkerAllowed,
             _ => Self::Other,
         }
     }

@@ -13,11 +13,13 @@ mod await_replica;
 mod error;
 mod exchange;
 mod measure;
+mod reserved;
 
 pub use error::InvokeError;
 
 pub use exchange::{BodyError, Caller, Exchange, Expected, Failure, Outgoing, PIECE};
 pub use measure::CallTimer;
+pub use reserved::{REALM, may_pass, push_cookies};
 
 use std::future::poll_fn;
 use std::io;

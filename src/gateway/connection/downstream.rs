@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
-use calls::invoke::{BodyError, Caller};
+use calls::invoke::{BodyError, Caller, may_pass};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 use super::request::RequestInfo;
@@ -337,6 +337,7 @@ impl Caller for Downstream<'_> {
                 Header::Ours | Header::CallId => continue,
                 Header::ContentLength if chunks || head.code < 200 || head.code == 204 => continue,
                 Header::Upgrade if head.code != 101 => continue,
+                kind if !may_pass(kind, header.value) => continue,
                 _ => {}
             }
             // Without its length the body would end elsewhere for the client than for us.

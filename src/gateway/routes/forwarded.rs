@@ -46,7 +46,10 @@ impl ForwardedRequest<'_, '_, '_> {
                 Header::Host => host = Some(header.value),
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
-                Header::Upgrade | Header::Accept | Header::Function | Header::Prefer | Header::Other => {}
+                Header::Upgrade | Header::Accept | Header::Authorization | Header::Function => {}
+                Header::Cookie | Header::Prefer | Header::Other => {}
+                // They mean something in a response alone.
+                Header::ServiceWorkerAllowed | Header::SetCookie | Header::WwwAuthenticate => {}
             }
             push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }

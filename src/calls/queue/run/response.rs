@@ -5,13 +5,14 @@ use std::io;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::invoke::may_pass;
 use crate::queue::error::QueueError;
 use crate::queue::job::{JobMetadata, truncated};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
 use crate::queue::spool::{Spool, SpoolWriter};
 use crate::queue::state::Shared;
-use http1::ResponseHead;
+use http1::{Header, ResponseHead};
 
 /// An answer that is being kept.
 #[derive(Debug)]
@@ -62,7 +63,9 @@ impl ResponseWriter {
         self.head.clear();
         for header in head.headers {
             // What the connection has named belongs to it alone.
-            if head.connection.names(head.headers, header.name) {
+            if head.connection.names(head.headers, header.name)
+                || !may_pass(Header::of(header.name), header.value)
+            {
                 continue;
             }
             for part in [header.name.as_bytes(), b": ", header.value, b"\r\n"] {
