@@ -24,6 +24,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::gateway::access::Access;
 use crate::gateway::access::basic::Credentials;
 use crate::gateway::api::Api;
 use crate::gateway::server::listener;
@@ -101,6 +102,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .basic_auth
         .then(|| Credentials::load_or_create(&config.daemon.state_dir))
         .transpose()?;
+    let access = Arc::new(Access::new(&config.gateway, credentials));
     let network =
         Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?;
     network.ensure().await?;
@@ -126,10 +128,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         secrets,
         logs: logs.clone(),
         runtime,
-        credentials,
+        access: access.clone(),
         state_dir: config.daemon.state_dir.clone(),
     };
-    let gateway = Gateway { directory: fleet.directory().clone(), queue: queue.clone(), api: api.router()? };
+    let gateway =
+        Gateway { directory: fleet.directory().clone(), queue: queue.clone(), access, api: api.router()? };
     tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
     listener::keep(&listener);
     // Where there is no systemd this says nothing to nobody.

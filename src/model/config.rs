@@ -57,6 +57,33 @@ pub struct Gateway {
     pub max_connections: usize,
     /// The proxies in front, whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: TrustedProxies,
+    /// Names of the gateway that browsers may use while the API asks for no password.
+    pub hosts: HostPatterns,
+}
+
+/// Names of hosts such as `example.org`, and `*.example.org` for all below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostPatterns(Vec<String>);
+
+impl HostPatterns {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of them means `host`, which is in lower case and has no dot at its end.
+    pub fn contains(&self, host: &str) -> bool {
+        self.0.iter().any(|pattern| match pattern.strip_prefix('*') {
+            Some(end) => host.len() > end.len() && host.ends_with(end),
+            None => pattern == host,
+        })
+    }
+}
+
+impl From<Vec<String>> for HostPatterns {
+    fn from(hosts: Vec<String>) -> Self {
+        Self(hosts)
+    }
 }
 
 /// The addresses of proxies in front of the gateway: what they say of a request's client, host and scheme is
@@ -214,8 +241,8 @@ pub struct Queue {
     pub answer_limit: u64,
     /// How long a receiver may take for a callback.
     pub callback_timeout: Duration,
-    /// Hosts that callbacks may be sent to, such as `example.org` or `*.example.org`; all, if there are none.
-    pub callback_hosts: Vec<String>,
+    /// Hosts that callbacks may be sent to; all, if there are none.
+    pub callback_hosts: HostPatterns,
     /// Destinations on this host or in private networks that callbacks may reach.
     pub callback_networks: Vec<IpNet>,
     /// The file with the secrets that callbacks are signed with.
@@ -291,6 +318,7 @@ impl Config {
                 max_connections: from.get("gateway.max_connections", "8192", count),
                 trusted_proxies: from
                     .get("gateway.trusted_proxies", "", |text| networks(text).map(TrustedProxies::from)),
+                hosts: from.get("gateway.hosts", "", hosts),
             },
             functions: Functions {
                 timeout: from.get("functions.timeout", "60s", duration),
@@ -496,7 +524,7 @@ fn networks(text: &str) -> Result<Vec<IpNet>, String> {
 }
 
 /// Names of hosts, or `*.` and what they end with.
-fn hosts(text: &str) -> Result<Vec<String>, String> {
+fn hosts(text: &str) -> Result<HostPatterns, String> {
     let is_name = |name: &str| {
         let is_allowed = |byte: u8| {
             byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'[' | b']')
@@ -509,7 +537,8 @@ fn hosts(text: &str) -> Result<Vec<String>, String> {
             true => Ok(item.trim_end_matches('.').to_ascii_lowercase()),
             false => Err(format!("{item:?} is not a host such as example.org or *.example.org")),
         })
-        .collect()
+        .collect::<Result<Vec<_>, _>>()
+        .map(HostPatterns)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The API over a whole fleet whose engine and network are fakes: what clients send, and exactly what
 //! they are answered.
 
+mod browsers;
 mod client;
 mod cron;
 mod disk;

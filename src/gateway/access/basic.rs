@@ -73,13 +73,15 @@ impl Credentials {
         Ok(Self::new(&user, &password))
     }
 
-    /// Whether a request's headers carry this user and password. Takes the same time whichever of
-    /// them is wrong.
+    /// Whether a request's headers carry this user and password.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
-        let Some((user, password)) = headers.get(AUTHORIZATION).and_then(|value| basic(value.as_bytes()))
-        else {
-            return false;
-        };
+        headers.get(AUTHORIZATION).is_some_and(|value| self.admit_value(value.as_bytes()))
+    }
+
+    /// Whether the value of an `Authorization` header is this user and password. Takes the same time whichever of
+    /// them is wrong.
+    pub fn admit_value(&self, authorization: &[u8]) -> bool {
+        let Some((user, password)) = basic(authorization) else { return false };
         let user = digest(&user).ct_eq(&self.user);
         let password = digest(&password).ct_eq(&self.password);
         (user & password).into()

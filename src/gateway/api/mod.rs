@@ -1,10 +1,10 @@
 //! The API: everything that is not a call of a function. `docs/api.md` is its reference.
 //!
 //! Each file here holds the routes of one thing and the handles that these need. What is common to
-//! all stands around them, from the outside in: counting, the form of errors, authentication.
+//! all stands around them, from the outside in: counting, the form of errors, who is let in.
 //!
 //! Invariants
-//! - Nothing under `/system` is looked at, not even its body, before the client is authenticated.
+//! - Nothing under `/system` is looked at, not even its body, before the client is let in.
 //! - A change that was begun is carried to its end, also when the client goes away meanwhile.
 
 mod body;
@@ -32,12 +32,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
-use http::header::{ALLOW, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, LOCATION, WWW_AUTHENTICATE};
 
 use self::upload::Archives;
-use super::access::basic::Credentials;
+use super::access::{Access, AccessError, is_browser};
 use super::error::{ErrorCode, ErrorResponse, wants_json};
 use crate::observe::metrics::{ApiStats, Scrape};
+use ::calls::invoke::REALM;
 use ::calls::queue::Queue;
 use ::calls::triggers::cron::Cron;
 use control::fleet::Fleet;
@@ -60,8 +61,8 @@ pub struct Api {
     pub logs: Arc<Logs>,
     /// Images, and what replicas use.
     pub runtime: Arc<dyn Runtime>,
-    /// Who may use it; everyone if `None`.
-    pub credentials: Option<Credentials>,
+    /// Who may use it.
+    pub access: Arc<Access>,
     /// Where archives of images and handlers are kept while they are read.
     pub state_dir: PathBuf,
 }
@@ -91,18 +92,18 @@ impl Api {
             .merge(system::routes(self.fleet))
             .merge(info::routes())
             .merge(metrics::routes(scrape));
-        Ok(around(router, self.credentials, stats))
+        Ok(around(router, self.access, stats))
     }
 }
 
 /// What all routes have in common.
-fn around(router: Router, credentials: Option<Credentials>, stats: Arc<ApiStats>) -> Router {
+fn around(router: Router, access: Arc<Access>, stats: Arc<ApiStats>) -> Router {
     router
         .route("/", get(to_the_ui))
         .route("/ui/", get(no_ui))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(credentials.map(Arc::new), authenticate))
+        .layer(middleware::from_fn_with_state(access, let_in))
         .layer(middleware::from_fn(write_error))
         .layer(middleware::from_fn_with_state(stats, count))
 }
@@ -128,21 +129,24 @@ async fn wrong_method(request: Request) -> ErrorResponse {
     )
 }
 
-async fn authenticate(
-    State(credentials): State<Option<Arc<Credentials>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let guarded = request.uri().path().starts_with("/system");
-    if guarded && credentials.is_some_and(|credentials| !credentials.admit(request.headers())) {
-        let answer = ErrorResponse::new(
-            ErrorCode::Unauthorized,
-            "wrong user or password: log in with 'faas-cli login' or 'ingle login'",
-        );
-        let challenge = HeaderValue::from_static("Basic realm=\"Restricted\"");
-        return ([(WWW_AUTHENTICATE, challenge)], answer).into_response();
+/// Lets in who may use what asks for credentials.
+async fn let_in(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if !request.uri().path().starts_with("/system") {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let Err(error) = access.check(&request) else { return next.run(request).await };
+    let code = match error {
+        AccessError::CrossSite | AccessError::ForeignOrigin { .. } => ErrorCode::ForeignOrigin,
+        AccessError::UnknownHost { .. } => ErrorCode::UnknownHost,
+        AccessError::Unauthorized => ErrorCode::Unauthorized,
+        AccessError::MediaType => ErrorCode::UnsupportedMediaType,
+    };
+    let mut response = ErrorResponse::new(code, error.to_string()).into_response();
+    if code == ErrorCode::Unauthorized && !is_browser(request.headers()) {
+        let challenge = format!("Basic realm=\"{REALM}\"").try_into().expect("a header's value");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
 }
 
 /// Writes an error as the client asked for it.

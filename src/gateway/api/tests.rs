@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
+use crate::gateway::access::basic::Credentials;
 
 /// `admin:secret`
 const AUTH: &str = "Basic YWRtaW46c2VjcmV0";
@@ -23,8 +24,9 @@ fn router() -> Router {
         .merge(info::routes())
         .route("/system/take", post(take))
         .route("/system/echo/{name}", get(echo));
-    let credentials = Some(Credentials::new("admin", "secret"));
-    around(routes, credentials, Arc::default())
+    let config = model::config::Config::parse("", |_| None).expect("defaults");
+    let access = Access::new(&config.gateway, Some(Credentials::new("admin", "secret")));
+    around(routes, Arc::new(access), Arc::default())
 }
 
 /// Status, headers, and body.
@@ -45,7 +47,7 @@ async fn system_asks_for_a_password_and_the_rest_does_not() {
     for path in ["/system/info", "/system/functions", "/system", "/system/", "/system/no/such/route"] {
         let (status, headers, body) = send(Request::get(path), "").await;
         assert_eq!(status, 401, "{path}");
-        assert_eq!(headers[WWW_AUTHENTICATE], "Basic realm=\"Restricted\"");
+        assert_eq!(headers[WWW_AUTHENTICATE], "Basic realm=\"ingle\"");
         assert_eq!(headers[CONTENT_TYPE], "text/plain; charset=utf-8");
         assert_eq!(body, "wrong user or password: log in with 'faas-cli login' or 'ingle login'\n");
     }
@@ -74,7 +76,7 @@ async fn errors_are_json_for_those_who_ask() {
     let unknown = Request::get("/system/info").header(ACCEPT, "application/json");
     let (status, headers, body) = send(unknown, "").await;
     assert_eq!(status, 401);
-    assert_eq!(headers[WWW_AUTHENTICATE], "Basic realm=\"Restricted\"");
+    assert_eq!(headers[WWW_AUTHENTICATE], "Basic realm=\"ingle\"");
     assert!(body.ends_with(r#""code":"unauthorized"}"#), "{body}");
 }
 

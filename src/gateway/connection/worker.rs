@@ -10,6 +10,8 @@ use directory::Directory;
 use model::config::Config;
 use tokio::runtime::Handle;
 
+use crate::gateway::access::Access;
+
 /// The parts behind the gateway.
 #[derive(Debug, Clone)]
 pub struct Gateway {
@@ -17,6 +19,8 @@ pub struct Gateway {
     pub directory: Arc<Directory>,
     /// The queue of async calls.
     pub queue: Queue,
+    /// Who may use the API: their credentials are not passed on to functions.
+    pub access: Arc<Access>,
     /// Everything that is no call of a function. Its handlers run on the runtime of the daemon, never on the
     /// threads that carry calls.
     pub api: Router,

@@ -50,6 +50,9 @@ error_codes! {
     BodyTooLarge, "body_too_large", [413];
     NoIntent, "no_intent", [400];
     Unauthorized, "unauthorized", [401];
+    ForeignOrigin, "foreign_origin", [403];
+    UnknownHost, "unknown_host", [421];
+    UnsupportedMediaType, "unsupported_media_type", [415];
     RouteNotFound, "route_not_found", [404];
     NoUi, "no_ui", [404];
     MethodNotAllowed, "method_not_allowed", [405];

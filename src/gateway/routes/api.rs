@@ -5,10 +5,12 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
+use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
 use http::Version;
@@ -34,8 +36,8 @@ const WAITING_PIECES: usize = 2;
 
 type Sender = PollSender<Result<Bytes, io::Error>>;
 
-/// The head as the `http` crate has it.
-pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorResponse> {
+/// The head as the `http` crate has it, with the peer that sent it.
+pub(super) fn parts(head: &RequestHead<'_, '_>, peer: SocketAddr) -> Result<Parts, ErrorResponse> {
     if head.method == "CONNECT" {
         return Err(ErrorResponse::not_a_proxy());
     }
@@ -44,7 +46,8 @@ pub(super) fn parts(head: &RequestHead<'_, '_>) -> Result<Parts, ErrorResponse> 
     for header in head.headers {
         request = request.header(header.name, header.value);
     }
-    let (parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();
+    let (mut parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();
+    parts.extensions.insert(ConnectInfo(peer));
     Ok(parts)
 }
 

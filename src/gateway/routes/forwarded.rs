@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
+use calls::invoke::push_cookies;
 use directory::Entry;
 use http1::{Header, RequestHead, method};
 
 use super::target::Path;
+use crate::gateway::access::Access;
 use crate::gateway::connection::request::RequestInfo;
 
 /// A request on its way to a function.
@@ -14,6 +16,7 @@ pub(super) struct ForwardedRequest<'a, 'h, 'b> {
     pub(super) path: Path<'b>,
     pub(super) request: &'a RequestInfo,
     pub(super) peer: SocketAddr,
+    pub(super) access: &'a Access,
 }
 
 impl ForwardedRequest<'_, '_, '_> {
@@ -28,9 +31,8 @@ impl ForwardedRequest<'_, '_, '_> {
     /// `host_if_none` is for a request that has none, as those of HTTP/1.0.
     pub(super) fn write_head_without_framing(&self, host_if_none: &str, out: &mut Vec<u8>) {
         let head = self.head;
-        let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
-        push(&[head.method.as_bytes(), b" ", slash, self.path.rest.as_bytes(), b" HTTP/1.1\r\n"]);
+        push(out, &[head.method.as_bytes(), b" ", slash, self.path.rest.as_bytes(), b" HTTP/1.1\r\n"]);
         let (mut host, mut forwarded_host, mut proto) = (None, false, false);
         for header in head.headers {
             let kind = Header::of(header.name);
@@ -43,36 +45,57 @@ impl ForwardedRequest<'_, '_, '_> {
                 // Sent again below, once and as we understood it.
                 Header::ContentLength | Header::CallId | Header::Expect | Header::ForwardedFor => continue,
                 Header::Upgrade if !head.upgrade => continue,
+                // What opens the API to an admin is nothing for a function.
+                Header::Authorization if self.access.admits(header.value) => continue,
+                Header::Cookie => {
+                    push_cookie(header, out);
+                    continue;
+                }
                 Header::Host => host = Some(header.value),
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
                 Header::Upgrade | Header::Accept | Header::Authorization | Header::Function => {}
-                Header::Cookie | Header::Prefer | Header::Other => {}
+                Header::Prefer | Header::Other => {}
                 // They mean something in a response alone.
                 Header::ServiceWorkerAllowed | Header::SetCookie | Header::WwwAuthenticate => {}
             }
-            push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
+            push(out, &[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
         if host.is_none() {
-            push(&[b"Host: ", host_if_none.as_bytes(), b"\r\n"]);
+            push(out, &[b"Host: ", host_if_none.as_bytes(), b"\r\n"]);
         }
         if head.upgrade {
-            push(&[b"Connection: Upgrade\r\n"]);
+            push(out, &[b"Connection: Upgrade\r\n"]);
         }
-        push(&[b"X-Call-Id: ", self.request.call_id.as_bytes()]);
-        push(&[b"\r\nX-Start-Time: ", itoa::Buffer::new().format(self.request.started_at).as_bytes()]);
+        push(out, &[b"X-Call-Id: ", self.request.call_id.as_bytes()]);
+        push(out, &[b"\r\nX-Start-Time: ", itoa::Buffer::new().format(self.request.started_at).as_bytes()]);
         if let Some(host) = host.filter(|_| !forwarded_host) {
-            push(&[b"\r\nX-Forwarded-Host: ", host]);
+            push(out, &[b"\r\nX-Forwarded-Host: ", host]);
         }
-        push(&[b"\r\nX-Forwarded-For: "]);
+        push(out, &[b"\r\nX-Forwarded-For: "]);
         for earlier in head.headers.iter().filter(|header| Header::of(header.name) == Header::ForwardedFor) {
-            push(&[earlier.value, b", "]);
+            push(out, &[earlier.value, b", "]);
         }
         push_address(out, self.peer);
         if !proto {
             out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// Writes a line of cookies but those that are the gateway's; none if there are no others.
+fn push_cookie(header: &httparse::Header<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    push(out, &[header.name.as_bytes(), b": "]);
+    if push_cookies(header.value, out) {
+        out.extend_from_slice(b"\r\n");
+    } else {
+        out.truncate(start);
     }
 }
 

@@ -100,7 +100,9 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
         return Err(HeadError::TooLarge);
     }
     let info = RequestInfo::of(&head);
-    let forward = |path| ForwardedRequest { head: &head, path, request: &info, peer: connection.peer };
+    let access = &connection.worker.gateway.access;
+    let forward =
+        |path| ForwardedRequest { head: &head, path, request: &info, peer: connection.peer, access };
     let queued = |call: Result<AsyncCall, ErrorResponse>| match call {
         Ok(call) => Request::Async(Box::new(call)),
         Err(answer) => Request::Refused(answer),
@@ -125,7 +127,7 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
             Request::Alexa
         }
         Route::Unknown(error) => Request::Refused(error.into()),
-        Route::NotAFunction => match api::parts(&head) {
+        Route::NotAFunction => match api::parts(&head, connection.peer) {
             Ok(parts) => Request::Api(Box::new(parts)),
             Err(answer) => Request::Refused(answer),
         },

@@ -14,6 +14,8 @@ use host::secrets::Secrets;
 use host::store::Store;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
+use ingle::gateway::access::Access;
+use ingle::gateway::access::basic::Credentials;
 use ingle::gateway::api::Api;
 use model::config::Config;
 use tokio::runtime::Handle;
@@ -47,6 +49,11 @@ impl World {
 
     /// With these settings.
     pub(super) async fn with(settings: &str) -> Self {
+        Self::guarded(settings, None).await
+    }
+
+    /// The same for who has these credentials.
+    pub(super) async fn guarded(settings: &str, credentials: Option<Credentials>) -> Self {
         let state = tempfile::tempdir().expect("a directory");
         let run = tempfile::tempdir().expect("a directory");
         let mut config = Config::parse(settings, |_| None).expect("settings");
@@ -83,7 +90,7 @@ impl World {
             secrets,
             logs,
             runtime: Arc::new(runtime.clone()),
-            credentials: None,
+            access: Arc::new(Access::new(&config.gateway, credentials)),
             state_dir: state.path().to_owned(),
         };
         Self { fleet, queue, cron, runtime, router: api.router().expect("routes"), state, _run: run }
@@ -95,7 +102,12 @@ impl World {
 
     /// Sends a request and returns the answer's head and its body, not yet read.
     pub(super) async fn open(&self, method: &str, path: &str, body: impl Into<Body>) -> http::Response<Body> {
-        let request = Request::builder().method(method).uri(path).body(body.into()).expect("a request");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .body(body.into())
+            .expect("a request");
         self.router.clone().oneshot(request).await.expect("an answer")
     }
 

@@ -11,6 +11,7 @@
 //! cron       functions that are called by a schedule
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
+//! reserved   the admin's credentials and the gateway's cookies and realm stay the gateway's
 //! callbacks  answers of queued calls that are sent on
 //! records    what is known of queued calls before and after their end, and how they are cancelled
 //! skills     requests that name their function in the body
@@ -27,6 +28,7 @@ mod cron;
 mod later;
 mod records;
 mod replicas;
+mod reserved;
 mod retries;
 mod skills;
 mod smuggling;
@@ -41,6 +43,8 @@ use ::calls::queue::Queue;
 use directory::CallStats;
 use directory::{Directory, DirectoryWriter, Endpoint, Entry, Publisher, View};
 use host::store::Store;
+use ingle::gateway::access::Access;
+use ingle::gateway::access::basic::Credentials;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
 use model::function::ReplicaId;
@@ -103,7 +107,12 @@ impl Gate {
         let store = Arc::new(Store::open(state.path()).expect("a store"));
         let queue =
             Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
-        let gateway = Gateway { directory: directory.clone(), queue: queue.clone(), api: api::router() };
+        let gateway = Gateway {
+            directory: directory.clone(),
+            queue: queue.clone(),
+            access: Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")))),
+            api: api::router(),
+        };
         tokio::spawn({
             let queue = queue.clone();
             async move { queue.run().await }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 use super::address::is_public;
-use model::config;
+use model::config::{self, HostPatterns};
 
 /// The longest URL in bytes.
 const LONGEST: usize = 1000;
@@ -25,8 +25,8 @@ const GATEWAY_PATHS: [&str; 2] = ["/function/", "/async-function/"];
 /// Receivers that callbacks may go to.
 #[derive(Debug)]
 pub(in crate::queue) struct EgressPolicy {
-    /// Names of hosts, or `*.` and what they end with; if there are any, no others are reached.
-    hosts: Vec<String>,
+    /// If there are any, no others are reached.
+    hosts: HostPatterns,
     /// Networks that may be reached although they are nobody else's.
     networks: Vec<IpNet>,
     /// This gateway, as it is reached from here.
@@ -93,7 +93,7 @@ impl EgressPolicy {
         if host.is_empty() {
             return Err("it names no host".to_owned());
         }
-        if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| fits(pattern, &host)) {
+        if !self.hosts.is_empty() && !self.hosts.contains(&host) {
             return Err(format!("{host} is not in queue.callback_hosts"));
         }
         // However it was spelled, the parser writes an address in the one way that all read alike.
@@ -162,21 +162,13 @@ fn too_long(length: usize) -> String {
     format!("it has {length} bytes, and at most {LONGEST} are taken")
 }
 
-/// Whether a pattern means a host: `example.org`, or `*.example.org` for all below it.
-fn fits(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some(end) => host.len() > end.len() && host.ends_with(end),
-        None => pattern == host,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rules(hosts: &[&str], networks: &[&str]) -> EgressPolicy {
         EgressPolicy {
-            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>().into(),
             networks: networks.iter().map(|network| network.parse().expect("a network")).collect(),
             gateway: "127.0.0.1:8081".parse().expect("an address"),
         }

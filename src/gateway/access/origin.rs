@@ -1,0 +1,148 @@
+//! Where a request comes from: a browser says which page sent it, and under which name it knows the gateway.
+//!
+//! A browser adds what it knows of a user, such as a password, to whatever any page has it send. What it says of the
+//! page cannot be forged by the page; clients that are no browsers say nothing, and are judged by their credentials.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::ConnectInfo;
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use http::{Method, Request};
+use http_body::Body;
+use reqwest::Url;
+
+use super::AccessError;
+use model::config::{self, HostPatterns, TrustedProxies};
+
+/// Names of this gateway that no web page can have: browsers and functions do not ask a name server for them.
+const NAMES: [&str; 3] = ["localhost", "gateway", "gateway.openfaas"];
+/// Types of what is sent as a stream of bytes. A form or a page that asks nobody can send none of them.
+const STREAMS: [&str; 7] = [
+    "application/octet-stream",
+    "application/gzip",
+    "application/tar",
+    "application/x-gzip",
+    "application/x-tar",
+    "application/zip",
+    "application/zstd",
+];
+/// Characters of a client's text that are shown to it.
+const SHOWN: usize = 100;
+
+/// The pages that may use the API, and the names that it has for them.
+#[derive(Debug)]
+pub(super) struct OriginPolicy {
+    proxies: TrustedProxies,
+    hosts: HostPatterns,
+    /// The name of this machine.
+    hostname: String,
+}
+
+impl OriginPolicy {
+    pub(super) fn new(config: &config::Gateway) -> Self {
+        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        Self {
+            proxies: config.trusted_proxies.clone(),
+            hosts: config.hosts.clone(),
+            hostname: hostname.unwrap_or_default().to_ascii_lowercase(),
+        }
+    }
+
+    /// Refuses what a page of another origin sends.
+    pub(super) fn check_origin<B>(&self, request: &Request<B>) -> Result<(), AccessError> {
+        let headers = request.headers();
+        if headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none") {
+            return Err(AccessError::CrossSite);
+        }
+        if !headers.contains_key(ORIGIN) {
+            return Ok(());
+        }
+        let own = self.own_url(request);
+        // `null` is no URL: it is of a page that has no origin, as a sandbox or a file.
+        let is_own = |origin: &HeaderValue| {
+            let origin = origin.to_str().ok().and_then(root);
+            origin.zip(own.as_ref()).is_some_and(|(origin, own)| origin.origin() == own.origin())
+        };
+        match headers.get_all(ORIGIN).iter().find(|origin| !is_own(origin)) {
+            None => Ok(()),
+            Some(foreign) => Err(AccessError::ForeignOrigin {
+                origin: shown(foreign.as_bytes()),
+                own: own.map_or_else(|| "its own".into(), |own| own.origin().ascii_serialization()),
+            }),
+        }
+    }
+
+    /// Refuses a name that a web page could have made its own by pointing it to this machine.
+    pub(super) fn check_host<B>(&self, request: &Request<B>) -> Result<(), AccessError> {
+        let own = self.own_url(request);
+        let host = own.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let name = host.trim_end_matches('.');
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let is_known = NAMES.contains(&name)
+            || self.hosts.contains(name)
+            || (!name.is_empty() && self.hostname.trim_end_matches('.') == name);
+        if is_address || is_known {
+            Ok(())
+        } else {
+            Err(AccessError::UnknownHost { host: shown(host.as_bytes()) })
+        }
+    }
+
+    /// The gateway as the client knows it: what a trusted proxy says of that, else what the client says.
+    fn own_url<B>(&self, request: &Request<B>) -> Option<Url> {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let is_proxy = peer.is_some_and(|ConnectInfo(peer)| self.proxies.contains(peer.ip()));
+        let forwarded = |name| first(request.headers(), name).filter(|_| is_proxy);
+        // A target with an authority is as much as the header.
+        let authority = request.uri().authority().map(http::uri::Authority::as_str);
+        let host = forwarded("x-forwarded-host")
+            .or(authority)
+            .or_else(|| request.headers().get(HOST).and_then(|host| host.to_str().ok()))?;
+        let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
+        root(&format!("{scheme}://{host}"))
+    }
+}
+
+/// Refuses a change by a browser's page whose type a page may send without being allowed to.
+pub(super) fn check_type<B: Body>(request: &Request<B>) -> Result<(), AccessError> {
+    let headers = request.headers();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if reads || !headers.contains_key(ORIGIN) {
+        return Ok(());
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter().peekable();
+    let is_untyped = types.peek().is_none();
+    let is_fit = if is_untyped { request.body().is_end_stream() } else { types.all(is_data) };
+    if is_fit { Ok(()) } else { Err(AccessError::MediaType) }
+}
+
+/// Whether a content type is JSON or a stream of bytes.
+fn is_data(content_type: &HeaderValue) -> bool {
+    let text = content_type.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_json =
+        essence.strip_prefix("application/").is_some_and(|sub| sub == "json" || sub.ends_with("+json"));
+    is_json || STREAMS.contains(&essence.as_str())
+}
+
+/// The URL of an origin, if it is that and nothing more.
+fn root(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let is_bare = url.path() == "/"
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    is_bare.then_some(url)
+}
+
+/// The first of the values that proxies have put one after the other: the client's own.
+fn first<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let value = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
+    Some(value).filter(|value| !value.is_empty())
+}
+
+/// As much of a client's text as is said back to it.
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|char| !char.is_control()).take(SHOWN).collect()
+}

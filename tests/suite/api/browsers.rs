@@ -1,0 +1,276 @@
+//! What web pages can have a browser do: every route that asks for credentials, with every kind of origin and every
+//! kind of credentials.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::Request;
+use ingle::gateway::access::basic::Credentials;
+use tower::ServiceExt as _;
+
+use super::world::World;
+
+const HOST: &str = "faas.example:8080";
+const RIGHT: &str = "Basic YWRtaW46c2VjcmV0";
+const WRONG: &str = "Basic YWRtaW46b3RoZXI=";
+const PROXY: &str = "10.9.9.9:1";
+const CLIENT: &str = "192.0.2.1:1";
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+/// The patterns of all routes, as the sources have them: one that is added is tried without a word here.
+fn routes() -> BTreeSet<String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway/api");
+    let mut found = BTreeSet::new();
+    for file in std::fs::read_dir(sources).expect("the sources") {
+        let path = file.expect("a file").path();
+        if path.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).expect("a source");
+        for after in text.split(".route(").skip(1) {
+            let route = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            found.insert(route.expect("a route is a text").to_owned());
+        }
+    }
+    assert!(found.len() > 20 && found.contains("/system/functions"), "{found:?}");
+    found
+}
+
+/// A request as somebody sends it: the peer, and its headers.
+#[derive(Debug, Clone, Copy)]
+struct Sender {
+    peer: &'static str,
+    headers: &'static [(&'static str, &'static str)],
+    /// Whether it may come from there.
+    allowed: bool,
+}
+
+const fn from(headers: &'static [(&'static str, &'static str)], allowed: bool) -> Sender {
+    Sender { peer: CLIENT, headers, allowed }
+}
+
+const fn through(headers: &'static [(&'static str, &'static str)], allowed: bool) -> Sender {
+    Sender { peer: PROXY, headers, allowed }
+}
+
+const FORWARDED: (&str, &str) = ("x-forwarded-host", "public.example");
+const HTTPS: (&str, &str) = ("x-forwarded-proto", "https");
+const PUBLIC: (&str, &str) = ("origin", "https://public.example");
+
+const ORIGINS: &[Sender] = &[
+    // No browser.
+    from(&[], true),
+    from(&[("origin", "http://faas.example:8080")], true),
+    from(&[("origin", "http://FAAS.example:8080"), ("sec-fetch-site", "same-origin")], true),
+    from(&[("sec-fetch-site", "same-origin")], true),
+    from(&[("sec-fetch-site", "none")], true),
+    from(&[("sec-fetch-site", "same-site")], false),
+    from(&[("sec-fetch-site", "cross-site")], false),
+    from(&[("sec-fetch-site", "Same-Origin")], false),
+    from(&[("sec-fetch-site", "")], false),
+    from(&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false),
+    from(&[("origin", "http://faas.example:8080"), ("sec-fetch-site", "cross-site")], false),
+    from(&[("origin", "http://evil.example"), ("sec-fetch-site", "same-origin")], false),
+    from(&[("origin", "http://evil.example")], false),
+    from(&[("origin", "http://evil.example:8080")], false),
+    from(&[("origin", "null")], false),
+    from(&[("origin", "")], false),
+    // Another port, another scheme, and what only looks like it.
+    from(&[("origin", "http://faas.example")], false),
+    from(&[("origin", "http://faas.example:8081")], false),
+    from(&[("origin", "https://faas.example:8080")], false),
+    from(&[("origin", "http://sub.faas.example:8080")], false),
+    from(&[("origin", "http://faas.example:8080.evil.example")], false),
+    from(&[("origin", "http://faas.example:8080@evil.example")], false),
+    from(&[("origin", "http://evil.example@faas.example:8080")], false),
+    from(&[("origin", "http://faas.example:8080/page")], false),
+    from(&[("origin", "http://faas.example:8080, http://evil.example")], false),
+    from(&[("origin", "http://faas.example:8080"), ("origin", "http://evil.example")], false),
+    // What a proxy says counts if it is one that is trusted.
+    through(&[FORWARDED, HTTPS, PUBLIC], true),
+    through(
+        &[("x-forwarded-host", "public.example, inner"), ("x-forwarded-proto", "https, http"), PUBLIC],
+        true,
+    ),
+    through(&[("origin", "http://faas.example:8080")], true),
+    through(&[HTTPS, ("origin", "https://faas.example:8080")], true),
+    through(&[FORWARDED, PUBLIC], false),
+    through(&[FORWARDED, HTTPS, ("origin", "http://faas.example:8080")], false),
+    through(&[FORWARDED, HTTPS, ("origin", "https://evil.example")], false),
+    from(&[FORWARDED, HTTPS, PUBLIC], false),
+    from(&[("x-forwarded-host", "evil.example"), ("origin", "http://evil.example")], false),
+];
+
+impl World {
+    /// The status of a request.
+    async fn status(&self, method: &str, path: &str, sent: Sender, more: &[(&str, &str)], body: Body) -> u16 {
+        let mut request = Request::builder().method(method).uri(path);
+        if !more.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", HOST);
+        }
+        for (name, value) in sent.headers.iter().chain(more) {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(body).expect("a request");
+        let peer: SocketAddr = sent.peer.parse().expect("an address");
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = self.router.clone().oneshot(request).await.expect("an answer");
+        answer.status().as_u16()
+    }
+}
+
+async fn guarded() -> World {
+    let settings = "[gateway]\ntrusted_proxies = \"10.9.9.0/24\"\n";
+    World::guarded(settings, Some(Credentials::new("admin", "secret"))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_is_open_to_its_own_pages_and_to_credentials_and_to_nothing_else() {
+    let world = guarded().await;
+    let mut tried = 0;
+    for route in routes() {
+        let path = route.replace(['{', '}', '*'], "");
+        let is_guarded = path.starts_with("/system");
+        for method in METHODS {
+            for origin in ORIGINS {
+                for credentials in [None, Some(WRONG), Some(RIGHT)] {
+                    let mut more: Vec<(&str, &str)> = vec![("content-type", "application/json")];
+                    more.extend(credentials.map(|value| ("authorization", value)));
+                    let status = world.status(method, &path, *origin, &more, Body::from("{}")).await;
+                    let shown = format!("{method} {path} {origin:?} {credentials:?}: {status}");
+                    tried += 1;
+                    match (is_guarded, origin.allowed, credentials) {
+                        (true, false, _) => assert_eq!(status, 403, "{shown}"),
+                        (true, true, None | Some(WRONG)) => assert_eq!(status, 401, "{shown}"),
+                        // It is the route's own answer, whatever that is.
+                        _ => assert!(!matches!(status, 401 | 403 | 415 | 421), "{shown}"),
+                    }
+                }
+            }
+        }
+    }
+    assert!(tried > 10_000, "{tried}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_changes_something_only_with_a_type_that_it_has_to_ask_for() {
+    let world = guarded().await;
+    let own = from(&[("origin", "http://faas.example:8080")], true);
+    let right = ("authorization", RIGHT);
+    for (types, body, fits) in [
+        (&["application/json"][..], "{}", true),
+        (&["Application/JSON; charset=utf-8"], "{}", true),
+        (&["application/merge-patch+json"], "{}", true),
+        (&["application/x-tar"], "{}", true),
+        (&["application/octet-stream"], "{}", true),
+        (&["application/gzip"], "{}", true),
+        (&[], "", true),
+        (&[], "{}", false),
+        (&["text/plain"], "{}", false),
+        (&["text/plain"], "", false),
+        (&["application/x-www-form-urlencoded"], "{}", false),
+        (&["multipart/form-data; boundary=application/json"], "{}", false),
+        (&["text/plain; x=application/json"], "{}", false),
+        (&["application/json", "text/plain"], "{}", false),
+        (&["application/json, text/plain"], "{}", false),
+        (&["text/json"], "{}", false),
+        (&[""], "{}", false),
+    ] {
+        for (method, path) in
+            [("POST", "/system/functions"), ("PUT", "/system/secrets"), ("DELETE", "/system/functions")]
+        {
+            let mut more = vec![right];
+            more.extend(types.iter().map(|kind| ("content-type", *kind)));
+            let status = world.status(method, path, own, &more, Body::from(body)).await;
+            assert_eq!(status != 415, fits, "{method} {path} {types:?} {body:?}: {status}");
+            // Who is no page is judged by credentials alone: clients leave the type out, or send what they like.
+            let status = world.status(method, path, from(&[], true), &more, Body::from(body)).await;
+            assert_ne!(status, 415, "{method} {path} {types:?} {body:?}");
+        }
+        let more = [right, ("content-type", "text/plain")];
+        assert_eq!(world.status("GET", "/system/functions", own, &more, Body::empty()).await, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_password_only_names_that_are_nobody_elses_are_served() {
+    let settings = "[gateway]\nbasic_auth = false\nhosts = [\"faas.example\", \"*.in.example\"]\n\
+        trusted_proxies = \"10.9.9.9\"\n";
+    let world = World::with(settings).await;
+    let hostname = nix::unistd::gethostname().expect("a name").into_string().expect("text");
+    let own = format!("{hostname}:8080");
+    for (host, status) in [
+        ("127.0.0.1:8080", 200),
+        ("192.168.1.5", 200),
+        ("[::1]:8080", 200),
+        ("[fd00::1]", 200),
+        ("localhost", 200),
+        ("LocalHost:8080", 200),
+        ("gateway:8080", 200),
+        ("gateway.openfaas", 200),
+        ("gateway.openfaas.:8080", 200),
+        (&own, 200),
+        ("faas.example:443", 200),
+        ("a.b.in.example", 200),
+        ("in.example", 421),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("gateway.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("127.0.0.1@evil.example", 421),
+        ("evil.example/@localhost", 421),
+        ("", 421),
+    ] {
+        let more = [("host", host)];
+        let found = world.status("GET", "/system/functions", from(&[], true), &more, Body::empty()).await;
+        assert_eq!(found, status, "{host}");
+        let open = world.status("GET", "/healthz", from(&[], true), &more, Body::empty()).await;
+        assert_eq!(open, 200, "{host}");
+    }
+    // Behind a proxy it is the name that the browser has.
+    for (sent, status) in [
+        (through(&[("x-forwarded-host", "evil.example")], true), 421),
+        (through(&[("x-forwarded-host", "faas.example")], true), 200),
+        (from(&[("x-forwarded-host", "faas.example")], true), 421),
+    ] {
+        let host = if status == 200 || sent.peer == CLIENT { "evil.example" } else { "127.0.0.1" };
+        let more = [("host", host)];
+        assert_eq!(
+            world.status("GET", "/system/functions", sent, &more, Body::empty()).await,
+            status,
+            "{sent:?}"
+        );
+    }
+    // A page of such a name is still the only one that may.
+    let page = from(&[("origin", "http://evil.example")], false);
+    assert_eq!(
+        world.status("GET", "/system/functions", page, &[("host", "localhost")], Body::empty()).await,
+        403
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_not_asked_for_a_password_that_it_would_send_everywhere() {
+    let world = guarded().await;
+    for (headers, is_asked) in [
+        (&[][..], true),
+        (&[("accept", "*/*")], true),
+        (&[("accept", "application/json")], true),
+        (&[("accept", "text/html,application/xhtml+xml,*/*;q=0.8")], false),
+        (&[("accept", "application/json, Text/HTML")], false),
+        (&[("accept", "*/*"), ("sec-fetch-site", "same-origin")], false),
+    ] {
+        let mut request = Request::builder().uri("/system/functions").header("host", HOST);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        let answer = world.router.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(answer.status(), 401, "{headers:?}");
+        let challenge = answer.headers().get("www-authenticate").map(|value| value.to_str().expect("text"));
+        assert_eq!(challenge, is_asked.then_some("Basic realm=\"ingle\""), "{headers:?}");
+    }
+}
