@@ -5,12 +5,13 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Method, Response, Url};
+use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio_util::io::ReaderStream;
 
 use model::function::FunctionName;
+use model::wire::FunctionStatus;
 
-use super::client::error_text;
+use super::client::{Client, error_text};
 use super::error::CliError;
 use super::options::pair;
 use super::{Globals, stdin};
@@ -67,7 +68,13 @@ impl Invoke {
             }
         });
         let response = request.stream().await?;
-        print(response, self.name.as_str(), self.include).await
+        let why = match response.status() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                why_unavailable(&client, self.name.as_str(), globals.namespace()).await
+            }
+            _ => None,
+        };
+        print(response, self.name.as_str(), self.include, why).await
     }
 
     /// The function's URL with path and query. The path is taken as it is: who writes `%20` means it.
@@ -113,8 +120,16 @@ async fn stream(mut from: tokio::fs::File) -> anyhow::Result<Option<Body>> {
     Ok(Some(Body::wrap_stream(start.chain(ReaderStream::with_capacity(from, 64 << 10)))))
 }
 
-/// Prints the answer as it comes. What is not a success goes to stderr.
-async fn print(mut response: Response, name: &str, include: bool) -> anyhow::Result<()> {
+/// Why a function cannot be called, which callers are not told: only who may use the API learns it.
+async fn why_unavailable(client: &Client, name: &str, namespace: Option<&str>) -> Option<String> {
+    let answer = client.get(&["function", name], &[("namespace", namespace)]).await.ok()?;
+    let status: FunctionStatus = answer.json().ok()?;
+    let reason = status.reason.filter(|_| status.phase != "ready")?;
+    Some(format!("{}: {reason}", status.phase))
+}
+
+/// Prints the answer as it comes. What is not a success goes to stderr, with the reason if one is known.
+async fn print(mut response: Response, name: &str, include: bool, why: Option<String>) -> anyhow::Result<()> {
     let status = response.status();
     let mut out = io::stdout();
     if include {
@@ -127,8 +142,9 @@ async fn print(mut response: Response, name: &str, include: bool) -> anyhow::Res
     if status.is_client_error() || status.is_server_error() {
         let text = error_text(&mut response).await;
         let text = if text.is_empty() { "without a word".to_owned() } else { text };
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         // The function's own answer, or the gateway's about it: nothing tells them apart for certain.
-        return Err(CliError::Failed(format!("call of function {name}: {status}: {text}")).into());
+        return Err(CliError::Failed(format!("call of function {name}: {status}: {text}{why}")).into());
     }
     while let Some(part) =
         response.chunk().await.with_context(|| format!("the answer of function {name} broke off"))?

@@ -43,6 +43,8 @@ pub struct View {
     pub last_exit: Option<Arc<LastExit>>,
     /// When the next start is tried, while [`Phase::BackingOff`].
     pub retry_at: Option<Instant>,
+    /// Whether so many starts in a row came to nothing that calls do not wait for the next one.
+    pub crash_looping: bool,
     /// How long a call may take: the function's own value or the default.
     pub timeout: Duration,
     /// The largest body of a call in bytes: the function's own value or the default.

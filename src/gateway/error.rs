@@ -151,12 +151,8 @@ impl From<InvokeError> for ErrorResponse {
             InvokeError::BadBody { .. } => ErrorCode::BadBody,
             InvokeError::CallerGone { .. } => ErrorCode::CallerGone,
         };
-        let answer = Self::new(code, chain(&error));
-        match error {
-            InvokeError::TooManyWaiting { .. } => answer.retry_after(1),
-            InvokeError::BackingOff { wait, .. } => answer.retry_after(whole_seconds(wait)),
-            _ => answer,
-        }
+        let retry_after = error.retry_after().map(whole_seconds);
+        Self { retry_after, ..Self::new(code, chain(&error)) }
     }
 }
 

@@ -180,6 +180,27 @@ async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_function_whose_starts_fail_in_a_row_says_so_until_it_is_begun_anew() {
+    let world = World::new().await;
+    world.runtime.fail_at(Step::Start);
+    world.deploy("you/echo:1").await;
+    let view = || world.fleet.directory().get(&key()).expect("it is there").view();
+    eventually!(view().restarts > 0, "it is not started: {}", world.reason());
+    let seen = view();
+    assert!(seen.restarts > 2 || !seen.crash_looping, "a first start is waited for: {seen:?}");
+    eventually!(view().crash_looping, "{:?}", view());
+    assert!(view().restarts > 2, "{:?}", view());
+    // Whoever deploys or scales it wants to see it tried.
+    world.deploy("you/echo:2").await;
+    eventually!(view().revision == 2, "{:?}", view());
+    let seen = view();
+    assert!(seen.restarts > 2 || !seen.crash_looping, "{seen:?}");
+    eventually!(view().crash_looping, "{:?}", view());
+    world.fleet.scale(&key(), 0).await.expect("scaled");
+    eventually!(view().phase == Phase::Stopped && !view().crash_looping, "{:?}", view());
+}
+
+#[tokio::test]
 async fn a_panic_in_a_launch_counts_as_a_failure_and_leaves_nothing() {
     for step in [Step::Pull, Step::Prepare, Step::Create, Step::Start] {
         let world = World::new().await;

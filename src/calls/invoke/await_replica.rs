@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,6 +13,12 @@ use super::exchange::{Caller, Failure, Lease};
 use super::{Call, InvokeError};
 use directory::{Endpoint, Entry, Phase};
 use http1::Alarm;
+
+/// When to come back at the earliest to a function that does not come up.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How far off the next start may be at most for a call to wait for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a look at a function's view gave.
 enum Lookup {
@@ -24,6 +31,8 @@ enum Lookup {
     Failed(String),
     /// Not before this time.
     NotBefore(Instant, String),
+    /// Starts fail in a row; the next one is at this time.
+    CrashLooping(Instant, String),
 }
 
 impl Call<'_> {
@@ -49,12 +58,18 @@ impl Call<'_> {
             Lookup::NotYet => return None,
             Lookup::Removed => Err(InvokeError::NotFound { function: function() }),
             Lookup::Failed(reason) => Err(InvokeError::Failed { function: function(), reason }),
-            Lookup::NotBefore(time, _) if time < self.expected.deadline => return None,
-            Lookup::NotBefore(time, reason) => Err(InvokeError::BackingOff {
-                function: function(),
-                wait: time.saturating_duration_since(Instant::now()),
-                reason,
-            }),
+            Lookup::NotBefore(time, _)
+                if time < self.expected.deadline.min(Instant::now() + LONGEST_WAIT) =>
+            {
+                return None;
+            }
+            Lookup::NotBefore(time, reason) | Lookup::CrashLooping(time, reason) => {
+                Err(InvokeError::BackingOff {
+                    function: function(),
+                    wait: time.saturating_duration_since(Instant::now()).max(SHORTEST_WAIT),
+                    reason,
+                })
+            }
         })
     }
 
@@ -118,6 +133,10 @@ fn lookup(entry: &Entry, refused: &[Arc<Endpoint>]) -> Lookup {
     let reason = || view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
     match (view.phase, view.retry_at) {
         (Phase::Failed, _) => Lookup::Failed(reason()),
+        // One that is under way will most likely end as the others did.
+        (Phase::BackingOff | Phase::Pulling | Phase::Starting, time) if view.crash_looping => {
+            Lookup::CrashLooping(time.unwrap_or_else(Instant::now), reason())
+        }
         (Phase::BackingOff, Some(time)) => Lookup::NotBefore(time, reason()),
         _ => Lookup::NotYet,
     }

@@ -1,9 +1,15 @@
 //! Why a call was not answered by its function.
+//!
+//! The text of an error is for whoever calls, who may be anybody. What a function said before it ended, or why it
+//! cannot start, is in [`InvokeError::in_full`] alone: source lines and connection strings, often enough.
 
 use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+
+/// When to come back to a function that is not available, unless it is known when it is started again.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A call that the function did not answer. Each text names the function.
 #[derive(Debug, thiserror::Error)]
@@ -15,18 +21,16 @@ pub enum InvokeError {
         function: String,
     },
     /// It cannot start, and waiting will not help.
-    #[error("function {function} cannot start: {reason}")]
+    #[error("function {function} is not available")]
     Failed {
         /// Its name.
         function: String,
         /// Why, in words.
         reason: String,
     },
-    /// Its replicas end as soon as they start, and the next start comes after the call's time.
-    #[error(
-        "function {function} has no replica, and the next start is in {}s, later than this call may wait (ingle.timeout): {reason}",
-        .wait.as_millis().div_ceil(1000)
-    )]
+    /// Its replicas end as soon as they start: several in a row came to nothing, or the next
+    /// start is too far off for the call.
+    #[error("function {function} is not available")]
     BackingOff {
         /// Its name.
         function: String,
@@ -44,7 +48,7 @@ pub enum InvokeError {
         waiting: usize,
     },
     /// No replica was ready within the call's time.
-    #[error("function {function}: waited {limit:?} (ingle.timeout) for a replica to start: {reason}")]
+    #[error("function {function} is not available")]
     NoReplicaInTime {
         /// Its name.
         function: String,
@@ -112,6 +116,31 @@ impl InvokeError {
     /// There is no function of this name, which is shown, but only as much of it as a name can have.
     pub fn unknown(name: &str) -> Self {
         Self::NotFound { function: name.chars().filter(|char| !char.is_control()).take(128).collect() }
+    }
+
+    /// Returns the text with all that is known of the reason, for those who may use the API.
+    pub fn in_full(&self) -> String {
+        let text = model::error::chain(self);
+        match self {
+            Self::Failed { reason, .. } => format!("{text}: it cannot start: {reason}"),
+            Self::BackingOff { wait, reason, .. } => {
+                format!("{text}: the next start is in {}s: {reason}", wait.as_millis().div_ceil(1000))
+            }
+            Self::NoReplicaInTime { limit, reason, .. } => {
+                format!("{text}: no replica was ready within {limit:?} (ingle.timeout): {reason}")
+            }
+            _ => text,
+        }
+    }
+
+    /// Returns how long to wait before it is worth trying again, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::BackingOff { wait, .. } => Some(*wait),
+            Self::Failed { .. } | Self::NoReplicaInTime { .. } => Some(UNAVAILABLE_PAUSE),
+            Self::TooManyWaiting { .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        }
     }
 
     /// Returns the status that a caller is answered, and that the call is counted under.

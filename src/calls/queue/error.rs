@@ -47,7 +47,7 @@ pub enum QueueError {
         state: CallState,
     },
     /// A call has ended without an answer that could be given to whoever waits for it.
-    #[error("call {call_id} is {state}: {reason}")]
+    #[error("call {call_id} is {state}: {}", .omitted.as_deref().unwrap_or("'ingle calls show' says why"))]
     Unanswered {
         /// Its id.
         call_id: String,
@@ -55,8 +55,8 @@ pub enum QueueError {
         state: CallState,
         /// Status that it was answered, or would have been; 0 if nothing.
         code: u16,
-        /// Why there is no answer.
-        reason: String,
+        /// Why its answer was not kept, if it was answered. Why it was not is for those who may use the API.
+        omitted: Option<String>,
     },
     /// A call cannot be cancelled any more.
     #[error("call {call_id} has ended: it is {state}")]

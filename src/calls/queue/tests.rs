@@ -83,6 +83,7 @@ impl World {
             last_exit: None,
             revisions: Arc::default(),
             retry_at: None,
+            crash_looping: false,
             timeout: PATIENCE,
             body_limit: 1 << 20,
         };

@@ -11,6 +11,8 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// A replica that has served this long is stable: its end starts the count anew.
 pub(super) const STABLE: Duration = Duration::from_secs(60);
 
+/// Starts in a row that came to nothing, after which nobody waits for the next one.
+const LOOP: u32 = 3;
 /// The pause while that is away which starts replicas.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -18,6 +20,8 @@ const AWAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
+    /// Those of them since something last came up.
+    failed_starts: u32,
     until: Option<Instant>,
 }
 
@@ -28,6 +32,7 @@ impl Backoff {
             self.failures = 0;
         }
         self.failures += 1;
+        self.failed_starts = if served.is_zero() { self.failed_starts + 1 } else { 0 };
         let doublings = self.failures.saturating_sub(2).min(16);
         let pause =
             if self.failures == 1 && !served.is_zero() { Duration::ZERO } else { FIRST * (1 << doublings) };
@@ -42,6 +47,16 @@ impl Backoff {
     /// Begins anew: something else is to be started.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// Notes that a replica came up.
+    pub(super) fn came_up(&mut self) {
+        self.failed_starts = 0;
+    }
+
+    /// Whether starts fail again and again.
+    pub(super) fn is_loop(&self) -> bool {
+        self.failed_starts >= LOOP
     }
 
     /// When the next attempt may begin, if it must wait.
@@ -84,6 +99,22 @@ mod tests {
         }
         backoff.failed(Duration::from_secs(1), now);
         assert_eq!(backoff.until(now), None, "the first restart does not wait");
+    }
+
+    #[test]
+    fn three_starts_in_a_row_that_came_to_nothing_are_a_loop_until_one_comes_up() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        for _ in 0..5 {
+            backoff.failed(Duration::from_secs(1), now);
+            assert!(!backoff.is_loop(), "it served");
+        }
+        for is_loop in [false, false, true, true] {
+            backoff.failed(Duration::ZERO, now);
+            assert_eq!(backoff.is_loop(), is_loop);
+        }
+        backoff.came_up();
+        assert!(!backoff.is_loop());
     }
 
     #[test]

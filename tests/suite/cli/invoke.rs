@@ -82,6 +82,32 @@ fn an_error_of_the_function_is_told_on_stderr() {
 }
 
 #[test]
+fn who_may_use_the_api_is_told_why_a_function_is_not_available() {
+    let describe = |phase: &str| {
+        format!(r#"{{"name":"env","image":"a","phase":"{phase}","reason":"exited with code 1"}}"#)
+    };
+    let called = "function env.dev is not available\n";
+    for (status, then, told) in [
+        (503, (200, describe("backing-off")), true),
+        (504, (200, describe("starting")), true),
+        // The function's own 503, a password that is not known here, and what has nothing to do with it.
+        (503, (200, describe("ready")), false),
+        (503, (401, "unauthorized".to_owned()), false),
+        (500, (200, describe("failed")), false),
+    ] {
+        let gateway = Gateway::script(vec![(status, called), (then.0, &then.1)]);
+        let done = User::of(&gateway).run(&["invoke", "env", "-n", "dev"]);
+        assert_eq!(done.code, Some(1), "{done:#?}");
+        assert!(done.stderr.contains("function env.dev is not available"), "{done:#?}");
+        assert_eq!(done.stderr.contains("exited with code 1"), told, "{status} {then:?}: {done:#?}");
+        let asked = gateway.lines();
+        let expected = (status != 500).then_some("GET /system/function/env?namespace=dev");
+        assert_eq!(asked.get(1).map(String::as_str), expected, "{asked:?}");
+        assert_eq!(gateway.seen()[0].header("authorization"), None);
+    }
+}
+
+#[test]
 fn headers_are_shown_when_asked_for_and_redirects_are_answers() {
     let gateway = Gateway::start(|_| Reply::new(302, "moved").with("Location", "http://127.0.0.1:1/"));
     let out = User::of(&gateway).run(&["invoke", "env", "-i"]).ok();

@@ -28,6 +28,7 @@ pub(crate) fn view(name: &str, endpoints: Vec<Arc<Endpoint>>) -> View {
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,
+        crash_looping: false,
         timeout: Duration::from_secs(60),
         body_limit: 100 << 20,
     }

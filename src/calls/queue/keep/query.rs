@@ -133,16 +133,16 @@ impl Queue {
         let found = self.0.store.call_record(number)?;
         let found = found.and_then(|bytes| readable(number, &bytes, CallRecord::decode));
         let Some((call, answer)) = found else { return Err(QueueError::NotFound { number }) };
-        let unanswered = |reason: Option<String>| QueueError::Unanswered {
+        let unanswered = |omitted: Option<String>| QueueError::Unanswered {
             call_id: call.call_id.clone(),
             state: call.state,
             code: call.code.unwrap_or_default(),
-            reason: reason.unwrap_or_else(|| "its answer was not kept".to_owned()),
+            omitted,
         };
         match self.opened(&call, answer).await {
             Some(KeptAnswer { omitted: Some(reason), .. }) => Err(unanswered(Some(reason))),
             Some(answer) => Ok(answer),
-            None => Err(unanswered(call.reason.clone())),
+            None => Err(unanswered(None)),
         }
     }
 

@@ -252,7 +252,7 @@ fn judge(seen: Seen, policy: &RetryPolicy) -> Outcome {
 }
 
 fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
-    let reason = model::error::chain(error);
+    let reason = error.in_full();
     match error {
         InvokeError::NotFound { .. } | InvokeError::BodyTooLarge { .. } | InvokeError::BadBody { .. } => {
             Outcome::Permanent { reason }

@@ -106,6 +106,7 @@ impl Owner {
             return;
         }
         self.watch_health(id);
+        self.backoff.came_up();
         self.reason = None;
         if revision.number == self.wanted.number {
             self.serves(revision).await;

@@ -54,6 +54,7 @@ impl Owner {
             progress: pulling.map(|slot| slot.progress.clone()),
             endpoints,
             restarts: self.restarts,
+            crash_looping: self.backoff.is_loop(),
             retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
             revisions: self.history.clone(),
             last_exit: self.last_exit.clone(),
@@ -85,6 +86,7 @@ fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) ->
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,
+        crash_looping: false,
         timeout: shown.spec.timeout.unwrap_or(config.timeout),
         body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
     }
