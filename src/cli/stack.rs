@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use model::error::public_url;
 use model::stack::{Files, MAX_FILE, Stack, StackError, as_text, open_text, parse, read_text};
 
 use super::environment;
@@ -64,12 +65,21 @@ pub(super) async fn load(file: &str, takes: &dyn Fn(&str) -> bool, fill_in: bool
     stack.await.with_context(|| format!("stack file {}", shown(file)))
 }
 
-fn shown(file: &str) -> &str {
-    if file == "-" { "stdin" } else { file }
+/// A stack file's name. One that is fetched may have a password in its URL.
+fn shown(file: &str) -> String {
+    match file {
+        "-" => "stdin".to_owned(),
+        url if is_url(url) => public_url(url),
+        path => path.to_owned(),
+    }
+}
+
+fn is_url(file: &str) -> bool {
+    file.starts_with("http://") || file.starts_with("https://")
 }
 
 async fn read(file: &str) -> anyhow::Result<(String, Files)> {
-    if file.starts_with("http://") || file.starts_with("https://") {
+    if is_url(file) {
         return Ok((fetch(file).await?, Files::Nowhere));
     }
     if file == "-" {
@@ -85,7 +95,7 @@ async fn read(file: &str) -> anyhow::Result<(String, Files)> {
 async fn fetch(url: &str) -> anyhow::Result<String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build()?;
-    // Its message would have the URL, which the caller names already.
+    // Its message would have the URL, which the caller names already, and without a password.
     let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
     let status = response.status();
     if !status.is_success() {
@@ -93,7 +103,7 @@ async fn fetch(url: &str) -> anyhow::Result<String> {
     }
     let mut text = Vec::new();
     while text.len() <= MAX_FILE
-        && let Some(part) = response.chunk().await?
+        && let Some(part) = response.chunk().await.map_err(reqwest::Error::without_url)?
     {
         text.extend_from_slice(&part);
     }

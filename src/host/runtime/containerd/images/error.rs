@@ -5,6 +5,7 @@ use std::error::Error;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 
 use crate::runtime::RuntimeError;
+use model::error::public_url;
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl From<OciDistributionError> for Fault {
         match error {
             E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => Self::Unauthorized,
             E::ImageManifestNotFoundError(_) => Self::NotFound,
-            E::RegistryError { ref envelope, .. } => {
+            E::RegistryError { envelope, url } => {
                 match envelope.errors.first().map(|first| &first.code) {
                     Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => Self::Unauthorized,
                     Some(OciErrorCode::Toomanyrequests) => {
@@ -67,7 +68,8 @@ impl From<OciDistributionError> for Fault {
                         | OciErrorCode::NotFound
                         | OciErrorCode::TagInvalid,
                     ) => Self::NotFound,
-                    _ => Self::Foreign(error.to_string()),
+                    // Its query may be a signature, which opens what is there.
+                    _ => Self::Foreign(format!("{}: {envelope}", public_url(&url))),
                 }
             }
             E::ServerError { code, message, .. } => Self::from_status(code, &message),
@@ -207,5 +209,14 @@ mod tests {
             let error = OciDistributionError::RegistryError { envelope, url: String::new() };
             assert_eq!(Fault::from(error), want);
         }
+    }
+
+    #[test]
+    fn a_refusal_does_not_tell_the_signature_of_its_url() {
+        let envelope = serde_json::from_str(r#"{"errors":[{"code":"UNSUPPORTED"}]}"#).unwrap();
+        let url = "https://user:canary@blobs.example/layer?X-Amz-Signature=canary".to_owned();
+        let fault = Fault::from(OciDistributionError::RegistryError { envelope, url });
+        let shown = format!("{fault:?}");
+        assert!(shown.contains("https://blobs.example/layer: ") && !shown.contains("canary"), "{shown}");
     }
 }

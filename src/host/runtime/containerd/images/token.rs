@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::error::Fault;
 use super::hosts::Host;
 use super::web;
+use model::error::public_url;
 
 /// The most that an answer may have.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -33,8 +34,12 @@ pub(super) async fn exchange(
         )
     })?;
     if realm.starts_with("http://") && !host.plain {
-        return Err(Fault::Foreign(format!("it wants the credentials to be sent to {realm} in the clear")));
+        return Err(Fault::Foreign(format!(
+            "it wants the credentials to be sent to {} in the clear",
+            public_url(&realm)
+        )));
     }
+    let shown = public_url(&realm);
     let scope = format!("repository:{repository}:pull");
     let form = [
         ("grant_type", "refresh_token"),
@@ -55,14 +60,14 @@ pub(super) async fn exchange(
     match answer.status().as_u16() {
         200 => {}
         400 | 401 | 403 => return Err(Fault::Unauthorized),
-        code => return Err(Fault::Busy(format!("{realm} answered {code}"))),
+        code => return Err(Fault::Busy(format!("{shown} answered {code}"))),
     }
     let (text, is_whole) = web::read(&mut answer, MAX_ANSWER).await?;
     if !is_whole {
-        return Err(Fault::Foreign(format!("{realm} sent more than a token")));
+        return Err(Fault::Foreign(format!("{shown} sent more than a token")));
     }
     let answer: Answer =
-        serde_json::from_slice(&text).map_err(|_| Fault::Foreign(format!("{realm} sent no token")))?;
+        serde_json::from_slice(&text).map_err(|_| Fault::Foreign(format!("{shown} sent no token")))?;
     Ok(answer.access_token)
 }
 
