@@ -66,6 +66,15 @@ impl ErrorResponse {
         Self::new(ErrorCode::NotAProxy, text)
     }
 
+    /// A request that has passed this gateway so often.
+    pub(super) fn loop_detected(hops: usize) -> Self {
+        let text = format!(
+            "the request has passed this gateway {hops} times (Via): a function that is called by it calls itself, or \
+             those that it calls call it; call another one, or leave out Via where that is meant"
+        );
+        Self::new(ErrorCode::LoopDetected, text)
+    }
+
     /// A request line that is not one of HTTP.
     pub(super) fn bad_target() -> Self {
         Self::new(ErrorCode::BadRequest, "the target of the request is malformed")

@@ -72,13 +72,22 @@ impl Buffer {
         !self.bytes.is_empty() && self.start == 0 && self.end == self.bytes.len()
     }
 
+    /// Whether it is worth reading more before something is used: what is there is moved to the front only for as much
+    /// room as it takes, or requests that come early, one after the other, would each move all those behind them.
+    pub fn has_room(&self) -> bool {
+        self.end < self.bytes.len() || self.start >= self.end - self.start
+    }
+
     /// Makes room for more, up to `limit` bytes in all. `false` when it is that large already.
     pub fn grow(&mut self, limit: usize) -> bool {
         let size = self.bytes.len();
         if size >= limit {
             return false;
         }
-        self.bytes.resize((size * 2).clamp(SIZE.min(limit), limit), 0);
+        // What is new is zeroed by whoever gives the memory, at no cost.
+        let mut bytes = vec![0; (size * 2).clamp(SIZE.min(limit), limit)];
+        bytes[..self.end].copy_from_slice(&self.bytes[..self.end]);
+        self.bytes = bytes;
         true
     }
 
@@ -131,6 +140,19 @@ mod tests {
         assert_eq!(fill(&mut buffer, &[2, 3]).await, 2);
         assert_eq!(buffer.data(), [1, 1, 2, 3]);
         assert!(!buffer.is_full());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_moved_for_at_least_as_much_room() {
+        let mut buffer = Buffer::default();
+        assert!(buffer.has_room());
+        fill(&mut buffer, &vec![1; SIZE]).await;
+        assert!(!buffer.has_room());
+        buffer.consume(SIZE / 2 - 1);
+        assert!(!buffer.has_room());
+        buffer.consume(1);
+        assert!(buffer.has_room());
+        assert_eq!(fill(&mut buffer, &[2; SIZE]).await, SIZE / 2);
     }
 
     #[tokio::test]

@@ -1,11 +1,20 @@
 //! Heads of requests and answers: parsed by `httparse`, then checked for what it leaves open.
 
+use std::cmp::Ordering;
 use std::mem::MaybeUninit;
 
 use httparse::{Error, ParserConfig, Status};
 
+use crate::host;
+
 /// Headers that a head may have.
 const MAX_HEADERS: usize = 128;
+
+/// Bytes that a method may have: none that is registered has half as many.
+pub const MAX_METHOD: usize = 32;
+
+/// Things that `Connection` may name, in all of its lines together.
+const MAX_OPTIONS: usize = 32;
 
 /// Bytes of the longest name that [`Header`] knows.
 const LONGEST_NAME: usize = 22;
@@ -54,8 +63,8 @@ pub struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
-    /// It names headers of its own, which must not be forwarded.
-    names_others: bool,
+    /// Those of the head's headers that it names, a bit each: they must not be forwarded.
+    named: u128,
 }
 
 /// A header that means something to a gateway.
@@ -69,6 +78,7 @@ pub enum Header {
     Connection,
     ContentLength,
     Cookie,
+    Date,
     Expect,
     ForwardedFor,
     ForwardedHost,
@@ -82,6 +92,7 @@ pub enum Header {
     SetCookie,
     TransferEncoding,
     Upgrade,
+    Via,
     WwwAuthenticate,
     Other,
 }
@@ -118,6 +129,8 @@ impl Header {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
             2 if is("te") => Self::Hop,
+            3 if is("via") => Self::Via,
+            4 if is("date") => Self::Date,
             4 if is("host") => Self::Host,
             6 if is("accept") => Self::Accept,
             6 if is("cookie") => Self::Cookie,
@@ -150,33 +163,66 @@ impl Header {
     }
 }
 
-impl Connection {
-    fn add(&mut self, value: &[u8]) {
+/// What all `Connection` headers of a head name, while they are read.
+#[derive(Default)]
+struct ConnectionOptions<'b> {
+    connection: Connection,
+    count: usize,
+    /// Names of headers, as many as `named`.
+    names: [&'b [u8]; MAX_OPTIONS],
+    named: usize,
+}
+
+impl<'b> ConnectionOptions<'b> {
+    fn add(&mut self, value: &'b [u8]) -> Result<(), HeadError> {
         for token in tokens(value) {
+            self.count += 1;
+            if self.count > MAX_OPTIONS {
+                return Err(HeadError::Bad("Connection names more than 32 things"));
+            }
             if token.eq_ignore_ascii_case(b"close") {
-                self.close = true;
+                self.connection.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
+                self.connection.keep_alive = true;
             } else if token.eq_ignore_ascii_case(b"upgrade") {
-                self.upgrade = true;
+                self.connection.upgrade = true;
             } else {
-                self.names_others = true;
+                self.names[self.named] = token;
+                self.named += 1;
             }
         }
+        Ok(())
     }
 
+    /// Finds the headers that are named, in time that grows with the bytes of the head.
+    fn find(mut self, headers: &[httparse::Header<'_>]) -> Connection {
+        let names = &mut self.names[..self.named];
+        if !names.is_empty() {
+            // Sorted, or each header would be compared with each name.
+            names.sort_unstable_by(|one, other| compare_ignoring_case(one, other));
+            for (index, header) in headers.iter().enumerate() {
+                let name = header.name.as_bytes();
+                let is_named = names.binary_search_by(|named| compare_ignoring_case(named, name)).is_ok();
+                self.connection.named |= u128::from(is_named) << index;
+            }
+        }
+        self.connection
+    }
+}
+
+impl Connection {
     fn persists(self, http10: bool) -> bool {
         !self.close && (!http10 || self.keep_alive)
     }
 
-    /// Whether `name` is one of the headers that the sender wants to go no further than here.
-    pub fn names(self, headers: &[httparse::Header<'_>], name: &str) -> bool {
-        self.names_others
-            && headers
-                .iter()
-                .filter(|header| Header::of(header.name) == Header::Connection)
-                .any(|header| tokens(header.value).any(|token| token.eq_ignore_ascii_case(name.as_bytes())))
+    /// Whether the sender wants the header at `index` of the head to go no further than here.
+    pub fn names(self, index: usize) -> bool {
+        (self.named >> index) & 1 == 1
     }
+}
+
+fn compare_ignoring_case(one: &[u8], other: &[u8]) -> Ordering {
+    one.iter().map(u8::to_ascii_lowercase).cmp(other.iter().map(u8::to_ascii_lowercase))
 }
 
 /// The words of a list.
@@ -192,11 +238,38 @@ pub fn wants_json(accept: &[u8]) -> bool {
     })
 }
 
-/// Whether a head ends after the byte `from` at the earliest: a head that comes byte by byte is
-/// parsed once, not once for every byte.
-pub fn ends_after(bytes: &[u8], from: usize) -> bool {
-    let tail = &bytes[from.saturating_sub(3)..];
-    tail.windows(2).any(|pair| pair == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
+/// Says when a head that arrives in pieces is worth parsing: when something of it is there, for what is wrong from
+/// the start, and when its end is. Whoever parses at each piece does N times the work for N bytes that come one by one.
+#[derive(Debug, Default, Clone)]
+pub struct HeadScan {
+    /// Line breaks in front of it, which mean nothing (RFC 9112, section 2.2).
+    blank: usize,
+    /// Bytes, with those, that do not end it.
+    seen: usize,
+}
+
+impl HeadScan {
+    /// Whether to parse `bytes`: all there is, which begins with what was given before.
+    pub fn is_due(&mut self, bytes: &[u8]) -> bool {
+        if self.seen == self.blank {
+            self.blank += bytes[self.blank..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        }
+        let Self { blank, seen } = *self;
+        self.seen = bytes.len();
+        if seen <= blank {
+            return bytes.len() > blank;
+        }
+        // Its end is a line break after another one.
+        (seen..bytes.len()).any(|at| {
+            let before = &bytes[blank..at];
+            bytes[at] == b'\n' && (before.ends_with(b"\n") || before.ends_with(b"\n\r"))
+        })
+    }
+
+    /// Whether nothing of a head has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
 }
 
 /// What delimits a body, collected from the headers.
@@ -255,6 +328,10 @@ pub struct RequestHead<'h, 'b> {
     pub json: bool,
     /// There is a `Prefer` header.
     pub prefers: bool,
+    /// There is a `Via` header.
+    pub via: bool,
+    /// The host and port that are asked for: the authority of a target that has one, else the header's.
+    pub host: Option<&'b str>,
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -274,16 +351,25 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         }
         let headers: &'h [httparse::Header<'b>] = request.headers;
         let http10 = request.version == Some(0);
-        let (mut hosts, mut upgrades, mut h2) = (0, false, false);
-        let (mut expects_continue, mut json, mut prefers) = (false, false, false);
-        let mut connection = Connection::default();
+        let method = request.method.ok_or(HeadError::Bad("there is no method"))?;
+        let target = request.path.ok_or(HeadError::Bad("there is no target"))?;
+        if method.len() > MAX_METHOD {
+            return Err(HeadError::Bad("the method has more than 32 bytes"));
+        }
+        let (mut hosts, mut upgrades, mut h2) = (None, false, false);
+        let (mut expects_continue, mut json, mut prefers, mut via) = (false, false, false, false);
+        let mut options = ConnectionOptions::default();
         let mut delimiters = Delimiters::default();
         for header in headers {
             match Header::of(header.name) {
-                Header::Host => hosts += 1,
+                Header::Host if hosts.is_some() => {
+                    return Err(HeadError::Bad("there is more than one Host header"));
+                }
+                Header::Host => hosts = Some(checked_host(header.value)?),
                 Header::Accept => json |= wants_json(header.value),
                 Header::Prefer => prefers = true,
-                Header::Connection => connection.add(header.value),
+                Header::Via => via = true,
+                Header::Connection => options.add(header.value)?,
                 Header::ContentLength => delimiters.add_length(header.value)?,
                 Header::TransferEncoding => delimiters.add_coding(header.value)?,
                 Header::Expect => {
@@ -297,17 +383,23 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             }
         }
         delimiters.check(http10)?;
-        if hosts > 1 || (hosts == 0 && !http10) {
-            return Err(HeadError::Bad("a request needs one Host header"));
+        let connection = options.find(headers);
+        if hosts.is_none() && !http10 {
+            return Err(HeadError::Bad("a request needs a Host header"));
         }
+        let host = match host::authority(target) {
+            // The header is not looked at any more, but what is no host in it is refused all the same.
+            Some(authority) => Some(checked_host(authority.as_bytes())?),
+            None => hosts,
+        };
         let framing = match delimiters.length {
             _ if delimiters.chunked => Framing::Chunked,
             None | Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
         };
         let head = Self {
-            method: request.method.ok_or(HeadError::Bad("there is no method"))?,
-            target: request.path.ok_or(HeadError::Bad("there is no target"))?,
+            method,
+            target,
             http10,
             headers,
             framing,
@@ -318,6 +410,8 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             expects_continue: expects_continue && !http10,
             json,
             prefers,
+            via,
+            host,
         };
         Ok(Some((head, length)))
     }
@@ -341,7 +435,7 @@ pub struct ResponseHead<'h, 'b> {
     pub headers: &'h [httparse::Header<'b>],
     pub framing: Framing,
     pub connection: Connection,
-    http10: bool,
+    pub http10: bool,
     /// It has no body, and speaks of one.
     contradicts: bool,
 }
@@ -363,17 +457,18 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         };
         let headers: &'h [httparse::Header<'b>] = response.headers;
         let http10 = response.version == Some(0);
-        let mut connection = Connection::default();
+        let mut options = ConnectionOptions::default();
         let mut delimiters = Delimiters::default();
         for header in headers {
             match Header::of(header.name) {
-                Header::Connection => connection.add(header.value),
+                Header::Connection => options.add(header.value)?,
                 Header::ContentLength => delimiters.add_length(header.value)?,
                 Header::TransferEncoding => delimiters.add_coding(header.value)?,
                 _ => {}
             }
         }
         delimiters.check(http10)?;
+        let connection = options.find(headers);
         let code = response.code.ok_or(HeadError::Bad("there is no status"))?;
         if !(100..=999).contains(&code) {
             return Err(HeadError::Bad("the status is not a number of three digits"));
@@ -397,6 +492,12 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
     pub fn persists(&self) -> bool {
         self.connection.persists(self.http10) && self.framing != Framing::UntilClose && !self.contradicts
     }
+}
+
+fn checked_host(value: &[u8]) -> Result<&str, HeadError> {
+    host::host(value).ok_or(HeadError::Bad(
+        "the host that is asked for is not one: it is a name or an address, and a port",
+    ))
 }
 
 fn refused(error: Error) -> HeadError {

@@ -14,9 +14,12 @@ mod alarm;
 mod buffer;
 mod decoder;
 mod head;
+mod host;
 pub mod method;
 
 pub use alarm::Alarm;
 pub use buffer::Buffer;
 pub use decoder::{Decoder, end_chunks, push_chunk};
-pub use head::{Framing, HeadError, Header, RequestHead, ResponseHead, ends_after, slots, wants_json};
+pub use head::{
+    Framing, HeadError, HeadScan, Header, MAX_METHOD, RequestHead, ResponseHead, slots, wants_json,
+};

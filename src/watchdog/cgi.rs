@@ -1,5 +1,6 @@
 //! What a process learns of its request: variables, much as CGI had them.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 
 use percent_encoding::percent_decode_str;
@@ -34,15 +35,18 @@ pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<CString> {
         let path: Vec<u8> = percent_decode_str(path).collect();
         variables.extend(text("Http_Path", &path));
     }
+    let name_of =
+        |variable: &CString| variable.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    let mut known: HashSet<Vec<u8>> = variables.iter().filter_map(name_of).collect();
     for header in head.headers {
         match Header::of(header.name) {
             Header::Host => variables.extend(text("Http_Host", header.value)),
             Header::ContentLength | Header::TransferEncoding => {}
             _ => {
-                let name = format!("Http_{}=", canonical(header.name).replace('-', "_"));
+                let name = format!("Http_{}", canonical(header.name).replace('-', "_"));
                 // The first of several counts.
-                if !variables.iter().any(|known| known.to_bytes().starts_with(name.as_bytes())) {
-                    variables.extend(text(&name[..name.len() - 1], header.value));
+                if known.insert(name.as_bytes().to_vec()) {
+                    variables.extend(text(&name, header.value));
                 }
             }
         }

@@ -18,7 +18,7 @@ use super::cgi;
 use super::failure::Failure;
 use super::mode::Service;
 use super::shared::Shared;
-use http1::{Alarm, Buffer, Framing, HeadError, RequestHead, ends_after, slots};
+use http1::{Alarm, Buffer, Framing, HeadError, HeadScan, RequestHead, slots};
 
 /// The largest head of a request.
 const MAX_HEAD: usize = 1 << 20;
@@ -108,10 +108,11 @@ async fn read_head(
     shared: &Shared,
 ) -> Result<Option<Vec<u8>>, HeadError> {
     let mut deadline = Instant::now() + IDLE;
-    let mut seen = 0;
+    let mut scan = HeadScan::default();
     loop {
         let data = buffer.data();
-        if !data.is_empty() && (seen == 0 || ends_after(data, seen)) {
+        let is_new = scan.is_empty();
+        if scan.is_due(data) {
             let mut slots = slots();
             if let Some((_, length)) = RequestHead::parse(data, &mut slots)? {
                 let head = data[..length].to_vec();
@@ -119,15 +120,14 @@ async fn read_head(
                 return Ok(Some(head));
             }
         }
-        if seen == 0 && !data.is_empty() {
+        if is_new && !scan.is_empty() {
             deadline = Instant::now() + shared.settings.read_timeout;
         }
-        seen = data.len();
         if buffer.is_full() && !buffer.grow(MAX_HEAD) {
             return Err(HeadError::TooLarge);
         }
         let fill = alarm.within(deadline, poll_fn(|cx| buffer.poll_fill(from, cx)));
-        let filled = if seen == 0 {
+        let filled = if scan.is_empty() {
             tokio::select! {
                 biased;
                 filled = fill => filled,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::shared::Shared;
-use http1::{Buffer, RequestHead, slots};
+use http1::{Buffer, HeadScan, RequestHead, slots};
 
 /// How long a client may take to ask.
 const ASK: Duration = Duration::from_secs(10);
@@ -33,9 +33,12 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn answer(mut stream: TcpStream, shared: &Shared) -> Option<()> {
     let (mut from, to) = stream.split();
     let mut buffer = Buffer::default();
+    let mut scan = HeadScan::default();
     loop {
         let mut slots = slots();
-        if let Some((request, _)) = RequestHead::parse(buffer.data(), &mut slots).ok()? {
+        if scan.is_due(buffer.data())
+            && let Some((request, _)) = RequestHead::parse(buffer.data(), &mut slots).ok()?
+        {
             let mut answer = Answer::new(to, request.http10, request.method == "HEAD", false);
             return match super::cgi::split(request.target).0 {
                 "/metrics" => {

@@ -7,7 +7,7 @@ use rustix::io::ioctl_fionread;
 use tokio::io::AsyncRead;
 
 use super::failure::Failure;
-use http1::{Buffer, Decoder, Framing, Header, RequestHead, ResponseHead, slots};
+use http1::{Buffer, Decoder, Framing, HeadScan, Header, RequestHead, ResponseHead, slots};
 
 /// The largest head of an answer.
 const MAX_HEAD: usize = 1 << 20;
@@ -27,11 +27,16 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
 
     /// The bytes of the next head that is not an interim one. `None`: the other side closed before its first byte.
     pub(super) async fn head(&mut self, to_head: bool) -> Result<Option<Vec<u8>>, Failure> {
+        let mut scan = HeadScan::default();
         loop {
             let mut slots = slots();
-            let parsed = ResponseHead::parse(self.buffer.data(), &mut slots, to_head);
+            let parsed = match scan.is_due(self.buffer.data()) {
+                true => ResponseHead::parse(self.buffer.data(), &mut slots, to_head),
+                false => Ok(None),
+            };
             let parsed = parsed.map_err(|error| bad(&error.to_string()))?;
             if let Some((head, length)) = parsed {
+                scan = HeadScan::default();
                 let interim = head.code < 200 && head.code != 101;
                 self.decoder = match head.framing {
                     _ if head.code == 101 => Decoder::UntilClose,
@@ -137,8 +142,8 @@ pub(super) fn head(method: &str, request: &RequestHead<'_, '_>, prefix: &str) ->
     if request.header(Header::Host).is_none() {
         push(&mut out, "Host", b"localhost");
     }
-    for header in request.headers {
-        if is_for_the_end(header.name) && !request.connection.names(request.headers, header.name) {
+    for (index, header) in request.headers.iter().enumerate() {
+        if is_for_the_end(header.name) && !request.connection.names(index) {
             push(&mut out, header.name, header.value);
         }
     }
@@ -156,10 +161,9 @@ pub(super) fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 pub(super) fn returned<'h, 'b>(
     answer: &'h ResponseHead<'h, 'b>,
 ) -> impl Iterator<Item = &'h httparse::Header<'b>> {
-    answer
-        .headers
-        .iter()
-        .filter(|header| is_for_the_end(header.name) && !answer.connection.names(answer.headers, header.name))
+    let is_returned = |index: usize, name| is_for_the_end(name) && !answer.connection.names(index);
+    let headers = answer.headers.iter().enumerate();
+    headers.filter(move |(index, header)| is_returned(*index, header.name)).map(|(_, header)| header)
 }
 
 /// Whether a header goes beyond the connection that it came by.

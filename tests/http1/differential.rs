@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use http1::{Decoder, Framing, RequestHead, ResponseHead, ends_after, slots};
+use http1::{Decoder, Framing, HeadScan, RequestHead, ResponseHead, slots};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -107,26 +107,21 @@ impl<'a> Arriving<'a> {
 fn requests(bytes: &[u8], cuts: &[Index]) -> Vec<Message> {
     let mut arriving = Arriving::new(bytes, cuts);
     let mut messages = Vec::new();
-    let mut seen = 0;
+    let mut scan = HeadScan::default();
     loop {
         let data = arriving.data();
         let mut slots = slots();
-        let parsed = if !data.is_empty() && (seen == 0 || ends_after(data, seen)) {
-            RequestHead::parse(data, &mut slots)
-        } else {
-            Ok(None)
-        };
+        let parsed = if scan.is_due(data) { RequestHead::parse(data, &mut slots) } else { Ok(None) };
         match parsed {
             Err(_) => return messages,
             Ok(None) => {
-                seen = data.len();
                 if !arriving.more() {
                     return messages;
                 }
             }
             Ok(Some((head, length))) => {
                 arriving.used += length;
-                seen = 0;
+                scan = HeadScan::default();
                 // hyper gives a target that is a whole URL a path.
                 let target = head
                     .target
@@ -147,13 +142,19 @@ fn requests(bytes: &[u8], cuts: &[Index]) -> Vec<Message> {
 /// The answer to one request, after those that announce it.
 fn answer(bytes: &[u8], cuts: &[Index], to_head: bool) -> Option<Message> {
     let mut arriving = Arriving::new(bytes, cuts);
+    let mut scan = HeadScan::default();
     loop {
         let mut slots = slots();
-        match ResponseHead::parse(arriving.data(), &mut slots, to_head).ok()? {
+        let parsed = match scan.is_due(arriving.data()) {
+            true => ResponseHead::parse(arriving.data(), &mut slots, to_head).ok()?,
+            false => None,
+        };
+        match parsed {
             None if arriving.more() => {}
             None => return None,
             Some((head, length)) => {
                 arriving.used += length;
+                scan = HeadScan::default();
                 if head.code == 101 {
                     return None;
                 }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use directory::Endpoint;
-use http1::{Alarm, Buffer, Decoder, Framing, HeadError, ResponseHead, slots};
+use http1::{Alarm, Buffer, Decoder, Framing, HeadError, HeadScan, ResponseHead, slots};
 
 /// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;
@@ -154,6 +154,7 @@ pub struct Exchange {
     stream: TcpStream,
     lease: Lease,
     input: Buffer,
+    scan: HeadScan,
     decoder: Decoder,
     /// Bytes of interim heads so far.
     interim: usize,
@@ -170,6 +171,7 @@ impl Exchange {
             stream,
             lease,
             input: Buffer::default(),
+            scan: HeadScan::default(),
             decoder: Decoder::Length(0),
             interim: 0,
             persists: false,
@@ -228,13 +230,17 @@ impl Exchange {
     fn take_head<C: Caller>(&mut self, expected: Expected, caller: &mut C) -> Result<bool, Failure> {
         loop {
             let mut slots = slots();
-            let parsed = ResponseHead::parse(self.input.data(), &mut slots, expected.to_head);
+            let parsed = match self.scan.is_due(self.input.data()) {
+                true => ResponseHead::parse(self.input.data(), &mut slots, expected.to_head),
+                false => Ok(None),
+            };
             let Some((head, length)) = parsed.map_err(bad_answer)? else {
                 if self.input.is_full() && !self.input.grow(MAX_HEAD) {
-                    return Err(Failure::BadAnswer("its head is too large"));
+                    return Err(Failure::BadAnswer("its head is larger than 64 KiB"));
                 }
                 return Ok(false);
             };
+            self.scan = HeadScan::default();
             let code = head.code;
             if code == 101 && !expected.upgrade {
                 return Err(Failure::BadAnswer("it changes the protocol without being asked to"));
@@ -364,7 +370,7 @@ impl Exchange {
 
 fn bad_answer(error: HeadError) -> Failure {
     Failure::BadAnswer(match error {
-        HeadError::TooLarge => "its head has too many headers",
+        HeadError::TooLarge => "its head has more than 128 headers",
         HeadError::Bad(reason) => reason,
         HeadError::Version => "its version is neither HTTP/1.1 nor HTTP/1.0",
         HeadError::Coding => "its transfer coding is not chunked",

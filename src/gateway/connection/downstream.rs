@@ -17,7 +17,7 @@ use calls::invoke::{BodyError, Caller, may_pass};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 use super::request::RequestInfo;
-use super::response::{Disposition, push_connection, push_error};
+use super::response::{Disposition, push_connection, push_date, push_error, push_via};
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
@@ -184,6 +184,9 @@ impl<'a> Downstream<'a> {
         }
         self.persists &= self.body.is_done();
         self.push_connection();
+        if !parts.headers.contains_key(header::DATE) {
+            push_date(self.out);
+        }
         self.request.push_headers(self.out);
         self.push(&[b"\r\n"]);
     }
@@ -247,27 +250,31 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Passes the body that is in the input on. `Some`: whether there is more; `None`: nothing was
-    /// there.
+    /// Passes the body that is in the input on: all of its chunks, for a chunk may be a byte, and the next one taking
+    /// it on has more to do than that. `Some`: whether there is more; `None`: nothing was there.
     fn take_body(&mut self, out: &mut Vec<u8>) -> Result<Option<bool>, BodyError> {
-        if self.input.is_empty() && !self.body.is_done() {
-            return Ok(None);
+        let mut taken = false;
+        while !self.input.is_empty() || self.body.is_done() {
+            let input = self.input.data();
+            let found = self.body.decode(input).map_err(|error| BodyError::Bad(error.to_string()))?;
+            let data = &input[found.skip..found.skip + found.data];
+            self.allowance = self.allowance.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
+            if self.chunked {
+                push_chunk(out, data);
+            } else {
+                out.extend_from_slice(data);
+            }
+            self.input.consume(found.skip + found.data);
+            self.bytes_moved += found.data as u64;
+            taken |= found.data > 0;
+            if found.end {
+                if self.chunked {
+                    end_chunks(out);
+                }
+                return Ok(Some(false));
+            }
         }
-        let input = self.input.data();
-        let found = self.body.decode(input).map_err(|error| BodyError::Bad(error.to_string()))?;
-        let data = &input[found.skip..found.skip + found.data];
-        self.allowance = self.allowance.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
-        if self.chunked {
-            push_chunk(out, data);
-        } else {
-            out.extend_from_slice(data);
-        }
-        self.input.consume(found.skip + found.data);
-        self.bytes_moved += found.data as u64;
-        if found.end && self.chunked {
-            end_chunks(out);
-        }
-        Ok((found.end || found.data > 0).then_some(!found.end))
+        Ok(taken.then_some(true))
     }
 }
 
@@ -308,7 +315,7 @@ impl Caller for Downstream<'_> {
             let _ = self.poll_flush(cx);
         }
         // What comes early is the next request, or the body, and is kept until its turn.
-        while !self.input.is_full() {
+        while self.input.has_room() {
             match ready!(self.input.poll_fill(&mut self.read, cx)) {
                 Ok(count) if count > 0 => {}
                 _ => return Poll::Ready(()),
@@ -330,7 +337,8 @@ impl Caller for Downstream<'_> {
             b"\r\n",
         ]);
         let chunks = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
-        for header in head.headers {
+        let mut dated = false;
+        for (index, header) in head.headers.iter().enumerate() {
             let kind = Header::of(header.name);
             match kind {
                 Header::Hop | Header::Connection | Header::TransferEncoding => continue,
@@ -341,7 +349,8 @@ impl Caller for Downstream<'_> {
                 _ => {}
             }
             // Without its length the body would end elsewhere for the client than for us.
-            if kind == Header::ContentLength || !head.connection.names(head.headers, header.name) {
+            if kind == Header::ContentLength || !head.connection.names(index) {
+                dated |= kind == Header::Date;
                 self.push(&[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
             }
         }
@@ -362,6 +371,10 @@ impl Caller for Downstream<'_> {
             }
             self.push_connection();
         }
+        if !dated {
+            push_date(self.out);
+        }
+        push_via(self.out, head.http10);
         self.request.push_headers(self.out);
         self.push(&[b"\r\n"]);
     }

@@ -1,6 +1,10 @@
 //! Responses that the gateway makes itself, and what becomes of the connection after one.
 
+use std::cell::RefCell;
 use std::io::Write as _;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 
 use super::request::RequestInfo;
 use crate::gateway::error::ErrorResponse;
@@ -44,6 +48,7 @@ pub(super) fn push_error(
         push(format_args!("Retry-After: {seconds}\r\n"));
     }
     push_connection(out, persists, request.is_some_and(|request| request.http10));
+    push_date(out);
     if let Some(request) = request {
         request.push_headers(out);
     }
@@ -65,8 +70,29 @@ pub(in crate::gateway) fn push_accepted(
         out.extend_from_slice(b"Preference-Applied: respond-async\r\n");
     }
     push_connection(out, persists, request.http10);
+    push_date(out);
     request.push_headers(out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes when the response is made, which is written out once a second.
+pub(super) fn push_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static LINE: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    let now = Timestamp::now();
+    LINE.with_borrow_mut(|(second, line)| {
+        if *second != now.as_second() {
+            let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&now).unwrap_or_default();
+            (*second, *line) = (now.as_second(), format!("Date: {date}\r\n"));
+        }
+        out.extend_from_slice(line.as_bytes());
+    });
+}
+
+/// Writes that a message has come through this gateway, which it came to by this version.
+pub(in crate::gateway) fn push_via(out: &mut Vec<u8>, http10: bool) {
+    out.extend_from_slice(if http10 { b"Via: 1.0 ingle\r\n" } else { b"Via: 1.1 ingle\r\n" });
 }
 
 /// Writes what becomes of the connection, where the version of the client does not say it.

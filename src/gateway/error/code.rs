@@ -44,6 +44,7 @@ error_codes! {
     HeadTooSlow, "head_too_slow", [408];
     BadVersion, "bad_version", [505];
     BadCoding, "bad_coding", [501];
+    LoopDetected, "loop_detected", [508];
     NotAProxy, "not_a_proxy", [405];
     BadBody, "bad_body", [400];
     BodyStalled, "body_stalled", [408];

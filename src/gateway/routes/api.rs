@@ -14,6 +14,7 @@ use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
 use http::Version;
+use http::header::HOST;
 use http::request::Parts;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,7 +24,7 @@ use tokio_util::sync::PollSender;
 use tower::ServiceExt as _;
 
 use calls::invoke::{BodyError, Caller as _, PIECE};
-use http1::{Alarm, RequestHead};
+use http1::{Alarm, Header, RequestHead};
 
 use crate::gateway::connection::Connection;
 use crate::gateway::connection::downstream::Downstream;
@@ -43,7 +44,10 @@ pub(super) fn parts(head: &RequestHead<'_, '_>, peer: SocketAddr) -> Result<Part
     }
     let version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut request = http::Request::builder().method(head.method).uri(head.target).version(version);
-    for header in head.headers {
+    if let Some(host) = head.host {
+        request = request.header(HOST, host);
+    }
+    for header in head.headers.iter().filter(|header| Header::of(header.name) != Header::Host) {
         request = request.header(header.name, header.value);
     }
     let (mut parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();

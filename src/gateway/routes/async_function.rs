@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::VIA;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -213,6 +214,7 @@ async fn answer(
                 | Header::Upgrade
         )
     });
+    response.headers_mut().append(VIA, HeaderValue::from_static("1.1 ingle"));
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
     client.plain_head(&response.into_parts().0, bodiless, Some(kept.size));
     let mut body = kept.body;

@@ -9,6 +9,7 @@ use http1::{Header, RequestHead, method};
 use super::target::Path;
 use crate::gateway::access::Access;
 use crate::gateway::connection::request::RequestInfo;
+use crate::gateway::connection::response::push_via;
 
 /// A request on its way to a function.
 pub(super) struct ForwardedRequest<'a, 'h, 'b> {
@@ -33,16 +34,19 @@ impl ForwardedRequest<'_, '_, '_> {
         let head = self.head;
         let slash: &[u8] = if self.path.slash { b"/" } else { b"" };
         push(out, &[head.method.as_bytes(), b" ", slash, self.path.rest.as_bytes(), b" HTTP/1.1\r\n"]);
-        let (mut host, mut forwarded_host, mut proto) = (None, false, false);
-        for header in head.headers {
+        push(out, &[b"Host: ", head.host.unwrap_or(host_if_none).as_bytes(), b"\r\n"]);
+        let (mut forwarded_host, mut proto) = (false, false);
+        for (index, header) in head.headers.iter().enumerate() {
+            // Hops are counted, so nobody may have them left out.
             let kind = Header::of(header.name);
-            // Every request has a Host, whatever the client says of it.
-            if kind != Header::Host && head.connection.names(head.headers, header.name) {
+            if kind != Header::Via && head.connection.names(index) {
                 continue;
             }
             match kind {
+                // Sent above, once and as we understood it.
+                Header::Host => continue,
                 Header::Hop | Header::Connection | Header::TransferEncoding | Header::Ours => continue,
-                // Sent again below, once and as we understood it.
+                // The same below.
                 Header::ContentLength | Header::CallId | Header::Expect | Header::ForwardedFor => continue,
                 Header::Upgrade if !head.upgrade => continue,
                 // What opens the API to an admin is nothing for a function.
@@ -51,26 +55,22 @@ impl ForwardedRequest<'_, '_, '_> {
                     push_cookie(header, out);
                     continue;
                 }
-                Header::Host => host = Some(header.value),
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
-                Header::Upgrade | Header::Accept | Header::Authorization | Header::Function => {}
-                Header::Prefer | Header::Other => {}
+                Header::Upgrade | Header::Accept | Header::Authorization | Header::Date | Header::Function => {}
+                Header::Prefer | Header::Via | Header::Other => {}
                 // They mean something in a response alone.
                 Header::ServiceWorkerAllowed | Header::SetCookie | Header::WwwAuthenticate => {}
             }
             push(out, &[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
-        }
-        if host.is_none() {
-            push(out, &[b"Host: ", host_if_none.as_bytes(), b"\r\n"]);
         }
         if head.upgrade {
             push(out, &[b"Connection: Upgrade\r\n"]);
         }
         push(out, &[b"X-Call-Id: ", self.request.call_id.as_bytes()]);
         push(out, &[b"\r\nX-Start-Time: ", itoa::Buffer::new().format(self.request.started_at).as_bytes()]);
-        if let Some(host) = host.filter(|_| !forwarded_host) {
-            push(out, &[b"\r\nX-Forwarded-Host: ", host]);
+        if let Some(host) = head.host.filter(|_| !forwarded_host) {
+            push(out, &[b"\r\nX-Forwarded-Host: ", host.as_bytes()]);
         }
         push(out, &[b"\r\nX-Forwarded-For: "]);
         for earlier in head.headers.iter().filter(|header| Header::of(header.name) == Header::ForwardedFor) {
@@ -81,6 +81,7 @@ impl ForwardedRequest<'_, '_, '_> {
             out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
         }
         out.extend_from_slice(b"\r\n");
+        push_via(out, head.http10);
     }
 }
 
@@ -97,6 +98,22 @@ fn push_cookie(header: &httparse::Header<'_>, out: &mut Vec<u8>) {
     } else {
         out.truncate(start);
     }
+}
+
+/// Returns how often a request has passed a gateway of this kind. One of them is enough to make a loop with: a
+/// function that calls itself through it, or two that call each other.
+pub(super) fn hops(head: &RequestHead<'_, '_>) -> usize {
+    if !head.via {
+        return 0;
+    }
+    let lists = head.headers.iter().filter(|header| Header::of(header.name) == Header::Via);
+    let hops = lists.flat_map(|header| header.value.split(|byte| *byte == b','));
+    hops.filter(|hop| {
+        // `[ protocol-name "/" ] protocol-version RWS received-by [ RWS comment ]` (RFC 9110, section 7.6.3)
+        let mut words = hop.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(b"ingle"))
+    })
+    .count()
 }
 
 /// The client's address, without going through `fmt` for the common kind.
@@ -117,6 +134,21 @@ fn push_address(out: &mut Vec<u8>, peer: SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hops_of_our_own_are_counted_in_all_lines_of_via() {
+        for (lines, count) in [
+            ("", 0),
+            ("Via: 1.1 ingle\r\n", 1),
+            ("via: 1.0 Ingle\r\nVIA: HTTP/1.1\tingle (a note), 1.1 proxy.example:80 ,,  1.1   ingle\r\n", 3),
+            ("Via: 1.1 single, 1.1 ingle:80, ingle, 1.1, 1.1 other (ingle)\r\n", 0),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let mut slots = http1::slots();
+            let (head, _) = RequestHead::parse(text.as_bytes(), &mut slots).expect("valid").expect("whole");
+            assert_eq!(hops(&head), count, "{lines}");
+        }
+    }
 
     #[test]
     fn addresses_are_written_as_clients_know_them() {

@@ -13,17 +13,21 @@ mod target;
 
 use std::future::poll_fn;
 
-use http1::{HeadError, RequestHead, ends_after, slots};
+use http1::{HeadError, HeadScan, RequestHead, slots};
 use tokio::time::Instant;
 
 use self::async_function::AsyncCall;
-use self::forwarded::ForwardedRequest;
+use self::forwarded::{ForwardedRequest, hops};
 use self::function::FunctionRequest;
 use self::target::{Route, route};
 use super::connection::request::RequestInfo;
 use super::connection::response::Disposition;
 use super::connection::{Connection, LINGER, More};
 use super::error::ErrorResponse;
+
+/// How often a request may have passed the gateway already. Functions that call each other in chains that are meant
+/// have few links.
+const MAX_HOPS: usize = 16;
 
 /// A request's head, taken from the connection.
 enum Request {
@@ -67,24 +71,24 @@ async fn next(connection: &mut Connection) -> Option<(RequestInfo, Request)> {
     let idle = connection.worker.limits.idle_timeout;
     let limit = connection.worker.limits.header_limit;
     let deadline = Instant::now() + idle;
-    // How much of the input was looked at and did not hold a whole head.
-    let mut seen = 0;
+    let mut scan = HeadScan::default();
     loop {
-        if !connection.input.is_empty() && (seen == 0 || ends_after(connection.input.data(), seen)) {
+        if scan.is_due(connection.input.data()) {
             match take_head(connection, limit) {
                 Ok(Some(request)) => return Some(request),
                 Ok(None) => {}
                 Err(error) => return refuse_head(connection, error.into()).await,
             }
         }
-        seen = connection.input.data().len();
-        if seen >= limit || (connection.input.is_full() && !connection.input.grow(limit)) {
+        if connection.input.data().len() >= limit
+            || (connection.input.is_full() && !connection.input.grow(limit))
+        {
             return refuse_head(connection, HeadError::TooLarge.into()).await;
         }
         match poll_fn(|cx| connection.poll_more(cx, deadline)).await {
             More::Read => {}
             More::End => return None,
-            More::Late if seen == 0 => return None,
+            More::Late if scan.is_empty() => return None,
             More::Late => return refuse_head(connection, ErrorResponse::head_too_slow(idle)).await,
         }
     }
@@ -108,6 +112,9 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
         Err(answer) => Request::Refused(answer),
     };
     let request = match route(&connection.worker.gateway.directory, &head) {
+        Route::Call { .. } | Route::Async { .. } | Route::Alexa { .. } if hops(&head) >= MAX_HOPS => {
+            Request::Refused(ErrorResponse::loop_detected(MAX_HOPS))
+        }
         Route::Call { entry, path } => {
             let forward = forward(path);
             match AsyncCall::preferred(&entry, &forward, &connection.worker.gateway.queue) {

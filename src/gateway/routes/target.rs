@@ -97,7 +97,7 @@ mod tests {
             ("/function/env.dev/a%2fb?c=1", "env.dev"),
             ("/function/env?x=/function/b", "env"),
             ("http://host/function/env", "env"),
-            ("http://user@host:1/function/env/..", "env"),
+            ("http://host:1/function/env/..", "env"),
             ("/function/../system/functions", ".."),
             ("/function/..%2fsystem", "..%2fsystem"),
             ("/function/", ""),

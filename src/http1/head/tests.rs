@@ -126,18 +126,95 @@ fn headers_that_connection_names_go_no_further() {
     let text = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\n\r\n";
     let mut slots = slots();
     let (head, _) = RequestHead::parse(text, &mut slots).expect("valid").expect("whole");
-    assert!(head.connection.names(head.headers, "x-secret"));
-    assert!(!head.connection.names(head.headers, "host"));
+    assert_eq!([0, 1, 2, 127].map(|index| head.connection.names(index)), [false, false, true, false]);
     assert!(!head.persists());
 }
 
 #[test]
-fn the_end_of_a_head_is_seen_across_reads() {
-    let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    for from in 0..=head.len() {
-        assert!(ends_after(head, from), "{from}");
+fn a_head_is_parsed_when_it_begins_and_when_it_ends_however_it_comes() {
+    for (before, end) in [("", "\r\n\r\n"), ("\r\n", "\r\n\r\n"), ("\r\n\r\n\n\r\n", "\n\n"), ("", "\n\r\n")]
+    {
+        let head = format!("{before}GET / HTTP/1.1\r\nHost: a{end}");
+        let head = head.as_bytes();
+        // In one piece, in two, and byte by byte.
+        for cut in 0..=head.len() {
+            let mut scan = HeadScan::default();
+            assert_eq!(scan.is_due(&head[..cut]), cut > before.len(), "{cut}");
+            assert_eq!(scan.is_empty(), cut == 0);
+            assert_eq!(scan.is_due(head), cut < head.len(), "{cut} of {head:?}");
+        }
+        let mut scan = HeadScan::default();
+        let due: Vec<usize> = (0..=head.len()).filter(|end| scan.is_due(&head[..*end])).collect();
+        assert_eq!(due, [before.len() + 1, head.len()]);
     }
-    assert!(!ends_after(&head[..head.len() - 1], 0));
+    // Line breaks alone are no head, and are looked at once each.
+    let mut scan = HeadScan::default();
+    assert!((0..1000).all(|count| !scan.is_due("\r\n".repeat(count).as_bytes())));
+}
+
+#[test]
+fn a_method_has_32_bytes_at_most() {
+    let of = |length| request(&format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(length)));
+    assert_eq!(of(MAX_METHOD), Ok(Framing::None));
+    assert_eq!(of(MAX_METHOD + 1), Err(HeadError::Bad("the method has more than 32 bytes")));
+}
+
+#[test]
+fn connection_names_32_things_at_most() {
+    let list = |count: usize| vec!["a"; count].join(",");
+    for (lines, is_refused) in [
+        (vec![list(32)], false),
+        (vec![list(33)], true),
+        (vec![list(16), format!("{},,,", list(16))], false),
+        (vec![list(16), list(16), "close".to_owned()], true),
+    ] {
+        let headers: String = lines.iter().map(|line| format!("Connection: {line}\r\n")).collect();
+        assert_eq!(request(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).is_err(), is_refused);
+        assert_eq!(answer(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"), false).is_err(), is_refused);
+    }
+}
+
+#[test]
+fn a_request_asks_for_one_valid_host() {
+    let host = |text: &str| {
+        let mut slots = slots();
+        let parsed = RequestHead::parse(text.as_bytes(), &mut slots);
+        parsed.map(|head| head.expect("whole").0.host.map(str::to_owned))
+    };
+    let some = |host: &str| Ok(Some(host.to_owned()));
+    for (target, headers, found) in [
+        ("/", "Host: a\r\n", some("a")),
+        ("*", "Host: a:1\r\n", some("a:1")),
+        // A target with an authority says it, whatever the header has (RFC 9112, section 3.2.2).
+        ("http://b/", "Host: a\r\n", some("b")),
+        ("HTTPS://b:1?x", "Host: a\r\n", some("b:1")),
+        ("x://b/", "Host: a\r\n", some("b")),
+        ("/x://b/", "Host: a\r\n", some("a")),
+    ] {
+        assert_eq!(host(&format!("GET {target} HTTP/1.1\r\n{headers}\r\n")), found, "{target}");
+    }
+    assert_eq!(host("GET / HTTP/1.0\r\n\r\n"), Ok(None));
+    assert_eq!(host("GET http://b/ HTTP/1.0\r\n\r\n"), some("b"));
+    for version in ["1.0", "1.1"] {
+        for (target, headers) in [
+            ("/", "Host:\r\n"),
+            ("/", "Host: a b/@c,d\r\n"),
+            ("/", "Host: a\r\nHost: a\r\n"),
+            ("/", "host: a\r\nHOST: b\r\n"),
+            ("http://b/", "Host:\r\n"),
+            ("http://b/", "Host: a\r\nHost: b\r\n"),
+            ("http:///x", "Host: a\r\n"),
+            ("http://u@b/", "Host: a\r\n"),
+            ("http://b:x/", "Host: a\r\n"),
+        ] {
+            assert!(
+                host(&format!("GET {target} HTTP/{version}\r\n{headers}\r\n")).is_err(),
+                "{target} {headers}"
+            );
+        }
+    }
+    assert!(host("GET / HTTP/1.1\r\n\r\n").is_err());
+    assert!(host("GET http://b/ HTTP/1.1\r\n\r\n").is_err(), "HTTP/1.1 has the header all the same");
 }
 
 proptest! {
@@ -145,7 +222,26 @@ proptest! {
     fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = RequestHead::parse(&bytes, &mut slots());
         let _ = ResponseHead::parse(&bytes, &mut slots(), false);
-        let _ = ends_after(&bytes, bytes.len() / 2);
+        let mut scan = HeadScan::default();
+        for end in 0..=bytes.len() {
+            let _ = scan.is_due(&bytes[..end]);
+        }
+    }
+
+    /// Compared with the plain way: each header with each name.
+    #[test]
+    fn connection_names_the_headers_whose_names_it_has(
+        names in prop::collection::vec("[aAbB-]{1,3}", 0..8),
+        headers in prop::collection::vec("[aAbB-]{1,3}", 0..40),
+    ) {
+        let lines: String = headers.iter().map(|name| format!("{name}: 1\r\n")).collect();
+        let text = format!("HTTP/1.1 200 OK\r\n{lines}Connection: {}\r\n\r\n", names.join(" ,"));
+        let mut slots = slots();
+        let (head, _) = ResponseHead::parse(text.as_bytes(), &mut slots, false).expect("valid").expect("whole");
+        for (index, header) in headers.iter().enumerate() {
+            let is_named = names.iter().any(|name| name.eq_ignore_ascii_case(header));
+            prop_assert_eq!(head.connection.names(index), is_named);
+        }
     }
 
     #[test]

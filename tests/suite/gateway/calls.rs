@@ -68,6 +68,154 @@ async fn headers_are_added_and_those_of_the_connection_are_not_passed_on() {
     assert_eq!(duration.split_once('.').map(|(_, decimals)| decimals.len()), Some(6), "{duration}");
 }
 
+/// The lines of a head or of a request that was mirrored that have this name.
+fn lines<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let is_named =
+        |line: &&str| line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
+    text.lines().filter(is_named).map(|line| line.split_once(": ").map_or("", |(_, value)| value)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_gets_the_host_that_was_asked_for() {
+    let gate = Gate::new(&[mirror().await]).await;
+    for (target, version, headers, host) in [
+        ("/function/env", "1.1", "Host: a.example:8080\r\n", "a.example:8080"),
+        ("/function/env", "1.1", "Host: [::1]:80\r\nConnection: Host\r\n", "[::1]:80"),
+        // A target with an authority says the host, and the header is not looked at.
+        ("http://b.example/function/env", "1.1", "Host: a\r\n", "b.example"),
+        ("http://b.example:1/function/env", "1.0", "", "b.example:1"),
+    ] {
+        let answer = gate.call(&format!("GET {target} HTTP/{version}\r\n{headers}\r\n")).await;
+        assert_eq!(lines(&answer.body, "host"), [host], "{target}");
+        assert_eq!(lines(&answer.body, "x-forwarded-host"), [host], "{target}");
+    }
+    // What another proxy says of it is left.
+    let headers = "Host: a\r\nX-Forwarded-Host: shop.example\r\n";
+    let answer = gate.call(&format!("GET http://b/function/env HTTP/1.1\r\n{headers}\r\n")).await;
+    assert_eq!(lines(&answer.body, "x-forwarded-host"), ["shop.example"]);
+    // HTTP/1.0 knows no host, and a function must have one.
+    let answer = gate.call("GET /function/env HTTP/1.0\r\n\r\n").await;
+    assert_eq!(lines(&answer.body, "host"), ["env.openfaas-fn"]);
+    assert_eq!(lines(&answer.body, "x-forwarded-host"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_a_valid_host_is_refused() {
+    let gate = Gate::new(&[mirror().await]).await;
+    for route in ["/function/env", "/async-function/env", "/", "/hello", "/nothing"] {
+        for (target, headers) in [
+            (route.to_owned(), ""),
+            (route.to_owned(), "Host:\r\n"),
+            (route.to_owned(), "Host: a b/@c,d\r\n"),
+            (route.to_owned(), "Host: a\r\nHost: a\r\n"),
+            (format!("http://{route}"), "Host: a\r\n"),
+            (format!("http://u:p@b{route}"), "Host: a\r\n"),
+            (format!("http://b{route}"), "Host: a b\r\n"),
+        ] {
+            let answer = gate.call(&format!("GET {target} HTTP/1.1\r\n{headers}\r\n")).await;
+            assert_eq!(answer.code, 400, "{target} {headers}: {}", answer.body);
+        }
+    }
+    assert_eq!(gate.entry.stats.calls_started(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_of_a_message_is_written_down() {
+    let gate = Gate::new(&[mirror().await]).await;
+    for version in ["1.0", "1.1"] {
+        let request = format!(
+            "GET /function/env HTTP/{version}\r\nHost: a\r\nVia: 2 proxy.example\r\nConnection: Via\r\n\r\n"
+        );
+        let answer = gate.call(&request).await;
+        assert_eq!(lines(&answer.body, "via"), ["2 proxy.example", &format!("{version} ingle")]);
+        assert_eq!(lines(&answer.head, "via"), ["1.1 ingle"]);
+    }
+    let gate =
+        Gate::new(&[answering("HTTP/1.0 200 OK\r\nVia: 1.1 other\r\nContent-Length: 0\r\n\r\n").await]).await;
+    let answer = gate.call("GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(lines(&answer.head, "via"), ["1.1 other", "1.0 ingle"]);
+    // What is our own has come from nowhere.
+    for target in ["/function/nope", "/hello"] {
+        let answer = gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(lines(&answer.head, "via"), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_goes_round_in_circles_is_refused() {
+    let gate = Gate::new(&[mirror().await]).await;
+    let call = async |target: &str, via: String| {
+        gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{via}Accept: application/json\r\n\r\n")).await
+    };
+    let hops = |count| "Via: 1.1 ingle\r\n".repeat(count);
+    assert_eq!(call("/function/env", hops(15)).await.code, 200);
+    for (target, via) in [
+        ("/function/env", hops(16)),
+        ("/async-function/env", hops(40)),
+        ("/function/env", format!("Via: {}1.0 INGLE (x)\r\n", "1.1 ingle, 1.1 other,".repeat(15))),
+    ] {
+        let answer = call(target, via).await;
+        assert_eq!(answer.code, 508, "{}", answer.body);
+        assert!(answer.body.contains("loop_detected") && answer.body.contains("Via"), "{}", answer.body);
+    }
+    assert_eq!(call("/function/env", "Via: 1.1 other\r\n".repeat(40)).await.code, 200);
+    assert_eq!(call("/hello", hops(40)).await.code, 200, "what calls nothing has no circles");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_calls_itself_through_the_gateway_ends() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let gate = Gate::new(&[listener.local_addr().expect("bound")]).await;
+    let gateway = gate.address;
+    // As a proxy in front of the gateway would: what it gets, it sends there.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a head"));
+                }
+                let head = String::from_utf8(head).expect("text");
+                let (_, rest) = head.split_once("\r\n").expect("a line");
+                let mut onward = tokio::net::TcpStream::connect(gateway).await.expect("the gateway listens");
+                let request = format!("GET /function/env HTTP/1.1\r\nConnection: close\r\n{rest}");
+                onward.write_all(request.as_bytes()).await.expect("sent");
+                let _ = tokio::io::copy(&mut onward, &mut stream).await;
+            });
+        }
+    });
+    let answer = gate.call("GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(answer.code, 508, "{}", answer.body);
+    assert_eq!(gate.entry.stats.calls_started(), 16);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_response_has_one_date() {
+    let own = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n";
+    let dated = Gate::new(&[answering(own).await]).await;
+    let answer = dated.call("GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(lines(&answer.head, "date"), ["thu, 01 jan 1970 00:00:00 gmt"]);
+    let gate = Gate::new(&[mirror().await]).await;
+    for (target, code) in [
+        ("/function/env", 200),
+        ("/function/nope", 404),
+        ("/async-function/env", 202),
+        ("/hello", 200),
+        ("/nothing", 404),
+        ("/ HTTP/1.1\r\nB c: d\r\nX: y", 400),
+    ] {
+        let answer = gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(answer.code, code, "{target}");
+        let [date] = lines(&answer.head, "date")[..] else { panic!("{target}: {}", answer.head) };
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        let written = |at| printer.timestamp_to_rfc9110_string(&at).expect("a time").to_ascii_lowercase();
+        let now = jiff::Timestamp::now();
+        let second = jiff::SignedDuration::from_secs(1);
+        assert!((0..10).any(|ago| written(now - second * ago) == date), "{date} is not now");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_id_of_the_client_is_kept() {
     let gate = Gate::new(&[mirror().await]).await;

@@ -156,6 +156,14 @@ async fn nonsense_is_refused() {
     ] {
         assert_eq!(gate.call(text).await.code, code, "{text:?}");
     }
+    let long = "M".repeat(33);
+    for target in ["/function/env", "/async-function/env", "/hello"] {
+        let answer = gate.call(&format!("{long} {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!((answer.code, answer.body.as_str()), (400, "the method has more than 32 bytes\n"));
+    }
+    let tokens = "a,".repeat(33);
+    let text = format!("GET /function/env HTTP/1.1\r\nHost: a\r\nConnection: {tokens}\r\n\r\n");
+    assert_eq!(gate.call(&text).await.code, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,11 +61,9 @@ impl ResponseWriter {
     /// Its head has come.
     pub(in crate::queue) fn head(&mut self, head: &ResponseHead<'_, '_>) {
         self.head.clear();
-        for header in head.headers {
+        for (index, header) in head.headers.iter().enumerate() {
             // What the connection has named belongs to it alone.
-            if head.connection.names(head.headers, header.name)
-                || !may_pass(Header::of(header.name), header.value)
-            {
+            if head.connection.names(index) || !may_pass(Header::of(header.name), header.value) {
                 continue;
             }
             for part in [header.name.as_bytes(), b": ", header.value, b"\r\n"] {
