@@ -1,9 +1,11 @@
 //! Values too large for sled, each in a file named by the SHA-256 of its content.
 //!
-//! A file is complete and on disk before its name is stored, so a stored name always resolves.
-//! Files that no record names are removed when the store opens.
+//! A file is complete and on disk before its name is stored, so a stored name always resolves. It is removed when no
+//! row names it any more and that is on disk. A reader may have read such a row before: it reads the row again
+//! ([`super::Store::value`]). What a crash leaves goes when the store opens.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,39 @@ pub(super) fn reference(stored: &[u8]) -> Option<String> {
     match stored.split_first() {
         Some((&FILE, name)) => Some(String::from_utf8_lossy(name).into_owned()),
         _ => None,
+    }
+}
+
+/// How many rows name each file, and the files that may have no row any more.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    rows: HashMap<String, usize>,
+    dropped: Vec<String>,
+}
+
+impl References {
+    /// Counts a row with this value.
+    pub(super) fn add(&mut self, stored: &[u8]) {
+        if let Some(name) = reference(stored) {
+            *self.rows.entry(name).or_default() += 1;
+        }
+    }
+
+    /// Notes that a value was made ready whose row may never come, as others are to be written with it.
+    pub(super) fn expect(&mut self, stored: &[u8]) {
+        self.dropped.extend(reference(stored));
+    }
+
+    /// Counts a row with this value no more.
+    pub(super) fn drop(&mut self, stored: &[u8]) {
+        let Some(name) = reference(stored) else { return };
+        if let Some(rows) = self.rows.get_mut(&name) {
+            *rows -= 1;
+            if *rows == 0 {
+                self.rows.remove(&name);
+            }
+        }
+        self.dropped.push(name);
     }
 }
 
@@ -64,12 +99,13 @@ impl LargeValues {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// The value that was stored.
+    /// Bytes of all files.
     pub(super) fn size(&self) -> u64 {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
     }
 
+    /// Returns the value that was stored.
     pub(super) fn resolve<'a>(&self, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, StoreError> {
         match stored.split_first() {
             Some((&INLINE, value)) => Ok(Cow::Borrowed(value)),
@@ -83,16 +119,31 @@ impl LargeValues {
         }
     }
 
-    /// Removes every file that is not in `used`.
-    pub(super) fn retain(&self, used: &[String]) -> Result<(), StoreError> {
+    /// Removes every file that no row names.
+    pub(super) fn retain(&self, references: &References) -> Result<(), StoreError> {
         let failed = |error| StoreError::failed(format!("cleaning {}", self.dir.display()), error);
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            if !used.iter().any(|used| *used == *name.to_string_lossy()) {
+            if !references.rows.contains_key(entry.file_name().to_string_lossy().as_ref()) {
                 fs::remove_file(entry.path()).map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes the files that were dropped and are named by no row since. That they are not must be on disk.
+    pub(super) fn remove_dropped(&self, references: &mut References) {
+        for name in references.dropped.drain(..) {
+            if references.rows.contains_key(&name) {
+                continue;
+            }
+            let path = self.dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(file = %path.display(), %error, "a value that was replaced was not removed; the next start will do it");
+                }
+                _ => {}
+            }
+        }
     }
 }

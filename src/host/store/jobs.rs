@@ -1,7 +1,7 @@
 //! Calls that are made later, and those that were given up. What they are made of is the queue's to know.
 
 use super::writer::Operation;
-use super::{Store, StoreError, delete};
+use super::{Store, StoreError, blobs, delete};
 
 /// Rows of calls that are still to be made.
 const JOBS: &str = "job/";
@@ -73,7 +73,7 @@ impl Store {
 
     /// What is remembered of a call that has ended.
     pub fn call_record(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.job_at(&key(RECORDS, number))
+        self.bytes(&key(RECORDS, number))
     }
 
     /// What is remembered of calls that have ended, one after the other, in the order in which they were queued.
@@ -83,12 +83,12 @@ impl Store {
 
     /// A call that is to be made.
     pub fn job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.job_at(&key(JOBS, number))
+        self.bytes(&key(JOBS, number))
     }
 
     /// A call that was given up.
     pub fn dead_job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.job_at(&key(DEAD, number))
+        self.bytes(&key(DEAD, number))
     }
 
     /// Calls that are to be made, one after the other, oldest first.
@@ -133,16 +133,15 @@ impl Store {
             .collect()
     }
 
-    fn job_at(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
-        value.map(|value| Ok(self.large.resolve(&value)?.into_owned())).transpose()
-    }
-
     fn rows(&self, prefix: &'static str) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
-        self.db.scan_prefix(prefix).map(move |row| {
-            let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
-            let number = number_of(prefix, &key)?;
-            Ok((number, self.large.resolve(&value)?.into_owned()))
+        self.db.scan_prefix(prefix).filter_map(move |row| {
+            let read = || {
+                let (key, stored) =
+                    row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
+                let number = number_of(prefix, &key)?;
+                Ok(self.value(&key, stored)?.map(|value| (number, value)))
+            };
+            read().transpose()
         })
     }
 }
@@ -165,7 +164,14 @@ fn key(prefix: &str, number: u64) -> String {
 }
 
 fn put(prefix: &str, number: u64, value: Vec<u8>) -> Operation {
-    Operation::Put { key: key(prefix, number), value }
+    Operation::Put { key: key(prefix, number), value: inline(value) }
+}
+
+/// Calls are written by the thousand, so none may need a file of the store's: the queue bounds all that it keeps in a
+/// row by its type, and has files of its own for the rest.
+pub(super) fn inline(row: Vec<u8>) -> Vec<u8> {
+    debug_assert!(row.len() <= blobs::LIMIT, "the row of a call has {} bytes", row.len());
+    row
 }
 
 #[cfg(test)]
@@ -182,7 +188,7 @@ mod tests {
         let store = Store::open(state.path()).expect("opened");
         let dead = |follower| LeftJob { dead: Some(b"dead".to_vec()), record: None, follower };
         for number in [2, 10, 9] {
-            store.put_job(number, vec![7; 9000]).await.expect("kept");
+            store.put_job(number, vec![7; blobs::LIMIT]).await.expect("kept");
         }
         store.delete_job(2).await.expect("deleted");
         store.end_job(9, dead(None)).await.expect("given up");

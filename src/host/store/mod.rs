@@ -32,7 +32,7 @@ pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
 pub use timers::StoredTimer;
 
 use ballast::Ballast;
-use blobs::LargeValues;
+use blobs::{LargeValues, References};
 use model::function::{FunctionKey, NamespaceName, ReplicaId};
 use model::wire;
 use record::{FunctionDigests, RevisionDigests};
@@ -86,19 +86,10 @@ impl Store {
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
         check_schema(&db, &large)?;
         drop_orphans(&db)?;
-        let store = Self { writer: Writer::start(db.clone(), &dir, large.clone(), ballast)?, db, large };
-        store.drop_unused_files()?;
-        Ok(store)
-    }
-
-    /// Removes the files of values that were replaced or deleted, or whose record was never written.
-    fn drop_unused_files(&self) -> Result<(), StoreError> {
-        let mut used = Vec::new();
-        for row in self.db.iter() {
-            let (_, value) = row.map_err(|error| StoreError::failed("reading the store", error))?;
-            used.extend(blobs::reference(&value));
-        }
-        self.large.retain(&used)
+        let references = references(&db)?;
+        large.retain(&references)?;
+        let writer = Writer::start(db.clone(), &dir, large.clone(), references, ballast)?;
+        Ok(Self { db, large, writer })
     }
 
     /// Every function.
@@ -238,26 +229,56 @@ impl Store {
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let value = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
-        value.map(|value| self.decode(key, &value)).transpose()
+        self.bytes(key)?.map(|bytes| understand(key, &bytes)).transpose()
+    }
+
+    /// Returns what is under a key.
+    fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
+        row.map_or(Ok(None), |stored| self.value(key.as_bytes(), stored))
+    }
+
+    /// Returns the value of a row. The file of one that was replaced or deleted meanwhile is gone: then what the row is
+    /// by now counts.
+    fn value(&self, key: &[u8], mut stored: sled::IVec) -> Result<Option<Vec<u8>>, StoreError> {
+        loop {
+            let error = match self.large.resolve(&stored) {
+                Ok(value) => return Ok(Some(value.into_owned())),
+                Err(error) => error,
+            };
+            let now = self.db.get(key).map_err(|error| StoreError::failed("reading the store", error))?;
+            match now {
+                None => return Ok(None),
+                Some(now) if now == stored => return Err(error),
+                Some(now) => stored = now,
+            }
+        }
     }
 
     fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
         let mut rows = Vec::new();
         for row in self.db.scan_prefix(prefix) {
             let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
-            let key = String::from_utf8_lossy(&key).into_owned();
-            let value = self.decode(&key, &value)?;
-            rows.push((key[prefix.len()..].to_owned(), value));
+            let Some(value) = self.value(&key, value)? else { continue };
+            let key = String::from_utf8_lossy(&key);
+            rows.push((key[prefix.len()..].to_owned(), understand(&key, &value)?));
         }
         Ok(rows)
     }
+}
 
-    fn decode<T: DeserializeOwned>(&self, key: &str, stored: &[u8]) -> Result<T, StoreError> {
-        let bytes = self.large.resolve(stored)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+fn understand<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+}
+
+/// Counts the rows that name each file. Runs before there is a writer.
+fn references(db: &sled::Db) -> Result<References, StoreError> {
+    let mut references = References::default();
+    for row in db.iter() {
+        let (_, stored) = row.map_err(|error| StoreError::failed("reading the store", error))?;
+        references.add(&stored);
     }
+    Ok(references)
 }
 
 impl crate::network::Leases for Store {
@@ -451,20 +472,89 @@ mod tests {
         assert_eq!(store.leases().expect("readable").len(), 1);
     }
 
+    fn files(dir: &Path) -> usize {
+        std::fs::read_dir(dir.join("large")).expect("listed").count()
+    }
+
     #[tokio::test]
-    async fn the_file_of_a_replaced_value_goes_when_the_store_opens() {
+    async fn the_file_of_a_value_goes_when_no_row_names_it() {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = || std::fs::read_dir(dir.path().join("large")).expect("listed").count();
-        {
-            let store = Store::open(dir.path()).expect("opens");
-            store.put_function(&record("a", &"x".repeat(50_000))).await.expect("written");
-            store.put_function(&record("a", &"y".repeat(50_000))).await.expect("written");
-            assert_eq!(files(), 2);
-            store.close().await;
+        let store = Store::open(dir.path()).expect("opens");
+        let put = async |name: &str, text: &str| {
+            store.put_namespace(&name.parse().expect("a name"), &namespace(text)).await.expect("written");
+        };
+        let (long, other) = ("x".repeat(50_000), "y".repeat(50_000));
+        put("a", &long).await;
+        put("b", &long).await;
+        assert_eq!(files(dir.path()), 1, "the same content");
+        put("a", &other).await;
+        assert_eq!(files(dir.path()), 2);
+        put("b", "short").await;
+        assert_eq!(files(dir.path()), 1, "replaced in both");
+        // What was removed is written once more.
+        put("b", &long).await;
+        put("b", &long).await;
+        assert_eq!(files(dir.path()), 2);
+        store.delete_namespace(&"a".parse().expect("a name")).await.expect("deleted");
+        assert_eq!(files(dir.path()), 1);
+        // One that is replaced before it was ever on the disk.
+        for text in [&long, &other] {
+            let record = namespace(text);
+            let operation = super::put("namespace/c", &record).expect("encodes");
+            store.writer.write_soon(vec![operation]);
+        }
+        store.delete_namespace(&"c".parse().expect("a name")).await.expect("deleted");
+        assert_eq!(files(dir.path()), 1);
+        let kept = store.namespaces().expect("readable");
+        assert_eq!(kept, [namespace(&long)]);
+    }
+
+    fn namespace(text: &str) -> wire::Namespace {
+        let labels = std::iter::once(("text".to_owned(), text.to_owned())).collect();
+        wire::Namespace { name: "n".to_owned(), labels: Some(labels), annotations: None }
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_beside_the_store_goes_when_it_opens() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        store.put_function(&record("a", &"x".repeat(50_000))).await.expect("written");
+        store.close().await;
+        drop(store);
+        for left in ["0".repeat(64), format!("{}.partial", "1".repeat(64))] {
+            std::fs::write(dir.path().join("large").join(left), b"left").expect("written");
         }
         let store = Store::open(dir.path()).expect("opens again");
-        assert_eq!(files(), 1);
-        assert_eq!(store.functions().expect("readable").len(), 1);
+        assert_eq!((files(dir.path()), store.functions().expect("readable").len()), (1, 1));
+        // It is counted from the start, too.
+        store.delete_function(&key("a"), &[]).await.expect("deleted");
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_row_is_read_whatever_is_written_to_it_meanwhile() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("opens"));
+        store.put_function(&record("a", "cat")).await.expect("written");
+        let reading = std::thread::spawn({
+            let store = store.clone();
+            move || {
+                let mut reads = 0;
+                // Until the writer has let go of it.
+                while Arc::strong_count(&store) > 1 {
+                    assert_eq!(store.functions().expect("readable").len(), 1);
+                    assert!(store.function(&key("a")).expect("readable").is_some());
+                    reads += 1;
+                }
+                reads
+            }
+        });
+        for n in 0..200 {
+            store.put_function(&record("a", &n.to_string().repeat(20_000))).await.expect("written");
+        }
+        assert_eq!(files(dir.path()), 1);
+        drop(store);
+        assert!(reading.join().expect("no panic") > 0);
     }
 
     #[tokio::test]

@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::jobs::job_key;
+use super::jobs::{inline, job_key};
 use super::writer::Operation;
-use super::{Store, StoreError, delete, encode, function_key, function_of};
+use super::{Store, StoreError, delete, encode, function_key, function_of, understand};
 use model::function::FunctionKey;
 
 /// Rows of timers.
@@ -24,7 +24,12 @@ impl Store {
             let function = function_of(&key[TIMERS.len()..]).ok_or_else(|| {
                 StoreError::failed("reading the store", format!("{key} belongs to no function"))
             })?;
-            timers.push((function, self.decode(&key, &value)));
+            let timer = match self.value(key.as_bytes(), value) {
+                Ok(Some(bytes)) => understand(&key, &bytes),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            timers.push((function, timer));
         }
         Ok(timers)
     }
@@ -38,7 +43,8 @@ impl Store {
         job: Vec<u8>,
         timer: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let job = Operation::PutBeside { owner: function_key(function), key: job_key(number), value: job };
+        let job =
+            Operation::PutBeside { owner: function_key(function), key: job_key(number), value: inline(job) };
         self.writer.write(vec![job, put(function, timer)]).await
     }
 

@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
 use super::ballast::{self, Ballast};
-use super::blobs::LargeValues;
+use super::blobs::{LargeValues, References};
 use super::error::{StoreError, is_read_only};
 use model::sync::lock;
 
@@ -113,6 +113,7 @@ impl Writer {
         db: sled::Db,
         dir: &Path,
         large: Arc<LargeValues>,
+        references: References,
         ballast: Ballast,
     ) -> Result<Self, StoreError> {
         let path = dir.join("db");
@@ -124,6 +125,7 @@ impl Writer {
             file,
             dir: dir.to_owned(),
             large,
+            references,
             ballast,
             holds: false,
             dirty: false,
@@ -207,6 +209,7 @@ struct Thread {
     file: File,
     dir: PathBuf,
     large: Arc<LargeValues>,
+    references: References,
     /// For the next start.
     ballast: Ballast,
     holds: bool,
@@ -319,7 +322,7 @@ impl Thread {
         self.fails = result.is_err();
     }
 
-    fn add(&self, pending: &mut Pending, operations: Vec<Operation>) -> Result<(), StoreError> {
+    fn add(&mut self, pending: &mut Pending, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut changes: Vec<Change> = Vec::with_capacity(operations.len());
         for operation in operations {
             match operation {
@@ -347,22 +350,40 @@ impl Thread {
     }
 
     /// What stands for a value in the database.
-    fn stored(&self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.large.store(value).map_err(|error| match error {
+    fn stored(&mut self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let stored = self.large.store(value).map_err(|error| match error {
             error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone(), begun: false },
             error => error,
-        })
+        })?;
+        self.references.expect(&stored);
+        Ok(stored)
     }
 
     /// Applies what there is, and has it on disk if somebody waits for that.
     fn write(&mut self, pending: Pending, flush: bool) -> Result<(), StoreError> {
         self.dirty = true;
-        let applied =
-            pending.apply(&self.db).map_err(|error| StoreError::failed("writing to the store", error));
+        let applied = self.apply(pending).map_err(|error| StoreError::failed("writing to the store", error));
         applied.and_then(|()| if flush { self.flush() } else { Ok(()) }).map_err(|error| {
             let cause = self.breaks(&error);
             self.refusal(cause, true)
         })
+    }
+
+    /// Applies what there is, and counts what its rows name before and after it.
+    fn apply(&mut self, pending: Pending) -> sled::Result<()> {
+        let keys: Vec<String> = pending.there.keys().cloned().collect();
+        for key in &keys {
+            if let Some(old) = self.db.get(key)? {
+                self.references.drop(&old);
+            }
+        }
+        pending.apply(&self.db)?;
+        for key in &keys {
+            if let Some(new) = self.db.get(key)? {
+                self.references.add(&new);
+            }
+        }
+        Ok(())
     }
 
     /// A write has failed that was begun.
@@ -385,6 +406,7 @@ impl Thread {
         self.db.flush().map_err(|error| StoreError::failed("flushing the store", error))?;
         self.file.sync_data().map_err(|error| StoreError::failed("syncing the store", error))?;
         self.dirty = false;
+        self.large.remove_dropped(&mut self.references);
         Ok(())
     }
 
