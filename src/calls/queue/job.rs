@@ -5,16 +5,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::bounded_text::BoundedText;
 use super::callback::egress_policy::EgressPolicy;
 use super::codec::{self, DecodeError};
 use super::payload::Payload;
 use super::schedule::admission::{Tenant, Usage};
 use super::schedule::scheduler::LaneKey;
+use http1::MAX_METHOD;
 use model::function::FunctionKey;
 
 /// Tries of a call that are remembered apart: they are kept with it in one record, which must stay small.
 const KEPT_TRIES: usize = 8;
-/// Bytes of a reason, or of a path, that are remembered, as JSON has them.
+/// Bytes of an [`Excerpt`].
 const KEPT_TEXT: usize = 240;
 /// Bytes of head and body that are kept with what is known of their call, at most.
 const INLINE: usize = 4 << 10;
@@ -22,6 +24,15 @@ const INLINE: usize = 4 << 10;
 const RECORD: usize = 8 << 10;
 /// Bytes that may be added to a record: all that is remembered of tries, times, and what comes with the end.
 const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
+
+/// `X-Call-Id` of a call: all of it, for the gateway takes 256 bytes, which may be three each as text.
+pub type CallId = BoundedText<768>;
+/// Method of a call: all of it, too.
+pub type Method = BoundedText<MAX_METHOD>;
+/// As much of a path or of a reason as is remembered.
+pub type Excerpt = BoundedText<KEPT_TEXT>;
+/// URL of a receiver: all of it, as [`EgressPolicy`] takes 1000 bytes, some of which are two in JSON.
+pub type ReceiverUrl = BoundedText<2000>;
 
 /// A call, from its acceptance until it has succeeded or is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +50,11 @@ pub struct JobMetadata {
     /// The function.
     pub function: FunctionKey,
     /// `X-Call-Id`: the client's own, or a new one. It stays the same over all tries.
-    pub call_id: String,
+    pub call_id: CallId,
     /// Its method.
-    pub method: String,
+    pub method: Method,
     /// Its path and query, or how they begin.
-    pub path: String,
+    pub path: Excerpt,
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// Not to be made before.
@@ -68,9 +79,9 @@ impl JobMetadata {
     pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
         Self {
             function,
-            call_id,
-            method,
-            path: truncated(path),
+            call_id: call_id.into(),
+            method: method.into(),
+            path: path.into(),
             queued_at: Timestamp::now(),
             not_before: None,
             tried: 0,
@@ -85,7 +96,7 @@ impl JobMetadata {
     pub(super) fn of_callback(&self, callback: Callback) -> Self {
         Self {
             callback: Some(callback),
-            ..Self::new(self.function.clone(), self.call_id.clone(), "POST".to_owned(), &self.path)
+            ..Self::new(self.function.clone(), self.call_id.to_string(), "POST".to_owned(), &self.path)
         }
     }
 
@@ -150,22 +161,6 @@ impl JobMetadata {
     }
 }
 
-/// As much of a text as is remembered.
-pub(super) fn truncated(text: &str) -> String {
-    let mut size = 0;
-    for (at, char) in text.char_indices() {
-        size += match char {
-            '"' | '\\' | '\n' | '\r' | '\t' => 2,
-            '\0'..='\x1f' => 6,
-            _ => char.len_utf8(),
-        };
-        if size > KEPT_TEXT {
-            return format!("{}…", &text[..at]);
-        }
-    }
-    text.to_owned()
-}
-
 /// A try that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -177,7 +172,7 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
     /// Why that was no success, in words.
-    pub reason: String,
+    pub reason: Excerpt,
     /// Tries before it that failed in the same way, and are not remembered apart.
     #[serde(default, skip_serializing_if = "model::wire::is_default")]
     pub repeats: u32,
@@ -187,7 +182,7 @@ impl Attempt {
     /// One that ended now.
     pub(super) fn ended(at: Timestamp, took: Duration, code: Option<u16>, reason: &str) -> Self {
         let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
-        Self { at, took_ms, code, reason: truncated(reason), repeats: 0 }
+        Self { at, took_ms, code, reason: reason.into(), repeats: 0 }
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -199,7 +194,7 @@ impl Attempt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {
     /// The receiver.
-    pub url: String,
+    pub url: ReceiverUrl,
     /// The end of the call. While there is none, it is still to be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -220,7 +215,7 @@ pub struct Ended {
     pub most_retries: u32,
     /// Why the answer's body is not sent, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub omitted: Option<String>,
+    pub omitted: Option<Excerpt>,
 }
 
 impl Job {
@@ -237,9 +232,11 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
+    use crate::queue::{CallRecord, CallState, Start};
 
     fn job(payload: Payload) -> Job {
         let function = FunctionKey::parse("resize.dev").expect("a name");
@@ -310,45 +307,67 @@ mod tests {
         assert_eq!(kept(&facts), (512..520).map(|code| (code, 0)).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn a_record_stays_small_whatever_happens_to_its_call() {
-        for text in ["\u{fc}", "\"", "\u{1}", "a"] {
-            let mut facts = JobMetadata::new(
-                FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name"),
-                // Bytes of the client's that are no text.
-                "\u{fffd}".repeat(256),
-                "OPTIONS".into(),
-                &text.repeat(4000),
-            );
-            facts.keep = Some(u64::MAX);
-            facts.callback = Some(Callback { url: "u".repeat(1000), ended: None });
-            let inline = facts.inline();
-            assert!(inline > 512, "{inline}: short calls have files");
-            let payload = Payload::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
-            let mut job = Job { facts, payload };
-            for _ in 0..100 {
-                job.facts.failed(Attempt::ended(
-                    Timestamp::now(),
-                    Duration::MAX,
-                    Some(500),
-                    &text.repeat(4000),
-                ));
-            }
-            job.facts.started_at = Some(Timestamp::now());
-            job.facts.not_before = Some(Timestamp::now());
-            assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
-            let ended = Ended {
-                message_id: Uuid::nil().to_string(),
-                status: 500,
-                took_us: u64::MAX,
-                retries: u32::MAX,
-                most_retries: u32::MAX,
-                omitted: Some(truncated(&text.repeat(4000))),
-            };
-            job.facts.callback = Some(Callback { url: "u".repeat(1000), ended: Some(ended) });
-            let size = job.encode().len();
-            assert!(size <= RECORD, "{size} bytes with {text:?}");
+    /// Fills what a call has with texts that its client and its function choose, as far as they can.
+    fn filled(chosen: &str) -> (Job, CallRecord) {
+        let function = FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name");
+        let mut facts = JobMetadata::new(function, chosen.into(), chosen.into(), chosen);
+        facts.keep = Some(u64::MAX);
+        facts.callback = Some(Callback { url: chosen.into(), ended: None });
+        let inline = facts.inline();
+        assert!(inline > 512, "{inline}: short calls have files");
+        let payload = Payload::Inline { head: vec![b'h'; 100], body: vec![b'b'; inline - 100] };
+        let mut job = Job { facts, payload };
+        for code in 500..600 {
+            job.facts.failed(Attempt::ended(Timestamp::now(), Duration::MAX, Some(code), chosen));
         }
+        job.facts.started_at = Some(Timestamp::now());
+        job.facts.not_before = Some(Timestamp::now());
+        assert_eq!((job.facts.tried, job.facts.tries.len()), (100, KEPT_TRIES));
+        let ended = Ended {
+            message_id: Uuid::nil().to_string(),
+            status: 500,
+            took_us: u64::MAX,
+            retries: u32::MAX,
+            most_retries: u32::MAX,
+            omitted: Some(chosen.into()),
+        };
+        job.facts.callback = Some(Callback { url: chosen.into(), ended: Some(ended) });
+        let record = CallRecord {
+            ended_at: Some(Timestamp::now()),
+            start: Some(Start::Cold),
+            received: Some(u64::MAX),
+            result_until: Some(Timestamp::now()),
+            omitted: Some(chosen.into()),
+            ..CallRecord::of(&job.facts, &job.payload, CallState::Cancelled)
+        };
+        (job, record)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_row_stays_small_whatever_its_client_and_its_function_say(
+            piece in prop_oneof![".{1,8}", "[\"\\\\]", "\u{fffd}", "\u{1}", "M"],
+            count in prop_oneof![0_usize..100, 0_usize..70_000],
+        ) {
+            let (job, record) = filled(&piece.repeat(count));
+            let rows = [job.encode(), record.encode(&job.payload)].map(|row| row.len());
+            prop_assert!(rows.iter().all(|size| *size <= RECORD), "{rows:?} bytes with {count} times {piece:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_an_earlier_version_is_bounded_when_it_is_read() {
+        let job = job(Payload::nothing());
+        let written = String::from_utf8(job.encode()).expect("text");
+        let long = written.replace("\"POST\"", &format!("\"{}\"", "M".repeat(60_000)));
+        let read = Job::decode(long.as_bytes()).expect("readable");
+        assert_eq!(&*read.facts.method, format!("{}…", "M".repeat(MAX_METHOD)));
+        assert!(read.encode().len() < RECORD);
+    }
+
+    #[test]
+    fn a_plain_call_has_all_of_the_room_in_its_row() {
         let plain =
             JobMetadata::new(FunctionKey::parse("a").expect("a name"), "i".repeat(36), "POST".into(), "/");
         assert_eq!(plain.inline(), INLINE);

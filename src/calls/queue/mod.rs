@@ -18,6 +18,7 @@
 //!   alone, and a process that starts finds nothing running.
 //! - Which call is next is decided under one lock, which is never held while anything waits.
 
+mod bounded_text;
 mod callback;
 mod codec;
 mod counters;
@@ -49,7 +50,7 @@ use uuid::Uuid;
 pub use counters::Summary;
 pub use error::QueueError;
 pub use intake::Intake;
-pub use job::{Attempt, Callback, Ended, Job, JobMetadata};
+pub use job::{Attempt, CallId, Callback, Ended, Excerpt, Job, JobMetadata, Method, ReceiverUrl};
 pub use keep::dead_letter::{DeadCall, DeadLetterFilter};
 pub use keep::query::{AnswerBody, Filter, KeptAnswer};
 pub use keep::record::{CallRecord, CallState, Start};
@@ -242,7 +243,7 @@ impl Queue {
 
     /// Makes the callback for a client that gave this URL; else says why none can go there.
     pub fn callback_to(&self, url: &str) -> Result<Callback, String> {
-        Ok(Callback { url: self.0.receivers.policy().check(url)?, ended: None })
+        Ok(Callback { url: self.0.receivers.policy().check(url)?.into(), ended: None })
     }
 
     /// Begins to take in a call with this head; `body` bytes are announced to follow, if that is known.

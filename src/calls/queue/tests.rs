@@ -166,7 +166,7 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
             }
         }
         // Cancelled while it runs.
-        let named = |facts: &mut JobMetadata| facts.call_id = format!("running-{round}");
+        let named = |facts: &mut JobMetadata| facts.call_id = format!("running-{round}").into();
         ends.push(world.call("env", "/never", bytes, named).await.expect("accepted").1);
         let runs = |queue: &Queue| {
             queue.call(&format!("running-{round}")).is_ok_and(|call| call.state == CallState::Running)
@@ -178,7 +178,7 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
         }
         // Cancelled while it waits; and one that nobody can read any more.
         world.pause(true).await;
-        let named = |facts: &mut JobMetadata| facts.call_id = format!("waiting-{round}");
+        let named = |facts: &mut JobMetadata| facts.call_id = format!("waiting-{round}").into();
         world.call("env", "/200", bytes, named).await.expect("accepted");
         queue.cancel(&format!("waiting-{round}")).await.expect("cancelled");
         let (number, _) = world.call("env", "/200", bytes, |_| {}).await.expect("accepted");
@@ -207,7 +207,7 @@ async fn cancelling_a_running_call_succeeds_however_soon_it_ends() {
     let world = World::new().await;
     for round in 0..100 {
         let id = format!("call-{round}");
-        let named = |facts: &mut JobMetadata| facts.call_id.clone_from(&id);
+        let named = |facts: &mut JobMetadata| facts.call_id = id.as_str().into();
         world.call("env", "/never", 0, named).await.expect("accepted");
         let runs = |queue: &Queue| queue.call(&id).is_ok_and(|call| call.state == CallState::Running);
         world.until("it runs", runs).await;

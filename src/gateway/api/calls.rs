@@ -76,12 +76,12 @@ fn call(call: CallRecord) -> wire::Call {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let wait = call.started_at.map(|at| at.duration_since(call.queued_at).as_millis());
     wire::Call {
-        call_id: call.call_id,
+        call_id: call.call_id.into(),
         status: call.state.to_string(),
         name: call.function.name.to_string(),
         namespace: call.function.namespace.to_string(),
-        method: call.method,
-        path: call.path,
+        method: call.method.into(),
+        path: call.path.into(),
         sent: call.sent,
         queued_at: call.queued_at.to_string(),
         started_at: time(call.started_at),
@@ -92,7 +92,7 @@ fn call(call: CallRecord) -> wire::Call {
         start: call.start.map(|start| start.to_string()),
         code: call.code,
         received: call.received,
-        reason: call.reason,
+        reason: call.reason.map(String::from),
         answer_until: time(call.result_until),
     }
 }

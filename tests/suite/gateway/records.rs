@@ -221,7 +221,7 @@ async fn calls_are_listed_newest_first_and_by_what_they_are() {
     gate.queue_as("third", "", "").await;
     gate.queue.cancel("second").await.expect("cancelled");
     let ids = async |filter: Filter, limit| -> Vec<String> {
-        gate.queue.calls(filter, limit).await.into_iter().map(|call| call.call_id).collect()
+        gate.queue.calls(filter, limit).await.into_iter().map(|call| call.call_id.into()).collect()
     };
     assert_eq!(ids(Filter::default(), 9).await, ["third", "second", "first"]);
     assert_eq!(ids(Filter::default(), 1).await, ["third"]);

@@ -35,7 +35,7 @@ pub(in crate::queue) async fn deliver(
     longest_pause: Duration,
 ) -> Outcome {
     // Also when it was checked before: the configuration may have changed.
-    let url = job.facts.callback.as_ref().map_or("", |callback| callback.url.as_str());
+    let url = job.facts.callback.as_ref().map_or("", |callback| &*callback.url);
     let receiver = match client.policy().receiver(url) {
         Ok(receiver) => receiver,
         Err(reason) => {
@@ -90,14 +90,14 @@ fn answered(head: &[u8], facts: &JobMetadata, ended: &Ended) -> HeaderMap {
     }
     let took = Duration::from_micros(ended.took_us);
     let said = [
-        ("x-call-id", facts.call_id.clone()),
+        ("x-call-id", facts.call_id.to_string()),
         ("x-duration-seconds", format!("{}.{:06}", took.as_secs(), took.subsec_micros())),
         ("x-function-name", facts.function.to_string()),
         ("x-function-status", ended.status.to_string()),
         ("x-retry", ended.retries.to_string()),
         ("x-retry-max", ended.most_retries.to_string()),
     ];
-    let omitted = ended.omitted.clone().map(|reason| ("x-body-omitted", reason));
+    let omitted = ended.omitted.as_ref().map(|reason| ("x-body-omitted", reason.to_string()));
     for (name, text) in said.into_iter().chain(omitted) {
         // An id may be anything that HTTP lets a client send.
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {

@@ -23,8 +23,17 @@ struct Candidate {
     is_callback: bool,
 }
 
-/// A call that is remembered: its number, what is known of it, and its answer.
-type Remembered = (u64, CallRecord, Payload);
+/// A record that may be evicted, or the response beside it; of two the one that goes first is the lesser. All else stays
+/// on the disk until it is that one's turn: there are many records, and clients and functions have filled them.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Remembered {
+    ended_at: Option<Timestamp>,
+    number: u64,
+    /// Bytes of the response.
+    size: u64,
+    result_until: Option<Timestamp>,
+    function: FunctionKey,
+}
 
 impl Queue {
     /// Throws away calls that were given up and kept for long enough, and what is too much, of the functions that have
@@ -65,35 +74,36 @@ impl Queue {
         let _one = self.0.dead_letter_lock.lock().await;
         let (config, now) = (&self.0.config, Timestamp::now());
         let mut calls = self.look_through(Self::remembered).await;
+        calls.sort_unstable();
         let mut forgotten: Vec<_> = calls
-            .extract_if(.., |(_, call, _)| {
-                call.ended_at.is_none_or(|at| is_older(at, now, config.keep_records))
-            })
+            .extract_if(.., |call| call.ended_at.is_none_or(|at| is_older(at, now, config.keep_records)))
             .collect();
-        let one = |(_, call, _): &Remembered| (call.function.clone(), 1);
+        let one = |call: &Remembered| (call.function.clone(), 1);
         forgotten.extend(take_over(&mut calls, config.max_records as u64, one));
 
-        calls.retain(|(_, _, answer)| answer.size() > 0);
-        let is_old = |(_, call, _): &mut Remembered| call.result_until.is_some_and(|until| until < now);
+        calls.retain(|call| call.size > 0);
+        let is_old = |call: &mut Remembered| call.result_until.is_some_and(|until| until < now);
         let mut unanswered: Vec<_> = calls.extract_if(.., is_old).collect();
-        let size = calls.iter().map(|(_, _, answer)| answer.size()).sum();
-        let measure = |(_, call, answer): &Remembered| (call.function.clone(), answer.size());
+        let size = calls.iter().map(|call| call.size).sum();
+        let measure = |call: &Remembered| (call.function.clone(), call.size);
         unanswered.extend(take_over(&mut calls, lowered(config.max_results_size, size), measure));
         for part in unanswered.chunks(PART) {
+            let part = self.records(part)?;
             let without = part.iter().map(|(number, call, _)| {
                 let call = CallRecord { result_until: None, ..call.clone() };
                 (*number, call.encode(&Payload::nothing()))
             });
             self.0.store.put_call_records(without.collect()).await?;
-            for (_, _, answer) in part {
+            for (_, _, answer) in &part {
                 self.0.state().records -= Usage::bytes(answer.size());
                 self.0.spool.remove(answer).await;
             }
         }
         for part in forgotten.chunks(PART) {
-            let numbers: Vec<u64> = part.iter().map(|(number, ..)| *number).collect();
+            let numbers: Vec<u64> = part.iter().map(|call| call.number).collect();
+            let part = self.records(part)?;
             self.0.store.delete_call_records(&numbers).await?;
-            for (number, call, answer) in part {
+            for (number, call, answer) in &part {
                 {
                     let mut state = self.0.state();
                     state.index.remove(&call.call_id, *number);
@@ -105,16 +115,26 @@ impl Queue {
         Ok(())
     }
 
-    /// All calls that are remembered, in the order in which they ended.
+    /// All calls that are remembered.
     fn remembered(&self) -> Vec<Remembered> {
         let rows = self.0.store.call_records().filter_map(Result::ok);
         let calls = rows.filter_map(|(number, bytes)| {
-            let (call, answer) = CallRecord::decode(&bytes).ok()?;
-            Some((number, call, answer))
+            let (CallRecord { ended_at, result_until, function, .. }, answer) =
+                CallRecord::decode(&bytes).ok()?;
+            Some(Remembered { ended_at, number, size: answer.size(), result_until, function })
         });
-        let mut calls: Vec<Remembered> = calls.collect();
-        calls.sort_by_key(|(number, call, _)| (call.ended_at, *number));
-        calls
+        calls.collect()
+    }
+
+    /// These records and their responses.
+    fn records(&self, part: &[Remembered]) -> Result<Vec<(u64, CallRecord, Payload)>, QueueError> {
+        let mut records = Vec::with_capacity(part.len());
+        for Remembered { number, .. } in part {
+            let row = self.0.store.call_record(*number)?;
+            let record = row.and_then(|bytes| CallRecord::decode(&bytes).ok());
+            records.extend(record.map(|(call, answer)| (*number, call, answer)));
+        }
+        Ok(records)
     }
 }
 

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
 
-use crate::queue::job::Job;
+use crate::queue::job::{Excerpt, Job};
 use crate::queue::keep::record::{CallRecord, CallState};
 use crate::queue::payload::Payload;
 use crate::queue::run::body::BodySource;
@@ -47,7 +47,7 @@ pub struct KeptAnswer {
     /// Body of the response.
     pub body: AnswerBody,
     /// Why it has no body, if that was not kept.
-    pub omitted: Option<String>,
+    pub omitted: Option<Excerpt>,
 }
 
 impl KeptAnswer {
@@ -133,11 +133,11 @@ impl Queue {
         let found = self.0.store.call_record(number)?;
         let found = found.and_then(|bytes| readable(number, &bytes, CallRecord::decode));
         let Some((call, answer)) = found else { return Err(QueueError::NotFound { number }) };
-        let unanswered = |omitted: Option<String>| QueueError::Unanswered {
-            call_id: call.call_id.clone(),
+        let unanswered = |omitted: Option<Excerpt>| QueueError::Unanswered {
+            call_id: call.call_id.to_string(),
             state: call.state,
             code: call.code.unwrap_or_default(),
-            omitted,
+            omitted: omitted.map(String::from),
         };
         match self.opened(&call, answer).await {
             Some(KeptAnswer { omitted: Some(reason), .. }) => Err(unanswered(Some(reason))),
@@ -207,10 +207,10 @@ impl Queue {
             let job = shared.store.job(number)?.and_then(|bytes| readable(number, &bytes, Job::decode));
             let ended = shared.store.call_record(number)?;
             match (ended.and_then(|bytes| readable(number, &bytes, CallRecord::decode)), job) {
-                (Some((call, answer)), _) if call.call_id == call_id => {
+                (Some((call, answer)), _) if *call.call_id == *call_id => {
                     return Ok(Found::Ended(call, answer));
                 }
-                (None, Some(job)) if job.facts.call_id == call_id && !job.facts.is_callback() => {
+                (None, Some(job)) if *job.facts.call_id == *call_id && !job.facts.is_callback() => {
                     return Ok(Found::Queued(number, job));
                 }
                 _ => {}

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantNames};
 
 use crate::queue::codec::{self, DecodeError};
-use crate::queue::job::JobMetadata;
+use crate::queue::job::{CallId, Excerpt, JobMetadata, Method};
 use crate::queue::payload::Payload;
 use model::function::{FunctionKey, none_of};
 
@@ -48,11 +48,11 @@ pub struct CallRecord {
     /// The function.
     pub function: FunctionKey,
     /// `X-Call-Id`
-    pub call_id: String,
+    pub call_id: CallId,
     /// Its method.
-    pub method: String,
+    pub method: Method,
     /// Its path and query, or how they begin.
-    pub path: String,
+    pub path: Excerpt,
     /// Bytes of its body.
     pub sent: u64,
     /// When it was accepted.
@@ -70,11 +70,11 @@ pub struct CallRecord {
     /// Bytes of the answer's body.
     pub received: Option<u64>,
     /// Why it failed, or failed the last time.
-    pub reason: Option<String>,
+    pub reason: Option<Excerpt>,
     /// Until when its answer is kept.
     pub result_until: Option<Timestamp>,
     /// Why the answer's body is not kept, if it is not.
-    pub omitted: Option<String>,
+    pub omitted: Option<Excerpt>,
 }
 
 impl CallRecord {

@@ -74,7 +74,7 @@ pub(in crate::queue) async fn attempt(
         Err(outcome) => return AttemptResult::unsent(outcome, 500),
     };
     let mut timer = CallTimer::begin(entry, Instant::now());
-    let method = job.facts.method.as_str();
+    let method = &*job.facts.method;
     let call = Call {
         entry,
         expected: Expected {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::queue::job::{Callback, Ended, JobMetadata};
+use crate::queue::job::{Callback, Ended, Excerpt, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::run::attempt::AttemptResult;
 use crate::queue::run::response::unwritten;
@@ -35,9 +35,9 @@ impl Queue {
         let is_callback = job.facts.is_callback();
         let failed = ended == CallState::Failed;
         if failed {
-            let last = job.facts.tries.last().map_or("", |last| last.reason.as_str());
+            let last = job.facts.tries.last().map_or("", |last| &*last.reason);
             tracing::warn!(
-                function = %job.facts.function, call = job.facts.call_id, tries = job.facts.tried, reason = last,
+                function = %job.facts.function, call = &*job.facts.call_id, tries = job.facts.tried, reason = last,
                 "{} is given up", if is_callback { "the callback of a queued call" } else { "a queued call" }
             );
         }
@@ -148,7 +148,7 @@ impl Queue {
 
 impl Completion {
     /// Makes the metadata of the callback, if the call asked for one.
-    fn callback(&self, facts: &JobMetadata, omitted: Option<String>) -> Option<JobMetadata> {
+    fn callback(&self, facts: &JobMetadata, omitted: Option<Excerpt>) -> Option<JobMetadata> {
         let Some(Callback { url, ended: None }) = &facts.callback else { return None };
         // Whoever cancels a call wants to hear no more of it.
         let (last, attempts) = self.last.as_ref()?;

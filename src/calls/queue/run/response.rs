@@ -7,12 +7,15 @@ use http::{HeaderName, HeaderValue};
 
 use crate::invoke::may_pass;
 use crate::queue::error::QueueError;
-use crate::queue::job::{JobMetadata, truncated};
+use crate::queue::job::{Excerpt, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Reservation, Tenant, Usage};
 use crate::queue::spool::{Spool, SpoolWriter};
 use crate::queue::state::Shared;
 use http1::{Header, ResponseHead};
+
+/// Bytes that are gathered before they are written: a chunk may be a byte.
+const GATHERED: usize = 64 << 10;
 
 /// An answer that is being kept.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub(in crate::queue) struct ResponseWriter {
     /// Room of the queue that it takes.
     room: Reservation,
     /// Why its body is not kept, if it is not.
-    omitted: Option<String>,
+    omitted: Option<Excerpt>,
 }
 
 /// An answer that was kept.
@@ -40,7 +43,7 @@ pub(in crate::queue) struct KeptResponse {
     /// Room of the queue that it has.
     pub(in crate::queue) room: Reservation,
     /// Why its body is not there, if it is not.
-    pub(in crate::queue) omitted: Option<String>,
+    pub(in crate::queue) omitted: Option<Excerpt>,
 }
 
 impl ResponseWriter {
@@ -80,17 +83,24 @@ impl ResponseWriter {
         }
     }
 
-    /// Writes what has come. What cannot be written is left out: the call is not to be made again for that.
+    /// Writes what has come, if it is worth it.
     pub(in crate::queue) async fn write(&mut self, spool: &Spool) {
+        if self.pending.len() >= GATHERED {
+            self.write_all(spool).await;
+        }
+    }
+
+    /// Writes what has come. What cannot be written is left out: the call is not to be made again for that.
+    async fn write_all(&mut self, spool: &Spool) {
         if self.omitted.is_some() {
             return;
         }
         if self.size > self.limit {
-            self.omit(format!("it is larger than {} bytes (queue.answer_limit)", self.limit));
+            self.omit(format!("it is larger than {} bytes (queue.answer_limit)", self.limit).into());
             return;
         }
         if let Err(full) = self.room.grow(self.head.len() as u64 + self.size) {
-            self.omit(QueueError::from(full).to_string());
+            self.omit(QueueError::from(full).to_string().into());
             return;
         }
         let draft = self.draft.get_or_insert_with(|| spool.writer(self.head.clone(), self.inline));
@@ -102,7 +112,7 @@ impl ResponseWriter {
     }
 
     /// Leaves the body out; what was kept of it goes.
-    fn omit(&mut self, reason: String) {
+    fn omit(&mut self, reason: Excerpt) {
         (self.draft, self.pending) = (None, Vec::new());
         self.room.clear();
         self.omitted = Some(reason);
@@ -110,7 +120,7 @@ impl ResponseWriter {
 
     /// Finishes what there is to be kept.
     pub(in crate::queue) async fn finish(mut self, spool: &Spool) -> KeptResponse {
-        self.write(spool).await;
+        self.write_all(spool).await;
         for _ in 0..2 {
             // Without its body, a head is worth keeping, too.
             let draft = match self.draft.take() {
@@ -141,6 +151,6 @@ pub(in crate::queue) fn header_lines(head: &[u8]) -> impl Iterator<Item = (Heade
 }
 
 /// Why an answer is not kept.
-pub(in crate::queue) fn unwritten(error: &io::Error) -> String {
-    truncated(&format!("it could not be written to the disk: {error}"))
+pub(in crate::queue) fn unwritten(error: &io::Error) -> Excerpt {
+    format!("it could not be written to the disk: {error}").into()
 }
