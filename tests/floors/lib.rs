@@ -123,7 +123,7 @@ fn packages_depend_on_what_they_may() {
     let members =
         workspace.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("members").0;
     let members: BTreeSet<_> =
-        members.split('"').skip(1).step_by(2).filter(|member| *member != "tests/floors").collect();
+        members.split('"').skip(1).step_by(2).filter(|member| member.starts_with("src/")).collect();
     let known: BTreeSet<_> = PACKAGES.iter().map(|(package, _)| format!("src/{package}")).collect();
     assert_eq!(
         members,
