@@ -10,6 +10,7 @@
 //! the next daemon takes them up again, and removes what this one could not.
 
 use std::fs::DirBuilder;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,8 +27,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::gateway::access::Access;
 use crate::gateway::access::basic::Credentials;
+use crate::gateway::access::client::Listener;
 use crate::gateway::api::Api;
-use crate::gateway::server::listener;
+use crate::gateway::server::listener::{Inherited, Listeners, Socket};
 use crate::gateway::server::{self, Gateway, Limits};
 use crate::{COMMIT, VERSION};
 use calls::queue::Queue;
@@ -42,7 +44,7 @@ use host::runtime::Runtime;
 use host::runtime::containerd::Containerd;
 use host::secrets::Secrets;
 use host::store::Store;
-use model::config::Config;
+use model::config::{self, Config};
 
 /// Threads for everything but calls: deploys, events, the API. They wait most of the time.
 const CONTROL_THREADS: usize = 2;
@@ -81,19 +83,21 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    // The port first: when it is taken, nothing else is begun.
-    let listen = config.gateway.listen;
-    let listener = listener::listen(listen).with_context(|| {
-        format!(
-            "listening on {listen}: is something else there? (ss -ltnp); gateway.listen sets another address"
-        )
-    })?;
+    // The ports first: when one is taken, nothing else is begun.
+    let mut inherited = Inherited::take();
+    let public = listen(&mut inherited, config.gateway.listen, Listener::Public)?;
+    let admin = listen_for_admin(&mut inherited, &config.gateway)?;
     make_private(&config.daemon.state_dir)?;
     make_private(&config.daemon.run_dir)?;
     let state_dir = config.daemon.state_dir.clone();
     let store =
         tokio::task::spawn_blocking(move || Store::open(&state_dir)).await.context("opening the store")??;
     let store = Arc::new(store);
+    // After the store, which is locked: there is no other daemon whose socket this could be.
+    let socket = config.daemon.api_socket();
+    let local = inherited.listen_at(&socket).with_context(|| format!("listening at {}", socket.display()))?;
+    drop(inherited);
+    let listeners = Listeners { public, admin, local: Some(local) };
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
     let handlers = Handlers::open(&config.daemon.state_dir, config.functions.handler_limit)?;
@@ -134,7 +138,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let gateway =
         Gateway { directory: fleet.directory().clone(), queue: queue.clone(), access, api: api.router()? };
     tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
-    listener::keep(&listener);
+    listeners.keep();
     // Where there is no systemd this says nothing to nobody.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -168,7 +172,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         queue.stop(drain.min(QUEUE_DRAIN)).await;
     };
     let serving = async {
-        let served = server::serve(listener, gateway, limits, shutdown).await;
+        let served = server::serve(listeners, gateway, limits, shutdown).await;
         stop.cancel();
         served
     };
@@ -182,6 +186,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     logs.shutdown().await;
     signals.abort();
     served.context("serving")
+}
+
+fn listen(inherited: &mut Inherited, address: SocketAddr, kind: Listener) -> anyhow::Result<Socket> {
+    let remedy = match kind {
+        Listener::Admin => "gateway.admin_listen sets another address, or \"none\"",
+        _ => "gateway.listen sets another address",
+    };
+    inherited
+        .listen(address, kind)
+        .with_context(|| format!("listening on {address}: is something else there? (ss -ltnp); {remedy}"))
+}
+
+/// Listens for the API alone. An address that nobody has asked for is done without if it is taken: functions are to
+/// be served after an upgrade, too.
+fn listen_for_admin(inherited: &mut Inherited, config: &config::Gateway) -> anyhow::Result<Option<Socket>> {
+    let Some(address) = config.admin_listen else { return Ok(None) };
+    match listen(inherited, address, Listener::Admin) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if !config.admin_listen_named => {
+            tracing::warn!("there is no admin listener: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Meets containerd, and waits for one that is still starting.

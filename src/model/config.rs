@@ -45,6 +45,16 @@ pub struct Config {
 pub struct Gateway {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to listen for the API and the metrics alone.
+    pub admin_listen: Option<SocketAddr>,
+    /// Whether the configuration names that address: the daemon does not start without it then.
+    pub admin_listen_named: bool,
+    /// Whether the API is served at `listen`, too.
+    pub public_api: bool,
+    /// Whether the metrics are.
+    pub public_metrics: bool,
+    /// Whether functions may use the API and the metrics.
+    pub functions_api: bool,
     /// Whether `/system` asks for the admin's password.
     pub basic_auth: bool,
     /// The largest head of a request.
@@ -249,6 +259,13 @@ pub struct Queue {
     pub callback_secret_file: Option<PathBuf>,
 }
 
+impl Daemon {
+    /// The socket by which commands on this machine speak to the daemon.
+    pub fn api_socket(&self) -> PathBuf {
+        self.run_dir.join("api.sock")
+    }
+}
+
 /// The process itself.
 #[derive(Debug, Clone)]
 pub struct Daemon {
@@ -308,9 +325,23 @@ impl Config {
     /// The keys, in the order of `docs/configuration.md`.
     fn read(from: &mut Reader<'_>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let public_api = from.get("gateway.public_api", "true", boolean);
         Self {
             gateway: Gateway {
                 listen: from.get("gateway.listen", "0.0.0.0:8080", listen),
+                admin_listen: from.get("gateway.admin_listen", "127.0.0.1:8081", |text| match text {
+                    "" | "none" => Ok(None),
+                    address => listen(address).map(Some),
+                }),
+                admin_listen_named: from.is_named("gateway.admin_listen"),
+                public_api,
+                public_metrics: from
+                    .get("gateway.public_metrics", "", |text| match text {
+                        "" => Ok(None),
+                        text => boolean(text).map(Some),
+                    })
+                    .unwrap_or(public_api),
+                functions_api: from.get("gateway.functions_api", "false", boolean),
                 basic_auth: from.get("gateway.basic_auth", "true", boolean),
                 header_limit: from.get("gateway.header_limit", "64Ki", size),
                 idle_timeout: from.get("gateway.idle_timeout", "75s", duration),
@@ -436,6 +467,12 @@ impl Reader<'_> {
             }
         }
         parse(default).unwrap_or_else(|reason| unreachable!("the default of {key} does not parse: {reason}"))
+    }
+
+    /// Whether the file or the environment has a value for `key`.
+    fn is_named(&self, key: &str) -> bool {
+        let in_file = |(section, name)| self.table.get(section)?.get(name);
+        (self.variable)(&variable_of(key)).is_some() || key.split_once('.').and_then(in_file).is_some()
     }
 
     /// The file's value as text, and how to show it in a mistake.

@@ -1,6 +1,7 @@
 //! Who may use the API, and from where.
 
 pub mod basic;
+pub mod client;
 mod origin;
 
 use http::header::{ACCEPT, HeaderMap};

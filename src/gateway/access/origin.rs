@@ -3,15 +3,15 @@
 //! A browser adds what it knows of a user, such as a password, to whatever any page has it send. What it says of the
 //! page cannot be forged by the page; clients that are no browsers say nothing, and are judged by their credentials.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use axum::extract::ConnectInfo;
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request};
 use http_body::Body;
 use reqwest::Url;
 
 use super::AccessError;
+use super::client::Client;
 use model::config::{self, HostPatterns, TrustedProxies};
 
 /// Names of this gateway that no web page can have: browsers and functions do not ask a name server for them.
@@ -90,8 +90,8 @@ impl OriginPolicy {
 
     /// The gateway as the client knows it: what a trusted proxy says of that, else what the client says.
     fn own_url<B>(&self, request: &Request<B>) -> Option<Url> {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let is_proxy = peer.is_some_and(|ConnectInfo(peer)| self.proxies.contains(peer.ip()));
+        let client = request.extensions().get::<Client>();
+        let is_proxy = client.is_some_and(|client| self.proxies.contains(client.address.ip()));
         let forwarded = |name| first(request.headers(), name).filter(|_| is_proxy);
         // A target with an authority is as much as the header.
         let authority = request.uri().authority().map(http::uri::Authority::as_str);

@@ -9,8 +9,6 @@ use std::time::Duration;
 use http::header;
 use http::response::Parts;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use calls::invoke::{BodyError, Caller, may_pass};
@@ -18,6 +16,7 @@ use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, p
 
 use super::request::RequestInfo;
 use super::response::{Disposition, push_connection, push_date, push_error, push_via};
+use super::stream::Stream;
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
@@ -30,8 +29,7 @@ pub(in crate::gateway) enum BodyReadError {
 
 /// A client, during one request.
 pub(in crate::gateway) struct Downstream<'a> {
-    read: ReadHalf<'a>,
-    write: WriteHalf<'a>,
+    stream: &'a mut Stream,
     input: &'a mut Buffer,
     /// To the client: what is not written yet, and `written` bytes that are.
     pub(in crate::gateway) out: &'a mut Vec<u8>,
@@ -62,17 +60,15 @@ pub(in crate::gateway) struct Downstream<'a> {
 
 impl<'a> Downstream<'a> {
     pub(in crate::gateway) fn new(
-        stream: &'a mut TcpStream,
+        stream: &'a mut Stream,
         input: &'a mut Buffer,
         out: &'a mut Vec<u8>,
         request: &'a RequestInfo,
         body_limit: u64,
         worker: &'a Worker,
     ) -> Self {
-        let (read, write) = stream.split();
         Self {
-            read,
-            write,
+            stream,
             input,
             out,
             written: 0,
@@ -211,7 +207,7 @@ impl<'a> Downstream<'a> {
     /// Writes what there is.
     pub(in crate::gateway) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
-            let count = ready!(Pin::new(&mut self.write).poll_write(cx, &self.out[self.written..]))?;
+            let count = ready!(Pin::new(&mut *self.stream).poll_write(cx, &self.out[self.written..]))?;
             self.written += count;
             self.begun |= self.code != 0;
             self.bytes_moved += count as u64;
@@ -294,7 +290,7 @@ impl Caller for Downstream<'_> {
                 // Before the answer, nobody else writes; an error shows up when reading.
                 let _ = self.poll_flush(cx);
             }
-            match self.input.poll_fill(&mut self.read, cx) {
+            match self.input.poll_fill(self.stream, cx) {
                 Poll::Ready(Ok(0)) if self.body == Decoder::UntilClose => return Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(BodyError::Gone)),
                 Poll::Ready(Ok(_)) => {}
@@ -316,7 +312,7 @@ impl Caller for Downstream<'_> {
         }
         // What comes early is the next request, or the body, and is kept until its turn.
         while self.input.has_room() {
-            match ready!(self.input.poll_fill(&mut self.read, cx)) {
+            match ready!(self.input.poll_fill(self.stream, cx)) {
                 Ok(count) if count > 0 => {}
                 _ => return Poll::Ready(()),
             }

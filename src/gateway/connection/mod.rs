@@ -5,10 +5,10 @@
 pub(super) mod downstream;
 pub(super) mod request;
 pub(super) mod response;
+pub(super) mod stream;
 pub(super) mod worker;
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,13 +17,14 @@ use std::time::Duration;
 use calls::invoke::Outgoing;
 use http1::{Alarm, Buffer};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::downstream::Downstream;
 use self::request::RequestInfo;
 use self::response::{Disposition, push_error};
+use self::stream::Stream;
 use self::worker::Worker;
+use crate::gateway::access::client::Client;
 use crate::gateway::error::ErrorResponse;
 
 /// How long a connection is read on after an answer that came before the end of the request's body:
@@ -37,8 +38,8 @@ const KEPT_OUTPUT: usize = 1 << 10;
 
 /// One client's connection.
 pub(in crate::gateway) struct Connection {
-    pub(in crate::gateway) stream: TcpStream,
-    pub(in crate::gateway) peer: SocketAddr,
+    pub(in crate::gateway) stream: Stream,
+    pub(in crate::gateway) client: Client,
     pub(in crate::gateway) worker: Arc<Worker>,
     pub(in crate::gateway) input: Buffer,
     /// To the client.
@@ -56,10 +57,10 @@ pub(in crate::gateway) enum More {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, worker: Arc<Worker>) -> Self {
+    pub(super) fn new(stream: Stream, client: Client, worker: Arc<Worker>) -> Self {
         Self {
             stream,
-            peer,
+            client,
             worker,
             input: Buffer::default(),
             out: Vec::new(),

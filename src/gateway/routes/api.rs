@@ -5,12 +5,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
-use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
 use http::Version;
@@ -26,6 +24,7 @@ use tower::ServiceExt as _;
 use calls::invoke::{BodyError, Caller as _, PIECE};
 use http1::{Alarm, Header, RequestHead};
 
+use crate::gateway::access::client::Client;
 use crate::gateway::connection::Connection;
 use crate::gateway::connection::downstream::Downstream;
 use crate::gateway::connection::request::RequestInfo;
@@ -37,21 +36,21 @@ const WAITING_PIECES: usize = 2;
 
 type Sender = PollSender<Result<Bytes, io::Error>>;
 
-/// The head as the `http` crate has it, with the peer that sent it.
-pub(super) fn parts(head: &RequestHead<'_, '_>, peer: SocketAddr) -> Result<Parts, ErrorResponse> {
+/// The head as the `http` crate has it, with the client as an extension.
+pub(super) fn parts(head: &RequestHead<'_, '_>, client: Client) -> Result<Parts, ErrorResponse> {
     if head.method == "CONNECT" {
         return Err(ErrorResponse::not_a_proxy());
     }
     let version = if head.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut request = http::Request::builder().method(head.method).uri(head.target).version(version);
+    let mut request =
+        http::Request::builder().method(head.method).uri(head.target).version(version).extension(client);
     if let Some(host) = head.host {
         request = request.header(HOST, host);
     }
     for header in head.headers.iter().filter(|header| Header::of(header.name) != Header::Host) {
         request = request.header(header.name, header.value);
     }
-    let (mut parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();
-    parts.extensions.insert(ConnectInfo(peer));
+    let (parts, ()) = request.body(()).map_err(|_| ErrorResponse::bad_target())?.into_parts();
     Ok(parts)
 }
 

@@ -20,6 +20,7 @@ use self::async_function::AsyncCall;
 use self::forwarded::{ForwardedRequest, hops};
 use self::function::FunctionRequest;
 use self::target::{Route, route};
+use super::access::client::Listener;
 use super::connection::request::RequestInfo;
 use super::connection::response::Disposition;
 use super::connection::{Connection, LINGER, More};
@@ -105,13 +106,18 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
     }
     let info = RequestInfo::of(&head);
     let access = &connection.worker.gateway.access;
-    let forward =
-        |path| ForwardedRequest { head: &head, path, request: &info, peer: connection.peer, access };
+    let peer = connection.client.address;
+    let forward = |path| ForwardedRequest { head: &head, path, request: &info, peer, access };
     let queued = |call: Result<AsyncCall, ErrorResponse>| match call {
         Ok(call) => Request::Async(Box::new(call)),
         Err(answer) => Request::Refused(answer),
     };
-    let request = match route(&connection.worker.gateway.directory, &head) {
+    let route = match connection.client.listener {
+        // A page of a function must not be of one origin with the API.
+        Listener::Admin => Route::NotAFunction,
+        Listener::Public | Listener::Local => route(&connection.worker.gateway.directory, &head),
+    };
+    let request = match route {
         Route::Call { .. } | Route::Async { .. } | Route::Alexa { .. } if hops(&head) >= MAX_HOPS => {
             Request::Refused(ErrorResponse::loop_detected(MAX_HOPS))
         }
@@ -134,7 +140,7 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
             Request::Alexa
         }
         Route::Unknown(error) => Request::Refused(error.into()),
-        Route::NotAFunction => match api::parts(&head, connection.peer) {
+        Route::NotAFunction => match api::parts(&head, connection.client) {
             Ok(parts) => Request::Api(Box::new(parts)),
             Err(answer) => Request::Refused(answer),
         },

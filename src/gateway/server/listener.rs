@@ -1,55 +1,181 @@
-//! The gateway's listening socket, which systemd keeps while the daemon is away.
+//! The gateway's listening sockets, which systemd keeps while the daemon is away.
 //!
-//! systemd is given a copy (its file descriptor store) and hands it to the next daemon, also after a
+//! systemd is given copies (its file descriptor store) and hands them to the next daemon, also after a
 //! crash. Clients that connect meanwhile wait in the kernel's queue instead of being refused. Without
-//! systemd the socket ends with the daemon.
+//! systemd the sockets end with the daemon.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use listenfd::ListenFd;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr};
+use nix::sys::socket::{bind, connect, listen, setsockopt, socket, sockopt};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::geteuid;
 use sd_notify::NotifyState;
 
-/// The name that the socket has at systemd.
-const NAME: NotifyState<'static> = NotifyState::FdName("gateway");
+use crate::gateway::access::client::{Client, Listener};
 
-/// Listens on `address`: with the socket that the last daemon left, if it is for that address.
-pub fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let listener = match kept(address) {
-        Some(listener) => listener,
-        None => bind(address)?,
-    };
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+/// One listening socket, and whom it is for.
+#[derive(Debug)]
+pub enum Socket {
+    /// An address and port.
+    Tcp(tokio::net::TcpListener, Listener),
+    /// A path.
+    Unix(tokio::net::UnixListener),
 }
 
-/// Gives systemd the socket to keep. Where there is no systemd this says nothing to nobody.
-pub fn keep(listener: &tokio::net::TcpListener) {
-    // What was kept before may be for an address that is not listened on any more.
-    let kept = sd_notify::notify(&[NotifyState::FdStoreRemove, NAME])
-        .and_then(|()| sd_notify::notify_with_fds(&[NotifyState::FdStore, NAME], &[listener.as_fd()]));
-    if let Err(error) = kept {
-        tracing::warn!(%error, "systemd does not keep the gateway's socket: a restart refuses connections");
+impl Socket {
+    /// Accepts a connection. `None`: it was ended, or is of somebody who is not let in.
+    pub(super) async fn accept(&self) -> io::Result<Option<(OwnedFd, Client)>> {
+        match self {
+            Self::Tcp(listener, kind) => {
+                let (stream, address) = listener.accept().await?;
+                // Given to another runtime, which registers it anew. A socket that fails here is dead.
+                let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
+                Ok(stream.ok().map(|stream| (stream.into(), Client { address, listener: *kind })))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // The file's mode says the same, but somebody may have changed it.
+                let is_admitted = |uid| uid == 0 || uid == geteuid().as_raw();
+                if !stream.peer_cred().is_ok_and(|peer| is_admitted(peer.uid())) {
+                    return Ok(None);
+                }
+                Ok(stream.into_std().ok().map(|stream| (stream.into(), Client::LOCAL)))
+            }
+        }
     }
 }
 
-/// The socket that was handed over. Another's, or one for another address, is closed.
-fn kept(address: SocketAddr) -> Option<TcpListener> {
-    let mut handed = ListenFd::from_env();
-    (0..handed.len())
-        .filter_map(|index| handed.take_tcp_listener(index).ok().flatten())
-        .find(|listener| listener.local_addr().is_ok_and(|own| own == address))
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener, _) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, sockopt};
-    use nix::sys::socket::{bind, listen, setsockopt, socket};
+/// The sockets that the gateway listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// `gateway.listen`.
+    pub public: Socket,
+    /// `gateway.admin_listen`.
+    pub admin: Option<Socket>,
+    /// The socket for commands on this machine.
+    pub local: Option<Socket>,
+}
+
+impl From<tokio::net::TcpListener> for Listeners {
+    fn from(public: tokio::net::TcpListener) -> Self {
+        Self { public: Socket::Tcp(public, Listener::Public), admin: None, local: None }
+    }
+}
+
+impl Listeners {
+    /// Gives systemd the sockets to keep. Where there is no systemd this says nothing to nobody.
+    pub fn keep(&self) {
+        let sockets =
+            [("gateway", Some(&self.public)), ("admin", self.admin.as_ref()), ("api", self.local.as_ref())];
+        for (name, socket) in sockets {
+            if let Err(error) = keep(name, socket.map(AsFd::as_fd)) {
+                tracing::warn!(%error, "systemd does not keep the socket {name}: a restart refuses connections");
+            }
+        }
+    }
+}
+
+/// Has systemd keep this socket alone under this name: what was kept before may be for an address that is not
+/// listened on any more.
+fn keep(name: &'static str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let name = NotifyState::FdName(name);
+    sd_notify::notify(&[NotifyState::FdStoreRemove, name.clone()])?;
+    match socket {
+        Some(socket) => sd_notify::notify_with_fds(&[NotifyState::FdStore, name], &[socket]),
+        None => Ok(()),
+    }
+}
+
+/// The sockets that the last daemon left. Those that this one does not ask for are closed.
+#[derive(Debug)]
+pub struct Inherited {
+    tcp: Vec<TcpListener>,
+    unix: Vec<UnixListener>,
+}
+
+impl Inherited {
+    /// Takes the sockets that systemd hands over.
+    pub fn take() -> Self {
+        let mut handed = ListenFd::from_env();
+        let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+        for index in 0..handed.len() {
+            tcp.extend(handed.take_tcp_listener(index).ok().flatten());
+            unix.extend(handed.take_unix_listener(index).ok().flatten());
+        }
+        Self { tcp, unix }
+    }
+
+    /// Listens on `address`: with the socket that the last daemon left, if it is for that address.
+    pub fn listen(&mut self, address: SocketAddr, kind: Listener) -> io::Result<Socket> {
+        let kept = self.tcp.iter().position(|kept| kept.local_addr().is_ok_and(|own| own == address));
+        let listener = match kept {
+            Some(index) => self.tcp.swap_remove(index),
+            None => bind_tcp(address)?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Socket::Tcp(tokio::net::TcpListener::from_std(listener)?, kind))
+    }
+
+    /// Listens at `path`, which nobody but this user can open.
+    pub fn listen_at(&mut self, path: &Path) -> io::Result<Socket> {
+        let is_for_path = |kept: &UnixListener| {
+            kept.local_addr().is_ok_and(|own| own.as_pathname() == Some(path)) && leads_somewhere(path)
+        };
+        let listener = match self.unix.iter().position(is_for_path) {
+            Some(index) => self.unix.swap_remove(index),
+            None => bind_unix(path)?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Socket::Unix(tokio::net::UnixListener::from_std(listener)?))
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // As much as the kernel allows (net.core.somaxconn): a restart may take a while.
     listen(&socket, Backlog::MAXCONN)?;
     Ok(TcpListener::from(socket))
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        // Of a daemon that is gone: the store is locked, so there is no other.
+        Ok(file) if file.file_type().is_socket() => std::fs::remove_file(path)?,
+        // A file that is none of ours is not removed: `bind` refuses it.
+        _ => {}
+    }
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // The file gets the mode of the socket, less the umask: it is never open to others, not for a moment.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
+}
+
+/// Whether somebody listens at `path`. A kept socket whose file was replaced since hears nobody.
+fn leads_somewhere(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
+    // `EAGAIN`: so many wait that there is no place for one more.
+    matches!(connected, Ok(()) | Err(nix::Error::EAGAIN))
 }

@@ -9,24 +9,30 @@ pub mod listener;
 
 pub use super::connection::worker::{Gateway, Limits};
 
+use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use directory::assign_shard;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use self::listener::{Listeners, Socket};
+use super::access::client::Client;
 use super::connection::Connection;
+use super::connection::stream::Stream;
 use super::connection::worker::Worker;
 use super::routes;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of the admin listener, and of the local socket, at the same time: places that nobody at the public
+/// listener can take.
+const ADMIN_CONNECTIONS: usize = 256;
 /// How often connections to replicas are looked through for old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long a client that keeps a connection is given to send one more request when stopping: it is
@@ -38,8 +44,8 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection on its way to its thread.
 struct Accepted {
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
+    socket: OwnedFd,
+    client: Client,
     permit: ConnectionPermit,
 }
 
@@ -70,7 +76,7 @@ struct Thread {
 
 /// Serves until `shutdown`, then lets running calls end.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     gateway: Gateway,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
@@ -78,11 +84,14 @@ pub async fn serve(
     let threads = (0..limits.threads)
         .map(|index| Thread::start(index, &gateway, &limits))
         .collect::<io::Result<Vec<_>>>()?;
+    let listeners = listeners.into();
     tokio::select! {
-        () = accept(&listener, &threads, limits.max_connections) => {}
+        () = accept(Some(&listeners.public), &threads, limits.max_connections) => {}
+        () = accept(listeners.admin.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
+        () = accept(listeners.local.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
         () = shutdown => {}
     }
-    drop(listener);
+    drop(listeners);
     drain(&threads, limits.drain).await;
     tokio::task::spawn_blocking(move || {
         for Thread { connections, handle, .. } in threads {
@@ -96,28 +105,29 @@ pub async fn serve(
     .map_err(io::Error::other)
 }
 
-async fn accept(listener: &TcpListener, threads: &[Thread], max_connections: usize) {
+/// Hands the connections of one listener to the threads. Where there is none this never ends.
+async fn accept(socket: Option<&Socket>, threads: &[Thread], max_connections: usize) {
+    let Some(socket) = socket else { return pending().await };
     let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     let mut next = 0;
     loop {
         // First the permit: what is over the limit waits in the kernel's backlog.
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        let (socket, client) = match socket.accept().await {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Given to another runtime, which registers it anew. A socket that fails here is dead.
-        let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else { continue };
         next += 1;
         let (before, after) = threads.split_at(next % threads.len());
         let load = |thread: &&Thread| thread.worker.connections.load(Ordering::Relaxed);
         let Some(thread) = after.iter().chain(before).min_by_key(load) else { return };
         let permit = ConnectionPermit::take(&thread.worker, permit);
-        if thread.connections.send(Accepted { stream, peer, permit }).is_err() {
+        if thread.connections.send(Accepted { socket, client, permit }).is_err() {
             tracing::error!("a thread that serves calls is gone");
             return;
         }
@@ -198,11 +208,11 @@ async fn take(worker: Arc<Worker>, mut accepted: mpsc::UnboundedReceiver<Accepte
 
 fn start(worker: &Arc<Worker>, accepted: Accepted) {
     let worker = worker.clone();
-    let Accepted { stream, peer, permit } = accepted;
+    let Accepted { socket, client, permit } = accepted;
     tokio::spawn(async move {
         // Registering fails only when the socket, or this thread, is at its end.
-        if let Ok(stream) = TcpStream::from_std(stream) {
-            routes::serve(&mut Connection::new(stream, peer, worker)).await;
+        if let Ok(stream) = Stream::register(socket, client.listener) {
+            routes::serve(&mut Connection::new(stream, client, worker)).await;
         }
         drop(permit);
     });

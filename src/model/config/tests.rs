@@ -63,6 +63,7 @@ fn every_key_is_documented_with_its_default() {
         let default = match default.as_str() {
             _ if cores.contains(key) => "number of cores".to_owned(),
             "" if *key == "containerd.snapshotter" => "detected".to_owned(),
+            "" if *key == "gateway.public_metrics" => "as `gateway.public_api`".to_owned(),
             "" => "none".to_owned(),
             given => format!("`{given}`"),
         };

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use http::Request;
 use ingle::gateway::access::basic::Credentials;
+use ingle::gateway::access::client::{Client, Listener};
 use tower::ServiceExt as _;
 
 use super::world::World;
@@ -116,7 +116,7 @@ impl World {
         }
         let mut request = request.body(body).expect("a request");
         let peer: SocketAddr = sent.peer.parse().expect("an address");
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(Client { address: peer, listener: Listener::Public });
         let answer = self.router.clone().oneshot(request).await.expect("an answer");
         answer.status().as_u16()
     }

@@ -1,0 +1,31 @@
+//! The client of a connection: its address, and the listener that it came in by.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// A socket that the gateway listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// `gateway.listen`: functions, and the API unless it is closed there.
+    Public,
+    /// `gateway.admin_listen`: the API and the metrics, no functions.
+    Admin,
+    /// The socket under `daemon.run_dir`, which nobody but root can open: everything, without a password.
+    Local,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its address; loopback by the local socket.
+    pub address: SocketAddr,
+    /// The listener that it came in by.
+    pub listener: Listener,
+}
+
+impl Client {
+    /// The client behind the local socket.
+    pub const LOCAL: Self = Self {
+        address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        listener: Listener::Local,
+    };
+}
