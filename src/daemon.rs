@@ -28,6 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::gateway::access::Access;
 use crate::gateway::access::basic::Credentials;
 use crate::gateway::access::client::Listener;
+use crate::gateway::access::exposure::Exposure;
 use crate::gateway::api::Api;
 use crate::gateway::server::listener::{Inherited, Listeners, Socket};
 use crate::gateway::server::{self, Gateway, Limits};
@@ -44,7 +45,7 @@ use host::runtime::Runtime;
 use host::runtime::containerd::Containerd;
 use host::secrets::Secrets;
 use host::store::Store;
-use model::config::{self, Config};
+use model::config::Config;
 
 /// Threads for everything but calls: deploys, events, the API. They wait most of the time.
 const CONTROL_THREADS: usize = 2;
@@ -85,8 +86,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let signals = stop_on_signal(stop.clone())?;
     // The ports first: when one is taken, nothing else is begun.
     let mut inherited = Inherited::take();
-    let public = listen(&mut inherited, config.gateway.listen, Listener::Public)?;
-    let admin = listen_for_admin(&mut inherited, &config.gateway)?;
+    let public = listen(&mut inherited, &config, config.gateway.listen, Listener::Public)?;
+    let admin = listen_for_admin(&mut inherited, &config)?;
     make_private(&config.daemon.state_dir)?;
     make_private(&config.daemon.run_dir)?;
     let state_dir = config.daemon.state_dir.clone();
@@ -106,9 +107,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .basic_auth
         .then(|| Credentials::load_or_create(&config.daemon.state_dir))
         .transpose()?;
-    let access = Arc::new(Access::new(&config.gateway, credentials));
     let network =
         Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?;
+    let (subnet, host) = network.subnet();
+    let exposure = Exposure::of(&config.gateway, subnet, host);
+    let access = Arc::new(Access::new(&config.gateway, credentials, exposure));
     network.ensure().await?;
     let network: Arc<dyn Network> = Arc::new(network);
     let runtime: Arc<dyn Runtime> = Arc::new(connect(&config, &stop).await?);
@@ -188,23 +191,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     served.context("serving")
 }
 
-fn listen(inherited: &mut Inherited, address: SocketAddr, kind: Listener) -> anyhow::Result<Socket> {
+fn listen(
+    inherited: &mut Inherited,
+    config: &Config,
+    address: SocketAddr,
+    kind: Listener,
+) -> anyhow::Result<Socket> {
     let remedy = match kind {
         Listener::Admin => "gateway.admin_listen sets another address, or \"none\"",
         _ => "gateway.listen sets another address",
     };
+    // After a boot the bridge is made by this daemon, a moment later.
+    let is_to_come = Cni::bridge_address(&config.network).is_some_and(|bridge| address.ip() == bridge);
     inherited
-        .listen(address, kind)
+        .listen(address, kind, is_to_come)
         .with_context(|| format!("listening on {address}: is something else there? (ss -ltnp); {remedy}"))
 }
 
 /// Listens for the API alone. An address that nobody has asked for is done without if it is taken: functions are to
 /// be served after an upgrade, too.
-fn listen_for_admin(inherited: &mut Inherited, config: &config::Gateway) -> anyhow::Result<Option<Socket>> {
-    let Some(address) = config.admin_listen else { return Ok(None) };
-    match listen(inherited, address, Listener::Admin) {
+fn listen_for_admin(inherited: &mut Inherited, config: &Config) -> anyhow::Result<Option<Socket>> {
+    let Some(address) = config.gateway.admin_listen else { return Ok(None) };
+    match listen(inherited, config, address, Listener::Admin) {
         Ok(socket) => Ok(Some(socket)),
-        Err(error) if !config.admin_listen_named => {
+        Err(error) if !config.gateway.admin_listen_named => {
             tracing::warn!("there is no admin listener: {error:#}");
             Ok(None)
         }

@@ -171,7 +171,7 @@ pub(super) fn has_no_room(error: &io::Error) -> bool {
 }
 
 /// Rounded up: who comes back a moment too early has to come a third time.
-fn whole_seconds(time: Duration) -> u32 {
+pub(super) fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 

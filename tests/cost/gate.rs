@@ -9,6 +9,9 @@ use calls::queue::Queue;
 use directory::{CallStats, Directory, DirectoryWriter, Endpoint, Entry, Phase, Publisher, View};
 use host::store::Store;
 use http1::{HeadScan, ResponseHead, slots};
+use ingle::gateway::access::Access;
+use ingle::gateway::access::basic::Credentials;
+use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
 use model::function::{FunctionSpec, ReplicaId};
@@ -48,7 +51,9 @@ impl Gate {
         writer.insert([entry]);
         let store = Arc::new(Store::open(state.path())?);
         let queue = Queue::open(&config, store, directory.clone(), runtime.handle().clone())?;
-        let gateway = Gateway { directory, queue, api: axum::Router::new() };
+        let exposure = Exposure::of(&config.gateway, "10.62.0.0/16".parse()?, [10, 62, 0, 1].into());
+        let access = Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")), exposure));
+        let gateway = Gateway { directory, queue, access, api: axum::Router::new() };
         runtime.spawn(serve(listener, gateway, Limits::of(&config), std::future::pending()));
         let directory = (writer, publisher);
         Ok(Self { address, answer, _runtime: runtime, _state: state, _directory: directory })
@@ -142,6 +147,7 @@ fn view(replica: SocketAddr) -> anyhow::Result<View> {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         image_digest: None,
         restarts: 0,
+        crash_looping: false,
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,

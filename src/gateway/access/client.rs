@@ -1,6 +1,6 @@
 //! The client of a connection: its address, and the listener that it came in by.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A socket that the gateway listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Listener {
     Local,
 }
 
-/// The other end of a connection.
+/// The other end of a connection. The API's requests carry it as an extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     /// Its address; loopback by the local socket.
@@ -23,9 +23,10 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client that nothing is known of, which has no rights by its address or listener.
+    pub const UNKNOWN: Self =
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), listener: Listener::Public };
     /// The client behind the local socket.
-    pub const LOCAL: Self = Self {
-        address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-        listener: Listener::Local,
-    };
+    pub const LOCAL: Self =
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), listener: Listener::Local };
 }

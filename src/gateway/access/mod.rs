@@ -1,12 +1,19 @@
 //! Who may use the API, and from where.
 
+mod attempts;
 pub mod basic;
 pub mod client;
+pub mod exposure;
 mod origin;
 
-use http::header::{ACCEPT, HeaderMap};
+use std::time::Duration;
 
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap};
+
+use self::attempts::{Attempts, Outcome};
 use self::basic::Credentials;
+use self::client::{Client, Listener};
+use self::exposure::Exposure;
 use self::origin::OriginPolicy;
 use model::config;
 
@@ -16,11 +23,16 @@ pub struct Access {
     /// Everyone if `None`.
     credentials: Option<Credentials>,
     origins: OriginPolicy,
+    exposure: Exposure,
+    attempts: Attempts,
 }
 
 /// Why a request is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
+    /// It is not served by this listener, or not to this client; the text names the key.
+    #[error("{0}")]
+    Closed(String),
     /// A page of another site had a browser send it.
     #[error("a web page of another site may not use the API")]
     CrossSite,
@@ -47,6 +59,9 @@ pub enum AccessError {
     /// The credentials are not there, or wrong.
     #[error("wrong user or password: log in with 'faas-cli login' or 'ingle login'")]
     Unauthorized,
+    /// So many credentials of this address were wrong that none are looked at for a while.
+    #[error("too many wrong passwords from this address: wait, or use 'sudo ingle' on the machine itself")]
+    Throttled(Duration),
     /// A web page sent it as a type that any page may send.
     #[error(
         "a web page has to send this as JSON (Content-Type: application/json) or, where that is taken, as an archive \
@@ -57,18 +72,36 @@ pub enum AccessError {
 
 impl Access {
     /// Returns the rules of a configuration, with these credentials; without any, everyone is let in.
-    pub fn new(config: &config::Gateway, credentials: Option<Credentials>) -> Self {
-        Self { credentials, origins: OriginPolicy::new(config) }
+    pub fn new(config: &config::Gateway, credentials: Option<Credentials>, exposure: Exposure) -> Self {
+        let origins = OriginPolicy::new(config);
+        Self { credentials, origins, exposure, attempts: Attempts::default() }
     }
 
     /// Checks a request before anything is done with it, its body not yet read.
     pub fn check<B: http_body::Body>(&self, request: &http::Request<B>) -> Result<(), AccessError> {
-        if self.credentials.is_none() {
+        let path = request.uri().path();
+        let client = request.extensions().get().unwrap_or(&Client::UNKNOWN);
+        self.exposure.refusal(path, client).map_or(Ok(()), |text| Err(AccessError::Closed(text)))?;
+        if !path.starts_with("/system") {
+            return Ok(());
+        }
+        let is_local = client.listener == Listener::Local;
+        if self.credentials.is_none() && !is_local {
             self.origins.check_host(request)?;
         }
         self.origins.check_origin(request)?;
-        if self.credentials.as_ref().is_some_and(|credentials| !credentials.admit(request.headers())) {
-            return Err(AccessError::Unauthorized);
+        if let Some(credentials) = self.credentials.as_ref().filter(|_| !is_local) {
+            let headers = request.headers();
+            // Nothing was guessed where nothing was sent.
+            let outcome = match headers.contains_key(AUTHORIZATION) {
+                true => self.attempts.attempt(self.origins.client(request), || credentials.admit(headers)),
+                false => Outcome::Wrong,
+            };
+            match outcome {
+                Outcome::Admitted => {}
+                Outcome::Wrong => return Err(AccessError::Unauthorized),
+                Outcome::Throttled(wait) => return Err(AccessError::Throttled(wait)),
+            }
         }
         origin::check_type(request)
     }

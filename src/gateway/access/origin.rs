@@ -88,6 +88,19 @@ impl OriginPolicy {
         }
     }
 
+    /// The address that a request comes from: behind trusted proxies the last one that they name and that is not a
+    /// proxy's own, for what stands before it was sent by that client.
+    pub(super) fn client<B>(&self, request: &Request<B>) -> IpAddr {
+        let mut client = request.extensions().get().unwrap_or(&Client::UNKNOWN).address.ip();
+        let lines = request.headers().get_all("x-forwarded-for").iter().rev();
+        let mut hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+        while self.proxies.contains(client) {
+            let Some(hop) = hops.next().and_then(|hop| hop.trim().parse().ok()) else { break };
+            client = hop;
+        }
+        client
+    }
+
     /// The gateway as the client knows it: what a trusted proxy says of that, else what the client says.
     fn own_url<B>(&self, request: &Request<B>) -> Option<Url> {
         let client = request.extensions().get::<Client>();

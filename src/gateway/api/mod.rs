@@ -36,7 +36,7 @@ use http::header::{ALLOW, LOCATION, WWW_AUTHENTICATE};
 
 use self::upload::Archives;
 use super::access::{Access, AccessError, is_browser};
-use super::error::{ErrorCode, ErrorResponse, wants_json};
+use super::error::{ErrorCode, ErrorResponse, wants_json, whole_seconds};
 use crate::observe::metrics::{ApiStats, Scrape};
 use ::calls::invoke::REALM;
 use ::calls::queue::Queue;
@@ -118,7 +118,10 @@ async fn no_ui() -> ErrorResponse {
 
 async fn no_such_route(request: Request) -> ErrorResponse {
     let path = request.uri().path();
-    ErrorResponse::new(ErrorCode::RouteNotFound, format!("there is nothing at {path}"))
+    let is_call = path.starts_with("/function/") || path.starts_with("/async-function/");
+    let hint =
+        if is_call { " at the admin's port: functions are called at that of gateway.listen" } else { "" };
+    ErrorResponse::new(ErrorCode::RouteNotFound, format!("there is nothing at {path}{hint}"))
 }
 
 async fn wrong_method(request: Request) -> ErrorResponse {
@@ -131,17 +134,24 @@ async fn wrong_method(request: Request) -> ErrorResponse {
 
 /// Lets in who may use what asks for credentials.
 async fn let_in(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with("/system") {
-        return next.run(request).await;
-    }
     let Err(error) = access.check(&request) else { return next.run(request).await };
+    let mut wait = None;
     let code = match error {
+        AccessError::Closed(_) => ErrorCode::ApiClosed,
+        AccessError::Throttled(time) => {
+            wait = Some(whole_seconds(time));
+            ErrorCode::TooManyAttempts
+        }
         AccessError::CrossSite | AccessError::ForeignOrigin { .. } => ErrorCode::ForeignOrigin,
         AccessError::UnknownHost { .. } => ErrorCode::UnknownHost,
         AccessError::Unauthorized => ErrorCode::Unauthorized,
         AccessError::MediaType => ErrorCode::UnsupportedMediaType,
     };
-    let mut response = ErrorResponse::new(code, error.to_string()).into_response();
+    let mut answer = ErrorResponse::new(code, error.to_string());
+    if let Some(wait) = wait {
+        answer = answer.retry_after(wait);
+    }
+    let mut response = answer.into_response();
     if code == ErrorCode::Unauthorized && !is_browser(request.headers()) {
         let challenge = format!("Basic realm=\"{REALM}\"").try_into().expect("a header's value");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);

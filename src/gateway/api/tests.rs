@@ -3,12 +3,15 @@
 use axum::body::Body;
 use axum::routing::post;
 use http::HeaderMap;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http_body_util::BodyExt;
+use model::config::Config;
 use tower::ServiceExt;
 
 use super::*;
 use crate::gateway::access::basic::Credentials;
+use crate::gateway::access::client::{Client, Listener};
+use crate::gateway::access::exposure::Exposure;
 
 /// `admin:secret`
 const AUTH: &str = "Basic YWRtaW46c2VjcmV0";
@@ -24,8 +27,10 @@ fn router() -> Router {
         .merge(info::routes())
         .route("/system/take", post(take))
         .route("/system/echo/{name}", get(echo));
-    let config = model::config::Config::parse("", |_| None).expect("defaults");
-    let access = Access::new(&config.gateway, Some(Credentials::new("admin", "secret")));
+    let config = Config::parse("", |_| None).expect("defaults");
+    let subnet = "10.62.0.0/16".parse().expect("a network");
+    let exposure = Exposure::of(&config.gateway, subnet, [10, 62, 0, 1].into());
+    let access = Access::new(&config.gateway, Some(Credentials::new("admin", "secret")), exposure);
     around(routes, Arc::new(access), Arc::default())
 }
 
@@ -58,6 +63,58 @@ async fn system_asks_for_a_password_and_the_rest_does_not() {
     assert_eq!(send(request("GET", "/system/info"), "").await.0, 200);
     let (status, _, body) = send(Request::get("/healthz"), "").await;
     assert_eq!((status, body.as_str()), (200, "OK\n"));
+}
+
+#[tokio::test]
+async fn wrong_passwords_are_slowed_by_address_and_nobody_else_is() {
+    let router = router();
+    let status = |from: &'static str, authorization: Option<&'static str>| {
+        let address = from.parse().expect("an address");
+        let mut request =
+            Request::get("/system/info").extension(Client { address, listener: Listener::Public });
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let router = router.clone();
+        async move {
+            let response = router.oneshot(request.body(Body::empty()).expect("a request")).await;
+            let response = response.expect("an answer");
+            (response.status().as_u16(), response.headers().get(RETRY_AFTER).is_some())
+        }
+    };
+    // Nothing was guessed: as browsers and faas-cli begin.
+    for _ in 0..100 {
+        assert_eq!(status("192.0.2.1:5", None).await, (401, false));
+    }
+    let wrong = Some("Basic YWRtaW46d3Jvbmc=");
+    for _ in 0..10 {
+        assert_eq!(status("192.0.2.1:5", wrong).await, (401, false));
+    }
+    for authorization in [wrong, Some("Bearer x"), Some(AUTH)] {
+        assert_eq!(status("192.0.2.1:6", authorization).await, (429, true), "{authorization:?}");
+    }
+    for other in ["192.0.2.2:5", "127.0.0.1:5"] {
+        assert_eq!(status(other, Some(AUTH)).await, (200, false), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_but_the_local_socket_is_let_in_without_a_password() {
+    let router = router();
+    for (client, expected) in [
+        (Some(Client::LOCAL), 200),
+        (Some(Client { listener: Listener::Admin, ..Client::LOCAL }), 401),
+        (Some(Client { listener: Listener::Public, ..Client::LOCAL }), 401),
+        (None, 401),
+    ] {
+        let mut request = Request::get("/system/info");
+        if let Some(client) = client {
+            request = request.extension(client);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(response.status().as_u16(), expected, "{client:?}");
+    }
 }
 
 #[tokio::test]

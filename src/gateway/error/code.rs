@@ -54,6 +54,8 @@ error_codes! {
     ForeignOrigin, "foreign_origin", [403];
     UnknownHost, "unknown_host", [421];
     UnsupportedMediaType, "unsupported_media_type", [415];
+    TooManyAttempts, "too_many_attempts", [429];
+    ApiClosed, "api_closed", [403];
     RouteNotFound, "route_not_found", [404];
     NoUi, "no_ui", [404];
     MethodNotAllowed, "method_not_allowed", [405];

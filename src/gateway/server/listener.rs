@@ -121,12 +121,13 @@ impl Inherited {
         Self { tcp, unix }
     }
 
-    /// Listens on `address`: with the socket that the last daemon left, if it is for that address.
-    pub fn listen(&mut self, address: SocketAddr, kind: Listener) -> io::Result<Socket> {
+    /// Listens on `address`: with the socket that the last daemon left, if it is for that address. Where it
+    /// `is_to_come`, this machine need not have it yet.
+    pub fn listen(&mut self, address: SocketAddr, kind: Listener, is_to_come: bool) -> io::Result<Socket> {
         let kept = self.tcp.iter().position(|kept| kept.local_addr().is_ok_and(|own| own == address));
         let listener = match kept {
             Some(index) => self.tcp.swap_remove(index),
-            None => bind_tcp(address)?,
+            None => bind_tcp(address, is_to_come)?,
         };
         listener.set_nonblocking(true)?;
         Ok(Socket::Tcp(tokio::net::TcpListener::from_std(listener)?, kind))
@@ -146,10 +147,13 @@ impl Inherited {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, is_to_come: bool) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if is_to_come {
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // As much as the kernel allows (net.core.somaxconn): a restart may take a while.
     listen(&socket, Backlog::MAXCONN)?;

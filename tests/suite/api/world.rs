@@ -16,6 +16,7 @@ use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use ingle::gateway::access::Access;
 use ingle::gateway::access::basic::Credentials;
+use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::api::Api;
 use model::config::Config;
 use tokio::runtime::Handle;
@@ -83,6 +84,8 @@ impl World {
             let queue = queue.clone();
             async move { queue.run().await }
         });
+        let subnet = "10.62.0.0/16".parse().expect("a network");
+        let exposure = Exposure::of(&config.gateway, subnet, [10, 62, 0, 1].into());
         let api = Api {
             fleet: fleet.clone(),
             queue: queue.clone(),
@@ -90,7 +93,7 @@ impl World {
             secrets,
             logs,
             runtime: Arc::new(runtime.clone()),
-            access: Arc::new(Access::new(&config.gateway, credentials)),
+            access: Arc::new(Access::new(&config.gateway, credentials, exposure)),
             state_dir: state.path().to_owned(),
         };
         Self { fleet, queue, cron, runtime, router: api.router().expect("routes"), state, _run: run }

@@ -45,6 +45,7 @@ use directory::{Directory, DirectoryWriter, Endpoint, Entry, Publisher, View};
 use host::store::Store;
 use ingle::gateway::access::Access;
 use ingle::gateway::access::basic::Credentials;
+use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
 use model::function::ReplicaId;
@@ -107,10 +108,13 @@ impl Gate {
         let store = Arc::new(Store::open(state.path()).expect("a store"));
         let queue =
             Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
+        let subnet = "10.62.0.0/16".parse().expect("a network");
+        let exposure = Exposure::of(&config.gateway, subnet, [10, 62, 0, 1].into());
+        let credentials = Credentials::new("admin", "secret");
         let gateway = Gateway {
             directory: directory.clone(),
             queue: queue.clone(),
-            access: Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")))),
+            access: Arc::new(Access::new(&config.gateway, Some(credentials), exposure)),
             api: api::router(),
         };
         tokio::spawn({

@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::time::timeout;
 
 use self::address_pool::Addresses;
@@ -105,6 +105,17 @@ impl Cni {
     /// Whether the conflist can be used: what [`Cni::new`] checks, and nothing else.
     pub fn check(config: &config::Network) -> Result<(), NetworkError> {
         Conflist::load(&config.conflist, &config.plugin_dir).map(drop)
+    }
+
+    /// The subnet that functions have their addresses in, and the address of this host there.
+    pub fn subnet(&self) -> (Ipv4Net, Ipv4Addr) {
+        (self.conflist.range.subnet, self.conflist.range.gateway)
+    }
+
+    /// The address that the bridge has, or will have once it is made, if the conflist can be read.
+    pub fn bridge_address(config: &config::Network) -> Option<Ipv4Addr> {
+        let conflist = Conflist::load(&config.conflist, &config.plugin_dir).ok()?;
+        conflist.bridge().map(|_| conflist.range.gateway)
     }
 
     /// Reads the conflist, and checks it whole. `gateway_port` is where the daemon serves functions;
