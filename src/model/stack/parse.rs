@@ -39,9 +39,10 @@ pub fn parse(
     variable: Option<substitute::Variables<'_>>,
 ) -> Result<Stack, StackError> {
     let mut stack = Stack::default();
-    let text = match variable {
-        None => text.to_owned(),
-        Some(variable) => {
+    let source = text;
+    let text = match (variable, files) {
+        (None, _) => text.to_owned(),
+        (Some(variable), Files::In(_)) => {
             let done = substitute::substitute(text, variable, MAX_FILE).map_err(StackError::new)?;
             stack.notes.extend(
                 done.missing
@@ -50,6 +51,7 @@ pub fn parse(
             );
             done.text
         }
+        (Some(_), Files::Nowhere) => fill_in_defaults(text)?,
     };
     let wrong = |error: serde_norway::Error| StackError::new(error.to_string());
     let mut any = false;
@@ -68,7 +70,46 @@ pub fn parse(
     if !any {
         return Err(StackError::new("it has no functions"));
     }
+    if variable.is_some() && stack.gateway.is_some() {
+        refuse_variables_in_gateway(source, stack.gateway.as_deref())?;
+    }
     Ok(stack)
+}
+
+/// Fills in the defaults of a text that came over the network. It gets nothing of the environment, where passwords
+/// are: whoever wrote it also says where its images and its gateway are, and would be told them by these names.
+fn fill_in_defaults(text: &str) -> Result<String, StackError> {
+    let done = substitute::substitute(text, &|_| None, MAX_FILE).map_err(StackError::new)?;
+    if done.missing.is_empty() {
+        return Ok(done.text);
+    }
+    let names: Vec<String> = done.missing.iter().map(|name| format!("${{{name}}}")).collect();
+    Err(StackError::new(format!(
+        "{} is not filled in, because the file came from a URL: fetch it, look at it, and use the local copy; \
+         --no-envsubst leaves it as it is",
+        names.join(", ")
+    )))
+}
+
+/// Refuses a gateway that depends on variables, by giving each its own name for a value: a stack file must not say
+/// where a password is sent to as part of an address.
+fn refuse_variables_in_gateway(text: &str, gateway: Option<&str>) -> Result<(), StackError> {
+    let named = |name: &str| Some(name.to_owned());
+    let text = substitute::substitute(text, &named, MAX_FILE).map_err(StackError::new)?.text;
+    let documents = serde_norway::Deserializer::from_str(&text).map(serde_norway::Value::deserialize);
+    let gateways = documents.map_while(Result::ok).filter_map(|document| {
+        let gateway = document.get("provider")?.get("gateway")?.as_str()?;
+        Some(gateway.to_owned()).filter(|gateway| !gateway.is_empty())
+    });
+    let fixed = gateways.into_iter().next();
+    if fixed.as_deref() == gateway {
+        return Ok(());
+    }
+    let shown = fixed.map_or_else(String::new, |gateway| format!(" (in {gateway:?})"));
+    Err(StackError::new(format!(
+        "provider.gateway has a variable{shown}: nothing is filled in there; write the address itself, or give it \
+         with --gateway and leave it out of the file"
+    )))
 }
 
 impl Stack {

@@ -224,6 +224,58 @@ fn a_variable_is_text_before_it_is_yaml() {
 }
 
 #[test]
+fn a_gateway_that_depends_on_a_variable_is_refused_however_it_is_written() {
+    for gateway in [
+        "${TAG}",
+        "http://evil/${TAG}/${MISSING}",
+        "http://${MISSING:-evil}",
+        "${MISSING:-http://gw}",
+        "\"http://\\x65vil/${TAG}\"",
+        "*there",
+        ">-\n    http://evil/${TAG}",
+    ] {
+        let text = format!(
+            "x: &there 'http://evil/${{TAG}}'\nprovider:\n  gateway: {gateway}\nfunctions: {{a: {{image: b}}}}"
+        );
+        let error = refused(&text);
+        assert!(
+            error.contains("provider.gateway has a variable") && error.contains("--gateway"),
+            "{gateway}: {error}"
+        );
+        assert!(!error.contains("1.2"), "the value is shown: {error}");
+    }
+    // The key, too.
+    let key = refused("${MISSING:-provider}: {gateway: 'http://evil'}\nfunctions: {a: {image: b}}");
+    assert!(key.contains("provider.gateway"), "{key}");
+    for (gateway, taken) in [("'http://gw'", "http://gw"), ("'http://$${TAG}'", "http://${TAG}")] {
+        let text = format!("provider: {{gateway: {gateway}}}\nfunctions: {{a: {{image: 'b:${{TAG}}'}}}}");
+        assert_eq!(load(&text).expect("valid").gateway.as_deref(), Some(taken));
+    }
+}
+
+#[test]
+fn a_file_from_a_url_gets_nothing_of_the_environment() {
+    let load = |text: &str| parse(text, &Files::Nowhere, &|_| true, Some(&variable));
+    for (text, name) in [
+        ("functions: {a: {image: 'evil/${TAG}'}}", "${TAG}"),
+        ("provider: {gateway: 'http://evil/${TAG}'}\nfunctions: {a: {image: b}}", "${TAG}"),
+        ("functions: {a: {image: '${MISSING:-${EVIL}}'}}", "${EVIL}"),
+        ("functions: {a: {image: 'evil/${NOWHERE}'}}", "${NOWHERE}"),
+    ] {
+        let error = load(text).expect_err(text).to_string();
+        assert!(
+            error.contains(name) && error.contains("URL") && error.contains("local copy"),
+            "{text}: {error}"
+        );
+        assert!(!error.contains("1.2") && !error.contains("rm"), "the value is shown: {error}");
+    }
+    let text = "functions: {a: {image: 'b:${TAG:-0}', environment: {x: '$${TAG}'}}}";
+    let stack = load(text).expect("valid");
+    assert_eq!(stack.functions[0].image, "b:0");
+    assert_eq!(stack.functions[0].env_vars.as_ref().expect("variables")["x"], "${TAG}");
+}
+
+#[test]
 fn what_is_rendered_is_read_again() {
     let map = |pairs: &[(&str, &str)]| {
         Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
