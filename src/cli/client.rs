@@ -1,5 +1,6 @@
 //! HTTP to the gateway: one request, its credentials, its limits in time and size, its errors.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,6 +12,7 @@ use super::credentials::{Credentials, Places};
 use super::environment;
 use super::error::CliError;
 use super::gateway::Gateway;
+use super::local_daemon::LocalDaemon;
 
 /// How long an answer may take, whole. A deploy waits for the image's registry, which is given a minute.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
@@ -26,28 +28,56 @@ pub(crate) struct Client {
     http: reqwest::Client,
     gateway: Gateway,
     credentials: Option<Credentials>,
+    /// The socket that it is spoken to by, if not over the network.
+    socket: Option<PathBuf>,
 }
 
 impl Client {
-    /// Speaks to the gateway that the option, the stack file or the environment names, with the
-    /// credentials that are known for it.
+    /// Speaks to the gateway that the option, the stack file or the environment names, else to the daemon of this
+    /// machine: to that by its socket, to others with the credentials that are known for them.
     pub(crate) fn open(option: Option<&str>, stack: Option<&str>) -> anyhow::Result<Self> {
-        let gateway = Gateway::choose(option, stack, environment::variable)?;
-        let credentials = Places::of_this_user().find(&gateway)?;
-        Self::with(gateway, credentials)
+        Self::open_beside(&LocalDaemon::of_this_machine(), option, stack)
     }
 
-    /// Speaks to `gateway` with these credentials and no others.
-    pub(crate) fn with(gateway: Gateway, credentials: Option<Credentials>) -> anyhow::Result<Self> {
+    /// The same, where `daemon` is that of this machine.
+    pub(crate) fn open_beside(
+        daemon: &LocalDaemon,
+        option: Option<&str>,
+        stack: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let gateway = Gateway::choose(option, stack, environment::variable, &daemon.gateway)?;
+        match daemon.socket_for(&gateway)? {
+            Some(socket) => Self::with(gateway, None, Some(socket)),
+            None => {
+                let credentials = Places::of_this_user().find(&gateway)?;
+                Self::with(gateway, credentials, None)
+            }
+        }
+    }
+
+    /// Speaks to `gateway`, by the socket if there is one, with these credentials and no others.
+    pub(crate) fn with(
+        gateway: Gateway,
+        credentials: Option<Credentials>,
+        socket: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         // reqwest takes the process's provider. An error says that it was installed before, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if gateway.is_loopback() || socket.is_some() {
+            // A proxy is for other machines: it would get the password, and answer as it likes.
+            builder = builder.no_proxy();
+        }
+        if let Some(socket) = socket {
+            builder = builder.unix_socket(socket);
+        }
+        let http = builder
             .connect_timeout(CONNECT_WITHIN)
             // A redirect would carry the password, and the body, to a place that nobody named.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("ingle/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, gateway, credentials })
+        Ok(Self { http, gateway, credentials, socket: socket.map(Path::to_owned) })
     }
 
     /// Whom it speaks to.
@@ -93,7 +123,9 @@ impl Client {
         let gateway = self.gateway.to_string();
         // The message names the gateway; the URL would say it again.
         let source = error.without_url();
-        if source.is_connect() {
+        if let (true, Some(socket)) = (source.is_connect(), &self.socket) {
+            CliError::NotRunning { why: format!("nobody answers at {}", socket.display()) }
+        } else if source.is_connect() {
             CliError::Unreachable { gateway, source }
         } else if source.is_timeout() {
             CliError::Silent { gateway, source }

@@ -39,27 +39,23 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// The places where credentials are looked for, in this order: the environment, what `ingle login`
-/// stored, the daemon's own files, what `faas-cli login` stored.
+/// stored, what `faas-cli login` stored. Not the daemon's own files: nothing says beforehand that it is the daemon that
+/// listens, and commands on its machine need no password.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     password: Option<String>,
     username: Option<String>,
     store: Option<PathBuf>,
-    daemon_secrets: Option<PathBuf>,
     faas_cli: Option<PathBuf>,
 }
 
 impl Places {
     /// The places of this user on this machine.
     pub(crate) fn of_this_user() -> Self {
-        // The daemon may keep its state elsewhere; a configuration that cannot be read tells nothing.
-        let state_dir = host::config_file::load(Path::new(model::config::DEFAULT_PATH))
-            .map_or_else(|_| PathBuf::from("/var/lib/ingle"), |config| config.daemon.state_dir);
         Self {
             password: environment::variable("INGLE_PASSWORD"),
             username: environment::variable("INGLE_USERNAME"),
             store: environment::config_dir(environment::variable).map(|dir| dir.join("credentials.toml")),
-            daemon_secrets: Some(state_dir.join("secrets")),
             faas_cli: environment::faas_cli_config(environment::variable),
         }
     }
@@ -81,11 +77,6 @@ impl Places {
         }
         if let Some(path) = self.store.clone()
             && let Some(found) = (Store { path }).get(gateway)?
-        {
-            return Ok(Some(found));
-        }
-        if let Some(dir) = self.daemon_secrets.as_deref().filter(|_| gateway.is_loopback())
-            && let Some(found) = daemon_credentials(dir)
         {
             return Ok(Some(found));
         }
@@ -162,15 +153,6 @@ impl Store {
     }
 }
 
-/// What the daemon made at its installation: only root can read it.
-fn daemon_credentials(dir: &Path) -> Option<Credentials> {
-    let path = dir.join("basic-auth-password");
-    let password = read_small(&path).ok()??;
-    let username = read_small(&dir.join("basic-auth-user")).ok()?.unwrap_or_else(|| ADMIN.to_owned());
-    let [username, password] = [username, password].map(|text| text.trim().to_owned());
-    Some(Credentials { username, password, origin: Origin::File(path) }).filter(|c| !c.password.is_empty())
-}
-
 #[derive(Deserialize)]
 struct FaasCliFile {
     #[serde(default)]
@@ -224,7 +206,6 @@ mod tests {
     fn places(dir: &Path) -> Places {
         Places {
             store: Some(dir.join("new/credentials.toml")),
-            daemon_secrets: Some(dir.join("secrets")),
             faas_cli: Some(dir.join("config.yml")),
             ..Places::default()
         }
@@ -270,18 +251,6 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_own_password_is_for_this_machine_only() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let places = places(dir.path());
-        fs::create_dir(dir.path().join("secrets")).expect("made");
-        fs::write(dir.path().join("secrets/basic-auth-password"), "s3cret\n").expect("written");
-        assert_eq!(found(&places, "127.0.0.1:8080"), pair("admin", "s3cret"));
-        fs::write(dir.path().join("secrets/basic-auth-user"), "root\n").expect("written");
-        assert_eq!(found(&places, "localhost:9"), pair("root", "s3cret"));
-        assert_eq!(found(&places, "http://example.org"), None);
-    }
-
-    #[test]
     fn logins_of_faas_cli_are_the_last_resort() {
         let dir = tempfile::tempdir().expect("a directory");
         let places = places(dir.path());
@@ -302,9 +271,11 @@ mod tests {
         let store = places.store().expect("a store");
         store.put(&gateway("http://a:1"), "admin", "stored").expect("stored");
         assert_eq!(found(&places, "a:1"), pair("admin", "env"));
-        let stacked = Gateway::choose(None, Some("http://a:1"), |_| None).expect("a gateway");
+        let stacked =
+            Gateway::choose(None, Some("http://a:1"), |_| None, &gateway("own")).expect("a gateway");
         assert_eq!(places.find(&stacked).expect("found").map(|c| c.password), Some("stored".into()));
-        let elsewhere = Gateway::choose(None, Some("http://evil"), |_| None).expect("a gateway");
+        let elsewhere =
+            Gateway::choose(None, Some("http://evil"), |_| None, &gateway("own")).expect("a gateway");
         assert_eq!(places.find(&elsewhere).expect("no error"), None);
     }
 }

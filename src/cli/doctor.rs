@@ -9,6 +9,7 @@ use model::wire;
 
 use super::client::Client;
 use super::error::CliError;
+use super::local_daemon::LocalDaemon;
 use super::{Globals, output};
 
 const GATEWAY: &str = "gateway";
@@ -55,8 +56,9 @@ impl Doctor {
 /// What the daemon says of itself and of its functions.
 async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
     // Of this machine, whatever the environment says.
-    let own = format!("http://{}", config.gateway.reached_at());
-    let client = match Client::open(Some(globals.gateway.as_deref().unwrap_or(&own)), None) {
+    let own = LocalDaemon::of(config);
+    let gateway = globals.gateway.clone().unwrap_or_else(|| own.gateway.to_string());
+    let client = match Client::open_beside(&own, Some(&gateway), None) {
         Ok(client) => client,
         Err(error) => return vec![unwell(&error)],
     };

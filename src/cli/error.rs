@@ -97,6 +97,14 @@ pub(crate) enum CliError {
         #[source]
         source: reqwest::Error,
     },
+    /// The daemon of this machine is not there, and nobody else is asked in its place.
+    #[error(
+        "the daemon does not run ({why}) and cannot be reached: look at 'systemctl status ingle', or give the address of another with --gateway"
+    )]
+    NotRunning {
+        /// How that is known.
+        why: String,
+    },
     /// Somebody is there, but does not answer.
     #[error("the gateway {gateway} did not answer in time: look at 'systemctl status ingle'")]
     Silent {
@@ -144,7 +152,7 @@ pub(crate) enum Origin {
     Login,
     /// `INGLE_PASSWORD`
     Environment,
-    /// A file of logins, or of the daemon.
+    /// A file of logins.
     File(PathBuf),
 }
 
@@ -177,7 +185,10 @@ impl CliError {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => Exit::Unreachable,
+            Self::Unreachable { .. }
+            | Self::NotRunning { .. }
+            | Self::Silent { .. }
+            | Self::Broken { .. } => Exit::Unreachable,
             Self::Denied { .. } => Exit::Denied,
             Self::Refused { status: 401 | 403, .. } => Exit::Denied,
             Self::Refused { .. } | Self::Failed(_) => Exit::Failed,

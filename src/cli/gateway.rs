@@ -1,13 +1,13 @@
 //! Which gateway a command speaks to.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use reqwest::Url;
 
 use super::error::CliError;
 
-/// Where the daemon of this machine listens, unless it is told otherwise.
+/// Where a daemon listens that was not told otherwise.
 pub(crate) const DEFAULT: &str = "http://127.0.0.1:8080";
 
 /// A gateway's address: an http or https URL, without a slash at its end.
@@ -19,7 +19,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Takes the first that is there: the option, the stack file, the environment, this machine.
+    /// Takes the first that is there: the option, the stack file, the environment, the daemon of this machine.
     ///
     /// As in faas-cli, a stack file that names the default address names none: `faas-cli new`
     /// writes that line into every file.
@@ -27,19 +27,27 @@ impl Gateway {
         option: Option<&str>,
         stack: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
+        own: &Self,
     ) -> Result<Self, CliError> {
-        let outside = variable("INGLE_GATEWAY").or_else(|| variable("OPENFAAS_URL"));
-        let outside = outside.as_deref().unwrap_or(DEFAULT);
+        let outside = || match variable("INGLE_GATEWAY").or_else(|| variable("OPENFAAS_URL")) {
+            Some(text) => Self::parse(&text),
+            None => Ok(own.clone()),
+        };
         if let Some(text) = option {
             return Self::parse(text);
         }
-        let Some(text) = stack else { return Self::parse(outside) };
+        let Some(text) = stack else { return outside() };
         let stack = Self::parse(text)?;
         if stack == Self::parse(DEFAULT)? {
-            return Self::parse(outside);
+            return outside();
         }
-        let from_stack = Self::parse(outside).ok().as_ref() != Some(&stack);
+        let from_stack = outside().ok().as_ref() != Some(&stack);
         Ok(Self { from_stack, ..stack })
+    }
+
+    /// Returns the gateway of a daemon at this address.
+    pub(crate) fn of_daemon(address: SocketAddr) -> Self {
+        Self::parse(&address.to_string()).expect("an address and port make a URL")
     }
 
     /// Reads an address; `host:port` means http.
@@ -79,15 +87,43 @@ impl Gateway {
 
     /// Whether it is on this machine.
     pub(crate) fn is_loopback(&self) -> bool {
-        let host = self.url.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        is_loopback(&self.url)
+    }
+
+    /// Whether a daemon of this machine that listens at `own` is the one that answers here, as long as it runs.
+    pub(crate) fn is_at(&self, own: SocketAddr) -> bool {
+        if self.url.scheme() != "http"
+            || self.url.path() != "/"
+            || self.url.port_or_known_default() != Some(own.port())
+        {
+            return false;
+        }
+        let own = own.ip().to_canonical();
+        match address(&self.url) {
+            Some(address) if address == own => true,
+            Some(address) if !address.is_unspecified() => own.is_unspecified() && address.is_loopback(),
+            // `localhost`, and what the kernel takes for it.
+            _ => self.is_loopback() && (own.is_loopback() || own.is_unspecified()),
+        }
     }
 
     /// Whether what is sent to it can be read on the way.
     pub(crate) fn is_in_clear(&self) -> bool {
         self.url.scheme() == "http" && !self.is_loopback()
     }
+}
+
+/// Whether a URL leads to this machine: its requests go through no proxy.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    let is_name = host == "localhost" || host.ends_with(".localhost");
+    // Connections to the unspecified address go to loopback.
+    is_name || address(url).is_some_and(|address| address.is_loopback() || address.is_unspecified())
+}
+
+fn address(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 impl fmt::Display for Gateway {
@@ -130,10 +166,16 @@ mod tests {
 
     #[test]
     fn this_machine_is_told_from_others() {
+        // Spellings of it, too: what goes there must go through no proxy.
         for (text, here) in [
             ("http://127.0.0.1:1", true),
             ("http://[::1]:1", true),
             ("http://localhost", true),
+            ("http://LOCALHOST.:1", true),
+            ("http://a.localhost", true),
+            ("http://127.1", true),
+            ("http://0.0.0.0:1", true),
+            ("http://[::ffff:127.0.0.1]", true),
             ("http://10.0.0.1", false),
             ("http://127.0.0.1.example.org", false),
         ] {
@@ -141,6 +183,35 @@ mod tests {
         }
         assert!(Gateway::parse("http://10.0.0.1").expect("a gateway").is_in_clear());
         assert!(!Gateway::parse("https://10.0.0.1").expect("a gateway").is_in_clear());
+    }
+
+    #[test]
+    fn the_daemon_of_this_machine_is_known_by_its_address_and_port() {
+        for (own, here, elsewhere) in [
+            (
+                "0.0.0.0:8080",
+                &["127.0.0.1:8080", "localhost:8080", "127.0.0.9:8080", "0.0.0.0:8080", "[::1]:8080"][..],
+                &[
+                    "127.0.0.1:8081",
+                    "127.0.0.1",
+                    "https://127.0.0.1:8080",
+                    "127.0.0.1:8080/faas",
+                    "10.0.0.1:8080",
+                ][..],
+            ),
+            (
+                "127.0.0.1:80",
+                &["127.0.0.1", "localhost", "0.0.0.0"],
+                &["127.0.0.9", "[::1]", "localhost:8080"],
+            ),
+            ("[::]:8080", &["127.0.0.1:8080", "[::1]:8080"], &["[2001:db8::1]:8080"]),
+            ("10.0.0.1:8080", &["10.0.0.1:8080"], &["127.0.0.1:8080", "localhost:8080", "0.0.0.0:8080"]),
+        ] {
+            let is_at =
+                |text: &str| Gateway::parse(text).expect(text).is_at(own.parse().expect("an address"));
+            here.iter().for_each(|text| assert!(is_at(text), "{own} {text}"));
+            elsewhere.iter().for_each(|text| assert!(!is_at(text), "{own} {text}"));
+        }
     }
 
     #[test]
@@ -153,10 +224,12 @@ mod tests {
         };
         let old = |name: &str| both(name).filter(|_| name == "OPENFAAS_URL");
         let choose = |option, stack, variable: &dyn Fn(&str) -> Option<String>| {
-            let gateway = Gateway::choose(option, stack, variable).expect("a gateway");
+            let own = Gateway::parse("127.0.0.1:9000").expect("a gateway");
+            let gateway = Gateway::choose(option, stack, variable, &own).expect("a gateway");
             (gateway.to_string(), gateway.from_stack)
         };
-        assert_eq!(choose(None, None, &none), (DEFAULT.to_owned(), false));
+        assert_eq!(choose(None, None, &none), ("http://127.0.0.1:9000".to_owned(), false));
+        assert_eq!(choose(None, Some(DEFAULT), &none), ("http://127.0.0.1:9000".to_owned(), false));
         assert_eq!(choose(None, None, &both), ("http://ingle:1".to_owned(), false));
         assert_eq!(choose(None, None, &old), ("http://openfaas:1".to_owned(), false));
         assert_eq!(choose(None, Some("http://file:1"), &both), ("http://file:1".to_owned(), true));

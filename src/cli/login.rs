@@ -7,6 +7,7 @@ use super::credentials::{ADMIN, Credentials, Places};
 use super::environment;
 use super::error::{CliError, Origin};
 use super::gateway::Gateway;
+use super::local_daemon::LocalDaemon;
 use super::{Globals, output, prompt, stdin};
 
 /// The longest password that is read.
@@ -29,7 +30,11 @@ pub(crate) struct Logout {}
 
 impl Login {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let gateway = Gateway::choose(globals.gateway.as_deref(), None, environment::variable)?;
+        let daemon = LocalDaemon::of_this_machine();
+        let gateway =
+            Gateway::choose(globals.gateway.as_deref(), None, environment::variable, &daemon.gateway)?;
+        // Not by it, for it asks for no password; but whoever listens in the daemon's place gets none.
+        daemon.socket_for(&gateway)?;
         if self.username.is_empty() || self.username.contains(':') {
             return Err(CliError::usage("--username must not be empty or hold a colon").into());
         }
@@ -51,7 +56,7 @@ impl Login {
             ));
         }
         let credentials = Credentials { username: self.username, password, origin: Origin::Login };
-        let client = Client::with(gateway, Some(credentials.clone()))?;
+        let client = Client::with(gateway, Some(credentials.clone()), None)?;
         client.get(&["functions"], &[]).await?;
         let store = Places::of_this_user().store()?;
         store.put(client.gateway(), &credentials.username, &credentials.password)?;
@@ -62,7 +67,8 @@ impl Login {
 
 impl Logout {
     pub(super) fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let gateway = Gateway::choose(globals.gateway.as_deref(), None, environment::variable)?;
+        let own = LocalDaemon::of_this_machine().gateway;
+        let gateway = Gateway::choose(globals.gateway.as_deref(), None, environment::variable, &own)?;
         let known = Places::of_this_user().store()?.forget(&gateway)?;
         Ok(output::line(format!(
             "{} {gateway}",

@@ -1,6 +1,6 @@
 //! The command line: `ingle serve` is the daemon, everything else speaks HTTP to it.
 //!
-//! Invariant: a client command reads no file of the daemon but its password, and talks to nothing but
+//! Invariant: a client command reads no file of the daemon but its configuration, and talks to nothing but
 //! the gateway. Whatever a command can do, `curl` can do too. `doctor` looks at the machine as well,
 //! for when there is no daemon to ask.
 
@@ -23,6 +23,7 @@ mod image;
 mod info;
 mod invoke;
 mod list;
+mod local_daemon;
 mod login;
 mod logs;
 mod namespace;
@@ -76,7 +77,7 @@ Exit codes: 0 done; 1 refused or failed; 64 wrong arguments or configuration; \
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Gateway")]
 struct Globals {
-    /// The gateway's URL [env: INGLE_GATEWAY, then OPENFAAS_URL] [default: http://127.0.0.1:8080]
+    /// The gateway's URL [env: INGLE_GATEWAY, then OPENFAAS_URL] [default: the daemon of this machine]
     #[arg(long, short = 'g', global = true, value_name = "URL")]
     gateway: Option<String>,
     /// The namespace of functions and secrets [default: openfaas-fn; for lists of calls and schedules all]

@@ -10,6 +10,7 @@ use model::stack::{Files, MAX_FILE, Stack, StackError, as_text, open_text, parse
 
 use super::environment;
 use super::error::CliError;
+use super::gateway::is_loopback;
 use super::selection::Selection;
 
 /// How long a stack file may take to come from a URL.
@@ -94,7 +95,11 @@ async fn read(file: &str) -> anyhow::Result<(String, Files)> {
 
 async fn fetch(url: &str) -> anyhow::Result<String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build()?;
+    let mut builder = reqwest::Client::builder().timeout(FETCH_WITHIN);
+    if url.parse().is_ok_and(|url| is_loopback(&url)) {
+        builder = builder.no_proxy();
+    }
+    let client = builder.build()?;
     // Its message would have the URL, which the caller names already, and without a password.
     let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
     let status = response.status();

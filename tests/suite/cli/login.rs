@@ -56,15 +56,6 @@ fn a_password_that_is_no_longer_right_says_where_it_came_from() {
 }
 
 #[test]
-fn on_the_daemons_own_machine_its_password_is_found() {
-    let gateway = guarded("from the daemon");
-    let user = User::stranger().set("INGLE_GATEWAY", &gateway.url);
-    std::fs::create_dir_all(user.home().join("state/secrets")).expect("made");
-    user.write("state/secrets/basic-auth-password", "from the daemon");
-    user.run(&["list"]).ok();
-}
-
-#[test]
 fn a_login_of_faas_cli_is_good_enough() {
     let gateway = guarded("shared");
     let user = User::stranger().set("INGLE_GATEWAY", &gateway.url);

@@ -5,6 +5,7 @@ mod gateway;
 mod invoke;
 mod login;
 mod resources;
+mod strangers;
 mod terminal;
 mod usage;
 
