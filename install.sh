@@ -229,7 +229,7 @@ check_cgroup() {
     done
 }
 
-# Where the gateway will listen: sets listen and port.
+# Where the gateway will listen: sets listen and port. And the admin listener.
 check_port() {
     listen=$(setting "$CONFIG" gateway listen)
     if [ -n "$listen" ] && [ -n "$port" ] && [ "$port" != "${listen##*:}" ]; then
@@ -237,7 +237,28 @@ check_port() {
     fi
     listen=${listen:-0.0.0.0:${port:-8080}}
     port=${listen##*:}
-    hex=$(printf '%04X' "$port")
+    user=$(user_of_port "$port")
+    [ -z "$user" ] || fault "port $port is in use by $user" "stop it, or choose another port: $0 --port 8000"
+
+    named=$(setting "$CONFIG" gateway admin_listen)
+    admin=${named:-127.0.0.1:8081}
+    [ "$admin" != none ] || return 0
+    user=$(user_of_port "${admin##*:}")
+    case "${listen%:*}:${admin##*:}" in
+        "0.0.0.0:$port" | "[::]:$port" | "${admin%:*}:$port") user=${user:-the gateway itself} ;;
+    esac
+    [ -n "$user" ] || return 0
+    reason="the admin's port, $admin, is in use by $user" way="set admin_listen in [gateway] of $CONFIG"
+    if [ -n "$named" ]; then
+        fault "$reason" "$way"
+    else
+        note "$reason: there will be none ($way)"
+    fi
+}
+
+# user_of_port PORT: who listens there and is not the daemon.
+user_of_port() {
+    hex=$(printf '%04X' "$1")
     # 0A is LISTEN; the tenth field is the socket's inode.
     inode=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
         awk -v port=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == port { print $10; exit }')
@@ -252,8 +273,7 @@ check_port() {
         return 0
     fi
     name=$(cat "/proc/${owner:-none}/comm" 2>/dev/null || echo "another process")
-    fault "port $port is in use by $name${owner:+ (process $owner)}" \
-        "stop it, or choose another port: $0 --port 8081"
+    echo "$name${owner:+ (process $owner)}"
 }
 
 check_subnet() {
@@ -580,7 +600,8 @@ wait_for_gateway() {
     INGLE_GATEWAY=http://$host_part:$port
     export INGLE_GATEWAY
     tries=0
-    until curl -fs -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
+    # On this machine, whatever proxy the environment names.
+    until curl -fs --noproxy '*' -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
         tries=$((tries + 1))
         if [ $tries -gt 120 ] || { ! by_systemd && ! daemon_runs; }; then
             failed_start
@@ -619,6 +640,11 @@ call_sample() {
     note "$answer"
 }
 
+# The address of this machine on the bridge.
+bridge_address() {
+    conflist_value gateway | grep . || conflist_value subnet | sed 's|\.[0-9]*/.*|.1|'
+}
+
 farewell() {
     # Of the way out, not of the bridge.
     address=$(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p')
@@ -628,7 +654,16 @@ farewell() {
     esac
     step "Done"
     note "Gateway    http://${address:-127.0.0.1}:$port, functions at /function/NAME"
-    note "User       admin, password in $STATE/secrets/basic-auth-password"
+    note "User       admin, password in $STATE/secrets/basic-auth-password; 'sudo ingle' here needs none"
+    case ${listen%:*} in
+        127.* | '[::1]' | "$(bridge_address)") ;;
+        *)
+            note ""
+            note "Other machines reach the gateway, and its API, in plain HTTP. Better: in [gateway] of $CONFIG"
+            note "    listen = \"$(bridge_address):$port\"   # functions and this machine"
+            note "and a proxy with TLS in front of it, which passes on /function/ (docs/operating.md, HTTPS)"
+            ;;
+    esac
     note ""
     note "Next:"
     note "  sudo ingle list"

@@ -129,6 +129,21 @@ fn a_port_in_use_is_named_with_its_owner() {
 }
 
 #[test]
+fn an_admin_port_in_use_is_named_with_the_key_that_sets_another() {
+    require_root!();
+    require!("unshare", "ip", "nft", "python3");
+    let listener = "python3 -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 8081)); time.sleep(30)' & sleep 1";
+    let checked = Machine::new().with(listener).check(&[]);
+    let said = String::from_utf8_lossy(&checked.0.stdout).into_owned();
+    for part in ["127.0.0.1:8081", "is in use by python3", "admin_listen"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    let checked = Machine::new().check(&["--port", "8081"]);
+    let said = String::from_utf8_lossy(&checked.0.stdout).into_owned();
+    assert!(said.contains("is in use by the gateway itself"), "{said}");
+}
+
+#[test]
 fn a_subnet_that_only_begins_alike_is_no_clash() {
     require_root!();
     require!("unshare", "ip", "nft");

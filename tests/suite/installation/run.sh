@@ -51,14 +51,16 @@ within() {
 
 mounts=$(mounts)
 
-say "a first installation"
-./install.sh | tee /root/said || die "the installer"
+say "a first installation, with a proxy in the environment that nobody answers at"
+http_proxy=http://127.0.0.1:9 all_proxy=http://127.0.0.1:9 ./install.sh | tee /root/said || die "the installer"
 answers || die "the sample does not answer"
-for part in 'Hello from a function' "$gateway" /function/hello basic-auth-password 'ingle list'; do
+for part in 'Hello from a function' "$gateway" /function/hello basic-auth-password 'ingle list' 'listen = "10.62.0.1:8080"'; do
     grep -qF -- "$part" /root/said || [ "$part" = "$gateway" ] || die "the installer does not say $part"
 done
 [ "$(stat -c %a /var/lib/ingle/secrets/basic-auth-password)" = 600 ] || die "the password is open"
+[ "$(stat -c '%a %U' /run/ingle /run/ingle/api.sock | xargs)" = '700 root 600 root' ] || die "the socket is open"
 password=$(cat /var/lib/ingle/secrets/basic-auth-password)
+! grep -qF "$password" /root/said || die "the installer shows the password"
 cmp fwatchdog /usr/local/lib/ingle/fwatchdog || die "the watchdog is not there"
 before=$(tasks) daemon=$(cat /run/ingle/ingle.pid)
 [ -n "$before" ] || die "no task runs"

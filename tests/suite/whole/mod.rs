@@ -1,6 +1,7 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
+//! admin        who reaches the API, and by which socket
 //! canaries     what is sent in confidence reaches no log and no stranger
 //! commands     commands of any image, with the watchdog that the daemon brings along
 //! cron         the daemon killed again and again while a function is called each second
@@ -27,6 +28,7 @@
 //! upgrade      an older release is taken over under load
 //! ```
 
+mod admin;
 mod canaries;
 mod chaos;
 mod clock;
