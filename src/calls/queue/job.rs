@@ -6,11 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::bounded_text::BoundedText;
-use super::callback::egress_policy::EgressPolicy;
 use super::codec::{self, DecodeError};
 use super::payload::Payload;
 use super::schedule::admission::{Tenant, Usage};
-use super::schedule::scheduler::LaneKey;
 use http1::MAX_METHOD;
 use model::function::FunctionKey;
 
@@ -31,7 +29,7 @@ pub type CallId = BoundedText<768>;
 pub type Method = BoundedText<MAX_METHOD>;
 /// As much of a path or of a reason as is remembered.
 pub type Excerpt = BoundedText<KEPT_TEXT>;
-/// URL of a receiver: all of it, as [`EgressPolicy`] takes 1000 bytes, some of which are two in JSON.
+/// URL of a receiver: all of it, as `EgressPolicy` takes 1000 bytes, some of which are two in JSON.
 pub type ReceiverUrl = BoundedText<2000>;
 
 /// A call, from its acceptance until it has succeeded or is given up.
@@ -114,14 +112,6 @@ impl JobMetadata {
     /// Whether somebody wants its answer.
     pub(super) fn wants_answer(&self) -> bool {
         self.keep.is_some() || self.callback.as_ref().is_some_and(|callback| callback.ended.is_none())
-    }
-
-    /// The lane that it waits in.
-    pub(super) fn lane(&self) -> LaneKey {
-        match &self.callback {
-            Some(Callback { url, ended: Some(_) }) => LaneKey::Receivers(EgressPolicy::group_of(url)),
-            _ => LaneKey::Function(self.function.clone()),
-        }
     }
 
     /// The tenant whose room it takes.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::callback::client::Client;
 use super::codec::DecodeError;
 use super::counters::Summary;
-use super::job::JobMetadata;
+use super::job::{Callback, JobMetadata};
 use super::keep::index::Index;
 use super::schedule::admission::{Quota, Reservation, Usage};
 use super::schedule::scheduler::{FairScheduler, LaneKey};
@@ -103,6 +103,14 @@ impl Shared {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Returns the lane that a job waits in.
+    pub(super) fn lane_of(&self, facts: &JobMetadata) -> LaneKey {
+        match &facts.callback {
+            Some(Callback { url, ended: Some(_) }) => self.receivers.policy().lane(url),
+            _ => LaneKey::Function(facts.function.clone()),
+        }
+    }
+
     /// The name of the queue that a lane is in; `None` if its function is not there any more.
     pub(super) fn queue_of(&self, lane: &LaneKey) -> Option<Box<str>> {
         let LaneKey::Function(function) = lane else { return Some(CALLBACKS.into()) };
@@ -113,9 +121,14 @@ impl Shared {
 
     /// How many calls of a lane may run at the same time.
     pub(super) fn limit_of(&self, lane: &LaneKey) -> usize {
-        let LaneKey::Function(function) = lane else {
+        let function = match lane {
+            LaneKey::Function(function) => function,
             // Callbacks have half of all places, and those of one group a quarter of that.
-            return self.config.parallel_calls_per_function.min((self.config.parallel_calls / 8).max(1));
+            LaneKey::Receivers(_) => {
+                return self.config.parallel_calls_per_function.min((self.config.parallel_calls / 8).max(1));
+            }
+            // A host is in one group.
+            LaneKey::Unnamed(_) => return 1,
         };
         let Some(entry) = self.directory.get(function) else { return 1 };
         let view = entry.peek();
@@ -142,7 +155,7 @@ impl Shared {
 
     /// Schedules a job, now or at a given time.
     pub(super) fn schedule(&self, state: &mut State, facts: &JobMetadata, number: u64, at: Option<Instant>) {
-        let lane = facts.lane();
+        let lane = self.lane_of(facts);
         let queue = self.queue_of(&lane);
         state.scheduler.add(&lane, queue.as_deref().unwrap_or(DEFAULT_QUEUE), number, at);
     }

@@ -1,8 +1,13 @@
 //! Answers of queued calls that are sent on: to whom, with what, how often, and to whom not.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ::calls::queue::DeadLetterFilter;
+use nix::sched::{CloneFlags, unshare};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::later::{Seen, noting};
 use super::{Answer, Gate, PATIENCE, SocketAddr, mirror, nowhere, replica};
@@ -223,6 +228,80 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
     let reason = gate.queue.dead(&DeadLetterFilter::default(), 1).await[0].facts.tries[0].reason.clone();
     assert!(reason.contains("is not a public address, and not in queue.callback_networks"), "{reason}");
     assert_eq!(count(&seen), 0, "it was called");
+}
+
+/// Runs a test where this machine has public addresses that no interface has.
+fn with_public_addresses(test: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("an own network");
+        for arguments in ["link set lo up", "route add local 1.1.1.0/24 dev lo"] {
+            let done = std::process::Command::new("ip").args(arguments.split(' ')).status();
+            assert!(done.expect("ip").success(), "ip {arguments}");
+        }
+        // Its threads have the network of the one that starts them.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(test);
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Refuses whatever comes to this address, each after a while: when each began, and how many there were at once.
+async fn refusing(address: &str) -> (SocketAddr, Arc<Mutex<Vec<Instant>>>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((address, 0)).await.expect("a public address");
+    let address = listener.local_addr().expect("bound");
+    let (begun, most, now) =
+        (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let seen = (begun.clone(), most.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            begun.lock().expect("no panic").push(Instant::now());
+            most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+            let now = now.clone();
+            tokio::spawn(async move {
+                // Longer than the pause between two: another one would come meanwhile.
+                tokio::time::sleep(Duration::from_millis(1300)).await;
+                now.fetch_sub(1, Relaxed);
+                let _ = stream.write_all(FAILS.as_bytes()).await;
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
+            });
+        }
+    });
+    (address, seen.0, seen.1)
+}
+
+#[test]
+fn a_host_that_nobody_named_gets_three_tries_one_at_a_time_and_one_a_second_with_all_others() {
+    require_root!();
+    require!("ip");
+    with_public_addresses(async {
+        let (one, begun_at_one, most_at_one) = refusing("1.1.1.1").await;
+        let (other, begun_at_other, most_at_other) = refusing("1.1.1.2").await;
+        let seen = Seen::default();
+        let named = noting(&seen, &[OK]).await;
+        let gate = gate(&[mirror().await], "").await;
+        for receiver in [one, one, other] {
+            assert_eq!(gate.queue_for(&format!("http://{receiver}/"), "").await.code, 202);
+        }
+        // A host that is named waits for none of them.
+        let began = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(gate.queue_for(&format!("http://{named}/"), "").await.code, 202);
+        }
+        eventually!(gate.queue.summary().told == 5, "{:?}", gate.queue.queues());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        eventually!(within 60, gate.queue.summary().untold == 3, "{:?}", gate.queue.queues());
+        let begun = |begun: &Mutex<Vec<Instant>>| begun.lock().expect("no panic").clone();
+        let (at_one, at_other) = (begun(&begun_at_one), begun(&begun_at_other));
+        assert_eq!((at_one.len(), at_other.len()), (6, 3), "three tries of each");
+        assert_eq!([most_at_one, most_at_other].map(|most| most.load(Relaxed)), [1, 1], "at the same time");
+        let mut all = [at_one, at_other].concat();
+        all.sort_unstable();
+        // One may be seen later than it began, but none earlier.
+        let least = Duration::from_secs(all.len() as u64 - 1) - Duration::from_millis(500);
+        assert!(all[all.len() - 1] - all[0] > least, "{all:?}");
+        let gaps = all.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(gaps.clone().all(|gap| gap > Duration::from_millis(500)), "{:?}", gaps.collect::<Vec<_>>());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

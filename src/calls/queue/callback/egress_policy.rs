@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use reqwest::Url;
 
 use super::address::is_public;
+use crate::queue::schedule::scheduler::LaneKey;
 use model::config::{self, HostPatterns};
 
 /// The longest URL in bytes.
@@ -58,15 +59,30 @@ impl EgressPolicy {
         Ok(url.to_owned())
     }
 
-    /// Group of receivers that are held up together with this URL. There are few groups, because whoever calls
-    /// functions names as many receivers as he likes; who shares one with whom is for chance, and not for him to
-    /// choose.
-    pub(in crate::queue) fn group_of(text: &str) -> u8 {
+    /// Returns the lane of callbacks to this URL: that of a group of receivers that are held up together. There are few
+    /// groups, because whoever calls functions names as many receivers as he likes; who shares one with whom is for
+    /// chance, and not for him to choose.
+    pub(in crate::queue) fn lane(&self, text: &str) -> LaneKey {
         static CHANCE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let url = Url::parse(text).ok();
         let host = url.as_ref().and_then(Url::host_str).map(plain).unwrap_or_default();
         let host = if GATEWAY.contains(&host.as_str()) { GATEWAY[0] } else { &host };
-        u8::try_from(CHANCE.hash_one(host) % GROUPS).unwrap_or_default()
+        let group = u8::try_from(CHANCE.hash_one(host) % GROUPS).unwrap_or_default();
+        if self.is_named(host) { LaneKey::Receivers(group) } else { LaneKey::Unnamed(group) }
+    }
+
+    /// Whether the configuration names a host. Where a name leads is not looked at: whoever owns it would decide.
+    fn is_named(&self, host: &str) -> bool {
+        let is_in_networks = || {
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            address.is_ok_and(|address| self.is_in_networks(address.to_canonical()))
+        };
+        // If any hosts are named, no others are reached.
+        !self.hosts.is_empty() || host == GATEWAY[0] || is_in_networks()
+    }
+
+    fn is_in_networks(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// The receiver that a URL names, if it may be one; else why not.
@@ -126,7 +142,7 @@ impl EgressPolicy {
     /// reached from inside alone, also at a public address.
     fn may_reach_beside(&self, address: IpAddr, own: impl Fn() -> Vec<IpNet>) -> Result<(), String> {
         let canonical = address.to_canonical();
-        if self.networks.iter().any(|network| network.contains(&canonical)) {
+        if self.is_in_networks(canonical) {
             return Ok(());
         }
         let why = if !is_public(canonical) || canonical == AZURE_HOST {
@@ -261,16 +277,37 @@ mod tests {
 
     #[test]
     fn a_host_is_in_one_group_however_it_is_spelled() {
-        let group = EgressPolicy::group_of("http://a.example/x");
+        let rules = rules(&[], &[]);
+        let lane = rules.lane("http://a.example/x");
         for url in ["https://a.example:81/y", "http://A.example./"] {
-            assert_eq!(EgressPolicy::group_of(url), group, "{url}");
+            assert_eq!(rules.lane(url), lane, "{url}");
         }
         assert_eq!(
-            EgressPolicy::group_of("http://gateway/function/a"),
-            EgressPolicy::group_of("http://gateway.openfaas:8080/function/b")
+            rules.lane("http://gateway/function/a"),
+            rules.lane("http://gateway.openfaas:8080/function/b")
         );
-        let groups: std::collections::BTreeSet<u8> =
-            (0..10_000).map(|number| EgressPolicy::group_of(&format!("http://{number}.example/"))).collect();
+        let groups: std::collections::BTreeSet<LaneKey> =
+            (0..10_000).map(|number| rules.lane(&format!("http://{number}.example/"))).collect();
         assert_eq!(groups.len() as u64, GROUPS);
+    }
+
+    #[test]
+    fn a_host_is_named_by_a_list_of_hosts_or_by_its_address_in_a_network() {
+        let is_named = |rules: &EgressPolicy, url: &str| matches!(rules.lane(url), LaneKey::Receivers(_));
+        let none = rules(&[], &["10.0.5.0/24", "fd00::/8"]);
+        for url in [
+            "http://gateway:8080/function/env",
+            "http://gateway.openfaas./function/env",
+            "http://10.0.5.9/",
+            "http://0x0a.0.5.9:81/x",
+            "http://[::ffff:10.0.5.9]/",
+            "https://[fd00::1]/",
+        ] {
+            assert!(is_named(&none, url), "{url}");
+        }
+        for url in ["http://a.example/", "http://1.1.1.1/", "http://localhost/", "http://[2606:4700::1]/"] {
+            assert!(!is_named(&none, url), "{url}");
+            assert!(is_named(&rules(&["a.example"], &[]), url), "{url}: no other host is reached");
+        }
     }
 }

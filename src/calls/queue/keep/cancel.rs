@@ -23,7 +23,7 @@ impl Queue {
             let (is_running, is_taken) = {
                 let mut state = self.0.state();
                 let is_running = state.running.get(&number).map(|running| running.cancel.cancel()).is_some();
-                let is_taken = !is_running && state.scheduler.take(&job.facts.lane(), number);
+                let is_taken = !is_running && state.scheduler.take(&self.0.lane_of(&job.facts), number);
                 if !is_taken {
                     state.waiters.add(number, watcher);
                 }
@@ -67,7 +67,7 @@ impl Queue {
     pub(in crate::queue) async fn cancel_queued(&self, number: u64) {
         let job = self.0.store.job(number).ok().flatten();
         let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };
-        let taken = self.0.state().scheduler.take(&job.facts.lane(), number);
+        let taken = self.0.state().scheduler.take(&self.0.lane_of(&job.facts), number);
         if taken {
             // It was tried to do what was asked; who asked for it has been told that it did not come to that.
             let _ = self.end_queued(number, job).await;

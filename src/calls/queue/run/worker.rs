@@ -19,6 +19,9 @@ use model::function::RetryPolicy;
 
 /// How long a store that does not take a write is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// Tries of a callback to a host that the configuration does not name: whoever calls functions names it, and may mean
+/// it harm.
+const UNNAMED_ATTEMPTS: u32 = 3;
 /// How long a call is left alone that cannot be read from the store.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -47,7 +50,7 @@ impl Queue {
             // Broken off: the next process makes it again.
             () = self.0.break_off.cancelled() => return,
             () = cancel.cancelled() => None,
-            tried = self.attempt_once(&job) => Some(tried),
+            tried = self.attempt_once(lane, &job) => Some(tried),
         };
         let took = began.elapsed();
         let Some((tried, policy)) = tried else {
@@ -98,7 +101,7 @@ impl Queue {
     }
 
     /// One try, and the policy that it is made under.
-    async fn attempt_once(&self, job: &Job) -> (AttemptResult, RetryPolicy) {
+    async fn attempt_once(&self, lane: &LaneKey, job: &Job) -> (AttemptResult, RetryPolicy) {
         let shared = &self.0;
         if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
             let secret = shared.config.callback_secret_file.as_deref();
@@ -111,7 +114,11 @@ impl Queue {
                 shared.config.retry.max_wait,
             )
             .await;
-            return (AttemptResult::unsent(told, 0), shared.config.retry.clone());
+            let mut policy = shared.config.retry.clone();
+            if matches!(lane, LaneKey::Unnamed(_)) {
+                policy.attempts = policy.attempts.min(UNNAMED_ATTEMPTS);
+            }
+            return (AttemptResult::unsent(told, 0), policy);
         }
         let function = &job.facts.function;
         let Some(entry) = shared.directory.get(function) else {
@@ -173,7 +180,7 @@ impl Drop for Running<'_> {
         let is_over = matches!(next, Next::Nothing | Next::GivenUp(_));
         if is_over {
             // What cannot be read has no other end; and somebody may have begun to wait when it had just ended.
-            state.held.remove(&(matches!(self.lane, LaneKey::Receivers(_)), self.number));
+            state.held.remove(&(self.lane.is_of_callbacks(), self.number));
             state.waiters.tell(self.number, None);
         } else if self.queue.0.stop.is_cancelled() {
             // It is not made any more by this process.

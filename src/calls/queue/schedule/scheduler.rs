@@ -4,7 +4,8 @@
 //! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
 //! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
 //! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
-//! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy.
+//! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy. Callbacks to
+//! hosts that nobody named begin at most once a second, all of them together: whoever calls functions names the hosts.
 //!
 //! Invariants
 //! - A number is in one place: ready or waiting in its lane, or running.
@@ -19,6 +20,8 @@ use model::function::{CALLBACKS, FunctionKey};
 
 /// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// From the begin of one callback to a host that nobody named to that of the next, in all.
+const UNNAMED_PACE: Duration = Duration::from_secs(1);
 
 /// Whose calls a lane has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +30,15 @@ pub(in crate::queue) enum LaneKey {
     Function(FunctionKey),
     /// Callbacks to a group of receivers.
     Receivers(u8),
+    /// Callbacks to a group of receivers at hosts that the configuration does not name.
+    Unnamed(u8),
+}
+
+impl LaneKey {
+    /// Whether its calls are callbacks.
+    pub(in crate::queue) fn is_of_callbacks(&self) -> bool {
+        matches!(self, Self::Receivers(_) | Self::Unnamed(_))
+    }
 }
 
 /// Calls that may be made at the same time.
@@ -57,6 +69,11 @@ struct Lane {
 impl Lane {
     fn count(&self) -> usize {
         self.ready.len() + self.waiting + self.running
+    }
+
+    /// Returns the time before which none is made of it, as the lane of this key.
+    fn held_until(&self, key: &LaneKey, unnamed_from: Option<Instant>) -> Option<Instant> {
+        self.held_until.max(unnamed_from.filter(|_| matches!(key, LaneKey::Unnamed(_))))
     }
 
     /// Its function has no room now.
@@ -113,6 +130,8 @@ pub(in crate::queue) struct FairScheduler {
     /// Calls that wait, by the time at which they are due.
     due: BTreeSet<(Instant, u64, LaneKey)>,
     running: usize,
+    /// No callback to a host that nobody named begins before.
+    unnamed_from: Option<Instant>,
 }
 
 impl FairScheduler {
@@ -188,7 +207,7 @@ impl FairScheduler {
         if self.running >= self.limits.all {
             return None;
         }
-        let share = self.limits.all.div_ceil(2);
+        let (share, unnamed_from) = (self.limits.all.div_ceil(2), self.unnamed_from);
         for _ in 0..self.round.len() {
             let function = self.round.pop_front()?;
             let lane = self.lanes.get_mut(&function)?;
@@ -199,7 +218,7 @@ impl FairScheduler {
             let may_run = !queue.paused
                 && queue.running < most
                 && lane.running < limit(&function).min(share)
-                && lane.held_until.is_none_or(|until| until <= now);
+                && lane.held_until(&function, unnamed_from).is_none_or(|until| until <= now);
             if !may_run {
                 self.round.push_back(function);
                 continue;
@@ -211,6 +230,9 @@ impl FairScheduler {
             lane.running += 1;
             queue.running += 1;
             self.running += 1;
+            if matches!(function, LaneKey::Unnamed(_)) {
+                self.unnamed_from = Some(now + UNNAMED_PACE);
+            }
             return Some((function, number));
         }
         None
@@ -231,7 +253,8 @@ impl FairScheduler {
 
     /// When the first of those that wait is due, or of the lanes that are left alone.
     pub(in crate::queue) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let held = self.round.iter().filter_map(|function| self.lanes.get(function)?.held_until);
+        let held = |key: &LaneKey| self.lanes.get(key)?.held_until(key, self.unnamed_from);
+        let held = self.round.iter().filter_map(held);
         let due = self.due.first().map(|(at, ..)| *at);
         held.filter(|until| *until > now).chain(due).min()
     }

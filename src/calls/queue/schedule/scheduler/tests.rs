@@ -306,3 +306,35 @@ proptest! {
         prop_assert_eq!(lanes.total(), 0);
     }
 }
+
+#[test]
+fn callbacks_to_hosts_that_nobody_named_begin_once_a_second_in_all() {
+    let mut lanes = lanes(100, 100);
+    let began = Instant::now();
+    for number in 0..12 {
+        lanes.add(&LaneKey::Unnamed(u8::try_from(number % 4).expect("few")), CALLBACKS, number, None);
+        lanes.add(&LaneKey::Receivers(0), CALLBACKS, 100 + number, None);
+    }
+    // At every time at which something is due: those of named hosts at once, the others one by one.
+    let (mut now, mut named, mut unnamed) = (began, 0, Vec::new());
+    loop {
+        while let Some((lane, number)) =
+            lanes.next(now, |lane| if *lane == LaneKey::Receivers(0) { 100 } else { 1 })
+        {
+            if lane == LaneKey::Receivers(0) {
+                named += 1;
+            } else {
+                unnamed.push(now - began);
+            }
+            lanes.ended(&lane, number, None);
+        }
+        assert_eq!(named, 12, "after {:?}", now - began);
+        match lanes.next_due(now) {
+            Some(due) => now = due,
+            None => break,
+        }
+    }
+    let seconds: Vec<Duration> = (0..12).map(Duration::from_secs).collect();
+    assert_eq!(unnamed, seconds);
+    assert_eq!(lanes.total(), 0);
+}
