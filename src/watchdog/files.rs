@@ -18,6 +18,8 @@ use super::settings::Settings;
 const PIECE: usize = 64 << 10;
 /// What is sent where a directory is asked for.
 const INDEX: &str = "index.html";
+/// The one hidden name that is there to be asked for (RFC 8615).
+const WELL_KNOWN: &str = ".well-known";
 
 /// The directory.
 #[derive(Debug)]
@@ -38,8 +40,9 @@ impl Files {
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let header = |name: &str| call.header(name).and_then(|value| std::str::from_utf8(value).ok());
-        let (since, range) = (header("if-modified-since"), header("range"));
-        let if_range = header("if-range");
+        // It asks for a part of what GET would send: of any other method it means nothing.
+        let range = header("range").filter(|_| call.request.method == "GET");
+        let (since, if_range) = (header("if-modified-since"), header("if-range"));
         let Call { request, answer, .. } = call;
         if !matches!(request.method, "GET" | "HEAD") {
             let text = "files are read only: use GET or HEAD\n";
@@ -106,11 +109,17 @@ impl Files {
         answer.end().await.map_err(Failure::Client)
     }
 
-    /// The file that a path means, if it is below the directory.
+    /// The file that a path means, if it is below the directory. Hidden ones (`.env`, `.git`) are not sent: they lie beside
+    /// the rest for whoever made it, and not for who asks. A link with another name shows one.
     fn find(&self, path: &str) -> Option<PathBuf> {
         let decoded = percent_decode_str(path).decode_utf8().ok()?;
         let relative = Path::new(decoded.trim_start_matches('/'));
-        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        let is_shown = |part: Component<'_>| match part {
+            Component::Normal(name) => name == WELL_KNOWN || !name.as_encoded_bytes().starts_with(b"."),
+            Component::CurDir => true,
+            _ => false,
+        };
+        if !relative.components().all(is_shown) {
             return None;
         }
         let mut found = std::fs::canonicalize(self.root.join(relative)).ok()?;
@@ -148,19 +157,24 @@ fn part(range: &str, length: u64) -> Part {
     let Some((from, to)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Part::Whole;
     };
+    // Digits alone: a sign is none of them.
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|_| digits)
+    };
     let last = length.saturating_sub(1);
     let (from, to) = match (from.trim(), to.trim()) {
-        ("", count) => match count.parse::<u64>() {
-            Ok(0) => return Part::Nothing,
-            Ok(count) => (length.saturating_sub(count), last),
-            Err(_) => return Part::Whole,
+        ("", count) => match number(count) {
+            Some(0) => return Part::Nothing,
+            Some(count) => (length.saturating_sub(count), last),
+            None => return Part::Whole,
         },
-        (from, "") => match from.parse::<u64>() {
-            Ok(from) => (from, last),
-            Err(_) => return Part::Whole,
+        (from, "") => match number(from) {
+            Some(from) => (from, last),
+            None => return Part::Whole,
         },
-        (from, to) => match (from.parse::<u64>(), to.parse::<u64>()) {
-            (Ok(from), Ok(to)) if from <= to => (from, to.min(last)),
+        (from, to) => match (number(from), number(to)) {
+            (Some(from), Some(to)) if from <= to => (from, to.min(last)),
             _ => return Part::Whole,
         },
     };
@@ -230,10 +244,36 @@ mod tests {
             ("bytes=0-1,3-4", 10, Part::Whole),
             ("bytes=x-", 10, Part::Whole),
             ("bytes=--1", 10, Part::Whole),
+            ("bytes=+1-+2", 10, Part::Whole),
+            ("bytes=+1-", 10, Part::Whole),
+            ("bytes=-+2", 10, Part::Whole),
+            ("bytes=1-+2", 10, Part::Whole),
             ("lines=0-3", 10, Part::Whole),
             ("", 10, Part::Whole),
         ] {
             assert_eq!(part(range, length), wanted, "{range} of {length}");
+        }
+    }
+
+    #[test]
+    fn hidden_files_are_not_sent_but_those_that_are_well_known() {
+        let root = tempfile::tempdir().expect("a directory");
+        for directory in [".git", ".well-known", "sub"] {
+            std::fs::create_dir(root.path().join(directory)).expect("made");
+        }
+        for file in
+            [".env", ".git/config", ".well-known/a.txt", ".well-known/.b", "sub/.htpasswd", "sub/a..b"]
+        {
+            std::fs::write(root.path().join(file), "x").expect("written");
+        }
+        std::os::unix::fs::symlink(".env", root.path().join("env")).expect("linked");
+        let (ended, _) = oneshot::channel();
+        let files = Files { root: std::fs::canonicalize(&root).expect("there"), _ended: ended };
+        for path in ["/.env", "/%2eenv", "/./.env", "/.git/config", "/sub/.htpasswd", "/.well-known/.b"] {
+            assert_eq!(files.find(path), None, "{path}");
+        }
+        for path in ["/.well-known/a.txt", "/sub/a..b", "/env"] {
+            assert!(files.find(path).is_some(), "{path}");
         }
     }
 

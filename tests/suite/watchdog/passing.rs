@@ -255,6 +255,9 @@ async fn files_are_sent_with_their_type() {
     let path = directory.path().display().to_string();
     fs::create_dir(directory.path().join("sub")).expect("made");
     fs::write(directory.path().join("index.html"), "<p>home").expect("written");
+    fs::write(directory.path().join(".env"), "PASSWORD=x").expect("written");
+    fs::create_dir(directory.path().join(".well-known")).expect("made");
+    fs::write(directory.path().join(".well-known/security.txt"), "x").expect("written");
     fs::write(directory.path().join("sub/a.json"), "{}").expect("written");
     fs::write(directory.path().join("large"), vec![7; 300_000]).expect("written");
     let watchdog = Watchdog::command("", &[("mode", "static"), ("static_path", &path)]).await;
@@ -281,6 +284,10 @@ async fn files_are_sent_with_their_type() {
         (answer.status().as_u16(), range.unwrap_or_default(), answer.text().await.expect("text"))
     };
     assert_eq!(ask("Range", "bytes=3-5").await, (206, "bytes 3-5/7".into(), "hom".into()));
+    assert_eq!(ask("Range", "bytes=+3-+5").await, (200, String::new(), "<p>home".into()));
+    let answer = watchdog.client.head(watchdog.url("/")).header("Range", "bytes=3-5");
+    let answer = answer.send().await.expect("an answer");
+    assert_eq!((answer.status(), &answer.headers()["content-length"]), (StatusCode::OK, &7.into()));
     assert_eq!(ask("Range", "bytes=-2").await, (206, "bytes 5-6/7".into(), "me".into()));
     let (status, range, _) = ask("Range", "bytes=7-").await;
     assert_eq!((status, range.as_str()), (416, "bytes */7"));
@@ -293,6 +300,8 @@ async fn files_are_sent_with_their_type() {
         watchdog.client.get(watchdog.url("/")).header("Range", "bytes=0-1").header("If-Range", long_ago);
     assert_eq!(changed.send().await.expect("an answer").status(), StatusCode::OK, "it is another file now");
 
+    assert_eq!(watchdog.get("/.env").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(watchdog.get("/.well-known/security.txt").await.0, StatusCode::OK);
     assert_eq!(watchdog.get("/none").await.0, StatusCode::NOT_FOUND);
     assert_eq!(watchdog.get("/sub").await.0, StatusCode::NOT_FOUND, "there is no list");
     assert_eq!(watchdog.post("x").await.0, StatusCode::METHOD_NOT_ALLOWED);
