@@ -42,6 +42,7 @@ pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<CString> {
         match Header::of(header.name) {
             Header::Host => variables.extend(text("Http_Host", header.value)),
             Header::ContentLength | Header::TransferEncoding => {}
+            _ if !is_variable(header.name) => {}
             _ => {
                 let name = format!("Http_{}", canonical(header.name).replace('-', "_"));
                 // The first of several counts.
@@ -52,6 +53,14 @@ pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<CString> {
         }
     }
     variables
+}
+
+/// Whether a header becomes a variable. With an underscore, or whatever else a name may have, it could be taken for
+/// another header, which a proxy in front of us may have looked at. And `Http_Proxy` is where Python, for one, looks for
+/// the proxy that its own requests go through.
+fn is_variable(name: &str) -> bool {
+    !name.eq_ignore_ascii_case("proxy")
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Path and query of a target, which may be a whole URL.
@@ -105,6 +114,19 @@ mod tests {
                 "Http_X_Call_Id=7",
             ]
         );
+    }
+
+    #[test]
+    fn only_headers_of_letters_digits_and_hyphens_become_variables_and_none_that_sets_a_proxy() {
+        let head = "GET / HTTP/1.1\r\nHost: fn\r\n";
+        let plain = of(&format!("{head}\r\n"));
+        for name in ["Proxy", "pRoXy", "X_Call_Id", "X.Y", "BASH_FUNC_a%%", "X!", "X$Y", "X`Y", "X'Y", "A|B"]
+        {
+            assert_eq!(of(&format!("{head}{name}: x\r\n\r\n")), plain, "{name}");
+        }
+        for name in ["X-Proxy", "X-Call-Id", "X2", "Proxy-Id"] {
+            assert_eq!(of(&format!("{head}{name}: x\r\n\r\n")).len(), plain.len() + 1, "{name}");
+        }
     }
 
     #[test]
