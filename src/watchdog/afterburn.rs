@@ -16,17 +16,18 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, MutexGuard, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
 use super::child::Child;
 use super::failure::Failure;
 use super::process::from_process;
+use super::settings::FOREVER;
 use super::shared::Shared;
+use super::spool::Spooled;
 use super::stdin::Stdin;
 use super::upstream::{self, Incoming, returned};
 use http1::{RequestHead, ResponseHead, slots};
@@ -39,6 +40,10 @@ const LONGER: &str = "the process wrote more than an answer: print to stderr, no
 const UNREAD: &str = "the process wrote to its stdout before it had read the body of the request: read as many bytes as \
                       its Content-Length says, also when they are not needed, and print to stderr; the process is \
                       ended";
+
+const UNREAD_IN_TIME: &str = "the process did not read the request to its end within exec_timeout: read as many bytes of \
+                              the body as its Content-Length says, also when they are not needed, before there is an \
+                              answer; the process is ended";
 
 /// The process and its two pipes.
 #[derive(Debug)]
@@ -89,13 +94,16 @@ impl Afterburn {
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let Call { request, body, answer, shared, .. } = call;
         // Read whole first: a client that is slow holds up nobody else.
-        let whole = body.whole().await?;
+        let whole = shared.spool.read(body).await?;
+        // One limit for all of it: who has waited for others has waited, too.
+        let deadline = Instant::now() + shared.settings.exec_timeout.unwrap_or(FOREVER);
         let late = |_| Failure::late("the process did not answer within exec_timeout");
-        let limit = shared.settings.exec_timeout.unwrap_or(Duration::MAX);
-        let pipes = timeout(limit, self.pipes.lock()).await.map_err(late)?;
+        let pipes = timeout_at(deadline, self.pipes.lock()).await.map_err(late)?;
         let mut turn = Turn { pipes, child: &self.child, answered: false };
         let pipes = turn.pipes.as_mut().ok_or_else(|| Failure::Upstream(GONE.into()))?;
-        let (head, content) = timeout(limit, ask(pipes, request, &whole)).await.map_err(late)??;
+        let read = timeout_at(deadline, pipes.hand_over(request, whole)).await;
+        read.map_err(|_| Failure::late(UNREAD_IN_TIME))??;
+        let (head, content) = timeout_at(deadline, pipes.answer()).await.map_err(late)??;
         // The next request need not wait for this client.
         turn.answered = true;
         drop(turn);
@@ -120,45 +128,52 @@ impl Afterburn {
     }
 }
 
-/// Sends a request and reads its answer: the bytes of its head, and its body.
-async fn ask(
-    pipes: &mut Pipes,
-    request: &RequestHead<'_, '_>,
-    body: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    // Some processes leave the body out of an answer to HEAD, others do not, and its length is there in either case:
-    // where such an answer ends could not be told. One to GET ends as it says, and the body is left out here.
-    let method = if request.method == "HEAD" { "GET" } else { request.method };
-    let mut head = upstream::head(method, request, "");
-    upstream::push(&mut head, "Content-Length", body.len().to_string().as_bytes());
-    head.extend_from_slice(b"\r\n");
-    if !pipes.stdout.is_silent() {
-        return Err(pipes.unasked(UNASKED).await);
-    }
-    let last = if let Some((last, body)) = body.split_last() {
-        pipes.give(&head, UNASKED, UNREAD).await?;
-        pipes.give(body, UNREAD, UNREAD).await?;
-        *last
-    } else {
-        let last = head.pop().unwrap_or(b'\n');
-        pipes.give(&head, UNASKED, UNASKED).await?;
-        last
-    };
-    pipes.stdin.write(&[last]).await.map_err(closed)?;
-    let Pipes { stdin, stdout } = pipes;
-    let head = stdout.head(false).await?;
-    let head = head.ok_or_else(|| Failure::Upstream("the process closed its output".into()))?;
-    let content = stdout.whole().await?;
-    if stdin.unread().map_err(closed)? > 0 {
-        return Err(Failure::Upstream(UNREAD.into()));
-    }
-    if !stdout.is_silent() {
-        return Err(Failure::Upstream(LONGER.into()));
-    }
-    Ok((head, content))
-}
-
 impl Pipes {
+    /// Writes a request, and returns when all of it was read.
+    async fn hand_over(
+        &mut self,
+        request: &RequestHead<'_, '_>,
+        mut body: Spooled<'_>,
+    ) -> Result<(), Failure> {
+        // Some processes leave the body out of an answer to HEAD, others do not, and its length is there in either
+        // case: where such an answer ends could not be told. One to GET ends as it says, and the body is left out here.
+        let method = if request.method == "HEAD" { "GET" } else { request.method };
+        let mut head = upstream::head(method, request, "");
+        upstream::push(&mut head, "Content-Length", body.length().to_string().as_bytes());
+        head.extend_from_slice(b"\r\n");
+        if !self.stdout.is_silent() {
+            return Err(self.unasked(UNASKED).await);
+        }
+        let mut left = body.length();
+        let (mut last, mistake) = if left == 0 { (head.pop(), UNASKED) } else { (None, UNREAD) };
+        self.give(&head, UNASKED, mistake).await?;
+        while let Some(mut piece) = body.next().await? {
+            left -= piece.len() as u64;
+            if left == 0
+                && let Some((byte, rest)) = piece.split_last()
+            {
+                (last, piece) = (Some(*byte), rest);
+            }
+            self.give(piece, UNREAD, UNREAD).await?;
+        }
+        self.stdin.write(last.as_slice()).await.map_err(closed)
+    }
+
+    /// Reads an answer: the bytes of its head, and its body.
+    async fn answer(&mut self) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let Self { stdin, stdout } = self;
+        let head = stdout.head(false).await?;
+        let head = head.ok_or_else(|| Failure::Upstream("the process closed its output".into()))?;
+        let content = stdout.whole().await?;
+        if stdin.unread().map_err(closed)? > 0 {
+            return Err(Failure::Upstream(UNREAD.into()));
+        }
+        if !stdout.is_silent() {
+            return Err(Failure::Upstream(LONGER.into()));
+        }
+        Ok((head, content))
+    }
+
     /// Writes a part of a request that is not its end, and returns when it was read. The process has nothing to say
     /// before it has read the rest; if it does, `before` is what that means while it has not read this part, and `after`
     /// when it has.

@@ -86,13 +86,9 @@ impl<'a> Body<'a> {
         Some(&self.buffer.data()[..self.given])
     }
 
-    /// All of it.
-    pub(super) async fn whole(&mut self) -> Result<Vec<u8>, BodyError> {
-        let mut all = Vec::new();
-        while let Some(piece) = self.next().await? {
-            all.extend_from_slice(piece);
-        }
-        Ok(all)
+    /// Bytes that are to come, if that is known.
+    pub(super) fn announced(&self) -> Option<u64> {
+        if let Decoder::Length(length) = self.decoder { Some(length) } else { None }
     }
 
     /// What follows is no request any more: everything is passed on, for as long as it takes.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Answer;
+use super::answer::{Answer, INTERNAL};
 use super::body::Body;
 use super::call::Call;
 use super::cgi;
@@ -178,7 +178,11 @@ async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io:
         return Err(io::Error::other("the answer is cut off"));
     }
     match failure.status() {
-        Some(status) => answer.error(status, &format!("{failure}\n")).await,
+        Some(status) => {
+            let headers = [INTERNAL, ("Retry-After", b"1")];
+            let headers = if matches!(failure, Failure::Busy(_)) { &headers } else { &headers[..1] };
+            answer.text(status, &format!("{failure}\n"), headers).await
+        }
         None => Err(io::Error::other("the client has gone")),
     }
 }

@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use super::body::BodyError;
+use super::spawn::Given;
 
 /// A request that was not answered as it should have been.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,12 @@ pub(super) enum Failure {
     /// The process could not be started.
     #[error("the command could not be started: {0}")]
     Start(std::io::Error),
+    /// What was kept of the request cannot be read.
+    #[error("the request's body cannot be read from the disk: {0}")]
+    Spool(std::io::Error),
+    /// There is no room for the request now.
+    #[error("{0}")]
+    Busy(String),
     /// It ended, and not well.
     #[error("{0}")]
     Ended(String),
@@ -41,14 +48,26 @@ impl Failure {
         Self::Timeout { text, status: StatusCode::GATEWAY_TIMEOUT }
     }
 
+    /// A process that could not be started. What a request makes of its environment may be more than it takes: that
+    /// is the request's fault, and has this status.
+    pub(super) fn start(error: std::io::Error, given: &Given, too_large: StatusCode) -> Self {
+        if error.raw_os_error() != Some(nix::libc::E2BIG) || given.variables.is_empty() {
+            return Self::Start(error);
+        }
+        let text = "the request is more than the environment of a process can hold: 128 KiB for one of its headers \
+                    or values, and what the stack's limit leaves for all of them";
+        Self::Request(too_large, text.into())
+    }
+
     /// What the client is told; nothing if it has gone.
     pub(super) fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Body(BodyError::Malformed) => Some(StatusCode::BAD_REQUEST),
             Self::Body(BodyError::Late) => Some(StatusCode::REQUEST_TIMEOUT),
             Self::Body(BodyError::Gone) | Self::Client(_) => None,
-            Self::Start(_) | Self::Ended(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Start(_) | Self::Ended(_) | Self::Spool(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Timeout { status, .. } | Self::Request(status, _) => Some(*status),
+            Self::Busy(_) => Some(StatusCode::SERVICE_UNAVAILABLE),
             Self::Upstream(_) => Some(StatusCode::BAD_GATEWAY),
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
-use super::body::{Body, BodyError};
+use super::body::Body;
 use super::call::Call;
 use super::cgi;
 use super::failure::Failure;
@@ -24,6 +24,7 @@ use super::settings::{Mode, Settings};
 use super::shared::Shared;
 use super::source::{Piece, Source};
 use super::spawn::{Given, Program};
+use super::spool::Spooled;
 use http1::RequestHead;
 
 /// Bytes that an empty pipe takes at once, however little its user may have: a page.
@@ -62,20 +63,23 @@ impl Fork {
         };
         let Call { request, body, answer, shared, alarm } = call;
         // What is not passed on as it comes is read whole first, so that nothing is started in vain.
-        let whole = match self.mode {
-            Mode::Streaming => None,
-            _ if settings.marshal_request => Some(marshal(request, &body.whole().await?)),
-            _ => Some(body.whole().await?),
-        };
+        let streams = self.mode == Mode::Streaming;
+        let whole = if streams { None } else { Some(shared.spool.read(body).await?) };
         shared.log.say("Forking fprocess.");
+        let marshalled = (!streams && settings.marshal_request).then(|| marshalled_head(request));
         let input = match &whole {
-            Some(whole) => Some(&whole[..]).filter(|whole| whole.len() <= SMALL),
+            Some(_) if marshalled.is_some() => None,
+            Some(whole) => whole.small(SMALL),
             None => body.arrived(SMALL),
         };
         let (mut process, mut pipes) = self.start(request, input, shared)?;
-        let mut output = Output { answer, held: Vec::new(), streams: whole.is_none(), content_type };
+        let mut output = Output { answer, held: Vec::new(), streams, content_type };
         let stdin = pipes.stdin.take();
-        let feeding = stdin.map(|stdin| feed(stdin, whole, body));
+        let input = match whole {
+            None => Input::Streamed(body),
+            Some(whole) => Input::Whole(whole, marshalled),
+        };
+        let feeding = stdin.map(|stdin| feed(stdin, input));
         let mut lines = Lines::new(settings.log_buffer_size);
         let say = |line: &[u8]| shared.log.line("stderr", line, &suffix);
         let errors = |bytes: &[u8]| lines.take(bytes, say);
@@ -154,7 +158,9 @@ impl Fork {
             Source::Closed
         };
         given.stdout = Some(theirs);
-        let process = Process::start(&self.program, &given).map_err(Failure::Start)?;
+        let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let process = Process::start(&self.program, &given);
+        let process = process.map_err(|error| Failure::start(error, &given, too_large))?;
         Ok((process, Pipes { stdin: rest, stdout, stderr }))
     }
 }
@@ -210,7 +216,7 @@ impl Output<'_, '_> {
 /// left in the pipe of its errors stays there.
 async fn carry(
     process: &mut Process,
-    feeding: Option<impl Future<Output = Result<(), BodyError>>>,
+    feeding: Option<impl Future<Output = Result<(), Failure>>>,
     pipes: &mut Pipes,
     output: &mut Output<'_, '_>,
     mut errors: impl FnMut(&[u8]),
@@ -254,22 +260,52 @@ async fn carry(
     Ok(end)
 }
 
+/// What a process reads.
+enum Input<'i, 'a, 's> {
+    /// The body, as it comes.
+    Streamed(&'i mut Body<'a>),
+    /// The body that has come; in base64, after this and before [`MARSHALLED_END`], if there is something to come before it.
+    Whole(Spooled<'s>, Option<Vec<u8>>),
+}
+
 /// Gives the process its input, and then its end. One that does not want it all is no failure.
-async fn feed(mut stdin: Sender, whole: Option<Vec<u8>>, body: &mut Body<'_>) -> Result<(), BodyError> {
-    if let Some(whole) = whole {
-        let _ = stdin.write_all(&whole).await;
-        return Ok(());
-    }
-    while let Some(piece) = body.next().await? {
-        if stdin.write_all(piece).await.is_err() {
-            break;
+async fn feed(mut stdin: Sender, input: Input<'_, '_, '_>) -> Result<(), Failure> {
+    // An error is that of a pipe that nobody reads any more.
+    match input {
+        Input::Streamed(body) => {
+            while let Some(piece) = body.next().await? {
+                if stdin.write_all(piece).await.is_err() {
+                    break;
+                }
+            }
+        }
+        Input::Whole(mut whole, None) => {
+            while let Some(piece) = whole.next().await? {
+                if stdin.write_all(piece).await.is_err() {
+                    break;
+                }
+            }
+        }
+        Input::Whole(mut whole, Some(mut text)) => {
+            while let Some(piece) = whole.next().await? {
+                text.extend_from_slice(STANDARD.encode(piece).as_bytes());
+                if stdin.write_all(&text).await.is_err() {
+                    return Ok(());
+                }
+                text.clear();
+            }
+            text.extend_from_slice(MARSHALLED_END);
+            let _ = stdin.write_all(&text).await;
         }
     }
     Ok(())
 }
 
-/// Headers and body as JSON: the form that `marshal_request` has always had.
-fn marshal(request: &RequestHead<'_, '_>, body: &[u8]) -> Vec<u8> {
+/// The end of [`marshalled_head`], after the body.
+const MARSHALLED_END: &[u8] = b"\"}}";
+
+/// Headers as JSON, up to the body: the form that `marshal_request` has always had.
+fn marshalled_head(request: &RequestHead<'_, '_>) -> Vec<u8> {
     let mut headers = serde_json::Map::new();
     for header in request.headers {
         let value = String::from_utf8_lossy(header.value).into_owned();
@@ -280,6 +316,5 @@ fn marshal(request: &RequestHead<'_, '_>, body: &[u8]) -> Vec<u8> {
             all.push(value.into());
         }
     }
-    let request = serde_json::json!({ "header": headers, "body": { "raw": STANDARD.encode(body) } });
-    request.to_string().into_bytes()
+    format!("{{\"header\":{},\"body\":{{\"raw\":\"", serde_json::Value::Object(headers)).into_bytes()
 }

@@ -2,9 +2,10 @@
 //! spoken to callers, in front of a command; with it, to a server that is such an action, for callers that know
 //! nothing of it.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Mutex, oneshot};
@@ -31,6 +34,12 @@ use http1::{Header, RequestHead};
 const END: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 /// The limit that an activation is told of when it has none.
 const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// What the variables of the protocol begin with.
+const PREFIX: &str = "__OW_";
+/// Variables of one run: the protocol has seven.
+const MAX_VARIABLES: usize = 32;
+/// Bytes of JSON that a variable is made from. The kernel takes no longer one.
+const MAX_VARIABLE: usize = 128 << 10;
 
 /// One of the two sides.
 #[derive(Debug)]
@@ -45,8 +54,8 @@ pub(super) enum Whisk {
 #[derive(Debug)]
 pub(super) struct Action {
     program: Arc<Program>,
-    /// The variables that `/init` brought, once it has.
-    initialized: RefCell<Option<Map<String, Value>>>,
+    /// Whether there was an `/init`.
+    initialized: Cell<bool>,
     _ended: oneshot::Sender<String>,
 }
 
@@ -60,14 +69,103 @@ pub(super) struct Client {
 
 #[derive(Deserialize)]
 struct Init {
-    #[serde(default)]
-    value: InitValue,
+    #[serde(default, rename = "value")]
+    _value: InitValue,
 }
 
 #[derive(Default, Deserialize)]
 struct InitValue {
-    #[serde(default)]
-    env: Map<String, Value>,
+    #[serde(default, rename = "env")]
+    _env: InitVariables,
+}
+
+/// The variables that an `/init` brings. Nobody here knows who sends it, and what is set by the first who comes would be
+/// there in the runs of all others: it may name those of the protocol, which each run brings again, and no others.
+#[derive(Default)]
+struct InitVariables;
+
+impl<'de> Deserialize<'de> for InitVariables {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = InitVariables;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object of variables")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InitVariables, A::Error> {
+                while let Some(name) = map.next_key::<String>()? {
+                    if !name.starts_with(PREFIX) {
+                        return Err(A::Error::custom(format_args!(
+                            "env: {name:?} does not begin with {PREFIX}: set other variables where the function is \
+                             deployed"
+                        )));
+                    }
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(InitVariables)
+            }
+        }
+        from.deserialize_map(Names)
+    }
+}
+
+/// What `/run` brings: the value, and what becomes variables.
+#[derive(Default)]
+struct Run<'a> {
+    value: Option<&'a RawValue>,
+    variables: BTreeMap<String, String>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Run<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Run<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Run<'de>, A::Error> {
+                let mut run = Run::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    let value: &RawValue = map.next_value()?;
+                    if name == "value" {
+                        run.value = Some(value);
+                    } else {
+                        run.add(&name, value.get()).map_err(A::Error::custom)?;
+                    }
+                }
+                Ok(run)
+            }
+        }
+        from.deserialize_map(Keys)
+    }
+}
+
+impl Run<'_> {
+    /// Adds what becomes a variable.
+    fn add(&mut self, name: &str, json: &str) -> Result<(), String> {
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_name {
+            return Err(format!("{name:?} cannot be the name of a variable: use letters, digits and _"));
+        }
+        if json.len() > MAX_VARIABLE || self.variables.len() == MAX_VARIABLES {
+            return Err(format!("at {name}: at most {MAX_VARIABLES} keys, of at most {MAX_VARIABLE} bytes"));
+        }
+        let value = match serde_json::from_str(json).map_err(|error| error.to_string())? {
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        if value.contains('\0') {
+            return Err(format!("{name} holds a zero byte, which no variable can"));
+        }
+        self.variables.insert(format!("{PREFIX}{}", name.to_ascii_uppercase()), value);
+        Ok(())
+    }
 }
 
 impl Whisk {
@@ -78,21 +176,27 @@ impl Whisk {
             let init = Mutex::new(Some(init(settings)?));
             return Ok(Self::Client(Client { proxy, init }));
         }
-        let initialized = RefCell::new(None);
+        let initialized = Cell::new(false);
         let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
         Ok(Self::Action(Action { program, initialized, _ended: ended }))
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let Call { request, body, answer, shared, .. } = call;
-        let whole = body.whole().await?;
+        // JSON is looked through, and an action is sent no more than some MiB of it.
+        let mut whole = shared.spool.read_into_memory(body).await?;
+        let whole = whole.bytes();
+        if serde_json::from_slice::<IgnoredAny>(whole).is_ok() {
+            // Actions read a line. Within its strings, JSON has no line breaks.
+            whole.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        }
         let (status, value) = match self {
             Self::Action(action) => match (request.method, cgi::split(request.target).0) {
-                ("POST", "/init") => action.init(&whole),
-                ("POST", "/run") => action.run(&whole, shared).await?,
+                ("POST", "/init") => action.init(whole),
+                ("POST", "/run") => action.run(whole, shared).await?,
                 _ => (StatusCode::NOT_FOUND, json!({ "error": "an action has POST /init and POST /run" })),
             },
-            Self::Client(client) => client.call(request, &whole, &shared.settings).await?,
+            Self::Client(client) => client.call(request, whole, &shared.settings).await?,
         };
         let text = value.to_string();
         let reason = status.canonical_reason().unwrap_or_default();
@@ -136,44 +240,32 @@ impl Action {
     fn init(&self, body: &[u8]) -> (StatusCode, Value) {
         match serde_json::from_slice::<Init>(body) {
             Err(error) => (StatusCode::BAD_REQUEST, json!({ "error": format!("/init: {error}") })),
-            Ok(_) if self.initialized.borrow().is_some() => {
+            Ok(_) if self.initialized.replace(true) => {
                 (StatusCode::FORBIDDEN, json!({ "error": "the action is initialized already" }))
             }
-            Ok(init) => {
-                *self.initialized.borrow_mut() = Some(init.value.env);
-                (StatusCode::OK, json!({ "ok": true }))
-            }
+            Ok(_) => (StatusCode::OK, json!({ "ok": true })),
         }
-    }
-
-    /// Those of `/init`, and those of a run, which go before them.
-    fn variables(&self, run: &Map<String, Value>) -> Vec<CString> {
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut all = BTreeMap::new();
-        for (name, value) in self.initialized.borrow().iter().flatten() {
-            all.insert(name.clone(), plain(value));
-        }
-        for (name, value) in run {
-            all.insert(format!("__OW_{}", name.to_uppercase()), plain(value));
-        }
-        all.iter().filter_map(|(name, value)| variable(name.as_bytes(), value.as_bytes())).collect()
     }
 
     async fn run(&self, body: &[u8], shared: &Shared) -> Result<(StatusCode, Value), Failure> {
-        let mut run: Map<String, Value> = match serde_json::from_slice(body) {
+        let run: Run<'_> = match serde_json::from_slice(body) {
             Ok(run) => run,
             Err(error) => return Ok((StatusCode::BAD_REQUEST, json!({ "error": format!("/run: {error}") }))),
         };
-        let input = run.remove("value").unwrap_or_else(|| json!({})).to_string();
+        let input = run.value.map_or("{}", RawValue::get);
         let settings = &shared.settings;
-        let variables = self.variables(&run);
+        let variables = run.variables.iter();
+        let variables: Vec<CString> =
+            variables.filter_map(|(name, value)| variable(name.as_bytes(), value.as_bytes())).collect();
         let (mut stdin, theirs) = to_process().map_err(Failure::Start)?;
         let mut given = Given { variables, stdin: Some(theirs), ..Given::default() };
         let (mut stdout, theirs) = from_process().map_err(Failure::Start)?;
         given.stdout = Some(theirs);
         let (mut stderr, theirs) = from_process().map_err(Failure::Start)?;
         given.stderr = Some(theirs);
-        let mut process = Process::start(&self.program, &given).map_err(Failure::Start)?;
+        let process = Process::start(&self.program, &given);
+        let mut process =
+            process.map_err(|error| Failure::start(error, &given, StatusCode::PAYLOAD_TOO_LARGE))?;
         drop(given);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let work = async {
@@ -229,29 +321,30 @@ impl Client {
         body: &[u8],
         settings: &Settings,
     ) -> Result<(StatusCode, Value), Failure> {
-        let value: Value = match body {
-            [] => json!({}),
-            body => serde_json::from_slice(body).map_err(|error| {
-                Failure::Request(StatusCode::BAD_REQUEST, format!("an action takes a JSON object: {error}"))
-            })?,
-        };
+        let value = if body.is_empty() { b"{}" } else { body };
+        let value: &RawValue = serde_json::from_slice(value).map_err(|error| {
+            Failure::Request(StatusCode::BAD_REQUEST, format!("an action takes a JSON object: {error}"))
+        })?;
         let limit = settings.exec_timeout.unwrap_or(NO_LIMIT);
         let call = request.header(Header::CallId).unwrap_or_default();
         let call = String::from_utf8_lossy(call);
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = json!({
-            "value": value,
             "namespace": "_",
             "action_name": "function",
             "activation_id": call,
             "transaction_id": call,
             "deadline": milliseconds(now.saturating_add(limit)),
         });
+        // Before the brace that ends it, the value as it came.
+        let run = run.to_string();
+        let run: [&[u8]; 4] =
+            [&run.as_bytes()[..run.len() - 1], b",\"value\":", value.get().as_bytes(), b"}"];
         let work = async {
             let mut init = self.init.lock().await;
             if let Some(body) = &*init {
-                let (status, text) = self.proxy.post("/init", body.as_bytes()).await?;
+                let (status, text) = self.proxy.post("/init", &[body.as_bytes()]).await?;
                 // It was initialized by a call that did not wait for the end of it.
                 let known = StatusCode::FORBIDDEN.as_u16();
                 if status != 200 && status != known {
@@ -261,7 +354,7 @@ impl Client {
                 *init = None;
             }
             drop(init);
-            self.proxy.post("/run", run.to_string().as_bytes()).await
+            self.proxy.post("/run", &run).await
         };
         let late = |_| Failure::late("the action did not answer within exec_timeout");
         let (status, text) = timeout(limit, work).await.map_err(late)??;

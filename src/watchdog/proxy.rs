@@ -14,12 +14,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
-use super::body::{Body, BodyError};
+use super::body::Body;
 use super::call::Call;
 use super::child::Child;
 use super::failure::Failure;
 use super::settings::{Settings, Upstream};
 use super::shared::Shared;
+use super::spool::Spooled;
 use super::upstream::{self, Incoming, push, returned};
 use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, method, push_chunk, slots};
 use quantity::parse_duration;
@@ -53,19 +54,23 @@ impl Proxy {
         Ok(Self { child, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
     }
 
-    /// Sends JSON to a path, and reads all of the answer: its status and its body.
-    pub(super) async fn post(&self, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), Failure> {
+    /// Sends JSON, in parts, to a path, and reads all of the answer: its status and its body.
+    pub(super) async fn post(&self, path: &str, body: &[&[u8]]) -> Result<(u16, Vec<u8>), Failure> {
         let mut stream = self.connect().await?;
         let request = format!(
             "POST {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n",
             self.upstream.path,
             self.upstream.address,
-            body.len()
+            body.iter().map(|part| part.len()).sum::<usize>()
         );
         let (from, mut to) = stream.split();
         let sending = async {
-            let _ = to.write_all(&[request.as_bytes(), body].concat()).await;
+            for part in [request.as_bytes()].iter().chain(body) {
+                if to.write_all(part).await.is_err() {
+                    return;
+                }
+            }
         };
         let mut incoming = Incoming::new(from);
         let answering = async {
@@ -82,7 +87,7 @@ impl Proxy {
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let limit = limit(&call);
         let Call { request, body, answer, shared, alarm } = call;
-        let work = pin!(self.exchange(request, body, answer, shared.settings.buffer_body));
+        let work = pin!(self.exchange(request, body, answer, shared));
         let late = Failure::late("the process did not answer within exec_timeout");
         match limit {
             Some(limit) => alarm.within(Instant::now() + limit, work).await.unwrap_or(Err(late)),
@@ -95,11 +100,11 @@ impl Proxy {
         request: &RequestHead<'_, '_>,
         body: &mut Body<'_>,
         answer: &mut Answer<'_>,
-        buffers: bool,
+        shared: &Shared,
     ) -> Result<(), Failure> {
-        let whole =
-            if buffers && request.framing != Framing::None { Some(body.whole().await?) } else { None };
-        let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.len() as u64));
+        let buffers = shared.settings.buffer_body && request.framing != Framing::None;
+        let mut whole = if buffers { Some(shared.spool.read(body).await?) } else { None };
+        let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.length()));
         let request_head = head(request, &self.upstream.path, framing);
         loop {
             let (mut stream, kept) = match self.take() {
@@ -109,7 +114,7 @@ impl Proxy {
             let (from, mut to) = stream.split();
             let mut incoming = Incoming::new(from);
             let mut sent = false;
-            let mut sending = Box::pin(send(&mut to, &request_head, whole.as_deref(), framing, body));
+            let mut sending = Box::pin(send(&mut to, &request_head, whole.as_mut(), framing, body));
             let found = loop {
                 tokio::select! {
                     biased;
@@ -268,15 +273,19 @@ fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8
 async fn send(
     mut to: impl AsyncWrite + Unpin,
     head: &[u8],
-    whole: Option<&[u8]>,
+    whole: Option<&mut Spooled<'_>>,
     framing: Framing,
     body: &mut Body<'_>,
-) -> Result<(), BodyError> {
+) -> Result<(), Failure> {
     if to.write_all(head).await.is_err() {
         return Ok(());
     }
     if let Some(whole) = whole {
-        let _ = to.write_all(whole).await;
+        while let Some(piece) = whole.next().await? {
+            if to.write_all(piece).await.is_err() {
+                break;
+            }
+        }
         return Ok(());
     }
     let mut chunk = Vec::new();

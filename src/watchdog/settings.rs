@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quantity::parse_duration;
+use quantity::{Memory, parse_duration};
 
 /// Where requests come in, unless `port` says otherwise.
 pub(super) const PORT: u16 = 8080;
@@ -18,6 +18,10 @@ pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const UPSTREAM_PORT: u16 = 5000;
 /// Bytes of a line of output that are kept together.
 const LOG_BUFFER: usize = 64 << 10;
+/// Bytes of bodies that are held in memory.
+const BODY_MEMORY: u64 = 32 << 20;
+/// Bytes of bodies that are held on the disk.
+const BODY_DISK: u64 = 512 << 20;
 
 /// What is done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,11 @@ pub(super) struct Settings {
     pub(super) healthcheck_interval: Duration,
     /// Requests at the same time.
     pub(super) max_inflight: Option<usize>,
+    /// Bytes of bodies that are held in memory, and on the disk, together.
+    pub(super) max_body_memory: u64,
+    pub(super) max_body_disk: u64,
+    /// The directory of those on the disk.
+    pub(super) spool_path: PathBuf,
     pub(super) content_type: Option<String>,
     pub(super) combine_output: bool,
     pub(super) cgi_headers: bool,
@@ -117,6 +126,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     /// A time that something may take; none at all means that it has no limit.
     fn limit(&mut self, name: &str) -> Option<Duration> {
         self.time(name).map(|limit| if limit.is_zero() { FOREVER } else { limit })
+    }
+
+    fn size(&mut self, name: &str) -> Option<u64> {
+        self.parsed(&[name], Memory::parse_any)
     }
 
     fn number<T: std::str::FromStr>(&mut self, name: &str) -> Option<T> {
@@ -183,6 +196,9 @@ impl Settings {
                 limit => limit,
             }),
             max_inflight: from.number("max_inflight").filter(|limit| *limit > 0),
+            max_body_memory: from.size("max_body_memory").unwrap_or(BODY_MEMORY),
+            max_body_disk: from.size("max_body_disk").unwrap_or(BODY_DISK),
+            spool_path: from.text(&["TMPDIR"]).map_or_else(|| "/tmp".into(), |(_, text)| text.into()),
             content_type: from.text(&["content_type"]).map(|(_, text)| text),
             combine_output: from.switch(&["combined_output", "combine_output"], mode == Mode::Classic),
             cgi_headers: from.switch(&["cgi_headers"], true),

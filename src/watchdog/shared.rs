@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::log::Log;
 use super::metrics::Metrics;
 use super::settings::Settings;
+use super::spool::Spool;
 
 /// State that all threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) log: Log,
+    pub(super) spool: Spool,
     metrics: Mutex<Metrics>,
     gate: Gate,
 }
@@ -39,7 +41,8 @@ pub(super) struct Ticket<'s>(&'s Gate);
 impl Shared {
     /// Returns the state of a watchdog that has counted nothing yet.
     pub(super) fn new(settings: Settings, log: Log) -> Arc<Self> {
-        Arc::new(Self { settings, log, metrics: Mutex::default(), gate: Gate::default() })
+        let spool = Spool::new(&settings);
+        Arc::new(Self { settings, log, spool, metrics: Mutex::default(), gate: Gate::default() })
     }
 
     /// Denies health from now on: the end is near.

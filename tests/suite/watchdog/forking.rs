@@ -60,6 +60,64 @@ async fn a_process_learns_of_its_request_by_variables() {
 }
 
 #[tokio::test]
+async fn a_request_sets_no_variable_that_programs_look_at() {
+    require!("python3");
+    let script = "import json, os, urllib.request\n\
+                  print(json.dumps([urllib.request.getproxies(), sorted(os.environ)]))";
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("env.py"), script).expect("written");
+    let command = format!("python3 {}", directory.path().join("env.py").display());
+    for mode in ["streaming", "serializing", "classic"] {
+        let watchdog = Watchdog::command(&command, &[("mode", mode)]).await;
+        let ask = async |names: &[&str]| {
+            let request = watchdog.client.get(watchdog.url("/"));
+            let request = names.iter().fold(request, |request, name| request.header(*name, "http://evil:1"));
+            let answer = request.send().await.expect("an answer").text().await.expect("text");
+            serde_json::from_str::<Value>(&answer).expect("JSON")
+        };
+        let plain = ask(&[]).await;
+        assert_eq!(plain[0], json!({}), "{mode}");
+        let names =
+            ["Proxy", "X_Call_Id", "X.A", "BASH_FUNC_a%%", "A!", "A'B", "A`B", "A|B", "A$B", "A#B", "A&B"];
+        assert_eq!(ask(&names).await, plain, "{mode}");
+        assert_eq!(
+            ask(&["LD-PRELOAD", "No-Proxy"]).await[0],
+            json!({ "http_no": "http://evil:1" }),
+            "{mode}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_no_environment_can_hold_is_refused() {
+    for mode in ["streaming", "serializing", "classic"] {
+        let watchdog = Watchdog::command("cat", &[("mode", mode)]).await;
+        let large = "x".repeat(200_000);
+        for (path, values) in [
+            // One that is longer than any variable can be, and many that are together more than there may be.
+            ("/".to_owned(), vec![large.clone()]),
+            (format!("/{large}"), vec![]),
+            (format!("/?{large}"), vec![]),
+            ("/".to_owned(), vec!["x".repeat(9_000); 110]),
+        ] {
+            let mut head = format!("POST {path} HTTP/1.1\r\nHost: fn\r\nContent-Length: 1\r\n");
+            for (number, value) in values.iter().enumerate() {
+                head += &format!("X-Large-{number}: {value}\r\n");
+            }
+            let mut stream = TcpStream::connect(watchdog.address).await.expect("connected");
+            stream.write_all(format!("{head}Connection: close\r\n\r\nx").as_bytes()).await.expect("sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("text");
+            // As many as 110 fit where the stack may be large.
+            let wanted = if values.len() > 1 { ["431", "200"] } else { ["431", "431"] };
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            assert!(wanted.contains(&status), "{mode}: {answer}");
+        }
+        assert_eq!(watchdog.post("fine").await, (StatusCode::OK, "fine".into()), "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn output_is_passed_on_as_it_comes_and_cut_when_the_process_fails() {
     let watchdog = Watchdog::script("echo first; read -r line; echo $line; exit $line", &[]).await;
     let mut stream = TcpStream::connect(watchdog.address).await.expect("connected");

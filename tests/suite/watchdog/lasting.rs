@@ -69,17 +69,22 @@ async fn a_process_that_does_not_answer_is_the_end_of_the_watchdog() {
 #[tokio::test]
 async fn a_command_is_called_as_an_action() {
     let script = "read -r input; echo said; echo aside >&2; \
-                  echo \"{\\\"input\\\": $input, \\\"own\\\": \\\"$own\\\", \\\"name\\\": \\\"$__OW_ACTION_NAME\\\"}\"";
+                  echo \"{\\\"input\\\": $input, \\\"name\\\": \\\"$__OW_ACTION_NAME\\\", \
+                  \\\"key\\\": \\\"$__OW_API_KEY\\\", \\\"host\\\": \\\"$__OW_API_HOST\\\"}\"";
     let watchdog = Watchdog::script(script, &[("mode", "openwhisk")]).await;
     let ask = async |path: &str, body: Value| {
         let answer = watchdog.send(Method::POST, path, body.to_string()).await;
         (answer.status(), answer.json::<Value>().await.expect("JSON"))
     };
-    let init = json!({ "value": { "name": "a", "env": { "own": "mine" } } });
+    // As OpenWhisk sends it.
+    let env = json!({ "__OW_API_HOST": "http://evil.example", "__OW_ALLOW_CONCURRENT": "true" });
+    let value = json!({ "name": "a", "main": "main", "code": "x", "binary": false, "env": env });
+    let init = json!({ "value": value });
     assert_eq!(ask("/init", init.clone()).await, (StatusCode::OK, json!({ "ok": true })));
     assert_eq!(ask("/init", init).await.0, StatusCode::FORBIDDEN, "once");
-    let run = json!({ "value": { "a": 1 }, "action_name": "guest/a", "deadline": "1" });
-    let wanted = json!({ "input": { "a": 1 }, "own": "mine", "name": "guest/a" });
+    let run = json!({ "value": { "a": 1 }, "action_name": "guest/a", "namespace": "guest", "api_key": "k:s",
+                      "activation_id": "7", "transaction_id": "8", "deadline": "1" });
+    let wanted = json!({ "input": { "a": 1 }, "name": "guest/a", "key": "k:s", "host": "" });
     assert_eq!(ask("/run", run).await, (StatusCode::OK, wanted));
     let ends = || watchdog.log().matches("XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX").count();
     eventually!(ends() == 2, "{}", watchdog.log());
@@ -98,6 +103,54 @@ async fn a_command_is_called_as_an_action() {
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{script}");
         assert!(answer.text().await.expect("text").contains(words), "{script}");
     }
+}
+
+#[tokio::test]
+async fn the_environment_of_an_action_is_set_by_no_caller() {
+    // Says its whole environment.
+    let script = "printf '{\"env\": \"'; env | tr '\\n\"' ';.'; echo '\"}'";
+    let watchdog = Watchdog::script(script, &[("mode", "openwhisk")]).await;
+    let ask = async |path: &str, body: String| {
+        let answer = watchdog.send(Method::POST, path, body).await;
+        (answer.status(), answer.text().await.expect("text"))
+    };
+    let run = || ask("/run", json!({ "value": {}, "activation_id": "1" }).to_string());
+    let (status, before) = run().await;
+    assert!(status == StatusCode::OK && before.contains("__OW_ACTIVATION_ID=1;"), "{before}");
+    for name in ["PATH", "LD_PRELOAD", "BASH_ENV", "PYTHONWARNINGS", "__ow_x", "_OW_X", "OW", "", "=", "a=b"]
+    {
+        let init = json!({ "value": { "env": { "__OW_FINE": "1", name: "x" } } });
+        let (status, text) = ask("/init", init.to_string()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name}: {text}");
+        assert!(text.contains("does not begin with __OW_"), "{name}: {text}");
+    }
+    // Nobody was in the way of the one whose it is.
+    let init = json!({ "value": { "env": { "__OW_API_HOST": "x", "__OW_=": "x" } } });
+    assert_eq!(ask("/init", init.to_string()).await.0, StatusCode::OK);
+    assert_eq!(run().await, (StatusCode::OK, before.clone()), "nothing of it is in another's run");
+    // A run has its own, and they are of the protocol.
+    for name in ["A=B", "A\0B", "", "a b", "a-b", "\u{e9}", "\u{df}", "LD_PRELOAD\n"] {
+        let (status, text) = ask("/run", json!({ name: "x" }).to_string()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}: {text}");
+    }
+    for (body, words) in [
+        (json!({ "activation_id": "a\0b" }), "zero byte"),
+        (json!({ "activation_id": "x".repeat(200_000) }), "at most"),
+        (
+            (0..100).map(|number| (format!("k{number}"), json!(1))).collect::<serde_json::Map<_, _>>().into(),
+            "at most",
+        ),
+        (json!([]), "object"),
+    ] {
+        let (status, text) = ask("/run", body.to_string()).await;
+        assert!(status == StatusCode::BAD_REQUEST && text.contains(words), "{words}: {status} {text}");
+    }
+    // Each is small enough, and all of them are more than a process can be given.
+    let large: serde_json::Map<_, _> =
+        (0..30).map(|number| (format!("k{number}"), json!("x".repeat(120_000)))).collect();
+    let (status, text) = ask("/run", Value::from(large).to_string()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{text}");
+    assert_eq!(run().await, (StatusCode::OK, before), "it goes on");
 }
 
 #[tokio::test]
@@ -141,9 +194,8 @@ async fn an_action_is_called_as_a_function() {
     let url = format!("http://{}", action.address);
     let function =
         Watchdog::command("", &[("mode", "openwhisk"), ("upstream_url", &url), ("unused", &port)]).await;
-    for _ in 0..2 {
-        let request =
-            function.client.post(function.url("/any/path")).header("X-Call-Id", "c7").body("{\"b\": 2}");
+    for body in ["{\"b\": 2}", "{\r\n  \"b\":\n2\n}\n"] {
+        let request = function.client.post(function.url("/any/path")).header("X-Call-Id", "c7").body(body);
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         let value: Value = answer.json().await.expect("JSON");

@@ -1,0 +1,251 @@
+//! Bodies of requests that are read whole before anything is done with them. Callers send them, so what is held of all
+//! of them together is limited: small ones are in memory, large ones in a file that has no name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::StatusCode;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::task::spawn_blocking;
+
+use super::body::Body;
+use super::failure::Failure;
+use super::settings::Settings;
+
+/// Bytes of one body that are held in memory, where there is a disk for more.
+const IN_MEMORY: usize = 1 << 20;
+/// Bytes that are given out at once, apart from the last: three of them are four in base64.
+const PIECE: usize = 48 << 10;
+
+/// The room for bodies.
+#[derive(Debug)]
+pub(super) struct Spool {
+    memory: Quota,
+    disk: Quota,
+    directory: PathBuf,
+}
+
+/// A number of bytes that may be held.
+#[derive(Debug)]
+struct Quota {
+    /// The variable that sets it.
+    variable: &'static str,
+    limit: u64,
+    used: AtomicU64,
+}
+
+/// Bytes that are held of a quota. Dropped, they are free again.
+#[derive(Debug)]
+struct Share<'s> {
+    quota: &'s Quota,
+    bytes: u64,
+}
+
+impl Quota {
+    fn new(variable: &'static str, limit: u64) -> Self {
+        Self { variable, limit, used: AtomicU64::new(0) }
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { quota: self, bytes: 0 }
+    }
+}
+
+impl Share<'_> {
+    /// Holds at least so many bytes in all, if there are so many.
+    fn hold(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let add = |used: u64| used.checked_add(more).filter(|sum| *sum <= self.quota.limit);
+        let held = self.quota.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
+        self.bytes += if held { more } else { 0 };
+        held
+    }
+
+    /// Says that there is no room for a body of at least so many bytes: not now, or never.
+    fn refusal(&self, bytes: u64) -> Failure {
+        let Quota { variable, limit, .. } = self.quota;
+        if bytes > *limit {
+            let text =
+                format!("the body is larger than the {limit} bytes that are held of bodies ({variable})");
+            return Failure::Request(StatusCode::PAYLOAD_TOO_LARGE, text);
+        }
+        Failure::Busy(format!("the bodies of other requests take all the room for them ({variable})"))
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.quota.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Spool {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            memory: Quota::new("max_body_memory", settings.max_body_memory),
+            disk: Quota::new("max_body_disk", settings.max_body_disk),
+            directory: settings.spool_path.clone(),
+        }
+    }
+
+    /// Reads a body to its end.
+    pub(super) async fn read(&self, body: &mut Body<'_>) -> Result<Spooled<'_>, Failure> {
+        let announced = body.announced();
+        let mut memory = self.in_memory();
+        let mut disk = self.disk.share();
+        let mut file = None;
+        let mut length = 0;
+        while let Some(piece) = body.next().await? {
+            length += piece.len() as u64;
+            if file.is_none() {
+                if length <= IN_MEMORY as u64 && memory.push(piece) {
+                    continue;
+                }
+                file = self.file().await;
+                // For all that was announced: to take a part of it in would help nobody.
+                let whole = announced.unwrap_or(length);
+                match &mut file {
+                    Some(_) if !disk.hold(whole) => return Err(disk.refusal(whole)),
+                    Some(file) => file.write_all(&memory.bytes).await.map_err(full)?,
+                    None if memory.push(piece) => continue,
+                    None => return Err(memory.share.refusal(whole)),
+                }
+                memory = self.in_memory();
+            }
+            if let Some(file) = &mut file {
+                if !disk.hold(length) {
+                    return Err(disk.refusal(length));
+                }
+                file.write_all(piece).await.map_err(full)?;
+            }
+        }
+        let store = match file {
+            None => Store::Memory(memory.bytes),
+            Some(mut file) => {
+                file.flush().await.map_err(full)?;
+                file.rewind().await.map_err(Failure::Spool)?;
+                Store::File { file, piece: Vec::new() }
+            }
+        };
+        Ok(Spooled { store, length, given: 0, _shares: (memory.share, disk) })
+    }
+
+    /// Reads a body to its end, into memory.
+    pub(super) async fn read_into_memory(&self, body: &mut Body<'_>) -> Result<InMemory<'_>, Failure> {
+        let announced = body.announced();
+        let mut memory = self.in_memory();
+        while let Some(piece) = body.next().await? {
+            if !memory.push(piece) {
+                let length = (memory.bytes.len() + piece.len()) as u64;
+                return Err(memory.share.refusal(announced.unwrap_or(length)));
+            }
+        }
+        Ok(memory)
+    }
+
+    fn in_memory(&self) -> InMemory<'_> {
+        InMemory { bytes: Vec::new(), share: self.memory.share() }
+    }
+
+    /// A file that goes when it is closed, if there is a place for it that is not memory.
+    async fn file(&self) -> Option<File> {
+        if self.disk.limit == 0 {
+            return None;
+        }
+        let directory = self.directory.clone();
+        let made = spawn_blocking(move || unnamed(&directory)).await.ok()?;
+        made.map(File::from_std)
+    }
+}
+
+/// Makes a file without a name in this directory; not in memory, nor where nothing can be written.
+fn unnamed(directory: &Path) -> Option<std::fs::File> {
+    let file = tempfile::tempfile_in(directory).ok()?;
+    let kind = fstatfs(&file).ok()?.filesystem_type();
+    (kind != TMPFS_MAGIC).then_some(file)
+}
+
+fn full(error: io::Error) -> Failure {
+    Failure::Busy(format!("the body cannot be written to the disk: {error}"))
+}
+
+/// A body that is held in memory.
+#[derive(Debug)]
+pub(super) struct InMemory<'s> {
+    bytes: Vec<u8>,
+    share: Share<'s>,
+}
+
+impl InMemory<'_> {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Adds a piece, if there is room for it.
+    fn push(&mut self, piece: &[u8]) -> bool {
+        let needed = self.bytes.len() + piece.len();
+        let capacity = self.bytes.capacity();
+        if needed > capacity {
+            // Twice as much, so that it is seldom moved.
+            let wanted = [needed.max(capacity * 2), needed];
+            let Some(held) = wanted.into_iter().find(|wanted| self.share.hold(*wanted as u64)) else {
+                return false;
+            };
+            self.bytes.reserve_exact(held - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+        true
+    }
+}
+
+/// A whole body, which is given out once.
+#[derive(Debug)]
+pub(super) struct Spooled<'s> {
+    store: Store,
+    length: u64,
+    given: u64,
+    _shares: (Share<'s>, Share<'s>),
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<u8>),
+    File { file: File, piece: Vec<u8> },
+}
+
+impl Spooled<'_> {
+    /// Bytes of it.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// All of it, if that is at most `limit` bytes.
+    pub(super) fn small(&self, limit: usize) -> Option<&[u8]> {
+        match &self.store {
+            Store::Memory(bytes) if bytes.len() <= limit => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The next piece; `None` when that was all.
+    pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
+        let left = self.length - self.given;
+        let count = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        if count == 0 {
+            return Ok(None);
+        }
+        let from = usize::try_from(self.given).unwrap_or(usize::MAX);
+        self.given += count as u64;
+        Ok(Some(match &mut self.store {
+            Store::Memory(bytes) => &bytes[from..from + count],
+            Store::File { file, piece } => {
+                piece.resize(count, 0);
+                file.read_exact(piece).await.map_err(Failure::Spool)?;
+                piece
+            }
+        }))
+    }
+}
