@@ -12,6 +12,8 @@
 //!                        on has written all of the last answer
 //! its body               is there when the head was read, not before: a process that reads ahead would have it, too,
 //!                        whether it wants it or not, and take it for its next request
+//! its last byte          is there when there is a plug in the pipe of stdout, which is taken out when that byte was
+//!                        read: whoever answers before waits in vain, and is ended when that has taken too long
 //! after the answer       nothing more is on stdout, and nothing is left on stdin
 //! ```
 
@@ -24,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::Call;
 use super::child::Child;
 use super::failure::Failure;
+use super::plug::Plug;
 use super::process::from_process;
 use super::settings::FOREVER;
 use super::shared::Shared;
@@ -156,7 +159,12 @@ impl Pipes {
             }
             self.give(piece, UNREAD, UNREAD).await?;
         }
-        self.stdin.write(last.as_slice()).await.map_err(closed)
+        let Some(plug) = Plug::put(self.stdout.from()).map_err(unplugged)? else {
+            return Err(self.unasked(mistake).await);
+        };
+        self.stdin.write(last.as_slice()).await.map_err(closed)?;
+        self.stdin.taken().await.map_err(closed)?;
+        plug.take(self.stdout.from()).map_err(unplugged)
     }
 
     /// Reads an answer: the bytes of its head, and its body.
@@ -205,6 +213,10 @@ impl Pipes {
         let text = if self.stdout.is_clean() { "the process closed its output" } else { mistake };
         Failure::Upstream(text.into())
     }
+}
+
+fn unplugged(error: std::io::Error) -> Failure {
+    Failure::Upstream(format!("the process's stdout cannot be kept closed while it reads: {error}"))
 }
 
 fn closed(_: std::io::Error) -> Failure {

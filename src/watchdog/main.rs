@@ -37,6 +37,7 @@ mod metrics;
 mod metrics_server;
 mod mode;
 mod openwhisk;
+mod plug;
 mod process;
 mod proxy;
 mod reaper;

@@ -1,7 +1,7 @@
 //! HTTP to a process: its answers, as they arrive.
 
 use std::future::poll_fn;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::ioctl_fionread;
 use tokio::io::AsyncRead;
@@ -122,6 +122,11 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
 }
 
 impl<R: AsyncRead + AsFd + Unpin> Incoming<R> {
+    /// Where they come from, to be looked at.
+    pub(super) fn from(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+
     /// Whether nothing is left over, here or on its way: the kernel is asked, as it may not have told yet.
     pub(super) fn is_silent(&self) -> bool {
         self.is_clean() && ioctl_fionread(&self.from).is_ok_and(|count| count == 0)

@@ -1,7 +1,7 @@
 //! afterburn: whatever its process does, no caller sees a byte that another one has caused.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -37,6 +37,10 @@ while line := requests.readline():
     if path == "/noread":
         answer(b"I need no body")
         continue
+    if path == "/almost":
+        requests.read(length - 1)
+        answer(b"I need no last byte")
+        continue
     body = requests.read(length)
     text = head + body
     if path == "/short":
@@ -67,6 +71,9 @@ while line := requests.readline():
     elif path == "/wait":
         time.sleep(0.3)
         answer(text)
+    elif path == "/slow":
+        time.sleep(1.5)
+        answer(text)
     elif path == "/hang":
         time.sleep(60)
     elif path == "/bare":
@@ -80,6 +87,8 @@ while line := requests.readline():
 const OTHERS: usize = 6;
 /// Times that each mistake is made: which bytes are there when somebody looks is a matter of luck.
 const ROUNDS: usize = 4;
+/// The same of those that one byte depends on.
+const LAST_BYTES: usize = 15;
 
 /// A watchdog in front of the handler.
 async fn watchdog(variables: &[(&str, &str)]) -> Watchdog {
@@ -202,6 +211,82 @@ async fn no_caller_sees_a_byte_that_another_has_caused_whatever_the_process_does
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_byte_that_nobody_reads_is_no_part_of_the_next_request() {
+    require!("python3");
+    // The whole body, or the last of several bytes, of one piece or of more than the pipe holds.
+    let mistakes = [
+        ("/noread", "X".to_owned()),
+        ("/almost", "body-X".to_owned()),
+        ("/almost", "y".repeat(100_000) + "X"),
+    ];
+    for (path, bad) in &mistakes {
+        for round in 0..LAST_BYTES {
+            let mut watchdog = watchdog(&[("exec_timeout", "400ms")]).await;
+            let what = format!("{path} with {} bytes, round {round}", bad.len());
+            let mut asked = JoinSet::new();
+            asked.spawn(ask(watchdog.client.clone(), watchdog.url(path), 0, bad.clone()));
+            for caller in 1..=3 {
+                asked.spawn(ask(watchdog.client.clone(), watchdog.url("/echo"), caller, word(caller)));
+            }
+            for (caller, status, text) in asked.join_all().await.into_iter().flatten() {
+                match status {
+                    StatusCode::OK => {
+                        assert!(is_own(caller, &text, &word(caller)), "{what}: {caller}: {text}")
+                    }
+                    StatusCode::BAD_GATEWAY => {}
+                    StatusCode::GATEWAY_TIMEOUT => {
+                        assert!(caller > 0 || text.contains("did not read the request"), "{what}: {text}");
+                    }
+                    _ => panic!("{what}: caller {caller} gets {status}: {text}"),
+                }
+            }
+            assert_eq!(watchdog.ended(5).await.code(), Some(1), "{what}: {}", watchdog.log());
+            let heard = std::fs::read_to_string(watchdog.path("requests")).expect("written");
+            let heads = heard.split_terminator('\0');
+            heads.for_each(|head| assert!(head.starts_with("POST /"), "{what}: {head}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_has_one_limit_for_its_turn_and_its_answer() {
+    require!("python3");
+    let mut watchdog = watchdog(&[("exec_timeout", "2s"), ("write_timeout", "60s")]).await;
+    let slow = tokio::spawn(ask(watchdog.client.clone(), watchdog.url("/slow"), 1, "one".into()));
+    eventually!(
+        std::fs::read_to_string(watchdog.path("requests")).is_ok_and(|heard| heard.contains("/slow")),
+        "it is not asked"
+    );
+    let began = Instant::now();
+    let (status, text) = watchdog.get("/hang").await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2_900), "it waited for others, and then as long again: {took:?}");
+    let (_, status, text) = slow.await.expect("no panic").expect("an answer");
+    assert!(status == StatusCode::OK && text.ends_with("one"), "{text}");
+    assert_eq!(watchdog.ended(10).await.code(), Some(1), "{}", watchdog.log());
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_in_its_turn_leaves_no_function_that_is_ready_and_dead() {
+    require!("python3");
+    // Four fifths of the time are over when its turn comes, and the answer's limit is over before the process's.
+    let mut watchdog = watchdog(&[("exec_timeout", "60s"), ("write_timeout", "2s")]).await;
+    let slow = tokio::spawn(ask(watchdog.client.clone(), watchdog.url("/slow"), 1, "one".into()));
+    eventually!(
+        std::fs::read_to_string(watchdog.path("requests")).is_ok_and(|heard| heard.contains("/slow")),
+        "it is not asked"
+    );
+    let (status, text) = watchdog.get("/hang").await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");
+    slow.await.expect("no panic").expect("an answer");
+    if let Ok(answer) = watchdog.client.get(watchdog.url("/_/ready")).send().await {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(watchdog.ended(10).await.code(), Some(1), "{}", watchdog.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
