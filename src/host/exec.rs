@@ -22,8 +22,8 @@ pub(crate) async fn run(
     input: &[u8],
     limit: Duration,
 ) -> io::Result<Output> {
-    let mut command = Command::new(found(program));
-    command.args(arguments).env_clear().env("PATH", SEARCH_PATH).envs(environment.iter().copied());
+    let mut command = command(program);
+    command.args(arguments).envs(environment.iter().copied());
     talk(command, input, limit).await
 }
 
@@ -46,6 +46,13 @@ pub(crate) async fn talk(mut command: Command, input: &[u8], limit: Duration) ->
     tokio::time::timeout(limit, talk).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("took longer than {limit:?} and was killed")))
     })
+}
+
+/// A program to start, with nothing in its environment but where it finds others.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(found(program));
+    command.env_clear().env("PATH", SEARCH_PATH);
+    command
 }
 
 /// The program's path by [`SEARCH_PATH`], for a bare name.

@@ -4,6 +4,7 @@
 //! touches the machine or another test, and all of it is gone when the thread ends. What a replica may
 //! reach is tried with sockets, what is left behind is looked up with `ip` and `nft`.
 
+mod flushing;
 mod isolation;
 mod lifecycle;
 mod plugins;

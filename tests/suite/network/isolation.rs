@@ -7,7 +7,7 @@ use host::network::Network;
 
 use super::id;
 use super::world::{
-    GATEWAY_PORT, METADATA, OUTSIDE, PRIVATE, RESOLVER, UPLINK, call, inside, next_sender, on_a_host,
+    GATEWAY_PORT, METADATA, OUTSIDE, PRIVATE, RESOLVER, UPLINK, call, end, inside, next_sender, on_a_host,
     receiver, refusal, run, send, serve,
 };
 
@@ -52,6 +52,7 @@ fn replicas_are_apart_also_without_the_rules() {
         let a = network.attach(&id(1)).await.expect("a replica");
         let b = network.attach(&id(2)).await.expect("another");
         let _server = serve(Some(&b.netns), 80);
+        end(network).await;
         run("nft", "flush ruleset");
         refusal(Some(&a.netns), b.address, 80);
         assert!(call(None, b.address, 80).is_ok());
@@ -94,6 +95,7 @@ fn the_internet_is_reached_with_the_hosts_address_and_private_networks_are_not()
         // What is allowed is reached, on this host too.
         let _on_the_host = serve(None, 2222);
         host.allow = vec!["192.168.77.1/32", "203.0.113.2/32", "10.0.0.0/8"];
+        end(network).await;
         let network = host.network();
         network.ensure().await.expect("with other rules");
         assert!(call(Some(netns), PRIVATE, 80).is_ok());
@@ -120,7 +122,8 @@ fn a_packet_with_a_false_source_is_dropped() {
         inside(&replica.netns, || run("ip", &format!("address add {stranger}/32 dev eth0")));
         send(&replica.netns, stranger, OUTSIDE, 9);
         assert_eq!(next_sender(&inbox), None);
-        // It is the rule that does that.
+        // It is the rule that does that, in both copies.
+        end(network).await;
         run("nft", "flush chain inet ingle prerouting");
         send(&replica.netns, stranger, OUTSIDE, 9);
         assert_eq!(next_sender(&inbox), Some(stranger));

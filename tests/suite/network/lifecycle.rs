@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use host::network::{MemoryLeases, Network, NetworkError};
 
 use super::id;
-use super::world::{Host, call, inside, on_a_host, run, serve};
+use super::world::{Host, call, end, inside, on_a_host, run, serve};
 
 /// Everything of replicas that is on this host.
 fn leftovers(host: &Host) -> String {
@@ -141,12 +141,11 @@ fn what_was_taken_away_is_put_back() {
         network.ensure().await.expect("ready");
         let old = network.attach(&id(1)).await.expect("a replica");
         let _old_server = serve(Some(&old.netns), 80);
-        let before = run("nft", "list ruleset");
-        assert!(before.contains("table inet ingle"), "{before}");
+        let before = run("nft", "list table inet ingle");
         run("nft", "flush ruleset");
         run("ip", "link delete ingle0");
         network.ensure().await.expect("repaired");
-        assert_eq!(run("nft", "list ruleset"), before);
+        assert_eq!(run("nft", "list table inet ingle"), before);
         assert!(call(None, old.address, 80).is_ok(), "the replica that was there is connected again");
         let ports = run("ip", "-d link show master ingle0");
         assert_eq!(ports.matches("isolated on").count(), 1, "{ports}");
@@ -211,6 +210,7 @@ fn a_conflist_with_another_subnet_moves_the_bridge() {
             "1.0.0",
             r#"{"type": "bridge", "isDefaultGateway": true, "ipam": {"type": "host-local", "subnet": "172.30.0.0/24"}}"#,
         );
+        end(before).await;
         let network = host.network();
         network.ensure().await.expect("ready");
         let addresses = run("ip", "-o -4 address show dev ingle0");

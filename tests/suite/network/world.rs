@@ -123,6 +123,12 @@ impl Host {
     }
 }
 
+/// Ends a network as the end of its daemon does, and waits until the rules that it held are gone.
+pub(super) async fn end(network: Cni) {
+    drop(network);
+    eventually!(!run("nft", "list tables").contains("/owned"), "left are {}", run("nft", "list tables"));
+}
+
 /// Runs a program that must succeed, and returns what it prints.
 pub(super) fn run(program: &str, arguments: &str) -> String {
     let path = crate::support::tool(program).expect("checked before");

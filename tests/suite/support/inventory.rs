@@ -134,7 +134,8 @@ impl Surveyor {
         found.of_replicas.values_mut().for_each(|ids| ids.sort_unstable());
         found.leases = self.ctr(&["leases", "list", "--quiet"]);
         found.logs = names(self.directory.join("state-ingle/logs/openfaas-fn"));
-        found.rules = run("nft", &["list", "ruleset"]);
+        // The copy that stays when the daemon ends.
+        found.rules = run("nft", &["list", "table", "inet", &self.namespace]);
         found
     }
 

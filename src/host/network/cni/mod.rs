@@ -25,6 +25,7 @@ mod conflist;
 mod detach;
 mod diagnosis;
 mod files;
+mod guard;
 mod host_firewall;
 mod json;
 mod netlink;
@@ -50,6 +51,7 @@ use tokio::time::timeout;
 use self::address_pool::Addresses;
 use self::conflist::{Bridge, Conflist};
 use self::files::Resolvers;
+use self::guard::Guard;
 use self::host_firewall::Obstacle;
 use self::netlink::Netlink;
 use self::plugin::Call;
@@ -78,11 +80,12 @@ pub struct Cni {
     fallback_resolvers: PathBuf,
     allow: Vec<IpNet>,
     gateway_port: u16,
+    run_dir: PathBuf,
     /// One directory for each replica.
     directory: PathBuf,
     addresses: Addresses,
-    /// Held while [`Network::ensure`] runs, so that two do not make the same bridge.
-    ensuring: tokio::sync::Mutex<()>,
+    /// Keeper of the rules. Held while [`Network::ensure`] runs, so that two do not make the same bridge.
+    guard: tokio::sync::Mutex<Option<Guard>>,
     shared: Mutex<Shared>,
 }
 
@@ -138,7 +141,8 @@ impl Cni {
             gateway_port,
             directory: run_dir.join("net"),
             addresses: Addresses::new(conflist.range, leases),
-            ensuring: tokio::sync::Mutex::default(),
+            run_dir: run_dir.to_owned(),
+            guard: tokio::sync::Mutex::default(),
             shared: Mutex::default(),
             conflist,
         })
@@ -209,7 +213,7 @@ impl Cni {
 #[async_trait]
 impl Network for Cni {
     async fn ensure(&self) -> Result<(), NetworkError> {
-        let _only_one = self.ensuring.lock().await;
+        let mut guard = self.guard.lock().await;
         let failed = |error| NetworkError::failed("looking at this host's network", error);
         let Conflist { path, range, .. } = &self.conflist;
         netns::prepare_directory()
@@ -245,7 +249,7 @@ impl Network for Cni {
         }
 
         // Before the bridge: there is no moment at which replicas are connected and not confined.
-        rules::Rules {
+        let rules = rules::Rules {
             table: &self.conflist.tag(),
             bridge: self.conflist.bridge().map(|bridge| bridge.name.as_str()),
             range: *range,
@@ -253,9 +257,12 @@ impl Network for Cni {
             masquerade: self.conflist.bridge().is_some_and(|bridge| bridge.masquerade),
             resolvers: &resolvers,
             allow: &self.allow,
-        }
-        .load()
-        .await?;
+        };
+        let guard = match &mut *guard {
+            Some(guard) => guard,
+            none => none.insert(Guard::start(&self.run_dir)?),
+        };
+        guard.load(rules.plain(), rules.owned()).await?;
         if let Some(bridge) = self.conflist.bridge() {
             self.ensure_bridge(&netlink, bridge, mtu).await?;
             self.look_for_obstacles(&bridge.name).await;

@@ -1,7 +1,7 @@
 //! The nftables rules that hold for all replicas.
 //!
 //! One table of our own, replaced as a whole in one transaction, so that loading it is safe at any time
-//! and there is no moment without it. Rules of others (Docker, ufw, firewalld) are not touched: a packet
+//! and there is no moment without it. It exists twice ([`super::guard`] says why). Rules of others (Docker, ufw, firewalld) are not touched: a packet
 //! must pass their chains too, because in nftables a drop anywhere is final and an accept ends one chain
 //! only. [`super::host_firewall`] says what that means.
 //!
@@ -74,14 +74,20 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Puts the rules in place of those of before.
-    pub(super) async fn load(&self) -> Result<(), NetworkError> {
-        nft(&self.script(), "loading the firewall rules").await
+    /// The copy that stays when the daemon ends. Anybody can flush it.
+    pub(super) fn plain(&self) -> Copy {
+        Copy { table: self.table.into(), script: self.script(self.table, "") }
+    }
+
+    /// The copy that belongs to whoever loads it. No conflist has such a name.
+    pub(super) fn owned(&self) -> Copy {
+        let table = format!("{}/owned", self.table);
+        Copy { script: self.script(&table, "\n  flags owner"), table }
     }
 
     /// The script for `nft -f -`.
-    fn script(&self) -> String {
-        let Self { table, range, .. } = self;
+    fn script(&self, table: &str, flags: &str) -> String {
+        let Self { range, .. } = self;
         let Range { subnet, gateway, .. } = range;
         let (from, to) = match self.bridge {
             Some(bridge) => (format!("iifname {bridge:?}"), format!("oifname {bridge:?}")),
@@ -108,9 +114,10 @@ impl Rules<'_> {
         let closed = elements(CLOSED);
         let port = self.gateway_port;
         format!(
-            "add table inet {table}
+            "add table inet {table} {{{flags}
+}}
 delete table inet {table}
-table inet {table} {{
+table inet {table} {{{flags}
   set resolvers {{
     type ipv4_addr{resolvers}
   }}
@@ -172,9 +179,28 @@ table inet {table} {{
     }
 }
 
+/// One copy of the rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) table: String,
+    /// The script that loads it, as one transaction.
+    pub(super) script: String,
+}
+
+impl Copy {
+    /// The script on one line, for an `nft` that takes its input line by line.
+    pub(super) fn line(&self) -> String {
+        let statements = self.script.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        let mut line = statements.collect::<Vec<_>>().join("; ");
+        line.push('\n');
+        line
+    }
+}
+
 /// Runs a script of nftables, as one transaction.
-pub(super) async fn nft(script: &str, operation: &str) -> Result<(), NetworkError> {
-    let output = exec::run(Path::new("nft"), &["-f", "-"], &[], script.as_bytes(), LIMIT).await;
+pub(super) async fn nft(options: &[&str], script: &str, operation: &str) -> Result<(), NetworkError> {
+    let arguments = [options, &["-f", "-"]].concat();
+    let output = exec::run(Path::new("nft"), &arguments, &[], script.as_bytes(), LIMIT).await;
     match output {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(NetworkError::failed(format!("{operation} (nft -f -)"), exec::complaint(&output))),
@@ -216,13 +242,34 @@ mod tests {
         let resolvers = &resolvers.iter().map(|server| server.parse().unwrap()).collect();
         let allow = &allow.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
         let (table, gateway_port, masquerade) = ("ingle", 8080, true);
-        Rules { table, bridge, range, gateway_port, masquerade, resolvers, allow }.script()
+        Rules { table, bridge, range, gateway_port, masquerade, resolvers, allow }.plain().script
     }
 
     #[test]
     fn the_script_is_this() {
         let (resolvers, allow) = (["192.168.1.1", "1.1.1.1"], ["10.0.0.5/32", "192.168.7.0/24"]);
         assert_eq!(script(Some("ingle0"), &resolvers, &allow), include_str!("rules.golden.nft"));
+    }
+
+    #[test]
+    fn the_owned_copy_is_the_plain_one_under_another_name() {
+        let rules = |rules: Rules| (rules.plain(), rules.owned());
+        let range = "10.62.0.0/16".parse::<Ipv4Net>().unwrap();
+        let range =
+            Range { subnet: range, first: range.addr(), last: range.broadcast(), gateway: range.addr() };
+        let (plain, owned) = rules(Rules {
+            table: "ingle",
+            bridge: Some("ingle0"),
+            range,
+            gateway_port: 8080,
+            masquerade: true,
+            resolvers: &BTreeSet::new(),
+            allow: &[],
+        });
+        assert_eq!((plain.table.as_str(), owned.table.as_str()), ("ingle", "ingle/owned"));
+        assert_eq!(owned.script.matches("\n  flags owner").count(), 2);
+        let same = owned.script.replace("\n  flags owner", "").replace("ingle/owned", "ingle");
+        assert_eq!(same, plain.script);
     }
 
     #[test]
@@ -239,5 +286,12 @@ mod tests {
         let script = script(None, &[], &[]);
         assert!(script.contains("ip saddr 10.62.0.0/16 jump outward"), "{script}");
         assert!(!script.contains("masquerade\n"), "{script}");
+    }
+
+    #[test]
+    fn a_script_stands_on_one_line_without_comments() {
+        let script = "table inet a {\n  # why\n  chain b {\n    drop\n  }\n}\n".to_owned();
+        let copy = Copy { table: "a".into(), script };
+        assert_eq!(copy.line(), "table inet a {; chain b {; drop; }; }\n");
     }
 }
