@@ -568,3 +568,35 @@ async fn a_silent_replica_costs_little_memory() {
         logs.close(&id).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_over_the_rate_is_dropped_counted_and_said_and_nobody_waits() {
+    let room = Room::new(64 * MEBI);
+    let logs = room.logs();
+    let stdio = room.open(&logs, "f-1");
+    let calm = room.open(&logs, "f-2");
+    let started = Instant::now();
+    // 40 MiB, in lines of 100 bytes.
+    Writer::start(&stdio.stdout, "seq -f '%099.0f' 419430").done().await;
+    let took = started.elapsed();
+    // The rate is the replica's own.
+    Writer::start(&calm.stdout, "echo calm").done().await;
+    for id in ["f-1", "f-2"] {
+        logs.close(&ReplicaId::from_existing(id)).await;
+    }
+    let lines = all(&logs, &room).await;
+    let (remarks, kept): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.instance == "ingle");
+    assert!(kept.iter().any(|line| line.text == "calm"));
+    let kept = kept.len() as u64 - 1;
+    let burst = 10 * MEBI / 100;
+    let refilled = (took.as_secs() + 2) * MEBI / 100;
+    assert!(kept >= burst && kept <= burst + refilled, "{kept} lines kept in {took:?}");
+    assert!((1..=2 + took.as_secs() / 60).contains(&(remarks.len() as u64)), "{remarks:?}");
+    let said = remarks.iter().map(|line| {
+        let (_, rest) = line.text.split_once("lines missing here: ").expect("a count");
+        rest.split(',').next().expect("a count").parse::<u64>().expect("a number")
+    });
+    assert_eq!(said.sum::<u64>(), 419_430 - kept, "{remarks:?}");
+    assert_eq!(logs.dropped(&room.key), 419_430 - kept);
+    assert!(took < Duration::from_secs(20), "the writer was held up for {took:?}");
+}

@@ -77,6 +77,7 @@ impl Api {
             self.queue.clone(),
             self.cron.clone(),
             stats.clone(),
+            self.logs.clone(),
         );
         let archives = Archives::open(&self.state_dir)?;
         let router = Router::new()

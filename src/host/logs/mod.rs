@@ -274,6 +274,17 @@ impl Logs {
         (self.common.unwritten.total(), self.common.unsent.total())
     }
 
+    /// Returns how many lines of a function were dropped because they were over a replica's rate, as far as it was said.
+    pub fn dropped(&self, key: &FunctionKey) -> u64 {
+        lock(&self.state).outputs.get(key).map_or(0, |output| output.dropped(0))
+    }
+
+    /// Adds a line of the daemon's own to a function's output.
+    pub fn remark(&self, key: &FunctionKey, text: &str) {
+        let output = self.output(&mut lock(&self.state), key);
+        output.remark(record::now(), text);
+    }
+
     fn output(&self, state: &mut State, key: &FunctionKey) -> Arc<Output> {
         state.outputs.entry(key.clone()).or_insert_with(|| Arc::new(self.new_output(key))).clone()
     }

@@ -8,6 +8,7 @@
 //! - A function that is silent holds no buffer, no timer and no task.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(super) struct Output {
     taken: Notify,
     /// How many lines have been written, or given up.
     settled: watch::Sender<u64>,
+    /// Lines that were over a replica's rate.
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,7 @@ impl Output {
             hurry: Notify::new(),
             taken: Notify::new(),
             settled: watch::Sender::new(0),
+            dropped: AtomicU64::new(0),
         }
     }
 
@@ -153,6 +157,16 @@ impl Output {
     /// Takes a line for those who follow, and for the files if there is room.
     pub(super) fn push_anyway(self: &Arc<Self>, now: i64, instance: &str, source: Source, text: &str) {
         self.take(&mut lock(&self.state), now, instance, source, text);
+    }
+
+    /// Takes a line of the daemon's own.
+    pub(super) fn remark(self: &Arc<Self>, now: i64, text: &str) {
+        self.push_anyway(now, DAEMON, Source::Daemon, text);
+    }
+
+    /// Counts lines that were over a replica's rate; how many there were so far.
+    pub(super) fn dropped(&self, lines: u64) -> u64 {
+        self.dropped.fetch_add(lines, Ordering::Relaxed) + lines
     }
 
     /// Waits until there is room, but not for long.

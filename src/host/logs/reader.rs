@@ -1,6 +1,7 @@
 //! Reads the two FIFOs of one replica: one task, and no buffer while nothing comes.
 //!
-//! Invariant: whatever a function writes, the task goes on reading until it is told to stop.
+//! Invariant: whatever a function writes, the task goes on reading until it is told to stop. What is over the
+//! replica's rate is dropped, counted and spoken of in the function's output once a minute.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,9 +12,10 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{Allowance, Journal};
+use super::journal::{self, Journal};
 use super::lines::{Splitter, beginning};
 use super::output::{Common, Full, Output};
+use super::rate_limit::{Allowance, Throttle};
 use super::record::{Source, now};
 use model::function::ReplicaId;
 use model::sync::lock;
@@ -61,6 +63,7 @@ pub(super) struct Sink {
     recent: Arc<Recent>,
     common: Arc<Common>,
     journal: Option<(Arc<Journal>, Allowance)>,
+    throttle: Throttle,
 }
 
 impl Sink {
@@ -71,12 +74,19 @@ impl Sink {
         common: Arc<Common>,
         journal: Option<Arc<Journal>>,
     ) -> Self {
-        let journal = journal.map(|journal| (journal, Allowance::new(now())));
-        Self { id, output, recent, common, journal }
+        let now = now();
+        let allowance = || Allowance::new(now, journal::BURST, journal::PER_SECOND);
+        let journal = journal.map(|journal| (journal, allowance()));
+        Self { id, output, recent, common, journal, throttle: Throttle::new(now) }
     }
 
     async fn put(&mut self, now: i64, source: Source, text: &str) {
         self.recent.push(text);
+        let is_kept = self.throttle.admits(now, text.len());
+        self.tell_of_surplus(now, false);
+        if !is_kept {
+            return;
+        }
         self.send(now, source, text);
         if self.output.push(now, self.id.as_str(), source, text) == Err(Full) {
             self.output.room().await;
@@ -84,9 +94,21 @@ impl Sink {
         }
     }
 
+    /// Says in the function's output what was over the rate, if it is time.
+    fn tell_of_surplus(&mut self, now: i64, is_end: bool) {
+        if let Some(surplus) = self.throttle.unsaid(now, is_end) {
+            self.output.dropped(surplus.lines);
+            let text = format!(
+                "[lines missing here: {}, of {} bytes; replica {} writes more than 1 MiB a second]",
+                surplus.lines, surplus.bytes, self.id
+            );
+            self.output.remark(now, &text);
+        }
+    }
+
     fn send(&mut self, now: i64, source: Source, text: &str) {
         let Some((journal, allowance)) = &mut self.journal else { return };
-        let result = if allowance.take(now) {
+        let result = if allowance.take(now, 1) {
             journal.send(self.output.key(), &self.id, source, text)
         } else {
             Err(io::Error::other("a replica wrote too many lines"))
@@ -206,5 +228,6 @@ pub(super) async fn read(
         }
         stream.finish(&mut sink).await;
     }
+    sink.tell_of_surplus(now(), true);
     sink.output.flush().await;
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::exposition::{Kind, Text};
 use directory::Entry;
 use directory::{CodeCounts, OTHER, StatsSnapshot};
+use host::logs::Logs;
 
 /// A function with its counts, read once, so that all families tell of the same moment.
 struct Reading<'a> {
@@ -14,7 +15,7 @@ struct Reading<'a> {
 }
 
 /// Writes the families of all functions.
-pub(super) fn write(text: &mut Text, entries: &[Arc<Entry>]) {
+pub(super) fn write(text: &mut Text, entries: &[Arc<Entry>], logs: &Logs) {
     let readings: Vec<_> =
         entries.iter().map(|entry| Reading { entry, counts: entry.stats.snapshot() }).collect();
 
@@ -57,6 +58,12 @@ pub(super) fn write(text: &mut Text, entries: &[Arc<Entry>]) {
         Kind::Gauge,
         "Starts of a replica after its first, since the last deploy.",
         &|reading| reading.entry.peek().restarts.into(),
+    );
+    family(
+        "ingle_output_lines_dropped_total",
+        Kind::Counter,
+        "Lines of output that were over a replica's rate.",
+        &|reading| logs.dropped(&reading.entry.key),
     );
 }
 

@@ -8,6 +8,7 @@ use super::{ApiStats, cron, functions, process, queue, usage};
 use calls::queue::Queue;
 use calls::triggers::cron::Cron;
 use directory::Directory;
+use host::logs::Logs;
 use host::runtime::Runtime;
 
 /// Where the numbers are.
@@ -18,6 +19,7 @@ pub struct Scrape {
     queue: Queue,
     cron: Cron,
     api: Arc<ApiStats>,
+    logs: Arc<Logs>,
 }
 
 impl Scrape {
@@ -28,8 +30,9 @@ impl Scrape {
         queue: Queue,
         cron: Cron,
         api: Arc<ApiStats>,
+        logs: Arc<Logs>,
     ) -> Self {
-        Self { directory, usage: UsageReader::new(runtime), queue, cron, api }
+        Self { directory, usage: UsageReader::new(runtime), queue, cron, api, logs }
     }
 
     /// The metrics now, as Prometheus text.
@@ -40,7 +43,7 @@ impl Scrape {
         text.family("ingle_build_info", Kind::Gauge, "Which ingle this is.");
         let version = [("version", crate::VERSION), ("commit", crate::COMMIT)];
         text.sample("ingle_build_info", &version, 1);
-        functions::write(&mut text, &entries);
+        functions::write(&mut text, &entries, &self.logs);
         usage::write(&mut text, &usages);
         queue::write(&mut text, &self.queue);
         cron::write(&mut text, &self.cron);
