@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::function::{Memory, PullPolicy, RetryPolicy, attempts, parse_duration};
+use crate::function::{
+    ImagePattern, Memory, PullPolicy, RetryPolicy, attempts, capabilities, parse_duration,
+};
 
 /// Where the configuration file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ingle/config.toml";
@@ -153,6 +155,8 @@ pub struct Functions {
     pub first_boot: PathBuf,
     /// The watchdog for images that have none.
     pub watchdog: PathBuf,
+    /// Capabilities that a function may ask for, with their `CAP_` prefix.
+    pub allowed_capabilities: Vec<String>,
     /// Bytes that the files of one handler may have.
     pub handler_limit: u64,
 }
@@ -198,6 +202,8 @@ pub struct Network {
     pub plugin_dir: PathBuf,
     /// The resolv.conf for functions when the host has only a stub resolver.
     pub resolv_conf: PathBuf,
+    /// Images that may be deployed.
+    pub allowed: Vec<ImagePattern>,
     /// Destinations on this host or in private networks that functions may reach, such as
     /// `10.0.0.5` or `192.168.1.0/24`. Public addresses are always reachable.
     pub allow: Vec<IpNet>,
@@ -390,6 +396,11 @@ impl Config {
                 resolv_conf: from.get("network.resolv_conf", "/etc/ingle/resolv.conf", path),
                 allow: from.get("network.allow", "", networks),
             },
+                allowed_capabilities: from.get(
+                    "functions.allowed_capabilities",
+                    "NET_BIND_SERVICE,CHOWN,FOWNER,SETUID,SETGID,KILL",
+                    capabilities,
+                ),
             logs: Logs {
                 file_limit: from.get("logs.file_limit", "10Mi", size),
                 line_limit: from.get("logs.line_limit", "64Ki", size),
@@ -403,6 +414,7 @@ impl Config {
                 keep_dead: from.get("queue.keep_dead", "168h", duration),
                 max_dead: from.get("queue.max_dead", "10000", count),
                 max_dead_size: from.get("queue.max_dead_size", "1Gi", size),
+                allowed: from.get("images.allowed", "*", images),
                 parallel_calls: from.get("queue.parallel_calls", "100", count),
                 parallel_calls_per_queue: from.get("queue.parallel_calls_per_queue", "100", count),
                 parallel_calls_per_function: from.get("queue.parallel_calls_per_function", "10", count),
@@ -572,6 +584,11 @@ fn hosts(text: &str) -> Result<HostPatterns, String> {
         .into_iter()
         .map(|item| match is_name(item.strip_prefix("*.").unwrap_or(&item)) {
             true => Ok(item.trim_end_matches('.').to_ascii_lowercase()),
+fn images(text: &str) -> Result<Vec<ImagePattern>, String> {
+    let patterns: Vec<ImagePattern> = list(text).iter().map(|item| item.parse()).collect::<Result<_, _>>()?;
+    if patterns.is_empty() { Err("names none: write * for all images".into()) } else { Ok(patterns) }
+}
+
             false => Err(format!("{item:?} is not a host such as example.org or *.example.org")),
         })
         .collect::<Result<Vec<_>, _>>()

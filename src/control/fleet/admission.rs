@@ -5,7 +5,7 @@ use std::path::Path;
 use host::bundles::Handlers;
 use host::runtime::ResolvedImage;
 use host::secrets::{SecretError, Secrets};
-use model::function::{FunctionSpec, Invalid};
+use model::function::{FunctionSpec, ImagePattern, Invalid};
 
 use super::FleetError;
 use crate::replica::needs_watchdog;
@@ -14,6 +14,34 @@ use crate::replica::needs_watchdog;
 pub(super) fn check_schedule(spec: &FunctionSpec) -> Result<(), Invalid> {
     let Some(cron) = &spec.cron else { return Ok(()) };
     cron.schedule.timetable().map(drop).map_err(|reason| Invalid::new("annotations.schedule", reason))
+}
+
+/// Refuses a function that asks for more than the operator lets functions have: for a deploy, whoever makes it, and for
+/// the way back to a revision.
+pub(super) fn check_allowed(
+    spec: &FunctionSpec,
+    capabilities: &[String],
+    images: &[ImagePattern],
+) -> Result<(), Invalid> {
+    let list = |words: Vec<String>| if words.is_empty() { "none".into() } else { words.join(", ") };
+    if let Some(refused) = spec.capabilities.iter().find(|wanted| !capabilities.contains(wanted)) {
+        let allowed = list(capabilities.to_vec());
+        return Err(Invalid::new(
+            "ingle.capabilities",
+            format!(
+                "{refused} is not in functions.allowed_capabilities ({allowed}); the operator can add it there"
+            ),
+        ));
+    }
+    if !images.iter().any(|pattern| pattern.matches(&spec.image)) {
+        let (image, allowed) =
+            (spec.image.canonical(), list(images.iter().map(ToString::to_string).collect()));
+        return Err(Invalid::new(
+            "image",
+            format!("{image} is not in images.allowed ({allowed}); the operator can add it there"),
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses a function that asks for a secret which is not there.

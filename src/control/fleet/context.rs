@@ -9,6 +9,7 @@ use host::runtime::Runtime;
 use host::secrets::Secrets;
 use host::store::Store;
 use model::config;
+use model::function::ImagePattern;
 use tokio_util::sync::CancellationToken;
 
 use super::replica_index::ReplicaIndex;
@@ -28,6 +29,8 @@ pub(super) struct Context {
     pub(super) handlers: Handlers,
     pub(super) replica_index: ReplicaIndex,
     pub(super) config: config::Functions,
+    /// `images.allowed`
+    pub(super) allowed_images: Vec<ImagePattern>,
     /// Set when the daemon stops: owners end and leave their replicas running.
     pub(super) stop: CancellationToken,
 }

@@ -111,6 +111,7 @@ impl Fleet {
             config: config.functions.clone(),
             stop: CancellationToken::new(),
         };
+            allowed_images: config.images.allowed.clone(),
         let (directory, writer) = Directory::new();
         let owners = Owners { inboxes: HashMap::new(), directory: writer };
         Ok(Arc::new(Self {
@@ -257,6 +258,8 @@ impl Fleet {
         if only_update && self.directory.get(&key).is_none() {
             return Err(FleetError::NotFound(key));
         }
+        let Context { config, allowed_images, .. } = &*self.context;
+        admission::check_allowed(&spec, &config.allowed_capabilities, allowed_images)?;
         admission::check_secrets(&self.context.secrets, &spec)?;
         // Until it is on disk that the function uses it.
         let mut pin = self.context.disk.pin(&spec.image).await;

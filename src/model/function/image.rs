@@ -53,6 +53,56 @@ impl fmt::Display for ImageRef {
     }
 }
 
+/// A pattern of images, such as `registry.example/team/*`: what a reference with all defaults filled in is compared
+/// with. `*` stands for anything. A pattern that names no tag is of the repository, whatever the tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePattern(Box<str>);
+
+impl ImagePattern {
+    /// Returns whether an image is one of these.
+    pub fn matches(&self, image: &ImageRef) -> bool {
+        let reference = &image.reference;
+        let repository = format!("{}/{}", reference.registry(), reference.repository());
+        matches(&self.0, &image.canonical()) || matches(&self.0, &repository)
+    }
+}
+
+impl FromStr for ImagePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let registry = text.split_once('/').map(|(registry, _)| registry);
+        let names_one = registry
+            .is_some_and(|name| (name.contains(['.', ':']) || name == "localhost") && !name.contains('*'));
+        // Otherwise `registry.example*` would be `registry.example.evil.example`, too.
+        if text == "*" || names_one {
+            return Ok(Self(text.into()));
+        }
+        Err(format!(
+            "{text:?} does not begin with a registry and a slash, as docker.io/library/* and registry.example/team/* do"
+        ))
+    }
+}
+
+impl fmt::Display for ImagePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Returns whether the whole of `text` is what a pattern says.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+    }
+    text.ends_with(last)
+}
+
 /// What Docker makes of a name.
 ///
 /// `Reference` has a parser of its own, which a test holds this one to. It is built around a regular
@@ -202,6 +252,41 @@ mod tests {
         for text in ["", "UPPER/case:x y", "a@sha256:12", "http://x/y", "a:ü", "a/../b", "a:b:c", "a@b@c"] {
             let error = text.parse::<ImageRef>().expect_err(text);
             assert_eq!(error.field, "image");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_of_whole_references() {
+        let all = [
+            "you/echo",
+            "python",
+            "python:3.12",
+            "registry.example/team/a",
+            "registry.example/team/b/c@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        ];
+        for (pattern, allowed) in [
+            ("*", &all[..]),
+            ("registry.example/team/*", &all[3..]),
+            ("registry.example/*", &all[3..]),
+            ("registry.example/*/c*", &all[4..]),
+            ("docker.io/library/*", &all[1..3]),
+            ("docker.io/library/python", &all[1..3]),
+            ("docker.io/library/python:3.*", &all[2..3]),
+            ("docker.io/you/echo:latest", &all[..1]),
+            ("docker.io/you/echo:1", &[]),
+            ("registry.example/tea", &[]),
+            ("evil.example/*", &[]),
+        ] {
+            let pattern: ImagePattern = pattern.parse().expect("a pattern");
+            let found: Vec<_> =
+                all.into_iter().filter(|image| pattern.matches(&image.parse().expect("an image"))).collect();
+            assert_eq!(found, allowed, "{pattern}");
+        }
+        // Of whom they are must be said whole.
+        for wrong in
+            ["", "python", "library/python", "registry.example*", "*.example/team", "*/team", "re*.example/a"]
+        {
+            wrong.parse::<ImagePattern>().expect_err(wrong);
         }
     }
 }

@@ -14,11 +14,13 @@ mod spec;
 pub use ::quantity::{Cpu, Memory, parse_duration};
 pub use cron::{CronSettings, Missed, Overlap};
 pub use handler::HandlerDigest;
-pub use image::{ImageRef, PullPolicy};
+pub use image::{ImagePattern, ImageRef, PullPolicy};
 pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
 pub use probe::{Probe, Probes};
 pub use retry::{Codes, Jitter, RetryPolicy, RetrySettings, attempts};
-pub use spec::{Asynchronous, CALLBACKS, FunctionSpec, Resources, Scale, capability, check_queue_name};
+pub use spec::{
+    Asynchronous, CALLBACKS, FunctionSpec, Resources, Scale, capabilities, capability, check_queue_name,
+};
 
 /// Why a request that describes a function was refused: the field as the client spelled it, and
 /// what to write instead.

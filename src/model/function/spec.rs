@@ -298,7 +298,8 @@ fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is not a port (1 to 65535)"))
 }
 
-fn capabilities(text: &str) -> Result<Vec<String>, String> {
+/// Reads names of capabilities with commas between them.
+pub fn capabilities(text: &str) -> Result<Vec<String>, String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(capability).collect()
 }
 

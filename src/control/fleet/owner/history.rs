@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Owner;
+use crate::fleet::context::Context;
 use crate::fleet::{FleetError, admission, revision};
 use crate::replica::Revision;
 use directory::KeptRevision;
@@ -56,6 +57,8 @@ impl Owner {
         })?;
         let record = self.context.store.revision(key, number)?.ok_or_else(|| not_kept(number))?;
         let old = revision::from_record(&record)?;
+        let Context { config, allowed_images, .. } = &*self.context;
+        admission::check_allowed(&old.spec, &config.allowed_capabilities, allowed_images)?;
         admission::check_secrets(&self.context.secrets, &old.spec)?;
         admission::check_handler(&self.context.handlers, &old.spec)?;
         admission::check_command(&old.image, &old.spec, &self.context.config.watchdog)?;
