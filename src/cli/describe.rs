@@ -47,6 +47,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Update", status.update.as_ref().map(update).unwrap_or_default()),
         ("Replicas", format!("{} of {} can serve", status.available_replicas, status.replicas)),
         ("Restarts", status.restarts.to_string()),
+        ("OOMKilled", if status.oom_kills == 0 { String::new() } else { oom_kills(status.oom_kills) }),
         ("Last exit", status.last_exit.as_ref().map(last_exit).unwrap_or_default()),
         ("Calls", status.invocation_count.to_string()),
         ("URL", client.gateway().function(&status.name, status.namespace.as_deref()).to_string()),
@@ -57,7 +58,7 @@ fn fields(client: &Client, status: &FunctionStatus) -> Vec<(&'static str, String
         ("Revisions", status.revisions.iter().map(revision).collect::<Vec<_>>().join("\n")),
         ("Usage", usage.unwrap_or_default()),
         ("Process", text(&status.env_process)),
-        ("Limits", resources(status.limits.as_ref())),
+        ("Limits", limits(status)),
         ("Requests", resources(status.requests.as_ref())),
         ("Read-only", if status.read_only_root_filesystem { "yes".into() } else { String::new() }),
         ("Secrets", status.secrets.as_ref().map(|names| names.join("\n")).unwrap_or_default()),
@@ -80,9 +81,14 @@ fn update(update: &UpdateStatus) -> String {
 }
 
 fn last_exit(exit: &LastExit) -> String {
-    let why = if exit.out_of_memory { ", killed for want of memory" } else { "" };
+    let why = if exit.out_of_memory { ", out of memory (OOMKilled)" } else { "" };
     let LastExit { replica, revision, code, at, .. } = exit;
-    let first = format!("code {code}{why}, {}, replica {replica} of revision {revision}", output::time(at));
+    let mut first =
+        format!("code {code}{why}, {}, replica {replica} of revision {revision}", output::time(at));
+    if let Some(reason) = &exit.reason {
+        first.push_str("\nit ");
+        first.push_str(reason);
+    }
     std::iter::once(&first).chain(&exit.output).cloned().collect::<Vec<_>>().join("\n")
 }
 
@@ -90,6 +96,18 @@ fn last_exit(exit: &LastExit) -> String {
 fn revision(kept: &KeptRevision) -> String {
     let KeptRevision { revision, image, image_digest, created_at } = kept;
     format!("{revision}: {image}, {}, {}", output::short_digest(image_digest), output::time(created_at))
+}
+
+fn oom_kills(count: u64) -> String {
+    format!("{count} of its processes ran out of memory; raise limits.memory")
+}
+
+/// Limits as they were sent, and the defaults where nothing was.
+fn limits(status: &FunctionStatus) -> String {
+    let defaults = resources(status.default_limits.as_ref());
+    let defaults = if defaults.is_empty() { defaults } else { defaults + " (default)" };
+    let given = resources(status.limits.as_ref());
+    [given, defaults].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 fn resources(resources: Option<&Resources>) -> String {

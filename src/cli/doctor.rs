@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use model::config::{Config, DEFAULT_PATH};
 use model::finding::{Finding, Verdict};
+use model::function::capabilities;
 use model::wire;
 
 use super::client::Client;
@@ -67,7 +68,7 @@ async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
         Ok(finding) => found.push(finding),
         Err(error) => return vec![unwell(&error)],
     }
-    match functions(&client).await {
+    match functions(&client, config).await {
         Ok(findings) => found.extend(findings),
         Err(error) => {
             found.push(Finding::fault(FUNCTIONS, format!("{error:#}"), "journalctl -u ingle -n 50"))
@@ -97,7 +98,7 @@ async fn info(client: &Client) -> anyhow::Result<Finding> {
 }
 
 /// The functions that do not serve as they should.
-async fn functions(client: &Client) -> anyhow::Result<Vec<Finding>> {
+async fn functions(client: &Client, config: &Config) -> anyhow::Result<Vec<Finding>> {
     let namespaces: Vec<String> = client.get(&["namespaces"], &[]).await?.json()?;
     let (mut found, mut count) = (Vec::new(), 0);
     for namespace in &namespaces {
@@ -105,6 +106,7 @@ async fn functions(client: &Client) -> anyhow::Result<Vec<Finding>> {
         let functions: Vec<wire::FunctionStatus> = client.get(&["functions"], &query).await?.json()?;
         count += functions.len();
         found.extend(functions.iter().filter_map(function));
+        found.extend(functions.iter().flat_map(|function| from_before(function, config)));
     }
     if found.is_empty() {
         found.push(Finding::ok(FUNCTIONS, format!("{count}, none in trouble")));
@@ -125,6 +127,37 @@ fn function(function: &wire::FunctionStatus) -> Option<Finding> {
     let update = function.update.as_ref().filter(|update| update.phase == "failed")?;
     let reason = update.reason.as_deref().unwrap_or("for a reason that is not known");
     Some(Finding::warning(FUNCTIONS, format!("{name} serves, but not its last update: {reason}"), look))
+}
+
+/// Names what a function runs with that a deploy would not give it now.
+fn from_before(function: &wire::FunctionStatus, config: &Config) -> Vec<Finding> {
+    let name = &function.name;
+    let mut found = Vec::new();
+    let has_limit =
+        |limits: &Option<wire::Resources>| limits.as_ref().is_some_and(|limits| limits.memory.is_some());
+    // A gateway of an older version says of none what holds by default.
+    if !has_limit(&function.limits) && !has_limit(&function.default_limits) {
+        found.push(Finding::warning(
+            FUNCTIONS,
+            format!("{name} may take all memory: it was deployed before functions.memory held for it"),
+            "deploy it again, with limits.memory if the default is not enough",
+        ));
+    }
+    let settings = [&function.annotations, &function.labels];
+    let asked = settings.into_iter().flatten().find_map(|map| map.get("ingle.capabilities"));
+    let mut more = asked.and_then(|text| capabilities(text).ok()).unwrap_or_default();
+    more.retain(|capability| !config.functions.allowed_capabilities.contains(capability));
+    if !more.is_empty() {
+        found.push(Finding::warning(
+            FUNCTIONS,
+            format!(
+                "{name} has {}, which functions.allowed_capabilities does not: its next deploy will be refused",
+                more.join(", ")
+            ),
+            "take it out of ingle.capabilities, or add it to functions.allowed_capabilities",
+        ));
+    }
+    found
 }
 
 /// One line for each finding, and one for what to do.
@@ -148,4 +181,35 @@ fn print(found: &[Finding]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_runs_with_more_than_a_deploy_would_give_is_named() {
+        let config = Config::parse("", |_| None).expect("defaults");
+        let memory = || Some(wire::Resources { memory: Some("1Gi".into()), cpu: None });
+        let of = |limits, default_limits, capabilities: &str| {
+            let annotations = BTreeMap::from([("ingle.capabilities".to_owned(), capabilities.to_owned())]);
+            let function = wire::FunctionStatus {
+                name: "env".into(),
+                limits,
+                default_limits,
+                annotations: Some(annotations),
+                ..wire::FunctionStatus::default()
+            };
+            from_before(&function, &config).into_iter().map(|finding| finding.text).collect::<Vec<_>>()
+        };
+        assert_eq!(of(memory(), None, ""), [""; 0]);
+        assert_eq!(of(None, memory(), "chown, CAP_KILL"), [""; 0]);
+        let cpu = Some(wire::Resources { memory: None, cpu: Some("1".into()) });
+        let unlimited = of(cpu, None, "");
+        assert!(unlimited.len() == 1 && unlimited[0].contains("functions.memory"), "{unlimited:?}");
+        let capable = of(memory(), None, "CHOWN,SYS_ADMIN,NET_RAW");
+        assert!(capable.len() == 1 && capable[0].contains("CAP_SYS_ADMIN, CAP_NET_RAW"), "{capable:?}");
+    }
 }

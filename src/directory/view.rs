@@ -39,6 +39,10 @@ pub struct View {
     pub revisions: Arc<[KeptRevision]>,
     /// Starts of a replica after the first, since the last deploy.
     pub restarts: u32,
+    /// Processes of its replicas that the kernel killed for want of memory.
+    pub oom_kills: u64,
+    /// Bytes of memory that each replica has because its function names no limit.
+    pub default_memory: Option<u64>,
     /// How the last replica ended that was not told to, since the daemon started.
     pub last_exit: Option<Arc<LastExit>>,
     /// When the next start is tried, while [`Phase::BackingOff`].
@@ -62,6 +66,8 @@ pub struct LastExit {
     pub code: u32,
     /// Whether the kernel killed it for want of memory.
     pub out_of_memory: bool,
+    /// Why the daemon ended it, if it did.
+    pub reason: Option<String>,
     /// When.
     pub at: jiff::Timestamp,
     /// Last lines of output, once they have been read.

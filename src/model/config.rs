@@ -139,6 +139,10 @@ pub struct Functions {
     pub body_limit: u64,
     /// Processes and threads that a replica may have.
     pub pids: u32,
+    /// Memory of a replica whose function names no limit.
+    pub memory: MemoryDefault,
+    /// Bytes that a replica may have in its writable layer.
+    pub disk: u64,
     /// How long a replica may take from its start until it answers.
     pub start_timeout: Duration,
     /// Calls that may wait for a function that is starting.
@@ -151,14 +155,36 @@ pub struct Functions {
     pub revisions: usize,
     /// Capabilities that every function gets.
     pub capabilities: Vec<String>,
+    /// Capabilities that a function may ask for, with their `CAP_` prefix.
+    pub allowed_capabilities: Vec<String>,
     /// A directory of stack files that are deployed once.
     pub first_boot: PathBuf,
     /// The watchdog for images that have none.
     pub watchdog: PathBuf,
-    /// Capabilities that a function may ask for, with their `CAP_` prefix.
-    pub allowed_capabilities: Vec<String>,
     /// Bytes that the files of one handler may have.
     pub handler_limit: u64,
+}
+
+/// An amount of memory, or a share of the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryDefault {
+    /// In bytes.
+    Bytes(u64),
+    /// In percent.
+    Share(u64),
+}
+
+impl MemoryDefault {
+    /// Returns what that is in bytes on a machine with `total` bytes. A share is whole mebibytes, and not less than what a
+    /// small function needs.
+    pub fn of(self, total: u64) -> u64 {
+        const MEBIBYTE: u64 = 1 << 20;
+        const LEAST: u64 = 128 * MEBIBYTE;
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Share(percent) => (total.saturating_mul(percent) / 100).max(LEAST) & !(MEBIBYTE - 1),
+        }
+    }
 }
 
 /// The container engine.
@@ -177,6 +203,8 @@ pub struct Containerd {
 /// Where images come from.
 #[derive(Debug, Clone)]
 pub struct Images {
+    /// Images that may be deployed.
+    pub allowed: Vec<ImagePattern>,
     /// When to ask the registry, unless a function says otherwise.
     pub pull_policy: PullPolicy,
     /// Docker's credentials file.
@@ -202,8 +230,6 @@ pub struct Network {
     pub plugin_dir: PathBuf,
     /// The resolv.conf for functions when the host has only a stub resolver.
     pub resolv_conf: PathBuf,
-    /// Images that may be deployed.
-    pub allowed: Vec<ImagePattern>,
     /// Destinations on this host or in private networks that functions may reach, such as
     /// `10.0.0.5` or `192.168.1.0/24`. Public addresses are always reachable.
     pub allow: Vec<IpNet>,
@@ -363,12 +389,19 @@ impl Config {
                 pids: from.get("functions.pids", "1024", |text| {
                     count(text).and_then(|n| u32::try_from(n).map_err(|_| "too large".to_owned()))
                 }),
+                memory: from.get("functions.memory", "50%", memory),
+                disk: from.get("functions.disk", "1Gi", size),
                 start_timeout: from.get("functions.start_timeout", "60s", duration),
                 max_waiting: from.get("functions.max_waiting", "256", count),
                 stop_grace: from.get("functions.stop_grace", "10s", duration),
                 parallel_starts: from.get("functions.parallel_starts", &cores.to_string(), count),
                 revisions: from.get("functions.revisions", "5", count),
                 capabilities: from.get("functions.capabilities", "", |text| Ok(list(text))),
+                allowed_capabilities: from.get(
+                    "functions.allowed_capabilities",
+                    "NET_BIND_SERVICE,CHOWN,FOWNER,SETUID,SETGID,KILL",
+                    capabilities,
+                ),
                 first_boot: from.get("functions.first_boot", "/etc/ingle/functions.d", path),
                 watchdog: from.get("functions.watchdog", "/usr/local/lib/ingle/fwatchdog", path),
                 handler_limit: from.get("functions.handler_limit", "64Mi", size),
@@ -382,6 +415,7 @@ impl Config {
                 oci_runtime: from.get("containerd.oci_runtime", "runc", text),
             },
             images: Images {
+                allowed: from.get("images.allowed", "*", images),
                 pull_policy: from.get("images.pull_policy", "Always", str::parse),
                 docker_config: from.get("images.docker_config", "/root/.docker/config.json", path),
                 certs_dir: from.get("images.certs_dir", "/etc/containerd/certs.d", path),
@@ -396,11 +430,6 @@ impl Config {
                 resolv_conf: from.get("network.resolv_conf", "/etc/ingle/resolv.conf", path),
                 allow: from.get("network.allow", "", networks),
             },
-                allowed_capabilities: from.get(
-                    "functions.allowed_capabilities",
-                    "NET_BIND_SERVICE,CHOWN,FOWNER,SETUID,SETGID,KILL",
-                    capabilities,
-                ),
             logs: Logs {
                 file_limit: from.get("logs.file_limit", "10Mi", size),
                 line_limit: from.get("logs.line_limit", "64Ki", size),
@@ -414,7 +443,6 @@ impl Config {
                 keep_dead: from.get("queue.keep_dead", "168h", duration),
                 max_dead: from.get("queue.max_dead", "10000", count),
                 max_dead_size: from.get("queue.max_dead_size", "1Gi", size),
-                allowed: from.get("images.allowed", "*", images),
                 parallel_calls: from.get("queue.parallel_calls", "100", count),
                 parallel_calls_per_queue: from.get("queue.parallel_calls_per_queue", "100", count),
                 parallel_calls_per_function: from.get("queue.parallel_calls_per_function", "10", count),
@@ -557,6 +585,19 @@ fn percent(text: &str) -> Result<u64, String> {
     number.filter(|number| *number <= 100).ok_or_else(|| "is not a share from 0% to 100%".into())
 }
 
+fn memory(text: &str) -> Result<MemoryDefault, String> {
+    if text.ends_with('%') {
+        let share = percent(text)?;
+        return if share == 0 { Err("is 0%".into()) } else { Ok(MemoryDefault::Share(share)) };
+    }
+    Memory::parse(text).map(|memory| MemoryDefault::Bytes(memory.bytes()))
+}
+
+fn images(text: &str) -> Result<Vec<ImagePattern>, String> {
+    let patterns: Vec<ImagePattern> = list(text).iter().map(|item| item.parse()).collect::<Result<_, _>>()?;
+    if patterns.is_empty() { Err("names none: write * for all images".into()) } else { Ok(patterns) }
+}
+
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -584,11 +625,6 @@ fn hosts(text: &str) -> Result<HostPatterns, String> {
         .into_iter()
         .map(|item| match is_name(item.strip_prefix("*.").unwrap_or(&item)) {
             true => Ok(item.trim_end_matches('.').to_ascii_lowercase()),
-fn images(text: &str) -> Result<Vec<ImagePattern>, String> {
-    let patterns: Vec<ImagePattern> = list(text).iter().map(|item| item.parse()).collect::<Result<_, _>>()?;
-    if patterns.is_empty() { Err("names none: write * for all images".into()) } else { Ok(patterns) }
-}
-
             false => Err(format!("{item:?} is not a host such as example.org or *.example.org")),
         })
         .collect::<Result<Vec<_>, _>>()

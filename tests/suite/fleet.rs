@@ -4,6 +4,7 @@
 mod behind;
 mod engine;
 mod exits;
+mod limits;
 mod model;
 mod reaper;
 mod rollback;
@@ -28,8 +29,8 @@ use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};
 use crate::support::tap::{Open, Tap, Tapped};
 
-/// Revisions that are kept.
-const REVISIONS: usize = 5;
+/// The configuration, unless a test has another.
+const SETTINGS: &str = "[functions]\nstart_timeout = \"2s\"\n";
 
 struct World {
     fleet: Arc<Fleet>,
@@ -38,6 +39,8 @@ struct World {
     logs: Arc<Logs>,
     state: tempfile::TempDir,
     run: tempfile::TempDir,
+    /// Configuration of the daemon.
+    settings: String,
     /// What stands before the runtime.
     tap: Arc<dyn Tap>,
 }
@@ -54,14 +57,16 @@ impl World {
         let (state, run) =
             (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
         let (runtime, network) = (FakeRuntime::default(), Arc::new(FakeNetwork::new()));
-        Self::with(runtime, network, state, run, revisions, Arc::new(Open)).await
+        let settings = format!("{SETTINGS}revisions = {revisions}\n");
+        Self::with(runtime, network, state, run, settings, Arc::new(Open)).await
     }
 
     /// One whose runtime has a tap before it.
     async fn tapped(tap: Arc<dyn Tap>) -> Self {
         let (state, run) =
             (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
-        Self::with(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run, REVISIONS, tap).await
+        let (runtime, network) = (FakeRuntime::default(), Arc::new(FakeNetwork::new()));
+        Self::with(runtime, network, state, run, SETTINGS.to_owned(), tap).await
     }
 
     async fn over(
@@ -70,7 +75,7 @@ impl World {
         state: tempfile::TempDir,
         run: tempfile::TempDir,
     ) -> Self {
-        Self::with(runtime, network, state, run, REVISIONS, Arc::new(Open)).await
+        Self::with(runtime, network, state, run, SETTINGS.to_owned(), Arc::new(Open)).await
     }
 
     async fn with(
@@ -78,11 +83,10 @@ impl World {
         network: Arc<FakeNetwork>,
         state: tempfile::TempDir,
         run: tempfile::TempDir,
-        revisions: usize,
+        settings: String,
         tap: Arc<dyn Tap>,
     ) -> Self {
-        let mut config = Config::parse("[functions]\nstart_timeout = \"2s\"\n", |_| None).expect("settings");
-        config.functions.revisions = revisions;
+        let mut config = Config::parse(&settings, |_| None).expect("settings");
         config.logs.journal = false;
         let logs = Logs::new(&config.logs, state.path(), run.path()).expect("logs");
         let secrets = Secrets::open(state.path()).expect("secrets");
@@ -93,7 +97,7 @@ impl World {
         let fleet = Fleet::new(&config, tapped, network.clone(), logs.clone(), secrets, handlers, store)
             .expect("a fleet");
         fleet.start().await.expect("started");
-        Self { fleet, runtime, network, logs, state, run, tap }
+        Self { fleet, runtime, network, logs, state, run, settings, tap }
     }
 
     /// Ends the daemon's part; containers and networks stay.
@@ -105,9 +109,9 @@ impl World {
     /// The next daemon, after the fleet of this one was stopped.
     async fn resume(self) -> Self {
         self.logs.shutdown().await;
-        let Self { runtime, network, state, run, fleet, logs, tap } = self;
+        let Self { runtime, network, state, run, fleet, logs, settings, tap } = self;
         drop((fleet, logs));
-        Self::with(runtime, network, state, run, REVISIONS, tap).await
+        Self::with(runtime, network, state, run, settings, tap).await
     }
 
     async fn deploy(&self, image: &str) -> u64 {

@@ -80,6 +80,8 @@ impl World {
             created_at: Timestamp::UNIX_EPOCH,
             image_digest: None,
             restarts: 0,
+            oom_kills: 0,
+            default_memory: None,
             last_exit: None,
             revisions: Arc::default(),
             retry_at: None,

@@ -22,8 +22,10 @@ pub(super) enum Command {
     Remove { done: oneshot::Sender<Result<(), FleetError>> },
     /// A replica's process ended.
     Exited { id: ReplicaId, code: u32 },
-    /// The kernel killed a process of a replica for want of memory.
-    OutOfMemory { id: ReplicaId },
+    /// The kernel killed processes of a replica for want of memory, so many so far.
+    OutOfMemory { id: ReplicaId, kills: u64 },
+    /// A replica has written more files than it may.
+    LayerTooLarge { id: ReplicaId, bytes: u64 },
     /// A replica fails its health probe.
     Unhealthy { id: ReplicaId, reason: String },
     /// Events may have been lost: this is what runs.

@@ -29,6 +29,8 @@ pub(super) struct Context {
     pub(super) handlers: Handlers,
     pub(super) replica_index: ReplicaIndex,
     pub(super) config: config::Functions,
+    /// Bytes that `functions.memory` means on this machine.
+    pub(super) default_memory: u64,
     /// `images.allowed`
     pub(super) allowed_images: Vec<ImagePattern>,
     /// Set when the daemon stops: owners end and leave their replicas running.

@@ -13,6 +13,7 @@ mod command;
 mod context;
 mod decide;
 mod error;
+mod footprint;
 mod health;
 mod namespaces;
 mod owner;
@@ -39,10 +40,11 @@ use crate::replica::{Launcher, Revision};
 use command::Command;
 use context::Context;
 use directory::{CallStats, Directory, DirectoryWriter, Entry, StatsSnapshot};
+use footprint::Footprints;
 use host::bundles::Handlers;
 use host::logs::Logs;
 use host::network::Network;
-use host::runtime::{ContainerRecord, ContainerState, Runtime, label};
+use host::runtime::{ContainerRecord, ContainerState, Runtime, label, machine_memory};
 use host::secrets::Secrets;
 use host::store::{FunctionRecord, Store};
 use model::config::Config;
@@ -109,9 +111,10 @@ impl Fleet {
             handlers,
             replica_index: ReplicaIndex::default(),
             config: config.functions.clone(),
+            default_memory: config.functions.memory.of(machine_memory()),
+            allowed_images: config.images.allowed.clone(),
             stop: CancellationToken::new(),
         };
-            allowed_images: config.images.allowed.clone(),
         let (directory, writer) = Directory::new();
         let owners = Owners { inboxes: HashMap::new(), directory: writer };
         Ok(Arc::new(Self {
@@ -185,6 +188,8 @@ impl Fleet {
         self.keep("what brings containers' events to functions", move || watcher.clone().run(events.take()));
         let reaper = Reaper(self.context.clone());
         self.keep("what removes what nobody owns", move || reaper.clone().run());
+        let footprints = Footprints { context: self.context.clone(), directory: self.directory.clone() };
+        self.keep("what measures replicas", move || footprints.clone().run());
         let (directory, context) = (self.directory.clone(), self.context.clone());
         self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));
         Ok(())
@@ -253,13 +258,13 @@ impl Fleet {
         let spec = FunctionSpec::try_from(&deployment)?;
         spec.check_settings()?;
         admission::check_schedule(&spec)?;
+        let Context { config, allowed_images, .. } = &*self.context;
+        admission::check_allowed(&spec, &config.allowed_capabilities, allowed_images)?;
         let key = spec.key.clone();
         self.namespaces.check(&key.namespace)?;
         if only_update && self.directory.get(&key).is_none() {
             return Err(FleetError::NotFound(key));
         }
-        let Context { config, allowed_images, .. } = &*self.context;
-        admission::check_allowed(&spec, &config.allowed_capabilities, allowed_images)?;
         admission::check_secrets(&self.context.secrets, &spec)?;
         // Until it is on disk that the function uses it.
         let mut pin = self.context.disk.pin(&spec.image).await;
@@ -277,6 +282,7 @@ impl Fleet {
             spec: Arc::new(spec),
             created_at: jiff::Timestamp::now(),
             image,
+            default_memory: true,
         };
 
         let mut owners = self.owners.lock().await;

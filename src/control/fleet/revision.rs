@@ -18,6 +18,7 @@ pub(super) fn to_record(revision: &Revision) -> RevisionRecord {
         manifest_digest: revision.image.manifest_digest.clone(),
         size: revision.image.size,
         config: revision.image.config.clone(),
+        default_memory: revision.default_memory,
     }
 }
 
@@ -36,6 +37,7 @@ pub(super) fn from_record(record: &RevisionRecord) -> Result<Revision, Invalid> 
         deployment: Arc::new(record.deployment.clone()),
         spec: Arc::new(spec),
         created_at: record.created_at,
+        default_memory: record.default_memory,
     })
 }
 

@@ -32,6 +32,9 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         labels: Some(labels),
         annotations: sent.annotations.clone(),
         limits: sent.limits.clone(),
+        default_limits: view
+            .default_memory
+            .map(|bytes| wire::Resources { memory: Some(amount(bytes)), cpu: None }),
         requests: sent.requests.clone(),
         read_only_root_filesystem: sent.read_only_root_filesystem.unwrap_or(false),
         invocation_count: entry.stats.invocations(),
@@ -43,6 +46,7 @@ pub(super) fn of(entry: &Entry) -> wire::FunctionStatus {
         image_digest: view.image_digest.clone(),
         revision: view.revision,
         restarts: view.restarts,
+        oom_kills: view.oom_kills,
         update: view.update.as_ref().map(|update| wire::UpdateStatus {
             revision: update.revision,
             phase: update.phase.to_string(),
@@ -67,10 +71,16 @@ pub(super) fn with_history(entry: &Entry) -> wire::FunctionStatus {
         revision: exit.revision,
         code: exit.code,
         out_of_memory: exit.out_of_memory,
+        reason: exit.reason.clone(),
         at: exit.at.to_string(),
         output: exit.output.clone(),
     });
     wire::FunctionStatus { revisions: revisions.collect(), last_exit, ..of(entry) }
+}
+
+/// An amount of memory as clients write it.
+fn amount(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{}Mi", bytes >> 20) } else { bytes.to_string() }
 }
 
 /// How far a pull has come, in words.

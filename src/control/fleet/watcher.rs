@@ -62,8 +62,8 @@ impl Watcher {
                         Ok(RuntimeEvent::Exited { id, code }) => {
                             self.tell(&id, Command::Exited { id: id.clone(), code }).await;
                         }
-                        Ok(RuntimeEvent::OutOfMemory { id }) => {
-                            self.tell(&id, Command::OutOfMemory { id: id.clone() }).await;
+                        Ok(RuntimeEvent::OutOfMemory { id, kills }) => {
+                            self.tell(&id, Command::OutOfMemory { id: id.clone(), kills }).await;
                         }
                         // A stream that broke or fell behind is not trusted: look at what is there.
                         Ok(RuntimeEvent::Resync) | Err(RecvError::Lagged(_)) => self.resync().await,

@@ -14,7 +14,7 @@ use directory::Endpoint;
 use host::bundles::Handlers;
 use host::logs::Logs;
 use host::network::{Attachment, Network};
-use host::runtime::{ContainerRequest, LayerRequest, Progress, Runtime, Stdio};
+use host::runtime::{ContainerRequest, LayerRequest, Progress, Runtime, Stdio, machine_memory};
 use host::secrets::Secrets;
 use model::config;
 use model::function::{FunctionSpec, PullPolicy, ReplicaId};
@@ -51,6 +51,8 @@ pub struct Launcher {
     secrets: Secrets,
     handlers: Handlers,
     config: config::Functions,
+    /// Bytes that `functions.memory` means on this machine.
+    default_memory: u64,
     /// That of functions which name none.
     pull_policy: PullPolicy,
     /// Starting a container is bound by the processor: more at a time than cores makes all of them
@@ -72,7 +74,9 @@ impl Launcher {
         pull_policy: PullPolicy,
     ) -> Self {
         let starts = Semaphore::new(config.parallel_starts);
-        Self { runtime, network, logs, secrets, handlers, config, pull_policy, starts, left: Notify::new() }
+        let default_memory = config.memory.of(machine_memory());
+        let left = Notify::new();
+        Self { runtime, network, logs, secrets, handlers, config, default_memory, pull_policy, starts, left }
     }
 
     /// Starts a replica and returns it when it answers. On an error nothing of it is left.
@@ -143,6 +147,10 @@ impl Launcher {
             mounts,
             env: self.derived_env(spec),
             pids: spec.pids.unwrap_or(self.config.pids),
+            memory: match &spec.limits.memory {
+                Some(limit) => Some(limit.bytes()),
+                None => revision.default_memory(self.default_memory),
+            },
             watchdog: needs_watchdog(spec, &revision.image.config).then(|| self.config.watchdog.clone()),
         };
         self.runtime.create(&request).await.map_err(LaunchError::Container)?;

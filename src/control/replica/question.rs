@@ -203,6 +203,7 @@ pub(super) mod tests {
         Revision {
             number: 1,
             created_at: jiff::Timestamp::UNIX_EPOCH,
+            default_memory: true,
             image: ResolvedImage {
                 image: spec.image.clone(),
                 digest: String::new(),

@@ -440,6 +440,7 @@ mod tests {
                 manifest_digest: "sha256:1".into(),
                 size: 7,
                 config: crate::runtime::ImageConfig::default(),
+                default_memory: true,
             },
             serving: None,
             desired: 1,

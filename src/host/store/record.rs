@@ -44,6 +44,10 @@ pub struct RevisionRecord {
     pub size: u64,
     /// The image's configuration.
     pub config: ImageConfig,
+    /// Set if `functions.memory` holds for it where it names no limit. What was deployed before there was that key
+    /// goes on without one.
+    #[serde(default)]
+    pub default_memory: bool,
 }
 
 /// What a function may be started from.

@@ -73,6 +73,22 @@ fn every_key_is_documented_with_its_default() {
 }
 
 #[test]
+fn memory_is_an_amount_or_a_share_of_the_machines() {
+    let of = |text: &str, total| {
+        let text = format!("[functions]\nmemory = {text:?}\n");
+        Config::parse(&text, none).map(|config| config.functions.memory.of(total))
+    };
+    assert_eq!(of("50%", 8 << 30).expect("half"), 4 << 30);
+    assert_eq!(of("50%", (1 << 30) + 4_000_001).expect("whole mebibytes"), 513 << 20);
+    assert_eq!(of("50%", 200 << 20).expect("half of a small machine"), 128 << 20);
+    assert_eq!(of("64Mi", 200 << 20).expect("as it is given"), 64 << 20);
+    for wrong in ["0%", "101%", "half", "0"] {
+        let error = of(wrong, 1 << 30).expect_err(wrong).to_string();
+        assert!(error.contains("functions.memory"), "{error}");
+    }
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let variable = |name: &str| (name == "INGLE_FUNCTIONS_TIMEOUT").then(|| "12moons".to_owned());
     let text = "[gateway]\nlisten = \"here\"\nport = 1\n[functions]\npids = 0\n[logs]\nline_limit = 1.5\n\

@@ -108,6 +108,8 @@ pub struct FunctionStatus {
     pub annotations: Option<BTreeMap<String, String>>,
     /// Limits as sent.
     pub limits: Option<Resources>,
+    /// Ours: what holds where `limits` names nothing. Apart from them, so that whoever sends them back names nothing.
+    pub default_limits: Option<Resources>,
     /// Requests as sent.
     pub requests: Option<Resources>,
     /// As sent.
@@ -139,6 +141,9 @@ pub struct FunctionStatus {
     /// Ours: how often a replica had to be started again since the last deploy.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
+    /// Ours: how many processes of its replicas the kernel has killed for want of memory (OOMKilled).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub oom_kills: u64,
     /// Ours: the update that is under way, or the last one if it did not come up.
     pub update: Option<UpdateStatus>,
     /// Ours: how the last replica ended that was not told to, since the daemon started; only in describe.
@@ -163,6 +168,9 @@ pub struct LastExit {
     /// Whether the kernel killed it for want of memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub out_of_memory: bool,
+    /// Why it was ended, if the daemon did that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When, RFC 3339.
     pub at: String,
     /// Its last lines.

@@ -60,6 +60,12 @@ pub(super) fn write(text: &mut Text, entries: &[Arc<Entry>], logs: &Logs) {
         &|reading| reading.entry.peek().restarts.into(),
     );
     family(
+        "ingle_oom_kills_total",
+        Kind::Counter,
+        "Processes of replicas that the kernel killed for want of memory.",
+        &|reading| reading.entry.peek().oom_kills,
+    );
+    family(
         "ingle_output_lines_dropped_total",
         Kind::Counter,
         "Lines of output that were over a replica's rate.",

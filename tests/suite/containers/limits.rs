@@ -15,12 +15,71 @@ async fn memory_over_the_limit_kills_and_is_told() {
     room.launch(&request).await;
     // It may die before its shim looks out for that. Whoever hears of the end has to know why.
     let id = &request.id;
-    event(&mut events, &RuntimeEvent::OutOfMemory { id: id.clone() }).await;
+    event(&mut events, &RuntimeEvent::OutOfMemory { id: id.clone(), kills: 1 }).await;
     event(&mut events, &RuntimeEvent::Exited { id: id.clone(), code: 128 + 9 }).await;
     room.runtime.remove(&request.id).await.expect("removed");
 
     let request = room.request(json!({ "limits": { "memory": "1Gi" } }), &command);
     assert_eq!(room.run(&request).await.code, 0, "within the limit it runs");
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_for_want_of_memory_is_told_although_the_first_lives_on() {
+    require_containerd!();
+    let room = Room::new().await;
+    let script = "busybox dd if=/dev/zero of=/dev/null bs=256M count=1; busybox dd if=/dev/zero of=/dev/null bs=256M \
+        count=1; echo ready; sleep 60";
+    let request = room.script(json!({ "limits": { "memory": "32Mi" } }), script);
+    let mut events = room.runtime.events();
+    room.start(&request).await;
+    let id = &request.id;
+    let told = async {
+        loop {
+            if let RuntimeEvent::OutOfMemory { id: told, .. } = events.recv().await.expect("events go on") {
+                assert_eq!(told, *id);
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), told).await.expect("it is told");
+    assert_eq!(room.runtime.footprint(id).await.expect("measured").oom_kills, 2);
+    assert!(room.runtime.usage(id).await.is_ok(), "it runs");
+    room.runtime.remove(id).await.expect("removed");
+}
+
+#[tokio::test]
+async fn a_limit_of_memory_leaves_swap_as_the_machine_has_it() {
+    require_containerd!();
+    let room = Room::new().await;
+    let script = "cat /sys/fs/cgroup/memory.swap.max 2>/dev/null || \
+        cat /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes 2>/dev/null || echo not counted";
+    let output = room.output(json!({ "limits": { "memory": "32Mi" } }), script).await;
+    let unlimited = match output.trim() {
+        // Version 2; version 1 without swap accounting; version 1.
+        "max" | "not counted" => true,
+        number => number.parse::<u64>().expect("a number") > 1 << 60,
+    };
+    assert!(unlimited, "{output}");
+}
+
+#[tokio::test]
+async fn files_that_a_replica_writes_are_measured() {
+    require_containerd!();
+    let room = Room::new().await;
+    let script = "echo ready; read -r x </dev/zero || true; sleep 60";
+    let empty = room.script(json!({}), script);
+    room.start(&empty).await;
+    let full =
+        room.script(json!({}), "dd if=/dev/zero of=/file bs=1M count=20 2>/dev/null; echo ready; sleep 60");
+    room.start(&full).await;
+    let layer = async |id| room.runtime.footprint(id).await.expect("measured").layer;
+    let (before, after) = (layer(&empty.id).await, layer(&full.id).await);
+    assert!(before < 1 << 20, "{before} bytes");
+    assert!((20 << 20..22 << 20).contains(&after), "{after} bytes");
+    for id in [&empty.id, &full.id] {
+        room.runtime.remove(id).await.expect("removed");
+        assert!(room.runtime.footprint(id).await.is_err(), "there is nothing to measure");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use host::runtime::containerd::Containerd;
 use host::runtime::{ContainerRequest, Image, Progress, Runtime, RuntimeEvent, Stdio};
-use model::function::{FunctionSpec, PullPolicy, ReplicaId};
+use model::function::{FunctionSpec, Memory, PullPolicy, ReplicaId};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
@@ -70,6 +70,7 @@ impl Room {
         body.as_object_mut().expect("an object").append(&mut object(deployment));
         let body = serde_json::from_value(body).expect("a deployment");
         let spec = FunctionSpec::try_from(&body).expect("valid");
+        let memory = spec.limits.memory.as_ref().map(Memory::bytes);
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let id = ReplicaId::new(&spec.key.name, number);
         let fifo = |name: &str| {
@@ -91,6 +92,7 @@ impl Room {
             mounts: Vec::new(),
             env: BTreeMap::new(),
             pids: 64,
+            memory,
             watchdog: None,
         }
     }

@@ -151,6 +151,7 @@ fn record() -> FunctionRecord {
         manifest_digest: "sha256:1".into(),
         size: 7,
         config: ImageConfig::default(),
+        default_memory: true,
     };
     FunctionRecord {
         key: env(),

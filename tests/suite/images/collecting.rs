@@ -59,6 +59,7 @@ fn revision(image: &Image) -> RevisionRecord {
         manifest_digest: image.resolved.manifest_digest.clone(),
         size: image.resolved.size,
         config: image.resolved.config.clone(),
+        default_memory: true,
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use host::network::{Attachment, Network, NetworkError};
 use host::runtime::{
-    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
-    Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
+    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Progress,
+    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::function::{ImageRef, PullPolicy, ReplicaId};
 use tokio::sync::broadcast;
@@ -171,6 +171,10 @@ impl Runtime for Tapped<dyn Runtime> {
 
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {
         self.inner.usage(id).await
+    }
+
+    async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
+        self.inner.footprint(id).await
     }
 }
 

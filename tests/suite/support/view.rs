@@ -25,6 +25,8 @@ pub(crate) fn view(name: &str, endpoints: Vec<Arc<Endpoint>>) -> View {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         image_digest: None,
         restarts: 0,
+        oom_kills: 0,
+        default_memory: None,
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,

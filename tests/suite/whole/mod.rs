@@ -20,6 +20,7 @@
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
 //! doctor       what is wrong is found
+//! limits       what one function may take of the machine
 //! inside       what a function sees and reaches
 //! failures     every step of a launch fails on a real containerd; nothing is left
 //! chaos        rounds in which something is killed while something is asked, under load
@@ -43,6 +44,7 @@ mod handlers;
 mod inside;
 mod languages;
 mod lifecycle;
+mod limits;
 mod long_calls;
 mod moving;
 mod queue;

@@ -1,6 +1,9 @@
 //! Replicas that end without having been told to: why, and what they wrote last.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Owner;
 use super::completions::TaskDone;
@@ -12,8 +15,14 @@ use model::function::ReplicaId;
 /// Lines of output that are kept of the last exit.
 const LINES: usize = 5;
 /// What to say of a replica that the kernel killed.
-const MEMORY_NOTE: &str = "; it was killed for want of memory: raise limits.memory";
+const MEMORY_NOTE: &str = "; it ran out of memory (OOMKilled): raise limits.memory";
+/// The exit code of a process that was killed.
+const KILLED: u32 = 128 + 9;
+/// Longest time from a process that was killed for want of memory to the end of its replica that follows from it.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(5);
 
+/// The least time between two lines about processes of one replica that were killed.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The exit code of a process whose end was not told; containerd says so too.
 const UNKNOWN: u32 = 255;
 
@@ -50,29 +59,80 @@ impl Owner {
             // It was told to.
             return;
         }
-        let out_of_memory = slot.out_of_memory;
+        let out_of_memory = slot
+            .oom_killed_at
+            .is_some_and(|killed_at| code == KILLED || killed_at.elapsed() < FOLLOWS_WITHIN);
         self.last_exit = Some(Arc::new(LastExit {
             replica: id.clone(),
             revision: slot.revision.number,
             code,
             out_of_memory,
+            reason: None,
             at: jiff::Timestamp::now(),
             output: Vec::new(),
         }));
         let reason = if out_of_memory {
-            format!("was killed for want of memory (exit code {code}); raise limits.memory")
+            format!("ran out of memory (OOMKilled, exit code {code}); raise limits.memory")
         } else {
             format!("exited with code {code}")
         };
         self.replace(id, &reason);
     }
 
-    /// The kernel killed a process of a replica. This may be told once more after the exit that follows from it.
-    pub(super) fn out_of_memory(&mut self, id: &ReplicaId) {
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) {
-            slot.out_of_memory = true;
+    /// The kernel killed processes of a replica for want of memory, so many so far: its first one, or one that it has
+    /// started, for a call for instance. This may be told again, also after the exit that follows from it.
+    pub(super) fn out_of_memory(&mut self, id: &ReplicaId, kills: u64) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else {
+            return self.amend(id, |exit| exit.out_of_memory = true);
+        };
+        let now = Instant::now();
+        let more = kills.saturating_sub(slot.oom_kills);
+        if more > 0 {
+            slot.oom_kills = kills;
+            slot.oom_killed_at = Some(now);
+            self.oom_kills += more;
         }
-        self.amend(id, |exit| exit.out_of_memory = true);
+        let has_ended = slot.exit.borrow().is_some();
+        // Callers can bring it about, as often as they like.
+        let untold = slot.oom_kills - slot.oom_kills_told;
+        if untold > 0 && slot.oom_told_at.is_none_or(|at| now.duration_since(at) >= TELL_EVERY) {
+            slot.oom_kills_told = slot.oom_kills;
+            slot.oom_told_at = Some(now);
+            let function = &self.entry.key;
+            tracing::warn!(%function, replica = %id, processes = untold, "out of memory (OOMKilled); raise limits.memory");
+            let text = format!(
+                "[out of memory (OOMKilled): the kernel killed {untold} of the processes of replica {id}; raise limits.memory]"
+            );
+            self.context.logs.remark(function, &text);
+        }
+        if has_ended && more > 0 {
+            self.amend(id, |exit| exit.out_of_memory = true);
+        }
+    }
+
+    /// A replica has more in its writable layer than it may.
+    pub(super) fn layer_too_large(&mut self, id: &ReplicaId, bytes: u64) {
+        let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
+        if !matches!(slot.stage, Stage::Ready { .. }) {
+            return;
+        }
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let reason = format!(
+            "was ended: it has {:.1} MB of files in its writable layer, and functions.disk allows {:.1} MB",
+            megabytes(bytes),
+            megabytes(self.context.config.disk)
+        );
+        self.last_exit = Some(Arc::new(LastExit {
+            replica: id.clone(),
+            revision: slot.revision.number,
+            code: KILLED,
+            out_of_memory: false,
+            reason: Some(reason.clone()),
+            at: jiff::Timestamp::now(),
+            output: Vec::new(),
+        }));
+        self.context.logs.remark(&self.entry.key, &format!("[replica {id} {reason}]"));
+        self.replace(id, &reason);
     }
 
     /// What a replica wrote before it ended.

@@ -69,6 +69,8 @@ pub(super) struct Owner {
     reason: Option<String>,
     restarts: u32,
     last_exit: Option<Arc<LastExit>>,
+    /// Processes of its replicas that the kernel killed for want of memory.
+    oom_kills: u64,
     /// What it is to do first.
     first: Option<Command>,
 }
@@ -81,7 +83,7 @@ impl Owner {
         adoptable: Vec<AdoptableReplica>,
         stats: directory::CallStats,
     ) -> Self {
-        let view = publish::first(&context.config, &known);
+        let view = publish::first(&context, &known);
         let (entry, publisher) = Entry::new(known.record.key.clone(), stats, view);
         let mut owner = Self::idle(context, (entry, publisher), mpsc::channel(INBOX), known);
         for replica in adoptable {
@@ -117,6 +119,7 @@ impl Owner {
             reason: None,
             restarts: 0,
             last_exit: None,
+            oom_kills: 0,
             first: None,
         }
     }
@@ -199,7 +202,8 @@ impl Owner {
                 let _ = done.send(result);
             }
             Command::Exited { id, code } => self.exited(&id, code),
-            Command::OutOfMemory { id } => self.out_of_memory(&id),
+            Command::OutOfMemory { id, kills } => self.out_of_memory(&id, kills),
+            Command::LayerTooLarge { id, bytes } => self.layer_too_large(&id, bytes),
             Command::Unhealthy { id, reason } => self.replace(&id, &reason),
             Command::Listed(listing) => self.listed(&listing),
         }

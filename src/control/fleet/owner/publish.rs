@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::slot::Stage;
 use super::{Owner, StoredFunction};
+use crate::fleet::context::Context;
 use crate::replica::Revision;
 use directory::{Endpoint, Phase, Update, View};
-use model::config;
 
 impl Owner {
     /// Publishes how the function is now.
@@ -58,18 +58,20 @@ impl Owner {
             retry_at: retry_at.filter(|_| phase == Phase::BackingOff),
             revisions: self.history.clone(),
             last_exit: self.last_exit.clone(),
-            ..base_view(&self.context.config, shown, self.record.desired)
+            oom_kills: self.oom_kills,
+            ..base_view(&self.context, shown, self.record.desired)
         });
     }
 }
 
 /// The view of a function whose owner has not begun.
-pub(super) fn first(config: &config::Functions, known: &StoredFunction) -> View {
+pub(super) fn first(context: &Context, known: &StoredFunction) -> View {
     let shown = known.serving.as_ref().unwrap_or(&known.wanted);
-    View { revisions: known.history.clone(), ..base_view(config, shown, known.record.desired) }
+    View { revisions: known.history.clone(), ..base_view(context, shown, known.record.desired) }
 }
 
-fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) -> View {
+fn base_view(context: &Context, shown: &Arc<Revision>, desired: u32) -> View {
+    let config = &context.config;
     View {
         deployment: shown.deployment.clone(),
         spec: shown.spec.clone(),
@@ -83,6 +85,8 @@ fn base_view(config: &config::Functions, shown: &Arc<Revision>, desired: u32) ->
         created_at: shown.created_at,
         image_digest: Some(shown.image.digest.clone()),
         restarts: 0,
+        oom_kills: 0,
+        default_memory: shown.default_memory(context.default_memory),
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,

@@ -15,7 +15,19 @@ impl Owner {
     /// The next owner of the same function. Replicas that serve are taken over with their calls, unless they
     /// are not among those that are `running`; all else that the old owner had begun is taken back.
     pub(in crate::fleet) fn recover(self, running: Option<&[ReplicaId]>, first: Option<Command>) -> Self {
-        let Self { context, entry, publisher, inbox, sender, tasks, slots, restarts, last_exit, .. } = self;
+        let Self {
+            context,
+            entry,
+            publisher,
+            inbox,
+            sender,
+            tasks,
+            slots,
+            restarts,
+            last_exit,
+            oom_kills,
+            ..
+        } = self;
         let mut removing = self.removing;
         let mut known = StoredFunction {
             record: self.record,
@@ -43,6 +55,7 @@ impl Owner {
             removing,
             restarts,
             last_exit,
+            oom_kills,
             first,
             ..Self::idle(context, (entry, publisher), (sender, inbox), known)
         };

@@ -31,7 +31,10 @@ impl Owner {
             progress: Progress::default(),
             exit,
             cancel: CancellationToken::new(),
-            out_of_memory: false,
+            oom_kills: 0,
+            oom_killed_at: None,
+            oom_kills_told: 0,
+            oom_told_at: None,
             task: None,
         };
         self.context.replica_index.insert(id.clone(), self.sender.clone());

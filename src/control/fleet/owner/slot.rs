@@ -30,7 +30,12 @@ pub(super) struct Slot {
     pub(super) progress: Progress,
     pub(super) exit: watch::Sender<Option<u32>>,
     pub(super) cancel: CancellationToken,
-    pub(super) out_of_memory: bool,
+    /// Processes of it that the kernel killed for want of memory, and when that was noticed last.
+    pub(super) oom_kills: u64,
+    pub(super) oom_killed_at: Option<Instant>,
+    /// Number of them that the logs were told of, and when.
+    pub(super) oom_kills_told: u64,
+    pub(super) oom_told_at: Option<Instant>,
     /// Task that works on the replica now, or did last.
     pub(super) task: Option<task::Id>,
 }

@@ -78,17 +78,23 @@ struct Outlet {
 impl Outlet {
     /// Sends an event on; before the end of a replica, that a process of it was killed for want of memory. Where
     /// containerd tells that too, it is told twice.
-    async fn send(&self, event: RuntimeEvent) {
-        if let RuntimeEvent::Exited { id, .. } = &event
-            && self.was_killed_for_memory(id).await
-        {
-            let _ = self.sender.send(RuntimeEvent::OutOfMemory { id: id.clone() });
+    async fn send(&self, mut event: RuntimeEvent) {
+        match &mut event {
+            RuntimeEvent::Exited { id, .. } => {
+                let kills = self.killed_for_memory(id).await;
+                if kills > 0 {
+                    let _ = self.sender.send(RuntimeEvent::OutOfMemory { id: id.clone(), kills });
+                }
+            }
+            // The kernel tells the shim before it kills, and counts after.
+            RuntimeEvent::OutOfMemory { id, kills } => *kills = self.killed_for_memory(id).await.max(*kills),
+            RuntimeEvent::Resync => {}
         }
         // Nobody may be listening, which is nobody's loss.
         let _ = self.sender.send(event);
     }
 
-    async fn was_killed_for_memory(&self, id: &ReplicaId) -> bool {
+    async fn killed_for_memory(&self, id: &ReplicaId) -> u64 {
         let (hierarchies, namespace, replica) =
             (self.hierarchies.clone(), self.namespace.clone(), id.clone());
         let count = move || hierarchies.killed_for_memory(&namespace, &replica);
@@ -97,7 +103,9 @@ impl Outlet {
             .inspect_err(
                 |error| tracing::debug!(replica = %id, %error, "cannot tell whether it ran out of memory"),
             )
-            .is_ok_and(|count| count > Some(0))
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 }
 
@@ -202,7 +210,7 @@ fn decode(envelope: &Envelope) -> Option<RuntimeEvent> {
         }
         OUT_OF_MEMORY => {
             let oom = TaskOom::decode(bytes).ok()?;
-            Some(RuntimeEvent::OutOfMemory { id: ReplicaId::from_existing(&oom.container_id) })
+            Some(RuntimeEvent::OutOfMemory { id: ReplicaId::from_existing(&oom.container_id), kills: 1 })
         }
         _ => None,
     }
@@ -231,7 +239,7 @@ mod tests {
         assert_eq!(decode(&envelope(EXIT, &exit)), None);
 
         let oom = TaskOom { container_id: "a-1".into() };
-        assert_eq!(decode(&envelope(OUT_OF_MEMORY, &oom)), Some(RuntimeEvent::OutOfMemory { id }));
+        assert_eq!(decode(&envelope(OUT_OF_MEMORY, &oom)), Some(RuntimeEvent::OutOfMemory { id, kills: 1 }));
         assert_eq!(decode(&envelope("/ingle/marker", &oom)), None);
         assert_eq!(decode(&Envelope { topic: EXIT.into(), ..Envelope::default() }), None);
     }

@@ -43,8 +43,8 @@ use self::images::Images;
 use self::orphans::Strays;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Disk, Image, ImageRecord, LayerRequest, Progress, ResolvedImage,
-    Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
+    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Progress,
+    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::config::Config;
 use model::function::{ImageRef, PullPolicy, ReplicaId, capability};
@@ -210,6 +210,10 @@ impl Runtime for Containerd {
 
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {
         self.usage_of(id).await
+    }
+
+    async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
+        self.footprint_of(id).await
     }
 }
 

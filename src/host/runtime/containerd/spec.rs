@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::seccomp::{self, Programs};
 use super::user::User;
 use crate::runtime::{ContainerRequest, ImageConfig, RuntimeError};
-use model::function::{FunctionSpec, ReplicaId};
+use model::function::ReplicaId;
 
 /// The size of `/tmp` under a read-only root.
 const TMP_SIZE: &str = "64m";
@@ -126,7 +126,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
         "linux": {
             "cgroupsPath": cgroup(inputs.namespace, &request.id),
             "namespaces": namespaces(&request.netns, inputs.unified),
-            "resources": resources(spec, request.pids, inputs.limits_swap),
+            "resources": resources(request, inputs.limits_swap),
             // The network namespace is the replica's own: ports below 1024 are nobody else's in it.
             "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0" },
             "maskedPaths": MASKED_PATHS.iter().copied().chain(masked).collect::<Vec<_>>(),
@@ -222,17 +222,18 @@ fn namespaces(netns: &Path, unified: bool) -> Vec<Value> {
     namespaces
 }
 
-fn resources(spec: &FunctionSpec, pids: u32, limits_swap: bool) -> Value {
+fn resources(request: &ContainerRequest, limits_swap: bool) -> Value {
+    let ContainerRequest { spec, pids, .. } = request;
     let mut resources = json!({
         // The runtime adds the harmless ones (null, zero, random, tty, ...) to any list.
         "devices": [{ "allow": false, "access": "rwm" }],
         "pids": { "limit": pids },
     });
-    if let Some(memory) = &spec.limits.memory {
-        let bytes = memory.bytes();
-        // Memory and swap together: no swap, which would make the limit a matter of disk speed.
+    if let Some(bytes) = request.memory {
+        // Swap as much as the machine has. -1 is `max` in memory.swap.max, and no limit of memory.memsw in version 1:
+        // pages that nobody uses may go out, where there is swap. Without swap accounting nothing limits it anyway.
         resources["memory"] =
-            if limits_swap { json!({ "limit": bytes, "swap": bytes }) } else { json!({ "limit": bytes }) };
+            if limits_swap { json!({ "limit": bytes, "swap": -1 }) } else { json!({ "limit": bytes }) };
     }
     let mut cpu = serde_json::Map::new();
     if let Some(limit) = &spec.limits.cpu {
@@ -255,12 +256,15 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
+    use model::function::{FunctionSpec, Memory};
+
     use super::*;
     use crate::runtime::{Image, Mount, ResolvedImage, Stdio};
 
     fn request(deployment: Value, config: ImageConfig) -> ContainerRequest {
         let deployment = serde_json::from_value(deployment).expect("a deployment");
         let spec = FunctionSpec::try_from(&deployment).expect("valid");
+        let memory = spec.limits.memory.as_ref().map(Memory::bytes);
         ContainerRequest {
             id: ReplicaId::new(&spec.key.name, 7),
             image: Arc::new(Image {
@@ -285,6 +289,7 @@ mod tests {
             }],
             env: BTreeMap::from([("A".into(), "daemon".into()), ("B".into(), "daemon".into())]),
             pids: 99,
+            memory,
             watchdog: None,
         }
     }
@@ -373,10 +378,38 @@ mod tests {
     fn limits_become_those_of_control_groups() {
         let built = built(&request(full(), config()), &User::default(), false);
         let resources = &built["linux"]["resources"];
-        assert_eq!(resources["memory"], json!({ "limit": 64 << 20, "swap": 64 << 20 }));
+        assert_eq!(resources["memory"]["limit"], 64 << 20);
         assert_eq!(resources["cpu"], json!({ "period": 100_000, "quota": 25_000, "shares": 102 }));
         assert_eq!(resources["pids"]["limit"], 99);
         assert_eq!(built["linux"]["cgroupsPath"], "/ingle/env-0000000007");
+    }
+
+    #[test]
+    fn a_limit_of_memory_leaves_swap_as_the_machine_has_it() {
+        let request = ContainerRequest { memory: Some(1 << 30), ..request(full(), config()) };
+        let user = User::default();
+        let memory = |limits_swap, unified| {
+            let inputs = Inputs {
+                request: &request,
+                user: &user,
+                capabilities: &[],
+                namespace: "ingle",
+                unified,
+                limits_swap,
+                masked: &[],
+                open_files: OPEN_FILES,
+            };
+            document(&inputs).expect("a document")["linux"]["resources"]["memory"].clone()
+        };
+        // Never what would become `memory.swap.max = 0`: swap and memory together as much as memory alone.
+        for unified in [true, false] {
+            assert_eq!(memory(true, unified), json!({ "limit": 1 << 30, "swap": -1 }));
+        }
+        assert_eq!(
+            memory(false, false),
+            json!({ "limit": 1 << 30 }),
+            "without swap accounting it cannot be written"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
+use containerd_client::services::v1::snapshots::{RemoveSnapshotRequest, UsageRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ResumeTaskRequest, StartRequest,
@@ -16,8 +16,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::{Containerd, lock, shim};
-use crate::private_file::blocking;
-use crate::runtime::{RuntimeError, Usage};
+use crate::private_file::{blocking, if_there};
+use crate::runtime::{Footprint, RuntimeError, Usage};
 use model::function::ReplicaId;
 
 /// How long the kernel may take to end processes that were sent SIGKILL, and containerd to notice
@@ -145,6 +145,21 @@ impl Containerd {
             lock(&self.pids).remove(id);
             not_running(id)
         })
+    }
+
+    /// See [`Runtime::footprint`](crate::runtime::Runtime::footprint).
+    pub(super) async fn footprint_of(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
+        let failed = |error| RuntimeError::failed(format!("measuring replica {id}"), error);
+        let (hierarchies, namespace, replica) =
+            (self.hierarchies.clone(), self.namespace.clone(), id.clone());
+        let count = move || if_there(hierarchies.killed_for_memory(&namespace, &replica));
+        let oom_kills = blocking(count).await.map_err(failed)?.unwrap_or(0);
+        let ask = UsageRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
+        let answer = self.client.snapshots().usage(self.client.request(ask)).await;
+        let found = self.client.found(answer, format_args!("measuring the layer of replica {id}"))?;
+        let found =
+            found.ok_or_else(|| RuntimeError::NotFound { what: format!("the layer of replica {id}") })?;
+        Ok(Footprint { layer: found.size.try_into().unwrap_or(0), oom_kills })
     }
 
     /// The first process, as containerd knows it.

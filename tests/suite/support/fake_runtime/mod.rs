@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use host::runtime::{
-    ContainerRecord, ContainerRequest, ContainerState, Disk, Image, ImageRecord, LayerRequest, Progress,
-    ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
+    ContainerRecord, ContainerRequest, ContainerState, Disk, Footprint, Image, ImageRecord, LayerRequest,
+    Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::function::{ImageRef, PullPolicy, ReplicaId};
 use tokio::sync::{broadcast, watch};
@@ -43,6 +43,8 @@ struct State {
     /// Layers without a container.
     layers: BTreeMap<ReplicaId, LayerRequest>,
     faults: Faults,
+    /// Traces of replicas.
+    footprints: BTreeMap<ReplicaId, Footprint>,
     /// Process ids given out.
     started: u32,
     /// Told apart by this: a container that ended after it was replaced changes nothing.
@@ -103,8 +105,18 @@ impl FakeRuntime {
 
     /// The same for want of memory.
     pub(crate) fn starve(&self, id: &ReplicaId) {
-        let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone() });
+        self.starve_one(id, 1);
         self.kill(id);
+    }
+
+    /// The kernel kills a process that is not the first, the so-manieth.
+    pub(crate) fn starve_one(&self, id: &ReplicaId, kills: u64) {
+        let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone(), kills });
+    }
+
+    /// Sets what is measured of a replica from now on.
+    pub(crate) fn set_footprint(&self, id: &ReplicaId, footprint: Footprint) {
+        self.lock().footprints.insert(id.clone(), footprint);
     }
 
     /// Ends a container without a word of it, as one that ends while containerd is away.
@@ -153,7 +165,7 @@ impl FakeRuntime {
         let state = self.lock();
         if let Some(container) = state.containers.get(id).filter(|container| container.number == number) {
             if end.out_of_memory {
-                let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone() });
+                let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone(), kills: 1 });
             }
             let _ = self.events.send(RuntimeEvent::Exited { id: id.clone(), code: end.code });
             container.state.send_replace(ContainerState::Stopped);
@@ -368,6 +380,10 @@ impl Runtime for FakeRuntime {
 
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.events.subscribe()
+    }
+
+    async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
+        Ok(self.lock().footprints.get(id).copied().unwrap_or_default())
     }
 
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {

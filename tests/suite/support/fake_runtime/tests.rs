@@ -33,6 +33,7 @@ fn request(image: &str) -> ContainerRequest {
         mounts: Vec::new(),
         env: BTreeMap::new(),
         pids: 64,
+        memory: None,
         watchdog: None,
     }
 }
@@ -80,7 +81,10 @@ async fn its_containers_answer_and_end_as_told() {
     assert_eq!(exit_code(&mut events, &echo.id).await, 3);
     get(&echo, "/").await.expect_err("nobody listens");
     get(&sick, "/oom").await.expect_err("it is gone");
-    assert_eq!(events.recv().await.expect("an event"), RuntimeEvent::OutOfMemory { id: sick.id.clone() });
+    assert_eq!(
+        events.recv().await.expect("an event"),
+        RuntimeEvent::OutOfMemory { id: sick.id.clone(), kills: 1 }
+    );
     assert_eq!(exit_code(&mut events, &sick.id).await, 137);
 
     for image in ["fake/slow", "fake/never-ready"] {
