@@ -52,7 +52,8 @@ impl Gate {
         let store = Arc::new(Store::open(state.path())?);
         let queue = Queue::open(&config, store, directory.clone(), runtime.handle().clone())?;
         let exposure = Exposure::of(&config.gateway, "10.62.0.0/16".parse()?, [10, 62, 0, 1].into());
-        let access = Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")), exposure));
+        let access =
+            Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")), exposure));
         let gateway = Gateway { directory, queue, access, api: axum::Router::new() };
         runtime.spawn(serve(listener, gateway, Limits::of(&config), std::future::pending()));
         let directory = (writer, publisher);
@@ -148,6 +149,8 @@ fn view(replica: SocketAddr) -> anyhow::Result<View> {
         image_digest: None,
         restarts: 0,
         crash_looping: false,
+        default_memory: None,
+        oom_kills: 0,
         last_exit: None,
         revisions: Arc::default(),
         retry_at: None,

@@ -57,7 +57,11 @@ impl ForwardedRequest<'_, '_, '_> {
                 }
                 Header::ForwardedHost => forwarded_host = true,
                 Header::ForwardedProto => proto = true,
-                Header::Upgrade | Header::Accept | Header::Authorization | Header::Date | Header::Function => {}
+                Header::Upgrade
+                | Header::Accept
+                | Header::Authorization
+                | Header::Date
+                | Header::Function => {}
                 Header::Prefer | Header::Via | Header::Other => {}
                 // They mean something in a response alone.
                 Header::ServiceWorkerAllowed | Header::SetCookie | Header::WwwAuthenticate => {}
