@@ -238,9 +238,11 @@ mod tests {
                 |([a-z]{0,60}(__|_|-|/)){0,6}[a-z]{0,60}"
         ) {
             let ours = parse(&text);
-            let theirs = text.parse::<Reference>();
-            proptest::prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{} {:?} {:?}", text, ours, theirs);
-            if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+            // It takes "You/hello" for a name of Docker Hub, which has none in upper case.
+            let is_lower = |name: &Reference| name.repository() == name.repository().to_lowercase();
+            let theirs = text.parse::<Reference>().ok().filter(is_lower);
+            proptest::prop_assert_eq!(ours.is_ok(), theirs.is_some(), "{} {:?} {:?}", text, ours, theirs);
+            if let (Ok(ours), Some(theirs)) = (ours, theirs) {
                 proptest::prop_assert_eq!(ours, theirs);
             }
         }
@@ -249,7 +251,17 @@ mod tests {
     #[test]
     fn a_malformed_name_is_refused_with_its_text() {
         // The last one would be of Docker Hub, under a name that there cannot be.
-        for text in ["", "UPPER/case:x y", "a@sha256:12", "http://x/y", "a:ü", "a/../b", "a:b:c", "a@b@c", "You/hello"] {
+        for text in [
+            "",
+            "UPPER/case:x y",
+            "a@sha256:12",
+            "http://x/y",
+            "a:ü",
+            "a/../b",
+            "a:b:c",
+            "a@b@c",
+            "You/hello",
+        ] {
             let error = text.parse::<ImageRef>().expect_err(text);
             assert_eq!(error.field, "image");
         }
