@@ -73,6 +73,7 @@ async fn status(request: reqwest::RequestBuilder) -> StatusCode {
 async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
     let mut command = tokio::process::Command::from(Command::new(env!("CARGO_BIN_EXE_ingle")));
     command.args(arguments).env("HOME", daemon.containerd.path());
+    command.env("INGLE_DAEMON_RUN_DIR", daemon.containerd.path().join("run-ingle"));
     let output = command.env("INGLE_DAEMON_STATE_DIR", daemon.state_dir()).output().await.expect("it runs");
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }

@@ -32,6 +32,8 @@ fn an_upgrade_under_load_loses_no_call_and_keeps_what_was_accepted() {
         assert!(secret.send().await.expect("an answer").status().is_success());
         let labels = json!({ "com.openfaas.scale.min": "2" });
         daemon.ready("hello", json!({ "labels": labels, "secrets": ["key"] })).await;
+        eventually!(daemon.containers().len() == 2, "{:?}", daemon.containers());
+        let first = daemon.containers();
         daemon.ready("hello", json!({ "labels": labels, "secrets": ["key"], "envVars": { "A": "1" } })).await;
         // What is accepted now, and made by the next one.
         let pause = async |daemon: &Daemon, paused: bool| {
@@ -47,8 +49,15 @@ fn an_upgrade_under_load_loses_no_call_and_keeps_what_was_accepted() {
             assert_eq!(call.body("x").send().await.expect("an answer").status(), StatusCode::ACCEPTED);
         }
         // Those of the first revision leave first.
-        eventually!(daemon.containers().len() == 2, "{:?}", daemon.containers());
-        let (before, containers) = (daemon.describe("hello").await, daemon.containers());
+        let mut containers = Vec::new();
+        eventually!(
+            {
+                containers = daemon.containers();
+                containers.len() == 2 && !containers.iter().any(|one| first.contains(one))
+            },
+            "{containers:?} after {first:?}"
+        );
+        let before = daemon.describe("hello").await;
 
         let mut kept = Load::start(address(), "GET", "/function/hello", 8, Connections::Kept);
         let mut new = Load::start(address(), "GET", "/function/hello", 4, Connections::New);
