@@ -229,7 +229,7 @@ check_cgroup() {
     done
 }
 
-# Where the gateway will listen: sets listen and port. And the admin listener.
+# Checks the ports of the gateway and of the admin listener; sets listen and port.
 check_port() {
     listen=$(setting "$CONFIG" gateway listen)
     if [ -n "$listen" ] && [ -n "$port" ] && [ "$port" != "${listen##*:}" ]; then
@@ -248,15 +248,15 @@ check_port() {
         "0.0.0.0:$port" | "[::]:$port" | "${admin%:*}:$port") user=${user:-the gateway itself} ;;
     esac
     [ -n "$user" ] || return 0
-    reason="the admin's port, $admin, is in use by $user" way="set admin_listen in [gateway] of $CONFIG"
+    reason="the admin port, $admin, is in use by $user" way="set admin_listen in [gateway] of $CONFIG"
     if [ -n "$named" ]; then
         fault "$reason" "$way"
     else
-        note "$reason: there will be none ($way)"
+        note "$reason: there will be no admin listener ($way)"
     fi
 }
 
-# user_of_port PORT: who listens there and is not the daemon.
+# user_of_port PORT: prints the program that listens there, unless it is the daemon.
 user_of_port() {
     hex=$(printf '%04X' "$1")
     # 0A is LISTEN; the tenth field is the socket's inode.
@@ -600,7 +600,7 @@ wait_for_gateway() {
     INGLE_GATEWAY=http://$host_part:$port
     export INGLE_GATEWAY
     tries=0
-    # On this machine, whatever proxy the environment names.
+    # The gateway is on this machine: no proxy of the environment is used.
     until curl -fs --noproxy '*' -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
         tries=$((tries + 1))
         if [ $tries -gt 120 ] || { ! by_systemd && ! daemon_runs; }; then
@@ -654,14 +654,14 @@ farewell() {
     esac
     step "Done"
     note "Gateway    http://${address:-127.0.0.1}:$port, functions at /function/NAME"
-    note "User       admin, password in $STATE/secrets/basic-auth-password; 'sudo ingle' here needs none"
+    note "User       admin, password in $STATE/secrets/basic-auth-password; 'sudo ingle' on this machine needs none"
     case ${listen%:*} in
         127.* | '[::1]' | "$(bridge_address)") ;;
         *)
             note ""
-            note "Other machines reach the gateway, and its API, in plain HTTP. Better: in [gateway] of $CONFIG"
+            note "Other machines can reach the gateway and its API in plain HTTP. To close it, set in [gateway] of $CONFIG"
             note "    listen = \"$(bridge_address):$port\"   # functions and this machine"
-            note "and a proxy with TLS in front of it, which passes on /function/ (docs/operating.md, HTTPS)"
+            note "and put a proxy with TLS in front of it that passes /function/ (docs/operating.md, HTTPS)"
             ;;
     esac
     note ""
