@@ -205,11 +205,11 @@ fn listen(
     let is_to_come = Cni::bridge_address(&config.network).is_some_and(|bridge| address.ip() == bridge);
     inherited
         .listen(address, kind, is_to_come)
-        .with_context(|| format!("listening on {address}: is something else there? (ss -ltnp); {remedy}"))
+        .with_context(|| format!("listening on {address}: is it in use? (ss -ltnp); {remedy}"))
 }
 
-/// Listens for the API alone. An address that nobody has asked for is done without if it is taken: functions are to
-/// be served after an upgrade, too.
+/// Opens the admin listener. If its default address is in use the daemon starts without it, so that functions
+/// are still served after an upgrade.
 fn listen_for_admin(inherited: &mut Inherited, config: &Config) -> anyhow::Result<Option<Socket>> {
     let Some(address) = config.gateway.admin_listen else { return Ok(None) };
     match listen(inherited, config, address, Listener::Admin) {

@@ -80,7 +80,7 @@ impl Calls {
     }
 }
 
-/// From the first try's beginning to the end.
+/// From the first attempt's beginning to the end.
 fn took(call: &Call) -> Option<String> {
     let time = |text: &Option<String>| text.as_deref()?.parse::<jiff::Timestamp>().ok();
     let took = time(&call.ended_at)?.duration_since(time(&call.started_at)?);

@@ -28,18 +28,19 @@ pub(crate) struct Client {
     http: reqwest::Client,
     gateway: Gateway,
     credentials: Option<Credentials>,
-    /// The socket that it is spoken to by, if not over the network.
+    /// The local socket, if requests do not go over the network.
     socket: Option<PathBuf>,
 }
 
 impl Client {
-    /// Speaks to the gateway that the option, the stack file or the environment names, else to the daemon of this
-    /// machine: to that by its socket, to others with the credentials that are known for them.
+    /// Creates a client of the gateway that the option, the stack file or the environment names, else of the
+    /// daemon of this machine. The daemon is reached through its socket, other gateways with the stored
+    /// credentials.
     pub(crate) fn open(option: Option<&str>, stack: Option<&str>) -> anyhow::Result<Self> {
         Self::open_beside(&LocalDaemon::of_this_machine(), option, stack)
     }
 
-    /// The same, where `daemon` is that of this machine.
+    /// Does the same as [`Self::open`] with `daemon` as the daemon of this machine.
     pub(crate) fn open_beside(
         daemon: &LocalDaemon,
         option: Option<&str>,
@@ -55,7 +56,7 @@ impl Client {
         }
     }
 
-    /// Speaks to `gateway`, by the socket if there is one, with these credentials and no others.
+    /// Creates a client of `gateway` that uses the socket, if there is one, and only these credentials.
     pub(crate) fn with(
         gateway: Gateway,
         credentials: Option<Credentials>,
@@ -65,7 +66,7 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder();
         if gateway.is_loopback() || socket.is_some() {
-            // A proxy is for other machines: it would get the password, and answer as it likes.
+            // Proxies are for other machines: one would see the password, and could forge responses.
             builder = builder.no_proxy();
         }
         if let Some(socket) = socket {
@@ -124,7 +125,7 @@ impl Client {
         // The message names the gateway; the URL would say it again.
         let source = error.without_url();
         if let (true, Some(socket)) = (source.is_connect(), &self.socket) {
-            CliError::NotRunning { why: format!("nobody answers at {}", socket.display()) }
+            CliError::NotRunning { why: format!("nothing answers on {}", socket.display()) }
         } else if source.is_connect() {
             CliError::Unreachable { gateway, source }
         } else if source.is_timeout() {

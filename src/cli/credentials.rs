@@ -39,8 +39,8 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// The places where credentials are looked for, in this order: the environment, what `ingle login`
-/// stored, what `faas-cli login` stored. Not the daemon's own files: nothing says beforehand that it is the daemon that
-/// listens, and commands on its machine need no password.
+/// stored, what `faas-cli login` stored. The daemon's own files are not read: another program may be
+/// listening on its port, and commands on its machine need no password.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     password: Option<String>,

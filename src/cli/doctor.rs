@@ -129,17 +129,17 @@ fn function(function: &wire::FunctionStatus) -> Option<Finding> {
     Some(Finding::warning(FUNCTIONS, format!("{name} serves, but not its last update: {reason}"), look))
 }
 
-/// Names what a function runs with that a deploy would not give it now.
+/// Returns findings for limits and capabilities that a deploy would no longer grant a running function.
 fn from_before(function: &wire::FunctionStatus, config: &Config) -> Vec<Finding> {
     let name = &function.name;
     let mut found = Vec::new();
     let has_limit =
         |limits: &Option<wire::Resources>| limits.as_ref().is_some_and(|limits| limits.memory.is_some());
-    // A gateway of an older version says of none what holds by default.
+    // Gateways of older versions report no default limits.
     if !has_limit(&function.limits) && !has_limit(&function.default_limits) {
         found.push(Finding::warning(
             FUNCTIONS,
-            format!("{name} may take all memory: it was deployed before functions.memory held for it"),
+            format!("{name} has no memory limit: it was deployed before functions.memory existed"),
             "deploy it again, with limits.memory if the default is not enough",
         ));
     }
@@ -151,7 +151,7 @@ fn from_before(function: &wire::FunctionStatus, config: &Config) -> Vec<Finding>
         found.push(Finding::warning(
             FUNCTIONS,
             format!(
-                "{name} has {}, which functions.allowed_capabilities does not: its next deploy will be refused",
+                "{name} has {}, which functions.allowed_capabilities does not allow: its next deploy will be refused",
                 more.join(", ")
             ),
             "take it out of ingle.capabilities, or add it to functions.allowed_capabilities",
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_runs_with_more_than_a_deploy_would_give_is_named() {
+    fn functions_with_more_than_a_deploy_would_grant_are_reported() {
         let config = Config::parse("", |_| None).expect("defaults");
         let memory = || Some(wire::Resources { memory: Some("1Gi".into()), cpu: None });
         let of = |limits, default_limits, capabilities: &str| {

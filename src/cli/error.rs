@@ -97,12 +97,12 @@ pub(crate) enum CliError {
         #[source]
         source: reqwest::Error,
     },
-    /// The daemon of this machine is not there, and nobody else is asked in its place.
+    /// The daemon of this machine is not running, and no other program is asked in its place.
     #[error(
-        "the daemon does not run ({why}) and cannot be reached: look at 'systemctl status ingle', or give the address of another with --gateway"
+        "the daemon is not running ({why}): see 'systemctl status ingle', or name another gateway with --gateway"
     )]
     NotRunning {
-        /// How that is known.
+        /// The evidence for that.
         why: String,
     },
     /// Somebody is there, but does not answer.

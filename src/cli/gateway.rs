@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use super::error::CliError;
 
-/// Where a daemon listens that was not told otherwise.
+/// The address of a daemon with the default configuration.
 pub(crate) const DEFAULT: &str = "http://127.0.0.1:8080";
 
 /// A gateway's address: an http or https URL, without a slash at its end.
@@ -90,7 +90,7 @@ impl Gateway {
         is_loopback(&self.url)
     }
 
-    /// Whether a daemon of this machine that listens at `own` is the one that answers here, as long as it runs.
+    /// Returns whether a daemon of this machine that listens at `own` answers here while it runs.
     pub(crate) fn is_at(&self, own: SocketAddr) -> bool {
         if self.url.scheme() != "http"
             || self.url.path() != "/"
@@ -102,7 +102,7 @@ impl Gateway {
         match address(&self.url) {
             Some(address) if address == own => true,
             Some(address) if !address.is_unspecified() => own.is_unspecified() && address.is_loopback(),
-            // `localhost`, and what the kernel takes for it.
+            // `localhost`, and addresses that lead to it.
             _ => self.is_loopback() && (own.is_loopback() || own.is_unspecified()),
         }
     }
@@ -113,7 +113,7 @@ impl Gateway {
     }
 }
 
-/// Whether a URL leads to this machine: its requests go through no proxy.
+/// Returns whether a URL leads to this machine, so that no proxy is used for it.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_end_matches('.');
     let is_name = host == "localhost" || host.ends_with(".localhost");
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_told_from_others() {
-        // Spellings of it, too: what goes there must go through no proxy.
+        // Other spellings count as well, so that no proxy is used for them.
         for (text, here) in [
             ("http://127.0.0.1:1", true),
             ("http://[::1]:1", true),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_of_this_machine_is_known_by_its_address_and_port() {
+    fn the_local_daemon_is_recognized_by_address_and_port() {
         for (own, here, elsewhere) in [
             (
                 "0.0.0.0:8080",

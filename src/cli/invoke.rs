@@ -120,7 +120,7 @@ async fn stream(mut from: tokio::fs::File) -> anyhow::Result<Option<Body>> {
     Ok(Some(Body::wrap_stream(start.chain(ReaderStream::with_capacity(from, 64 << 10)))))
 }
 
-/// Why a function cannot be called, which callers are not told: only who may use the API learns it.
+/// Asks the API why a function is not available, which responses to calls do not say.
 async fn why_unavailable(client: &Client, name: &str, namespace: Option<&str>) -> Option<String> {
     let answer = client.get(&["function", name], &[("namespace", namespace)]).await.ok()?;
     let status: FunctionStatus = answer.json().ok()?;
@@ -128,7 +128,7 @@ async fn why_unavailable(client: &Client, name: &str, namespace: Option<&str>) -
     Some(format!("{}: {reason}", status.phase))
 }
 
-/// Prints the answer as it comes. What is not a success goes to stderr, with the reason if one is known.
+/// Prints the response as it arrives. Failures go to stderr, with the reason if it is known.
 async fn print(mut response: Response, name: &str, include: bool, why: Option<String>) -> anyhow::Result<()> {
     let status = response.status();
     let mut out = io::stdout();

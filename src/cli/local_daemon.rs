@@ -1,7 +1,8 @@
-//! The daemon of this machine: where it listens, and the socket that commands here speak to it by.
+//! The daemon of this machine: its addresses, and the socket through which local commands reach it.
 //!
-//! Whoever answers at its port may be somebody else while it is stopped, because no port of this kind is privileged.
-//! The socket is in a directory of root's, so commands need no password there, and never send one to find out.
+//! While the daemon is stopped, any user's program can listen on its port, which is not privileged. The
+//! socket is in a directory owned by root, so commands need no password there, and never send one to another
+//! program.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -16,21 +17,21 @@ use super::gateway::Gateway;
 /// The daemon of this machine, as its configuration describes it.
 #[derive(Debug)]
 pub(crate) struct LocalDaemon {
-    /// The addresses that it listens at.
+    /// The addresses that the daemon listens on.
     addresses: Vec<SocketAddr>,
-    /// Where this machine calls functions.
+    /// The gateway that functions are called at from this machine.
     pub(crate) gateway: Gateway,
     socket: PathBuf,
     state_dir: PathBuf,
 }
 
 impl LocalDaemon {
-    /// Returns the daemon of the usual configuration file. One that cannot be read tells nothing: then it is as if
-    /// there were none.
+    /// Returns the daemon of the default configuration file, or of the default configuration if the file cannot be
+    /// read.
     pub(crate) fn of_this_machine() -> Self {
         let config = host::config_file::load(Path::new(DEFAULT_PATH));
         let config = config.or_else(|_| Config::parse("", |_| None));
-        Self::of(&config.expect("a configuration without anything in it is right"))
+        Self::of(&config.expect("an empty configuration is valid"))
     }
 
     /// Returns the daemon of this configuration.
@@ -43,9 +44,9 @@ impl LocalDaemon {
         }
     }
 
-    /// Returns the socket to speak to `gateway` by, if it is this daemon and the socket may be opened.
+    /// Returns the socket of `gateway`, if that is this daemon and the socket may be opened.
     ///
-    /// Whoever may not open it is an ordinary user, who logs in. Where the socket is missing the daemon does not run.
+    /// Users who may not open the socket log in instead. If the socket is missing, the daemon is not running.
     pub(crate) fn socket_for(&self, gateway: &Gateway) -> Result<Option<&Path>, CliError> {
         if !self.addresses.iter().any(|own| gateway.is_at(*own)) {
             return Ok(None);
@@ -57,7 +58,7 @@ impl LocalDaemon {
                 Ok(Some(self.socket.as_path()).filter(|_| may_open))
             }
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-            // No daemon ever ran here: it is the near end of a tunnel, perhaps.
+            // No daemon ever ran here; the port may be the local end of a tunnel.
             _ if !self.state_dir.exists() => Ok(None),
             _ => Err(CliError::NotRunning { why: format!("no socket at {}", self.socket.display()) }),
         }

@@ -33,7 +33,7 @@ impl Login {
         let daemon = LocalDaemon::of_this_machine();
         let gateway =
             Gateway::choose(globals.gateway.as_deref(), None, environment::variable, &daemon.gateway)?;
-        // Not by it, for it asks for no password; but whoever listens in the daemon's place gets none.
+        // The socket itself asks for no password; the check keeps it from another program on the daemon's port.
         daemon.socket_for(&gateway)?;
         if self.username.is_empty() || self.username.contains(':') {
             return Err(CliError::usage("--username must not be empty or hold a colon").into());

@@ -35,7 +35,7 @@ pub(crate) enum Queue {
         #[command(flatten)]
         form: Form,
     },
-    /// Show a call that was given up, with all its tries
+    /// Show a call that was given up, with all its attempts
     Show {
         /// Its number, as 'ingle queue dead' lists it
         #[arg(value_parser = number)]

@@ -66,7 +66,7 @@ pub(super) async fn load(file: &str, takes: &dyn Fn(&str) -> bool, fill_in: bool
     stack.await.with_context(|| format!("stack file {}", shown(file)))
 }
 
-/// A stack file's name. One that is fetched may have a password in its URL.
+/// Returns the name of a stack file for messages, without a password that its URL may contain.
 fn shown(file: &str) -> String {
     match file {
         "-" => "stdin".to_owned(),
@@ -100,7 +100,7 @@ async fn fetch(url: &str) -> anyhow::Result<String> {
         builder = builder.no_proxy();
     }
     let client = builder.build()?;
-    // Its message would have the URL, which the caller names already, and without a password.
+    // The message of the error would repeat the URL, password included; the caller adds the public one.
     let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
     let status = response.status();
     if !status.is_success() {

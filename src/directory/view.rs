@@ -39,15 +39,15 @@ pub struct View {
     pub revisions: Arc<[KeptRevision]>,
     /// Starts of a replica after the first, since the last deploy.
     pub restarts: u32,
-    /// Processes of its replicas that the kernel killed for want of memory.
+    /// OOM kills in the function's replicas.
     pub oom_kills: u64,
-    /// Bytes of memory that each replica has because its function names no limit.
+    /// Memory limit in bytes that each replica gets because the function sets none.
     pub default_memory: Option<u64>,
     /// How the last replica ended that was not told to, since the daemon started.
     pub last_exit: Option<Arc<LastExit>>,
     /// When the next start is tried, while [`Phase::BackingOff`].
     pub retry_at: Option<Instant>,
-    /// Whether so many starts in a row came to nothing that calls do not wait for the next one.
+    /// Whether so many starts in a row failed that calls do not wait for the next one.
     pub crash_looping: bool,
     /// How long a call may take: the function's own value or the default.
     pub timeout: Duration,
@@ -66,7 +66,7 @@ pub struct LastExit {
     pub code: u32,
     /// Whether the kernel killed it for want of memory.
     pub out_of_memory: bool,
-    /// Why the daemon ended it, if it did.
+    /// Reason for which the daemon ended the replica, if it did.
     pub reason: Option<String>,
     /// When.
     pub at: jiff::Timestamp,

@@ -66,11 +66,11 @@ impl ErrorResponse {
         Self::new(ErrorCode::NotAProxy, text)
     }
 
-    /// A request that has passed this gateway so often.
+    /// A request that has passed through this gateway too often.
     pub(super) fn loop_detected(hops: usize) -> Self {
         let text = format!(
-            "the request has passed this gateway {hops} times (Via): a function that is called by it calls itself, or \
-             those that it calls call it; call another one, or leave out Via where that is meant"
+            "the request has passed through this gateway {hops} times (Via): a function calls itself, directly or \
+             through others; call another function, or remove Via if the loop is intended"
         );
         Self::new(ErrorCode::LoopDetected, text)
     }

@@ -48,7 +48,7 @@ pub(crate) async fn talk(mut command: Command, input: &[u8], limit: Duration) ->
     })
 }
 
-/// A program to start, with nothing in its environment but where it finds others.
+/// Returns a command with only `PATH` in its environment.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(found(program));
     command.env_clear().env("PATH", SEARCH_PATH);

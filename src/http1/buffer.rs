@@ -72,8 +72,9 @@ impl Buffer {
         !self.bytes.is_empty() && self.start == 0 && self.end == self.bytes.len()
     }
 
-    /// Whether it is worth reading more before something is used: what is there is moved to the front only for as much
-    /// room as it takes, or requests that come early, one after the other, would each move all those behind them.
+    /// Returns whether to read more before the data is used. The data is moved to the front only to gain at
+    /// least as much room as it takes; otherwise each of many pipelined requests would move all those behind
+    /// it.
     pub fn has_room(&self) -> bool {
         self.end < self.bytes.len() || self.start >= self.end - self.start
     }
@@ -84,7 +85,7 @@ impl Buffer {
         if size >= limit {
             return false;
         }
-        // What is new is zeroed by whoever gives the memory, at no cost.
+        // New memory comes zeroed from the allocator, at no cost.
         let mut bytes = vec![0; (size * 2).clamp(SIZE.min(limit), limit)];
         bytes[..self.end].copy_from_slice(&self.bytes[..self.end]);
         self.bytes = bytes;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_moved_for_at_least_as_much_room() {
+    async fn data_moves_to_the_front_only_for_as_much_room_as_it_takes() {
         let mut buffer = Buffer::default();
         assert!(buffer.has_room());
         fill(&mut buffer, &vec![1; SIZE]).await;

@@ -10,10 +10,10 @@ use crate::host;
 /// Headers that a head may have.
 const MAX_HEADERS: usize = 128;
 
-/// Bytes that a method may have: none that is registered has half as many.
+/// Longest method in bytes, more than twice that of any registered one.
 pub const MAX_METHOD: usize = 32;
 
-/// Things that `Connection` may name, in all of its lines together.
+/// Largest number of options in all `Connection` lines together.
 const MAX_OPTIONS: usize = 32;
 
 /// Bytes of the longest name that [`Header`] knows.
@@ -63,7 +63,7 @@ pub struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
-    /// Those of the head's headers that it names, a bit each: they must not be forwarded.
+    /// Headers that `Connection` names, one bit each: they must not be forwarded.
     named: u128,
 }
 
@@ -163,7 +163,7 @@ impl Header {
     }
 }
 
-/// What all `Connection` headers of a head name, while they are read.
+/// The options of all `Connection` headers of a head, while they are read.
 #[derive(Default)]
 struct ConnectionOptions<'b> {
     connection: Connection,
@@ -178,7 +178,7 @@ impl<'b> ConnectionOptions<'b> {
         for token in tokens(value) {
             self.count += 1;
             if self.count > MAX_OPTIONS {
-                return Err(HeadError::Bad("Connection names more than 32 things"));
+                return Err(HeadError::Bad("Connection names more than 32 options"));
             }
             if token.eq_ignore_ascii_case(b"close") {
                 self.connection.close = true;
@@ -194,11 +194,11 @@ impl<'b> ConnectionOptions<'b> {
         Ok(())
     }
 
-    /// Finds the headers that are named, in time that grows with the bytes of the head.
+    /// Finds the headers that the options name, in time that grows linearly with the head.
     fn find(mut self, headers: &[httparse::Header<'_>]) -> Connection {
         let names = &mut self.names[..self.named];
         if !names.is_empty() {
-            // Sorted, or each header would be compared with each name.
+            // Sorted, so that not each header is compared with each name.
             names.sort_unstable_by(|one, other| compare_ignoring_case(one, other));
             for (index, header) in headers.iter().enumerate() {
                 let name = header.name.as_bytes();
@@ -215,7 +215,7 @@ impl Connection {
         !self.close && (!http10 || self.keep_alive)
     }
 
-    /// Whether the sender wants the header at `index` of the head to go no further than here.
+    /// Returns whether `Connection` names the header at `index`, which then must not be forwarded.
     pub fn names(self, index: usize) -> bool {
         (self.named >> index) & 1 == 1
     }
@@ -238,18 +238,18 @@ pub fn wants_json(accept: &[u8]) -> bool {
     })
 }
 
-/// Says when a head that arrives in pieces is worth parsing: when something of it is there, for what is wrong from
-/// the start, and when its end is. Whoever parses at each piece does N times the work for N bytes that come one by one.
+/// Decides when to parse a head that arrives in pieces: once at its start, to report early errors, and once
+/// at its end. Parsing after each piece would cost N times the work for N bytes that arrive one by one.
 #[derive(Debug, Default, Clone)]
 pub struct HeadScan {
-    /// Line breaks in front of it, which mean nothing (RFC 9112, section 2.2).
+    /// Line breaks before the head, which are ignored (RFC 9112, section 2.2).
     blank: usize,
-    /// Bytes, with those, that do not end it.
+    /// Bytes, line breaks included, that are known not to end the head.
     seen: usize,
 }
 
 impl HeadScan {
-    /// Whether to parse `bytes`: all there is, which begins with what was given before.
+    /// Returns whether to parse `bytes`: everything that has arrived, including the bytes of earlier calls.
     pub fn is_due(&mut self, bytes: &[u8]) -> bool {
         if self.seen == self.blank {
             self.blank += bytes[self.blank..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -259,14 +259,14 @@ impl HeadScan {
         if seen <= blank {
             return bytes.len() > blank;
         }
-        // Its end is a line break after another one.
+        // The end of a head is a line break after another one.
         (seen..bytes.len()).any(|at| {
             let before = &bytes[blank..at];
             bytes[at] == b'\n' && (before.ends_with(b"\n") || before.ends_with(b"\n\r"))
         })
     }
 
-    /// Whether nothing of a head has arrived.
+    /// Returns whether nothing of a head has arrived.
     pub fn is_empty(&self) -> bool {
         self.seen == 0
     }
@@ -328,9 +328,9 @@ pub struct RequestHead<'h, 'b> {
     pub json: bool,
     /// There is a `Prefer` header.
     pub prefers: bool,
-    /// There is a `Via` header.
+    /// Whether there is a `Via` header.
     pub via: bool,
-    /// The host and port that are asked for: the authority of a target that has one, else the header's.
+    /// The requested host and port: the authority of the target if it has one, else the `Host` header.
     pub host: Option<&'b str>,
 }
 
@@ -388,7 +388,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             return Err(HeadError::Bad("a request needs a Host header"));
         }
         let host = match host::authority(target) {
-            // The header is not looked at any more, but what is no host in it is refused all the same.
+            // The header has no effect, but an invalid host in it is refused all the same.
             Some(authority) => Some(checked_host(authority.as_bytes())?),
             None => hosts,
         };
@@ -496,7 +496,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
 
 fn checked_host(value: &[u8]) -> Result<&str, HeadError> {
     host::host(value).ok_or(HeadError::Bad(
-        "the host that is asked for is not one: it is a name or an address, and a port",
+        "the requested host is invalid: it must be a name or an address, with an optional port",
     ))
 }
 

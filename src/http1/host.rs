@@ -1,11 +1,11 @@
-//! The host that a request asks for (RFC 9110, section 7.2): whoever routes by it must find one, and the same one.
+//! The host of a request (RFC 9110, section 7.2). Everything that routes by it must find one, and the same one.
 
 use std::net::Ipv6Addr;
 
-/// Bytes of a host and its port: a name of DNS has 253 at most.
+/// Longest host with its port, in bytes. A DNS name has at most 253.
 const LONGEST: usize = 261;
 
-/// Returns `value` as the host and port that it is.
+/// Returns `value` as text if it is a valid host and port.
 pub(crate) fn host(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().filter(|text| text.len() <= LONGEST && is_host(text))
 }
@@ -19,7 +19,7 @@ pub(crate) fn authority(target: &str) -> Option<&str> {
     is_scheme.then(|| &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
 }
 
-/// Whether `text` is `uri-host [ ":" port ]` (RFC 9110, section 7.2), and no port is beyond those of TCP.
+/// Returns whether `text` is `uri-host [ ":" port ]` (RFC 9110, section 7.2) with a port that TCP has.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
         Some(Some((address, rest))) if address.parse::<Ipv6Addr>().is_ok() => ("v6", rest),
@@ -27,7 +27,7 @@ fn is_host(text: &str) -> bool {
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let is_port = match port.strip_prefix(':') {
-        // A port may be left out after its colon (RFC 3986, section 3.2.3).
+        // The port may be empty after its colon (RFC 3986, section 3.2.3).
         Some(digits) => {
             digits.bytes().all(|byte| byte.is_ascii_digit())
                 && (digits.is_empty() || digits.parse::<u16>().is_ok())
@@ -37,7 +37,7 @@ fn is_host(text: &str) -> bool {
     is_port && is_name(host.as_bytes())
 }
 
-/// Whether this is a `reg-name` (RFC 3986, section 3.2.2) that is not empty.
+/// Returns whether `name` is a `reg-name` (RFC 3986, section 3.2.2) that is not empty.
 fn is_name(mut name: &[u8]) -> bool {
     let is_empty = name.is_empty();
     while let [first, rest @ ..] = name {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
         for host in [
             "a",
             "a:80",

@@ -47,13 +47,13 @@ pub struct Config {
 pub struct Gateway {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Where to listen for the API and the metrics alone.
+    /// Address of the admin listener, which serves only the API and the metrics.
     pub admin_listen: Option<SocketAddr>,
-    /// Whether the configuration names that address: the daemon does not start without it then.
+    /// Whether the configuration sets that address; the daemon then does not start without it.
     pub admin_listen_named: bool,
     /// Whether the API is served at `listen`, too.
     pub public_api: bool,
-    /// Whether the metrics are.
+    /// Whether the metrics are served at `listen`, too.
     pub public_metrics: bool,
     /// Whether functions may use the API and the metrics.
     pub functions_api: bool,
@@ -67,7 +67,7 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Connections at the same time; more wait in the kernel's backlog.
     pub max_connections: usize,
-    /// The proxies in front, whose `X-Forwarded-*` headers are believed.
+    /// The proxies in front of the gateway whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Names of the gateway that browsers may use while the API asks for no password.
     pub hosts: HostPatterns,
@@ -78,12 +78,12 @@ pub struct Gateway {
 pub struct HostPatterns(Vec<String>);
 
 impl HostPatterns {
-    /// Whether there are none.
+    /// Returns whether there are no patterns.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one of them means `host`, which is in lower case and has no dot at its end.
+    /// Returns whether a pattern matches `host`, which is in lower case and has no trailing dot.
     pub fn contains(&self, host: &str) -> bool {
         self.0.iter().any(|pattern| match pattern.strip_prefix('*') {
             Some(end) => host.len() > end.len() && host.ends_with(end),
@@ -98,13 +98,12 @@ impl From<Vec<String>> for HostPatterns {
     }
 }
 
-/// The addresses of proxies in front of the gateway: what they say of a request's client, host and scheme is
-/// believed.
+/// The addresses of proxies in front of the gateway that are trusted to state a request's client, host and scheme.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Whether `peer`, which may be an IPv4 address as an IPv6 socket has it, is one of them.
+    /// Returns whether `peer`, which may be an IPv4-mapped IPv6 address, is a trusted proxy.
     pub fn contains(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(&peer))
@@ -139,9 +138,9 @@ pub struct Functions {
     pub body_limit: u64,
     /// Processes and threads that a replica may have.
     pub pids: u32,
-    /// Memory of a replica whose function names no limit.
+    /// Memory limit of a replica whose function sets none.
     pub memory: MemoryDefault,
-    /// Bytes that a replica may have in its writable layer.
+    /// Largest size of a replica's writable layer in bytes.
     pub disk: u64,
     /// How long a replica may take from its start until it answers.
     pub start_timeout: Duration,
@@ -168,15 +167,15 @@ pub struct Functions {
 /// An amount of memory, or a share of the machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryDefault {
-    /// In bytes.
+    /// An amount in bytes.
     Bytes(u64),
-    /// In percent.
+    /// A share in percent.
     Share(u64),
 }
 
 impl MemoryDefault {
-    /// Returns what that is in bytes on a machine with `total` bytes. A share is whole mebibytes, and not less than what a
-    /// small function needs.
+    /// Returns the amount in bytes on a machine with `total` bytes. A share is rounded to whole mebibytes,
+    /// and is at least as much as a small function needs.
     pub fn of(self, total: u64) -> u64 {
         const MEBIBYTE: u64 = 1 << 20;
         const LEAST: u64 = 128 * MEBIBYTE;
@@ -283,7 +282,7 @@ pub struct Queue {
     pub answer_limit: u64,
     /// How long a receiver may take for a callback.
     pub callback_timeout: Duration,
-    /// Hosts that callbacks may be sent to; all, if there are none.
+    /// Hosts that callbacks may be sent to; all if empty.
     pub callback_hosts: HostPatterns,
     /// Destinations on this host or in private networks that callbacks may reach.
     pub callback_networks: Vec<IpNet>,
@@ -292,7 +291,7 @@ pub struct Queue {
 }
 
 impl Daemon {
-    /// The socket by which commands on this machine speak to the daemon.
+    /// Returns the path of the socket through which commands on this machine reach the daemon.
     pub fn api_socket(&self) -> PathBuf {
         self.run_dir.join("api.sock")
     }
@@ -509,7 +508,7 @@ impl Reader<'_> {
         parse(default).unwrap_or_else(|reason| unreachable!("the default of {key} does not parse: {reason}"))
     }
 
-    /// Whether the file or the environment has a value for `key`.
+    /// Returns whether the file or the environment has a value for `key`.
     fn is_named(&self, key: &str) -> bool {
         let in_file = |(section, name)| self.table.get(section)?.get(name);
         (self.variable)(&variable_of(key)).is_some() || key.split_once('.').and_then(in_file).is_some()

@@ -1,4 +1,4 @@
-//! Errors as text, without the secrets that they may have met.
+//! Errors as text, without secrets.
 
 /// Returns an error and its causes on one line, for logs and for reasons that are shown.
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -13,7 +13,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Returns a URL without what may be secret in it: name and password, query and fragment.
+/// Returns a URL without the parts that may be secret: user and password, query and fragment.
 pub fn public_url(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = &url[..end];
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_what_may_be_secret() {
+    fn public_urls_have_no_credentials_query_or_fragment() {
         for (url, shown) in [
             ("https://r.example/v2/a?X-Amz-Signature=s#f", "https://r.example/v2/a"),
             ("https://me:secret@r.example:5000/a/@b", "https://r.example:5000/a/@b"),

@@ -12,8 +12,8 @@
 //!                        on has written all of the last answer
 //! its body               is there when the head was read, not before: a process that reads ahead would have it, too,
 //!                        whether it wants it or not, and take it for its next request
-//! its last byte          is there when there is a plug in the pipe of stdout, which is taken out when that byte was
-//!                        read: whoever answers before waits in vain, and is ended when that has taken too long
+//! its last byte          is there once the pipe of stdout holds a plug, which is removed when that byte was read: a
+//!                        process that answers earlier blocks on the write, and is ended after `exec_timeout`
 //! after the answer       nothing more is on stdout, and nothing is left on stdin
 //! ```
 
@@ -98,7 +98,7 @@ impl Afterburn {
         let Call { request, body, answer, shared, .. } = call;
         // Read whole first: a client that is slow holds up nobody else.
         let whole = shared.spool.read(body).await?;
-        // One limit for all of it: who has waited for others has waited, too.
+        // One limit covers the wait behind other requests and the answer.
         let deadline = Instant::now() + shared.settings.exec_timeout.unwrap_or(FOREVER);
         let late = |_| Failure::late("the process did not answer within exec_timeout");
         let pipes = timeout_at(deadline, self.pipes.lock()).await.map_err(late)?;
@@ -132,14 +132,15 @@ impl Afterburn {
 }
 
 impl Pipes {
-    /// Writes a request, and returns when all of it was read.
+    /// Writes a request, and returns when the process has read all of it.
     async fn hand_over(
         &mut self,
         request: &RequestHead<'_, '_>,
         mut body: Spooled<'_>,
     ) -> Result<(), Failure> {
-        // Some processes leave the body out of an answer to HEAD, others do not, and its length is there in either
-        // case: where such an answer ends could not be told. One to GET ends as it says, and the body is left out here.
+        // Some processes leave the body out of an answer to HEAD and others do not, but all send its length,
+        // so the end of such an answer is unknown. The end of an answer to GET is known, and the body is left
+        // out here.
         let method = if request.method == "HEAD" { "GET" } else { request.method };
         let mut head = upstream::head(method, request, "");
         upstream::push(&mut head, "Content-Length", body.length().to_string().as_bytes());
@@ -216,7 +217,7 @@ impl Pipes {
 }
 
 fn unplugged(error: std::io::Error) -> Failure {
-    Failure::Upstream(format!("the process's stdout cannot be kept closed while it reads: {error}"))
+    Failure::Upstream(format!("the process's stdout cannot be blocked while it reads the request: {error}"))
 }
 
 fn closed(_: std::io::Error) -> Failure {

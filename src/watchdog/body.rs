@@ -86,7 +86,7 @@ impl<'a> Body<'a> {
         Some(&self.buffer.data()[..self.given])
     }
 
-    /// Bytes that are to come, if that is known.
+    /// Returns the number of bytes that are still to come, if it is known.
     pub(super) fn announced(&self) -> Option<u64> {
         if let Decoder::Length(length) = self.decoder { Some(length) } else { None }
     }

@@ -55,9 +55,9 @@ pub(super) fn variables(head: &RequestHead<'_, '_>) -> Vec<CString> {
     variables
 }
 
-/// Whether a header becomes a variable. With an underscore, or whatever else a name may have, it could be taken for
-/// another header, which a proxy in front of us may have looked at. And `Http_Proxy` is where Python, for one, looks for
-/// the proxy that its own requests go through.
+/// Returns whether a header becomes a variable. A name with an underscore or another special character could
+/// be mistaken for another header, which a proxy in front may have checked. `Proxy` would become
+/// `Http_Proxy`, from which Python, for one, takes the proxy of its own requests.
 fn is_variable(name: &str) -> bool {
     !name.eq_ignore_ascii_case("proxy")
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn only_headers_of_letters_digits_and_hyphens_become_variables_and_none_that_sets_a_proxy() {
+    fn only_headers_of_letters_digits_and_hyphens_become_variables_except_proxy() {
         let head = "GET / HTTP/1.1\r\nHost: fn\r\n";
         let plain = of(&format!("{head}\r\n"));
         for name in ["Proxy", "pRoXy", "X_Call_Id", "X.Y", "BASH_FUNC_a%%", "X!", "X$Y", "X`Y", "X'Y", "A|B"]

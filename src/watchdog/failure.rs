@@ -17,7 +17,7 @@ pub(super) enum Failure {
     /// The process could not be started.
     #[error("the command could not be started: {0}")]
     Start(std::io::Error),
-    /// What was kept of the request cannot be read.
+    /// The buffered body of the request cannot be read.
     #[error("the request's body cannot be read from the disk: {0}")]
     Spool(std::io::Error),
     /// There is no room for the request now.
@@ -48,13 +48,13 @@ impl Failure {
         Self::Timeout { text, status: StatusCode::GATEWAY_TIMEOUT }
     }
 
-    /// A process that could not be started. What a request makes of its environment may be more than it takes: that
-    /// is the request's fault, and has this status.
+    /// A process that could not be started. If the variables of the request exceed the environment of a process, the
+    /// request gets this status.
     pub(super) fn start(error: std::io::Error, given: &Given, too_large: StatusCode) -> Self {
         if error.raw_os_error() != Some(nix::libc::E2BIG) || given.variables.is_empty() {
             return Self::Start(error);
         }
-        let text = "the request is more than the environment of a process can hold: 128 KiB for one of its headers \
+        let text = "the request exceeds the environment of a process: at most 128 KiB for one of its headers \
                     or values, and what the stack's limit leaves for all of them";
         Self::Request(too_large, text.into())
     }

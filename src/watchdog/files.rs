@@ -18,7 +18,7 @@ use super::settings::Settings;
 const PIECE: usize = 64 << 10;
 /// What is sent where a directory is asked for.
 const INDEX: &str = "index.html";
-/// The one hidden name that is there to be asked for (RFC 8615).
+/// The only hidden name that is served (RFC 8615).
 const WELL_KNOWN: &str = ".well-known";
 
 /// The directory.
@@ -40,7 +40,7 @@ impl Files {
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let header = |name: &str| call.header(name).and_then(|value| std::str::from_utf8(value).ok());
-        // It asks for a part of what GET would send: of any other method it means nothing.
+        // `Range` applies to GET alone; with other methods it has no meaning.
         let range = header("range").filter(|_| call.request.method == "GET");
         let (since, if_range) = (header("if-modified-since"), header("if-range"));
         let Call { request, answer, .. } = call;
@@ -109,8 +109,8 @@ impl Files {
         answer.end().await.map_err(Failure::Client)
     }
 
-    /// The file that a path means, if it is below the directory. Hidden ones (`.env`, `.git`) are not sent: they lie beside
-    /// the rest for whoever made it, and not for who asks. A link with another name shows one.
+    /// Returns the file of a path, if it is below the directory. Hidden files (`.env`, `.git`) are not
+    /// served, because they are not meant for clients. A symbolic link with another name serves one.
     fn find(&self, path: &str) -> Option<PathBuf> {
         let decoded = percent_decode_str(path).decode_utf8().ok()?;
         let relative = Path::new(decoded.trim_start_matches('/'));
@@ -157,7 +157,7 @@ fn part(range: &str, length: u64) -> Part {
     let Some((from, to)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Part::Whole;
     };
-    // Digits alone: a sign is none of them.
+    // Digits alone, without a sign.
     let number = |text: &str| {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u64>().ok().filter(|_| digits)
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_files_are_not_sent_but_those_that_are_well_known() {
+    fn hidden_files_are_not_served_except_well_known_ones() {
         let root = tempfile::tempdir().expect("a directory");
         for directory in [".git", ".well-known", "sub"] {
             std::fs::create_dir(root.path().join(directory)).expect("made");

@@ -260,17 +260,17 @@ async fn carry(
     Ok(end)
 }
 
-/// What a process reads.
+/// The stdin of a process.
 enum Input<'i, 'a, 's> {
-    /// The body, as it comes.
+    /// The body, as it arrives.
     Streamed(&'i mut Body<'a>),
-    /// The body that has come; in base64, after this and before [`MARSHALLED_END`], if there is something to come before it.
+    /// The buffered body. With a prefix, the body is sent in base64, after the prefix and before [`MARSHALLED_END`].
     Whole(Spooled<'s>, Option<Vec<u8>>),
 }
 
 /// Gives the process its input, and then its end. One that does not want it all is no failure.
 async fn feed(mut stdin: Sender, input: Input<'_, '_, '_>) -> Result<(), Failure> {
-    // An error is that of a pipe that nobody reads any more.
+    // An error means that the process no longer reads its stdin.
     match input {
         Input::Streamed(body) => {
             while let Some(piece) = body.next().await? {
@@ -304,7 +304,7 @@ async fn feed(mut stdin: Sender, input: Input<'_, '_, '_>) -> Result<(), Failure
 /// The end of [`marshalled_head`], after the body.
 const MARSHALLED_END: &[u8] = b"\"}}";
 
-/// Headers as JSON, up to the body: the form that `marshal_request` has always had.
+/// Returns the headers as JSON, up to the body, in the form of `marshal_request`.
 fn marshalled_head(request: &RequestHead<'_, '_>) -> Vec<u8> {
     let mut headers = serde_json::Map::new();
     for header in request.headers {

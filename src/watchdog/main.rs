@@ -15,8 +15,8 @@
 //! - The first thread accepts connections, and waits for signals and for processes that others have left. What a
 //!   connection brings is done on the one event loop that has it, which shares counts with the others and nothing else.
 //! - An event loop waits for a process only until its program is loaded, and never for a client, a file or the log.
-//! - What callers send is held within `max_body_memory` and `max_body_disk`: what is not passed on as it comes is read
-//!   by `spool.rs`.
+//! - Buffered bodies stay within `max_body_memory` and `max_body_disk`: every body that is not passed on as
+//!   it arrives is read by `spool.rs`.
 //! - A process that was started for a request is gone, with its whole group, at the request's limit.
 //! - Every process that ends is reaped, also one that nobody here started.
 

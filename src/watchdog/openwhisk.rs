@@ -34,11 +34,11 @@ use http1::{Header, RequestHead};
 const END: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
 /// The limit that an activation is told of when it has none.
 const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
-/// What the variables of the protocol begin with.
+/// Prefix of the protocol's variables.
 const PREFIX: &str = "__OW_";
-/// Variables of one run: the protocol has seven.
+/// Largest number of variables in one run; the protocol has seven.
 const MAX_VARIABLES: usize = 32;
-/// Bytes of JSON that a variable is made from. The kernel takes no longer one.
+/// Longest JSON that becomes a variable, in bytes. The kernel takes no longer variables.
 const MAX_VARIABLE: usize = 128 << 10;
 
 /// One of the two sides.
@@ -54,7 +54,7 @@ pub(super) enum Whisk {
 #[derive(Debug)]
 pub(super) struct Action {
     program: Arc<Program>,
-    /// Whether there was an `/init`.
+    /// Whether `/init` was called.
     initialized: Cell<bool>,
     _ended: oneshot::Sender<String>,
 }
@@ -79,8 +79,8 @@ struct InitValue {
     _env: InitVariables,
 }
 
-/// The variables that an `/init` brings. Nobody here knows who sends it, and what is set by the first who comes would be
-/// there in the runs of all others: it may name those of the protocol, which each run brings again, and no others.
+/// The variables in `/init`. Any caller may send it first, and variables that it sets would affect the runs
+/// of all other callers. So only those of the protocol are accepted, which each run sends again.
 #[derive(Default)]
 struct InitVariables;
 
@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for InitVariables {
     }
 }
 
-/// What `/run` brings: the value, and what becomes variables.
+/// The body of `/run`: the value, and the keys that become variables.
 #[derive(Default)]
 struct Run<'a> {
     value: Option<&'a RawValue>,
@@ -146,22 +146,24 @@ impl<'de: 'a, 'a> Deserialize<'de> for Run<'a> {
 }
 
 impl Run<'_> {
-    /// Adds what becomes a variable.
+    /// Adds a key that becomes a variable.
     fn add(&mut self, name: &str, json: &str) -> Result<(), String> {
         let is_name =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_name {
-            return Err(format!("{name:?} cannot be the name of a variable: use letters, digits and _"));
+            return Err(format!("{name:?} is not a valid name of a variable: use letters, digits and _"));
         }
         if json.len() > MAX_VARIABLE || self.variables.len() == MAX_VARIABLES {
-            return Err(format!("at {name}: at most {MAX_VARIABLES} keys, of at most {MAX_VARIABLE} bytes"));
+            return Err(format!(
+                "{name} exceeds a limit: at most {MAX_VARIABLES} keys, of at most {MAX_VARIABLE} bytes each"
+            ));
         }
         let value = match serde_json::from_str(json).map_err(|error| error.to_string())? {
             Value::String(text) => text,
             value => value.to_string(),
         };
         if value.contains('\0') {
-            return Err(format!("{name} holds a zero byte, which no variable can"));
+            return Err(format!("{name} contains a zero byte, which a variable cannot"));
         }
         self.variables.insert(format!("{PREFIX}{}", name.to_ascii_uppercase()), value);
         Ok(())
@@ -183,7 +185,7 @@ impl Whisk {
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
         let Call { request, body, answer, shared, .. } = call;
-        // JSON is looked through, and an action is sent no more than some MiB of it.
+        // The JSON is parsed in memory; actions get a few MiB at most.
         let mut whole = shared.spool.read_into_memory(body).await?;
         let whole = whole.bytes();
         if serde_json::from_slice::<IgnoredAny>(whole).is_ok() {
@@ -337,7 +339,7 @@ impl Client {
             "transaction_id": call,
             "deadline": milliseconds(now.saturating_add(limit)),
         });
-        // Before the brace that ends it, the value as it came.
+        // The value goes before the closing brace, unchanged.
         let run = run.to_string();
         let run: [&[u8]; 4] =
             [&run.as_bytes()[..run.len() - 1], b",\"value\":", value.get().as_bytes(), b"}"];

@@ -1,4 +1,4 @@
-//! A plug in a pipe that a process writes to: while it is in, nothing comes through, and whoever writes waits.
+//! A plug in a pipe that a process writes to: bytes that fill the pipe, so that writes to it block.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -8,26 +8,26 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// Bytes that a pipe holds otherwise, as the kernel makes it.
+/// Default capacity of a pipe in bytes.
 const USUAL: i32 = 64 << 10;
 
-/// Bytes of ours that fill a pipe.
+/// The bytes that fill a pipe.
 #[derive(Debug)]
 #[must_use = "a pipe with a plug in it stays as it is"]
 pub(super) struct Plug(Box<[u8]>);
 
 impl Plug {
-    /// Fills an empty pipe, of which this is the end that is read. `None`: there is something in it.
+    /// Fills an empty pipe, given its read end. Returns `None` if the pipe is not empty.
     pub(super) fn put(pipe: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        // A page is the least there is, and a write of one is whole or is not. With more in it than that, a pipe does
-        // not become so small.
+        // A page is the smallest capacity, and a write of one page is atomic. A pipe that contains more
+        // cannot shrink to it.
         let size = match fcntl(pipe, FcntlArg::F_SETPIPE_SZ(1)) {
             Ok(size) => usize::try_from(size).unwrap_or_default(),
             Err(Errno::EBUSY) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let bytes = vec![0; size].into_boxed_slice();
-        // Open for no longer than this: as long as somebody can write to it, a pipe does not end.
+        // Closed again at once: a pipe does not end while a write end is open.
         let end = format!("/proc/self/fd/{}", pipe.as_raw_fd());
         let mut end = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(end)?;
         match end.write(&bytes) {
@@ -38,9 +38,9 @@ impl Plug {
         }
     }
 
-    /// Takes it out: what comes next was written after it was put in.
+    /// Removes the plug: bytes that follow were written after it was put in.
     pub(super) fn take(mut self, pipe: BorrowedFd<'_>) -> io::Result<()> {
-        // A user who has many pipes may not have a larger one again; it works without.
+        // A user with many pipes may not get a larger one again; the small one works, too.
         let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(USUAL));
         match nix::unistd::read(pipe, &mut self.0)? {
             count if count == self.0.len() => Ok(()),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_to_a_pipe_with_a_plug_until_it_is_taken_out() {
+    fn writes_to_a_pipe_block_until_the_plug_is_removed() {
         let (mut ours, mut theirs) = pipe();
         for round in 0..100_u8 {
             let plug = Plug::put(ours.as_fd()).expect("a pipe").expect("it is empty");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_with_something_in_it_takes_no_plug() {
+    fn a_pipe_that_is_not_empty_takes_no_plug() {
         for length in [1, 4095, 4096, 4097, 65_536] {
             let (ours, mut theirs) = pipe();
             theirs.write_all(&vec![7; length]).expect("written");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_does_not_wait_is_told_that_a_pipe_with_a_plug_is_full() {
+    fn a_nonblocking_write_to_a_pipe_with_a_plug_fails_as_full() {
         let (ours, mut theirs) = pipe();
         fcntl(&theirs, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).expect("set");
         let plug = Plug::put(ours.as_fd()).expect("a pipe").expect("it is empty");

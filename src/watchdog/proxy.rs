@@ -54,7 +54,7 @@ impl Proxy {
         Ok(Self { child, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
     }
 
-    /// Sends JSON, in parts, to a path, and reads all of the answer: its status and its body.
+    /// Sends JSON, in parts, to a path, and reads the whole response: its status and its body.
     pub(super) async fn post(&self, path: &str, body: &[&[u8]]) -> Result<(u16, Vec<u8>), Failure> {
         let mut stream = self.connect().await?;
         let request = format!(

@@ -18,9 +18,9 @@ pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const UPSTREAM_PORT: u16 = 5000;
 /// Bytes of a line of output that are kept together.
 const LOG_BUFFER: usize = 64 << 10;
-/// Bytes of bodies that are held in memory.
+/// Default of `max_body_memory`, in bytes.
 const BODY_MEMORY: u64 = 32 << 20;
-/// Bytes of bodies that are held on the disk.
+/// Default of `max_body_disk`, in bytes.
 const BODY_DISK: u64 = 512 << 20;
 
 /// What is done with a request.
@@ -62,10 +62,10 @@ pub(super) struct Settings {
     pub(super) healthcheck_interval: Duration,
     /// Requests at the same time.
     pub(super) max_inflight: Option<usize>,
-    /// Bytes of bodies that are held in memory, and on the disk, together.
+    /// Limits for buffered bodies in memory and on disk, in bytes, for all requests together.
     pub(super) max_body_memory: u64,
     pub(super) max_body_disk: u64,
-    /// The directory of those on the disk.
+    /// The directory of bodies on disk.
     pub(super) spool_path: PathBuf,
     pub(super) content_type: Option<String>,
     pub(super) combine_output: bool,

@@ -1,5 +1,5 @@
-//! Bodies of requests that are read whole before anything is done with them. Callers send them, so what is held of all
-//! of them together is limited: small ones are in memory, large ones in a file that has no name.
+//! Buffers for bodies of requests that are read whole before they are used. All of them together are limited: small
+//! bodies are in memory, large ones in unnamed files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use super::body::Body;
 use super::failure::Failure;
 use super::settings::Settings;
 
-/// Bytes of one body that are held in memory, where there is a disk for more.
+/// Bytes of one body that are held in memory, if there is a disk for the rest.
 const IN_MEMORY: usize = 1 << 20;
-/// Bytes that are given out at once, apart from the last: three of them are four in base64.
+/// Size of the pieces of a body except the last, in bytes: a multiple of three, for base64.
 const PIECE: usize = 48 << 10;
 
-/// The room for bodies.
+/// The limits and the directory of buffered bodies.
 #[derive(Debug)]
 pub(super) struct Spool {
     memory: Quota,
@@ -28,16 +28,16 @@ pub(super) struct Spool {
     directory: PathBuf,
 }
 
-/// A number of bytes that may be held.
+/// A limit for buffered bytes.
 #[derive(Debug)]
 struct Quota {
-    /// The variable that sets it.
+    /// The variable that sets the limit.
     variable: &'static str,
     limit: u64,
     used: AtomicU64,
 }
 
-/// Bytes that are held of a quota. Dropped, they are free again.
+/// Bytes reserved from a quota, which are released on drop.
 #[derive(Debug)]
 struct Share<'s> {
     quota: &'s Quota,
@@ -55,7 +55,7 @@ impl Quota {
 }
 
 impl Share<'_> {
-    /// Holds at least so many bytes in all, if there are so many.
+    /// Grows the share to at least this many bytes, if the quota has room for them.
     fn hold(&mut self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let add = |used: u64| used.checked_add(more).filter(|sum| *sum <= self.quota.limit);
@@ -64,15 +64,17 @@ impl Share<'_> {
         held
     }
 
-    /// Says that there is no room for a body of at least so many bytes: not now, or never.
+    /// Returns the failure for a body of at least this many bytes: no room now, or never.
     fn refusal(&self, bytes: u64) -> Failure {
         let Quota { variable, limit, .. } = self.quota;
         if bytes > *limit {
             let text =
-                format!("the body is larger than the {limit} bytes that are held of bodies ({variable})");
+                format!("the body is larger than the limit of {limit} bytes for all bodies ({variable})");
             return Failure::Request(StatusCode::PAYLOAD_TOO_LARGE, text);
         }
-        Failure::Busy(format!("the bodies of other requests take all the room for them ({variable})"))
+        Failure::Busy(format!(
+            "the bodies of other requests leave no room for this one ({variable}): try again later"
+        ))
     }
 }
 
@@ -105,7 +107,7 @@ impl Spool {
                     continue;
                 }
                 file = self.file().await;
-                // For all that was announced: to take a part of it in would help nobody.
+                // Reserved for the whole announced length, because part of a body is of no use.
                 let whole = announced.unwrap_or(length);
                 match &mut file {
                     Some(_) if !disk.hold(whole) => return Err(disk.refusal(whole)),
@@ -150,7 +152,7 @@ impl Spool {
         InMemory { bytes: Vec::new(), share: self.memory.share() }
     }
 
-    /// A file that goes when it is closed, if there is a place for it that is not memory.
+    /// Returns a file that is deleted on close, if the directory is on disk.
     async fn file(&self) -> Option<File> {
         if self.disk.limit == 0 {
             return None;
@@ -161,7 +163,7 @@ impl Spool {
     }
 }
 
-/// Makes a file without a name in this directory; not in memory, nor where nothing can be written.
+/// Creates an unnamed file in a directory, unless that is in memory or not writable.
 fn unnamed(directory: &Path) -> Option<std::fs::File> {
     let file = tempfile::tempfile_in(directory).ok()?;
     let kind = fstatfs(&file).ok()?.filesystem_type();
@@ -172,7 +174,7 @@ fn full(error: io::Error) -> Failure {
     Failure::Busy(format!("the body cannot be written to the disk: {error}"))
 }
 
-/// A body that is held in memory.
+/// A body in memory.
 #[derive(Debug)]
 pub(super) struct InMemory<'s> {
     bytes: Vec<u8>,
@@ -189,7 +191,7 @@ impl InMemory<'_> {
         let needed = self.bytes.len() + piece.len();
         let capacity = self.bytes.capacity();
         if needed > capacity {
-            // Twice as much, so that it is seldom moved.
+            // Doubled, so that reallocations are rare.
             let wanted = [needed.max(capacity * 2), needed];
             let Some(held) = wanted.into_iter().find(|wanted| self.share.hold(*wanted as u64)) else {
                 return false;
@@ -201,7 +203,7 @@ impl InMemory<'_> {
     }
 }
 
-/// A whole body, which is given out once.
+/// A whole body, which is read once.
 #[derive(Debug)]
 pub(super) struct Spooled<'s> {
     store: Store,
@@ -217,12 +219,12 @@ enum Store {
 }
 
 impl Spooled<'_> {
-    /// Bytes of it.
+    /// Returns the length in bytes.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// All of it, if that is at most `limit` bytes.
+    /// Returns the whole body, if it has at most `limit` bytes.
     pub(super) fn small(&self, limit: usize) -> Option<&[u8]> {
         match &self.store {
             Store::Memory(bytes) if bytes.len() <= limit => Some(bytes),
@@ -230,7 +232,7 @@ impl Spooled<'_> {
         }
     }
 
-    /// The next piece; `None` when that was all.
+    /// Returns the next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
         let left = self.length - self.given;
         let count = usize::try_from(left).unwrap_or(PIECE).min(PIECE);

@@ -122,7 +122,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
 }
 
 impl<R: AsyncRead + AsFd + Unpin> Incoming<R> {
-    /// Where they come from, to be looked at.
+    /// Returns the stream that the bytes come from, for inspection.
     pub(super) fn from(&self) -> BorrowedFd<'_> {
         self.from.as_fd()
     }

@@ -14,10 +14,10 @@ use super::{Call, InvokeError};
 use directory::{Endpoint, Entry, Phase};
 use http1::Alarm;
 
-/// When to come back at the earliest to a function that does not come up.
+/// Shortest `Retry-After` of a function that does not come up.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
-/// How far off the next start may be at most for a call to wait for it.
+/// Longest time until the next start for which a call waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a look at a function's view gave.
@@ -31,7 +31,7 @@ enum Lookup {
     Failed(String),
     /// Not before this time.
     NotBefore(Instant, String),
-    /// Starts fail in a row; the next one is at this time.
+    /// Starts have failed in a row; the next one is at this time.
     CrashLooping(Instant, String),
 }
 
@@ -133,7 +133,7 @@ fn lookup(entry: &Entry, refused: &[Arc<Endpoint>]) -> Lookup {
     let reason = || view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
     match (view.phase, view.retry_at) {
         (Phase::Failed, _) => Lookup::Failed(reason()),
-        // One that is under way will most likely end as the others did.
+        // A start that is under way will most likely fail as well.
         (Phase::BackingOff | Phase::Pulling | Phase::Starting, time) if view.crash_looping => {
             Lookup::CrashLooping(time.unwrap_or_else(Instant::now), reason())
         }

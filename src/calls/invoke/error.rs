@@ -1,14 +1,14 @@
 //! Why a call was not answered by its function.
 //!
-//! The text of an error is for whoever calls, who may be anybody. What a function said before it ended, or why it
-//! cannot start, is in [`InvokeError::in_full`] alone: source lines and connection strings, often enough.
+//! The text of an error is for callers, who may be anybody. The last output of a function, or the reason why it
+//! cannot start, may contain source lines and connection strings: only [`InvokeError::in_full`] has them.
 
 use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// When to come back to a function that is not available, unless it is known when it is started again.
+/// `Retry-After` of a function that is not available, unless the time of its next start is known.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A call that the function did not answer. Each text names the function.
@@ -28,8 +28,8 @@ pub enum InvokeError {
         /// Why, in words.
         reason: String,
     },
-    /// Its replicas end as soon as they start: several in a row came to nothing, or the next
-    /// start is too far off for the call.
+    /// The replicas exit soon after they start: several starts in a row have failed, or the next one is
+    /// too far off for the call.
     #[error("function {function} is not available")]
     BackingOff {
         /// Its name.
@@ -118,7 +118,7 @@ impl InvokeError {
         Self::NotFound { function: name.chars().filter(|char| !char.is_control()).take(128).collect() }
     }
 
-    /// Returns the text with all that is known of the reason, for those who may use the API.
+    /// Returns the text with the full reason, for clients that may use the API.
     pub fn in_full(&self) -> String {
         let text = model::error::chain(self);
         match self {
@@ -133,7 +133,7 @@ impl InvokeError {
         }
     }
 
-    /// Returns how long to wait before it is worth trying again, if that is known.
+    /// Returns how long to wait before another attempt is worthwhile, if that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::BackingOff { wait, .. } => Some(*wait),

@@ -1,28 +1,28 @@
-//! Names that are the gateway's own: functions share its origin, and a browser would take what one says or gets under
-//! these names for the gateway's.
+//! Names reserved for the gateway. Functions share its origin, so a browser would attribute cookies and challenges of
+//! a function under these names to the gateway.
 
 use http1::Header;
 
-/// The realm of the gateway's passwords: browsers keep a password by origin and realm.
+/// The realm of the gateway's basic authentication. Browsers keep passwords by origin and realm.
 pub const REALM: &str = "ingle";
-/// Beginnings of the names of cookies that are the gateway's.
+/// Prefixes of the names of the gateway's cookies.
 const COOKIES: [&[u8]; 3] = [b"ingle_", b"__Host-ingle", b"__Secure-ingle"];
 
-/// Whether a header of a response may pass from a function to whoever called it.
+/// Returns whether a header of a function's response may reach the caller.
 pub fn may_pass(kind: Header, value: &[u8]) -> bool {
     match kind {
         Header::SetCookie => !is_reserved_cookie(value),
         Header::WwwAuthenticate => !names_realm(value),
-        // It would put pages outside of the function's own path under its script.
+        // It would let a function's script control pages outside of the function's own path.
         Header::ServiceWorkerAllowed => false,
         _ => true,
     }
 }
 
-/// Appends the value of a `Cookie` header without reserved cookies to `out`. `false`: there is no other.
+/// Appends the value of a `Cookie` header without reserved cookies to `out`. Returns `false` if no others are left.
 pub fn push_cookies(value: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
-    // As browsers write them: a quotation mark means nothing, so that no value can swallow the cookie after it.
+    // Split as browsers write them: quotation marks have no meaning, so no value can swallow the next cookie.
     for cookie in value.split(|byte| *byte == b';').filter(|cookie| !is_reserved_cookie(cookie)) {
         if out.len() > start {
             out.extend_from_slice(b"; ");
@@ -32,15 +32,15 @@ pub fn push_cookies(value: &[u8], out: &mut Vec<u8>) -> bool {
     out.len() > start
 }
 
-/// Whether the cookie that a list or `Set-Cookie` begins with has a reserved name. One without a name counts by its
-/// value, which is all that a browser sends of it.
+/// Returns whether the cookie at the start of a list or of `Set-Cookie` has a reserved name. For a cookie without a
+/// name the value counts, because a browser sends only that.
 fn is_reserved_cookie(cookie: &[u8]) -> bool {
     let begins = cookie.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != b'=');
     let named = &cookie[begins.unwrap_or(cookie.len())..];
     COOKIES.iter().any(|start| named.get(..start.len()).is_some_and(|name| name.eq_ignore_ascii_case(start)))
 }
 
-/// Whether a challenge names the gateway's realm, however it is quoted.
+/// Returns whether a challenge names the gateway's realm, however it is quoted.
 fn names_realm(challenges: &[u8]) -> bool {
     let name = b"realm";
     challenges
@@ -50,13 +50,13 @@ fn names_realm(challenges: &[u8]) -> bool {
         .any(|(at, _)| is_ours(&challenges[at + name.len()..]))
 }
 
-/// Whether `= "TEXT"` or `= TOKEN` gives the gateway's realm. Looks at no more than it has to: there may be a thousand
-/// of them.
+/// Returns whether `= "TEXT"` or `= TOKEN` is the gateway's realm. Reads no more bytes than needed, because a
+/// head may contain a thousand of them.
 fn is_ours(after: &[u8]) -> bool {
     let Some(value) = after.trim_ascii_start().strip_prefix(b"=") else { return false };
     let value = value.trim_ascii_start();
     let text = value.strip_prefix(b"\"").unwrap_or(value).trim_ascii_start();
-    // A backslash says that the character after it is meant, whatever it is.
+    // A backslash escapes the next character, whatever it is.
     let mut text = text.iter().filter(|byte| **byte != b'\\');
     REALM.bytes().all(|byte| text.next().is_some_and(|other| other.eq_ignore_ascii_case(&byte)))
         && text.find(|byte| !byte.is_ascii_whitespace()).is_none_or(|byte| matches!(byte, b'"' | b',' | b';'))
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cookies_of_the_gateway_are_cut_out_of_a_list_and_others_stay_as_they_are() {
+    fn reserved_cookies_are_removed_from_a_list_and_others_stay_unchanged() {
         for (sent, passed) in [
             ("a=b", "a=b"),
             ("a=b; c=\"d, e\"; f", "a=b; c=\"d, e\"; f"),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_cannot_speak_under_the_names_of_the_gateway() {
+    fn response_headers_with_reserved_names_do_not_pass() {
         let cut = |name: &str, value: &str| !may_pass(Header::of(name), value.as_bytes());
         for (name, value) in [
             ("Set-Cookie", "ingle_session=x; Path=/"),

@@ -1,12 +1,12 @@
-//! Text of clients and functions in rows, which must stay small whatever they say.
+//! Text from clients and functions in rows, bounded so that rows stay small.
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-/// Text of at most `BYTES` bytes as JSON has them. Of a longer one the beginning is kept, and an ellipsis: also of one
-/// that an earlier version wrote.
+/// Text of at most `BYTES` bytes in JSON. Longer text is cut and ends with an ellipsis, also when it is read
+/// from a row that an earlier version wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct BoundedText<const BYTES: usize>(Box<str>);
@@ -87,7 +87,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_kept_as_far_as_its_json_goes(text in prop_oneof![".{0,40}", "[\"\\\\\u{0}-\u{20}\u{fc}a]{0,40}"]) {
+        fn text_is_cut_to_its_size_in_json(text in prop_oneof![".{0,40}", "[\"\\\\\u{0}-\u{20}\u{fc}a]{0,40}"]) {
             let kept = BoundedText::<24>::from(text.as_str());
             let json = serde_json::to_string(&kept).expect("text is JSON");
             prop_assert!(json.len() <= 2 + 24 + "…".len(), "{json}");

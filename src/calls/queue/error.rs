@@ -55,7 +55,7 @@ pub enum QueueError {
         state: CallState,
         /// Status that it was answered, or would have been; 0 if nothing.
         code: u16,
-        /// Why its answer was not kept, if it was answered. Why it was not is for those who may use the API.
+        /// Reason why the answer was not kept, if there was one. Only the API says why there was none.
         omitted: Option<String>,
     },
     /// A call cannot be cancelled any more.

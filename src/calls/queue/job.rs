@@ -20,16 +20,16 @@ const KEPT_TEXT: usize = 240;
 const INLINE: usize = 4 << 10;
 /// Bytes of a record in all: what the store keeps within sled, whose nodes must stay small.
 const RECORD: usize = 8 << 10;
-/// Bytes that may be added to a record: all that is remembered of tries, times, and what comes with the end.
+/// Bytes that may be added to a record: all that is remembered of attempts, times, and what comes with the end.
 const GROWTH: usize = KEPT_TRIES * (KEPT_TEXT + 120) + KEPT_TEXT + 400;
 
-/// `X-Call-Id` of a call: all of it, for the gateway takes 256 bytes, which may be three each as text.
+/// `X-Call-Id` of a call, never cut: the gateway accepts 256 bytes, each up to three bytes as text.
 pub type CallId = BoundedText<768>;
-/// Method of a call: all of it, too.
+/// Method of a call, never cut.
 pub type Method = BoundedText<MAX_METHOD>;
-/// As much of a path or of a reason as is remembered.
+/// Path or reason, cut to what is remembered.
 pub type Excerpt = BoundedText<KEPT_TEXT>;
-/// URL of a receiver: all of it, as `EgressPolicy` takes 1000 bytes, some of which are two in JSON.
+/// URL of a receiver, never cut: `EgressPolicy` accepts 1000 bytes, each up to two bytes in JSON.
 pub type ReceiverUrl = BoundedText<2000>;
 
 /// A call, from its acceptance until it has succeeded or is given up.
@@ -47,7 +47,7 @@ pub struct Job {
 pub struct JobMetadata {
     /// The function.
     pub function: FunctionKey,
-    /// `X-Call-Id`: the client's own, or a new one. It stays the same over all tries.
+    /// `X-Call-Id`: the client's own, or a new one. It stays the same over all attempts.
     pub call_id: CallId,
     /// Its method.
     pub method: Method,
@@ -57,14 +57,14 @@ pub struct JobMetadata {
     pub queued_at: Timestamp,
     /// Not to be made before.
     pub not_before: Option<Timestamp>,
-    /// How many tries have failed.
+    /// How many attempts have failed.
     #[serde(default)]
     pub tried: u32,
-    /// These tries, in order. Where there are too many, those are one that failed in the same way one after the other;
-    /// where none did, the first is forgotten.
+    /// These attempts, in order. Where there are too many, those are one that failed in the same way one
+    /// after the other; where none did, the first is forgotten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Attempt>,
-    /// When its first try began.
+    /// When its first attempt began.
     pub started_at: Option<Timestamp>,
     /// For how long its answer is kept, in seconds, if its client asked for that.
     pub keep: Option<u64>,
@@ -124,7 +124,7 @@ impl JobMetadata {
         Usage { callbacks: usize::from(self.callback.is_some()), ..Usage::call(bytes) }
     }
 
-    /// Remembers a try that failed.
+    /// Remembers an attempt that failed.
     pub(super) fn failed(&mut self, one: Attempt) {
         self.tried = self.tried.saturating_add(1);
         self.tries.push(one);
@@ -141,7 +141,7 @@ impl JobMetadata {
         }
     }
 
-    /// All tries are forgotten: it is made as if it were new.
+    /// All attempts are forgotten: it is made as if it were new.
     pub(super) fn reset_attempts(&mut self) {
         self.tried = 0;
         self.tries.clear();
@@ -151,7 +151,7 @@ impl JobMetadata {
     }
 }
 
-/// A try that failed.
+/// An attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it began.
@@ -197,9 +197,9 @@ pub struct Ended {
     pub message_id: String,
     /// The status that the function answered, or that a client would have got from the gateway.
     pub status: u16,
-    /// How long the last try took, in microseconds.
+    /// How long the last attempt took, in microseconds.
     pub took_us: u64,
-    /// How many tries before the last one failed.
+    /// How many attempts before the last one failed.
     pub retries: u32,
     /// How many of them there may have been.
     pub most_retries: u32,
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(kept(&facts), (512..520).map(|code| (code, 0)).collect::<Vec<_>>());
     }
 
-    /// Fills what a call has with texts that its client and its function choose, as far as they can.
+    /// Fills a call with text chosen by its client and its function, wherever they can.
     fn filled(chosen: &str) -> (Job, CallRecord) {
         let function = FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name");
         let mut facts = JobMetadata::new(function, chosen.into(), chosen.into(), chosen);
@@ -336,7 +336,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn a_row_stays_small_whatever_its_client_and_its_function_say(
+        fn a_row_stays_small_whatever_its_client_and_its_function_send(
             piece in prop_oneof![".{1,8}", "[\"\\\\]", "\u{fffd}", "\u{1}", "M"],
             count in prop_oneof![0_usize..100, 0_usize..70_000],
         ) {

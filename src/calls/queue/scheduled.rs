@@ -10,7 +10,7 @@ use host::store::StoreError;
 pub enum Stage {
     /// Still to be made, or being made.
     Pending {
-        /// How many tries have failed.
+        /// How many attempts have failed.
         tried: u32,
     },
     /// Given up, and kept.

@@ -127,7 +127,7 @@ impl Shared {
             LaneKey::Receivers(_) => {
                 return self.config.parallel_calls_per_function.min((self.config.parallel_calls / 8).max(1));
             }
-            // A host is in one group.
+            // A host is always in the same group, so it gets one callback at a time.
             LaneKey::Unnamed(_) => return 1,
         };
         let Some(entry) = self.directory.get(function) else { return 1 };

@@ -16,8 +16,8 @@ pub(super) fn check_schedule(spec: &FunctionSpec) -> Result<(), Invalid> {
     cron.schedule.timetable().map(drop).map_err(|reason| Invalid::new("annotations.schedule", reason))
 }
 
-/// Refuses a function that asks for more than the operator lets functions have: for a deploy, whoever makes it, and for
-/// the way back to a revision.
+/// Refuses a function that asks for more than the operator allows. Applies to every deploy, whoever makes it, and to
+/// rollbacks.
 pub(super) fn check_allowed(
     spec: &FunctionSpec,
     capabilities: &[String],

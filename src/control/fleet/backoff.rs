@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// A replica that has served this long is stable: its end starts the count anew.
 pub(super) const STABLE: Duration = Duration::from_secs(60);
 
-/// Starts in a row that came to nothing, after which nobody waits for the next one.
+/// Failed starts in a row after which calls no longer wait for the next one.
 const LOOP: u32 = 3;
 /// The pause while that is away which starts replicas.
 const AWAY: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const AWAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
-    /// Those of them since something last came up.
+    /// Failures since a replica last came up.
     failed_starts: u32,
     until: Option<Instant>,
 }
@@ -54,7 +54,7 @@ impl Backoff {
         self.failed_starts = 0;
     }
 
-    /// Whether starts fail again and again.
+    /// Returns whether starts fail again and again.
     pub(super) fn is_loop(&self) -> bool {
         self.failed_starts >= LOOP
     }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn three_starts_in_a_row_that_came_to_nothing_are_a_loop_until_one_comes_up() {
+    fn three_failed_starts_in_a_row_are_a_loop_until_a_replica_comes_up() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
         for _ in 0..5 {

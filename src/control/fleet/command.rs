@@ -22,9 +22,9 @@ pub(super) enum Command {
     Remove { done: oneshot::Sender<Result<(), FleetError>> },
     /// A replica's process ended.
     Exited { id: ReplicaId, code: u32 },
-    /// The kernel killed processes of a replica for want of memory, so many so far.
+    /// The kernel killed processes of a replica that ran out of memory: the number so far.
     OutOfMemory { id: ReplicaId, kills: u64 },
-    /// A replica has written more files than it may.
+    /// A replica's writable layer exceeds the limit.
     LayerTooLarge { id: ReplicaId, bytes: u64 },
     /// A replica fails its health probe.
     Unhealthy { id: ReplicaId, reason: String },

@@ -29,7 +29,7 @@ pub(super) struct Context {
     pub(super) handlers: Handlers,
     pub(super) replica_index: ReplicaIndex,
     pub(super) config: config::Functions,
-    /// Bytes that `functions.memory` means on this machine.
+    /// Value of `functions.memory` on this machine, in bytes.
     pub(super) default_memory: u64,
     /// `images.allowed`
     pub(super) allowed_images: Vec<ImagePattern>,

@@ -1,5 +1,5 @@
-//! Measures what replicas do to the machine that no limit of the kernel's bounds or tells: the files that they write,
-//! and processes that were killed without an end of the replica.
+//! Measures effects of replicas that no kernel limit bounds or reports: the files that they write, and killed
+//! processes that did not end the replica.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use directory::Directory;
 use host::runtime::Footprint;
 use model::function::ReplicaId;
 
-/// How often each replica is measured.
+/// Interval between two measurements of a replica.
 const EVERY: Duration = Duration::from_secs(10);
-/// Pause after a round, for each second that it took: walking through many files takes its time.
+/// Seconds of pause for each second that a round took, because walking many files is slow.
 const PAUSE_SHARE: u32 = 20;
 
-/// What measures all replicas that serve.
+/// The task that measures all replicas that serve.
 #[derive(Debug, Clone)]
 pub(super) struct Footprints {
     pub(super) context: Arc<Context>,
@@ -25,7 +25,7 @@ pub(super) struct Footprints {
 }
 
 impl Footprints {
-    /// Measures them one after the other, until the daemon stops.
+    /// Measures the replicas one after the other, until the daemon stops.
     pub(super) async fn run(self) {
         let rounds = async {
             loop {
@@ -47,7 +47,7 @@ impl Footprints {
     async fn measure(&self, id: &ReplicaId) {
         let Footprint { layer, oom_kills } = match self.context.runtime.footprint(id).await {
             Ok(footprint) => footprint,
-            // It may have ended meanwhile.
+            // The replica may have ended meanwhile.
             Err(error) => {
                 tracing::debug!(replica = %id, error = &error as &dyn std::error::Error, "not measured");
                 return;
@@ -55,7 +55,7 @@ impl Footprints {
         };
         let too_large = (layer > self.context.config.disk)
             .then(|| Command::LayerTooLarge { id: id.clone(), bytes: layer });
-        // The shim tells most of them.
+        // The shim has reported most of them already.
         let killed = (oom_kills > 0).then(|| Command::OutOfMemory { id: id.clone(), kills: oom_kills });
         if let Some(owner) = self.context.replica_index.owner(id) {
             for command in [killed, too_large].into_iter().flatten() {

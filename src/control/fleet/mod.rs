@@ -189,7 +189,7 @@ impl Fleet {
         let reaper = Reaper(self.context.clone());
         self.keep("what removes what nobody owns", move || reaper.clone().run());
         let footprints = Footprints { context: self.context.clone(), directory: self.directory.clone() };
-        self.keep("what measures replicas", move || footprints.clone().run());
+        self.keep("the measurement of replicas", move || footprints.clone().run());
         let (directory, context) = (self.directory.clone(), self.context.clone());
         self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));
         Ok(())

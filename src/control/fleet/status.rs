@@ -78,7 +78,7 @@ pub(super) fn with_history(entry: &Entry) -> wire::FunctionStatus {
     wire::FunctionStatus { revisions: revisions.collect(), last_exit, ..of(entry) }
 }
 
-/// An amount of memory as clients write it.
+/// Formats an amount of memory the way clients write it.
 fn amount(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) { format!("{}Mi", bytes >> 20) } else { bytes.to_string() }
 }

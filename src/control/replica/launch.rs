@@ -51,7 +51,7 @@ pub struct Launcher {
     secrets: Secrets,
     handlers: Handlers,
     config: config::Functions,
-    /// Bytes that `functions.memory` means on this machine.
+    /// Value of `functions.memory` on this machine, in bytes.
     default_memory: u64,
     /// That of functions which name none.
     pull_policy: PullPolicy,

@@ -19,13 +19,13 @@ pub struct Revision {
     pub created_at: jiff::Timestamp,
     /// The image.
     pub image: ResolvedImage,
-    /// Set if `functions.memory` holds for it where it names no limit.
+    /// Set if `functions.memory` applies when the function has no limit.
     pub default_memory: bool,
 }
 
 impl Revision {
-    /// Bytes of memory that each replica has because the function names no limit; `default` is what
-    /// `functions.memory` means on this machine.
+    /// Returns the memory limit that each replica gets because the function sets none; `default` is the value of
+    /// `functions.memory` on this machine.
     pub fn default_memory(&self, default: u64) -> Option<u64> {
         (self.default_memory && self.spec.limits.memory.is_none()).then_some(default)
     }

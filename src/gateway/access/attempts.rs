@@ -1,9 +1,10 @@
-//! Slows down whoever guesses passwords.
+//! Rate limit for wrong passwords.
 //!
-//! Each address has [`BURST`] wrong attempts, and gets one back every [`EVERY`]; an IPv6 address counts with its /64,
-//! which is what one subscriber has. An address without attempts left is not looked at, whether its password is right
-//! or not: whoever was told could go on guessing. On loopback a right password is let in all the same, because a proxy
-//! there stands for many clients, and those who guess must not lock the others out.
+//! Each address has [`BURST`] wrong attempts, and regains one every [`EVERY`]; IPv6 addresses are counted by
+//! their /64, the prefix of one subscriber. Once an address has no attempts left its passwords are not
+//! checked at all, because a different response to the right one would allow it to go on guessing. On
+//! loopback the right password is always admitted: a proxy there stands for many clients, and one that
+//! guesses must not lock out the others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,15 +14,15 @@ use std::time::Duration;
 use model::sync::lock;
 use tokio::time::Instant;
 
-/// Wrong attempts that an address has at once.
+/// Wrong attempts that an address may make in a burst.
 const BURST: u32 = 10;
-/// The time after which an address gets one back.
+/// The time after which an address regains one attempt.
 const EVERY: Duration = Duration::from_secs(6);
-/// Addresses that are remembered.
+/// Largest number of addresses in the table.
 const MAX_ADDRESSES: usize = 4096;
 /// The time between two lines in the log for one address.
 const LOG_EVERY: Duration = Duration::from_secs(60);
-/// Lines in that time for all addresses together.
+/// Lines within [`LOG_EVERY`] for all addresses together.
 const MAX_LINES: u32 = 30;
 
 /// The outcome of an attempt.
@@ -29,9 +30,9 @@ const MAX_LINES: u32 = 30;
 pub(super) enum Outcome {
     /// The password is right.
     Admitted,
-    /// It is wrong.
+    /// The password is wrong.
     Wrong,
-    /// It was not looked at: the address has attempts again after this time.
+    /// The password was not checked: the address regains an attempt after this time.
     Throttled(Duration),
 }
 
@@ -42,27 +43,27 @@ pub(super) struct Attempts(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     addresses: HashMap<IpAddr, Address>,
-    /// The lines of the log, and since when they are counted.
+    /// The start of the current period of the log, and the lines in it.
     lines: Option<(Instant, u32)>,
 }
 
-/// One address that has been wrong.
+/// An address that has sent wrong passwords.
 #[derive(Debug)]
 struct Address {
-    /// When it has all of its attempts again.
+    /// The time at which the address has all of its attempts again.
     whole_at: Instant,
-    /// When the log named it.
+    /// The time at which the log last named the address.
     logged_at: Option<Instant>,
-    /// Attempts since then.
+    /// Attempts since `logged_at`.
     unlogged: u64,
 }
 
 impl Attempts {
-    /// Makes an attempt for `address`; `is_right` looks at the password.
+    /// Makes an attempt for `address`; `is_right` checks the password.
     pub(super) fn attempt(&self, address: IpAddr, is_right: impl FnOnce() -> bool) -> Outcome {
         let now = Instant::now();
         let address = block_of(address);
-        // Held while the password is looked at, so that attempts at the same time are counted one by one.
+        // Held while the password is checked, so that concurrent attempts are counted one by one.
         let mut table = lock(&self.0);
         let wait = table.addresses.get(&address).map_or(Duration::ZERO, |known| {
             (known.whole_at + EVERY).saturating_duration_since(now + EVERY * BURST)
@@ -89,7 +90,7 @@ impl Table {
         known.whole_at = (known.whole_at.max(now) + EVERY).min(now + EVERY * BURST);
     }
 
-    /// Forgets those that have all of their attempts again, else the one that is nearest to it.
+    /// Evicts the addresses that have all of their attempts again, else the one that is closest to it.
     fn evict(&mut self, now: Instant) {
         self.addresses.retain(|_, known| known.whole_at > now);
         let nearest =
@@ -99,7 +100,8 @@ impl Table {
         }
     }
 
-    /// Names an address in the log, once in a while. Not the user: some type the password there.
+    /// Names an address in the log, at most once per [`LOG_EVERY`]. The user name is left out: some type the password
+    /// there.
     fn log(&mut self, address: IpAddr, now: Instant) {
         let Some(known) = self.addresses.get_mut(&address) else { return };
         known.unlogged += 1;
@@ -115,7 +117,7 @@ impl Table {
     }
 }
 
-/// The address that attempts are counted under.
+/// Returns the address that attempts are counted by.
 fn block_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_without_attempts_is_not_looked_at_until_it_has_one_again() {
+    async fn passwords_of_an_address_without_attempts_are_not_checked_until_it_regains_one() {
         let attempts = Attempts::default();
         exhaust(&attempts, "192.0.2.1");
         let outcome = attempts.attempt(address("192.0.2.1"), || panic!("looked at"));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_addresses_are_not_slowed() {
+    async fn other_addresses_are_not_throttled() {
         let attempts = Attempts::default();
         exhaust(&attempts, "192.0.2.1");
         exhaust(&attempts, "2001:db8::1");
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_right_password_on_loopback_is_let_in_whatever_others_there_try() {
+    async fn the_right_password_is_always_admitted_on_loopback() {
         for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             let attempts = Attempts::default();
             exhaust(&attempts, loopback);
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_table_is_bounded_and_keeps_those_that_guess_most() {
+    async fn the_table_is_bounded_and_keeps_the_addresses_that_guess_most() {
         let attempts = Attempts::default();
         exhaust(&attempts, "192.0.2.1");
         for number in 0..2 * u32::try_from(MAX_ADDRESSES).expect("small") {

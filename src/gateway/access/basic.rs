@@ -73,13 +73,13 @@ impl Credentials {
         Ok(Self::new(&user, &password))
     }
 
-    /// Whether a request's headers carry this user and password.
+    /// Returns whether a request's headers carry this user and password.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         headers.get(AUTHORIZATION).is_some_and(|value| self.admit_value(value.as_bytes()))
     }
 
-    /// Whether the value of an `Authorization` header is this user and password. Takes the same time whichever of
-    /// them is wrong.
+    /// Returns whether the value of an `Authorization` header is this user and password. Takes the same time
+    /// whichever of them is wrong.
     pub fn admit_value(&self, authorization: &[u8]) -> bool {
         let Some((user, password)) = basic(authorization) else { return false };
         let user = digest(&user).ct_eq(&self.user);

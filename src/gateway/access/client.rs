@@ -1,4 +1,4 @@
-//! The client of a connection: its address, and the listener that it came in by.
+//! The client of a connection: its address, and the listener that accepted it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -9,24 +9,24 @@ pub enum Listener {
     Public,
     /// `gateway.admin_listen`: the API and the metrics, no functions.
     Admin,
-    /// The socket under `daemon.run_dir`, which nobody but root can open: everything, without a password.
+    /// The socket under `daemon.run_dir`, which only root can open: everything, without a password.
     Local,
 }
 
-/// The other end of a connection. The API's requests carry it as an extension.
+/// The other end of a connection. Requests to the API carry it as an extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// Its address; loopback by the local socket.
+    /// The client's address; loopback on the local socket.
     pub address: SocketAddr,
-    /// The listener that it came in by.
+    /// The listener that accepted the connection.
     pub listener: Listener,
 }
 
 impl Client {
-    /// A client that nothing is known of, which has no rights by its address or listener.
+    /// An unknown client, which has no rights through its address or listener.
     pub const UNKNOWN: Self =
         Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), listener: Listener::Public };
-    /// The client behind the local socket.
+    /// The client on the local socket.
     pub const LOCAL: Self =
         Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), listener: Listener::Local };
 }

@@ -1,4 +1,4 @@
-//! Which listener serves the API and the metrics, and whether functions may use them.
+//! Exposure of the API and the metrics: the listeners that serve them, and whether functions may use them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,22 +7,22 @@ use model::config;
 
 use super::client::{Client, Listener};
 
-/// Where the API and the metrics are served, and to whom.
+/// The listeners and clients that the API and the metrics are served to.
 #[derive(Debug, Clone)]
 pub struct Exposure {
-    /// At the public listener, too: the API.
+    /// Whether the public listener serves the API.
     public_api: bool,
-    /// At the public listener, too: the metrics.
+    /// Whether the public listener serves the metrics.
     public_metrics: bool,
-    /// The addresses of functions, and among them this host's own, unless functions may use both.
+    /// The subnet of functions and this host's address in it, unless functions may use both.
     closed_to: Option<(Ipv4Net, Ipv4Addr)>,
     /// The admin listener, for messages.
     admin: String,
 }
 
 impl Exposure {
-    /// Returns what the configuration says, on a machine whose functions have addresses in `subnet`, and which has
-    /// `host` there itself.
+    /// Returns the exposure that the configuration sets, on a machine whose functions have addresses in
+    /// `subnet`, where `host` is the machine's own.
     pub fn of(config: &config::Gateway, subnet: Ipv4Net, host: Ipv4Addr) -> Self {
         Self {
             public_api: config.public_api,
@@ -32,7 +32,7 @@ impl Exposure {
         }
     }
 
-    /// Returns why `client` does not get `path`, if it does not.
+    /// Returns the reason why `client` may not use `path`, if it may not.
     pub fn refusal(&self, path: &str, client: &Client) -> Option<String> {
         let (what, is_public, key) = match path {
             "/metrics" => ("the metrics are", self.public_metrics, "gateway.public_metrics"),
@@ -45,9 +45,9 @@ impl Exposure {
         };
         match client.listener {
             Listener::Local => None,
-            _ if is_function => Some(format!("{what} not for functions (gateway.functions_api)")),
+            _ if is_function => Some(format!("{what} not served to functions (gateway.functions_api)")),
             Listener::Public if !is_public => Some(format!(
-                "{what} not served at this port ({key}), but{} and to 'sudo ingle' on the machine itself",
+                "{what} not served on this port ({key}), but{} and to 'sudo ingle' on the machine itself",
                 self.admin
             )),
             Listener::Public | Listener::Admin => None,

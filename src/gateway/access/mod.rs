@@ -1,4 +1,4 @@
-//! Who may use the API, and from where.
+//! Access to the API: credentials, origins and listeners.
 
 mod attempts;
 pub mod basic;
@@ -17,67 +17,67 @@ use self::exposure::Exposure;
 use self::origin::OriginPolicy;
 use model::config;
 
-/// The rules by which a request to the API is let in.
+/// The rules that admit requests to the API.
 #[derive(Debug)]
 pub struct Access {
-    /// Everyone if `None`.
+    /// The admin's credentials; with `None` everyone is admitted.
     credentials: Option<Credentials>,
     origins: OriginPolicy,
     exposure: Exposure,
     attempts: Attempts,
 }
 
-/// Why a request is not let in.
+/// The reason why a request is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// It is not served by this listener, or not to this client; the text names the key.
+    /// The path is not served by this listener, or not to this client; the text names the key.
     #[error("{0}")]
     Closed(String),
-    /// A page of another site had a browser send it.
+    /// A page of another site sent the request through a browser.
     #[error("a web page of another site may not use the API")]
     CrossSite,
-    /// A page of another origin had a browser send it.
+    /// A page of another origin sent the request through a browser.
     #[error(
-        "a web page of {origin} may not use the API, which is at {own}: if a proxy is in front of it, name the proxy \
-         in gateway.trusted_proxies and have it send X-Forwarded-Host and X-Forwarded-Proto"
+        "a web page of {origin} may not use the API, which is at {own}: if there is a proxy in front of it, add the \
+         proxy to gateway.trusted_proxies and have it send X-Forwarded-Host and X-Forwarded-Proto"
     )]
     ForeignOrigin {
-        /// The page's.
+        /// The origin of the page.
         origin: String,
-        /// The gateway's, as the client knows it.
+        /// The origin of the gateway, as the client knows it.
         own: String,
     },
-    /// It came under a name that may be anybody's.
+    /// The request names a host that may belong to anybody.
     #[error(
-        "{host:?} is no name of this gateway: without a password (gateway.basic_auth) it takes its address, localhost, \
-         the name of its machine, and what gateway.hosts names"
+        "{host:?} is not a name of this gateway: without a password (gateway.basic_auth) only IP addresses, \
+         localhost, the name of its machine and names in gateway.hosts are accepted"
     )]
     UnknownHost {
-        /// The name.
+        /// The name in the request.
         host: String,
     },
-    /// The credentials are not there, or wrong.
+    /// The credentials are missing or wrong.
     #[error("wrong user or password: log in with 'faas-cli login' or 'ingle login'")]
     Unauthorized,
-    /// So many credentials of this address were wrong that none are looked at for a while.
+    /// The address sent too many wrong credentials; none of its credentials are checked for this long.
     #[error("too many wrong passwords from this address: wait, or use 'sudo ingle' on the machine itself")]
     Throttled(Duration),
-    /// A web page sent it as a type that any page may send.
+    /// A web page sent a body of a type that any page may send.
     #[error(
-        "a web page has to send this as JSON (Content-Type: application/json) or, where that is taken, as an archive \
+        "a web page has to send this as JSON (Content-Type: application/json) or, if the route takes one, as an archive \
          (application/x-tar, application/gzip, application/zip, application/octet-stream)"
     )]
     MediaType,
 }
 
 impl Access {
-    /// Returns the rules of a configuration, with these credentials; without any, everyone is let in.
+    /// Returns the rules of a configuration, with these credentials; with `None` everyone is admitted.
     pub fn new(config: &config::Gateway, credentials: Option<Credentials>, exposure: Exposure) -> Self {
         let origins = OriginPolicy::new(config);
         Self { credentials, origins, exposure, attempts: Attempts::default() }
     }
 
-    /// Checks a request before anything is done with it, its body not yet read.
+    /// Checks a request before anything is done with it and before its body is read.
     pub fn check<B: http_body::Body>(&self, request: &http::Request<B>) -> Result<(), AccessError> {
         let path = request.uri().path();
         let client = request.extensions().get().unwrap_or(&Client::UNKNOWN);
@@ -92,7 +92,7 @@ impl Access {
         self.origins.check_origin(request)?;
         if let Some(credentials) = self.credentials.as_ref().filter(|_| !is_local) {
             let headers = request.headers();
-            // Nothing was guessed where nothing was sent.
+            // A request without credentials is no guess.
             let outcome = match headers.contains_key(AUTHORIZATION) {
                 true => self.attempts.attempt(self.origins.client(request), || credentials.admit(headers)),
                 false => Outcome::Wrong,
@@ -106,14 +106,14 @@ impl Access {
         origin::check_type(request)
     }
 
-    /// Whether an `Authorization` header opens the API: such a one is not for functions.
+    /// Returns whether an `Authorization` header opens the API, and must not reach functions.
     pub fn admits(&self, authorization: &[u8]) -> bool {
         self.credentials.as_ref().is_some_and(|credentials| credentials.admit_value(authorization))
     }
 }
 
-/// Whether a browser sent a request. It would ask its user for a password when challenged to, and from then on add that
-/// to all requests for this origin, whichever page they are for.
+/// Returns whether a browser sent a request. A browser that is challenged asks its user for the password, and
+/// adds it to all further requests to this origin, whichever page sends them.
 pub fn is_browser(headers: &HeaderMap) -> bool {
     let html = |value: &[u8]| value.windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"));
     headers.contains_key("sec-fetch-site")

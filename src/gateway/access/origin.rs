@@ -1,7 +1,8 @@
-//! Where a request comes from: a browser says which page sent it, and under which name it knows the gateway.
+//! Origins of requests: browsers state the page that sent a request, and the name under which they know the gateway.
 //!
-//! A browser adds what it knows of a user, such as a password, to whatever any page has it send. What it says of the
-//! page cannot be forged by the page; clients that are no browsers say nothing, and are judged by their credentials.
+//! A browser adds credentials of its user, such as a password, to requests of any page. A page cannot forge
+//! the headers that state its origin. Other clients send none of them, and are judged by their credentials
+//! alone.
 
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ use model::config::{self, HostPatterns, TrustedProxies};
 
 /// Names of this gateway that no web page can have: browsers and functions do not ask a name server for them.
 const NAMES: [&str; 3] = ["localhost", "gateway", "gateway.openfaas"];
-/// Types of what is sent as a stream of bytes. A form or a page that asks nobody can send none of them.
+/// Types of bodies that are streams of bytes. A form cannot send them, nor a page without a CORS preflight.
 const STREAMS: [&str; 7] = [
     "application/octet-stream",
     "application/gzip",
@@ -26,10 +27,10 @@ const STREAMS: [&str; 7] = [
     "application/zip",
     "application/zstd",
 ];
-/// Characters of a client's text that are shown to it.
+/// Longest text of a client in an error, in characters.
 const SHOWN: usize = 100;
 
-/// The pages that may use the API, and the names that it has for them.
+/// The rules for origins that may use the API, and for names of the gateway.
 #[derive(Debug)]
 pub(super) struct OriginPolicy {
     proxies: TrustedProxies,
@@ -48,7 +49,7 @@ impl OriginPolicy {
         }
     }
 
-    /// Refuses what a page of another origin sends.
+    /// Refuses requests of pages of another origin.
     pub(super) fn check_origin<B>(&self, request: &Request<B>) -> Result<(), AccessError> {
         let headers = request.headers();
         if headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none") {
@@ -58,7 +59,7 @@ impl OriginPolicy {
             return Ok(());
         }
         let own = self.own_url(request);
-        // `null` is no URL: it is of a page that has no origin, as a sandbox or a file.
+        // `null` is no URL: a page without an origin sends it, such as a sandboxed frame or a local file.
         let is_own = |origin: &HeaderValue| {
             let origin = origin.to_str().ok().and_then(root);
             origin.zip(own.as_ref()).is_some_and(|(origin, own)| origin.origin() == own.origin())
@@ -72,7 +73,7 @@ impl OriginPolicy {
         }
     }
 
-    /// Refuses a name that a web page could have made its own by pointing it to this machine.
+    /// Refuses host names that a web page's owner could point at this machine (DNS rebinding).
     pub(super) fn check_host<B>(&self, request: &Request<B>) -> Result<(), AccessError> {
         let own = self.own_url(request);
         let host = own.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -88,8 +89,8 @@ impl OriginPolicy {
         }
     }
 
-    /// The address that a request comes from: behind trusted proxies the last one that they name and that is not a
-    /// proxy's own, for what stands before it was sent by that client.
+    /// Returns the address of the client: behind trusted proxies, the last address in `X-Forwarded-For` that is not a
+    /// trusted proxy, because the client itself may have sent those before it.
     pub(super) fn client<B>(&self, request: &Request<B>) -> IpAddr {
         let mut client = request.extensions().get().unwrap_or(&Client::UNKNOWN).address.ip();
         let lines = request.headers().get_all("x-forwarded-for").iter().rev();
@@ -101,12 +102,12 @@ impl OriginPolicy {
         client
     }
 
-    /// The gateway as the client knows it: what a trusted proxy says of that, else what the client says.
+    /// Returns the URL under which the client knows the gateway, as a trusted proxy states it, else the client.
     fn own_url<B>(&self, request: &Request<B>) -> Option<Url> {
         let client = request.extensions().get::<Client>();
         let is_proxy = client.is_some_and(|client| self.proxies.contains(client.address.ip()));
         let forwarded = |name| first(request.headers(), name).filter(|_| is_proxy);
-        // A target with an authority is as much as the header.
+        // The authority of a target counts as much as the header.
         let authority = request.uri().authority().map(http::uri::Authority::as_str);
         let host = forwarded("x-forwarded-host")
             .or(authority)
@@ -116,7 +117,7 @@ impl OriginPolicy {
     }
 }
 
-/// Refuses a change by a browser's page whose type a page may send without being allowed to.
+/// Refuses changes by a web page with a content type that a browser sends without a CORS preflight.
 pub(super) fn check_type<B: Body>(request: &Request<B>) -> Result<(), AccessError> {
     let headers = request.headers();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -129,7 +130,7 @@ pub(super) fn check_type<B: Body>(request: &Request<B>) -> Result<(), AccessErro
     if is_fit { Ok(()) } else { Err(AccessError::MediaType) }
 }
 
-/// Whether a content type is JSON or a stream of bytes.
+/// Returns whether a content type is JSON or a stream of bytes.
 fn is_data(content_type: &HeaderValue) -> bool {
     let text = content_type.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -138,7 +139,7 @@ fn is_data(content_type: &HeaderValue) -> bool {
     is_json || STREAMS.contains(&essence.as_str())
 }
 
-/// The URL of an origin, if it is that and nothing more.
+/// Parses the URL of an origin; `None` if it contains anything else.
 fn root(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     let is_bare = url.path() == "/"
@@ -149,13 +150,13 @@ fn root(text: &str) -> Option<Url> {
     is_bare.then_some(url)
 }
 
-/// The first of the values that proxies have put one after the other: the client's own.
+/// Returns the first value of a header that several proxies extend: the one about the client.
 fn first<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let value = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
     Some(value).filter(|value| !value.is_empty())
 }
 
-/// As much of a client's text as is said back to it.
+/// Returns a client's text for an error, cut to [`SHOWN`] characters.
 fn shown(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|char| !char.is_control()).take(SHOWN).collect()
 }

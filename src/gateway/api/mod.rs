@@ -1,10 +1,10 @@
 //! The API: everything that is not a call of a function. `docs/api.md` is its reference.
 //!
 //! Each file here holds the routes of one thing and the handles that these need. What is common to
-//! all stands around them, from the outside in: counting, the form of errors, who is let in.
+//! all stands around them, from the outside in: counting, the form of errors, access.
 //!
 //! Invariants
-//! - Nothing under `/system` is looked at, not even its body, before the client is let in.
+//! - No request under `/system` is read, not even its body, before the client is admitted.
 //! - A change that was begun is carried to its end, also when the client goes away meanwhile.
 
 mod body;
@@ -61,7 +61,7 @@ pub struct Api {
     pub logs: Arc<Logs>,
     /// Images, and what replicas use.
     pub runtime: Arc<dyn Runtime>,
-    /// Who may use it.
+    /// The rules of access.
     pub access: Arc<Access>,
     /// Where archives of images and handlers are kept while they are read.
     pub state_dir: PathBuf,
@@ -121,7 +121,7 @@ async fn no_such_route(request: Request) -> ErrorResponse {
     let path = request.uri().path();
     let is_call = path.starts_with("/function/") || path.starts_with("/async-function/");
     let hint =
-        if is_call { " at the admin's port: functions are called at that of gateway.listen" } else { "" };
+        if is_call { " on the admin port: functions are called on the port of gateway.listen" } else { "" };
     ErrorResponse::new(ErrorCode::RouteNotFound, format!("there is nothing at {path}{hint}"))
 }
 
@@ -133,7 +133,7 @@ async fn wrong_method(request: Request) -> ErrorResponse {
     )
 }
 
-/// Lets in who may use what asks for credentials.
+/// Admits clients to the paths that ask for credentials.
 async fn let_in(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     let Err(error) = access.check(&request) else { return next.run(request).await };
     let mut wait = None;

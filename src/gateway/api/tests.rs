@@ -66,7 +66,7 @@ async fn system_asks_for_a_password_and_the_rest_does_not() {
 }
 
 #[tokio::test]
-async fn wrong_passwords_are_slowed_by_address_and_nobody_else_is() {
+async fn wrong_passwords_are_throttled_by_address() {
     let router = router();
     let status = |from: &'static str, authorization: Option<&'static str>| {
         let address = from.parse().expect("an address");
@@ -82,7 +82,7 @@ async fn wrong_passwords_are_slowed_by_address_and_nobody_else_is() {
             (response.status().as_u16(), response.headers().get(RETRY_AFTER).is_some())
         }
     };
-    // Nothing was guessed: as browsers and faas-cli begin.
+    // Browsers and faas-cli begin without credentials, which is no guess.
     for _ in 0..100 {
         assert_eq!(status("192.0.2.1:5", None).await, (401, false));
     }
@@ -99,7 +99,7 @@ async fn wrong_passwords_are_slowed_by_address_and_nobody_else_is() {
 }
 
 #[tokio::test]
-async fn nobody_but_the_local_socket_is_let_in_without_a_password() {
+async fn only_the_local_socket_is_admitted_without_a_password() {
     let router = router();
     for (client, expected) in [
         (Some(Client::LOCAL), 200),

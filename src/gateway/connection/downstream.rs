@@ -246,8 +246,8 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Passes the body that is in the input on: all of its chunks, for a chunk may be a byte, and the next one taking
-    /// it on has more to do than that. `Some`: whether there is more; `None`: nothing was there.
+    /// Passes on the body that is in the input: all chunks at once, because a chunk may be a single byte, for which a
+    /// step of its own costs too much. Returns whether there is more; `None` if there was nothing.
     fn take_body(&mut self, out: &mut Vec<u8>) -> Result<Option<bool>, BodyError> {
         let mut taken = false;
         while !self.input.is_empty() || self.body.is_done() {

@@ -75,7 +75,7 @@ pub(in crate::gateway) fn push_accepted(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes when the response is made, which is written out once a second.
+/// Writes the `Date` of the response; the text is made once a second.
 pub(super) fn push_date(out: &mut Vec<u8>) {
     thread_local! {
         static LINE: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
@@ -90,7 +90,7 @@ pub(super) fn push_date(out: &mut Vec<u8>) {
     });
 }
 
-/// Writes that a message has come through this gateway, which it came to by this version.
+/// Writes the `Via` of a message that arrived in this version of HTTP.
 pub(in crate::gateway) fn push_via(out: &mut Vec<u8>, http10: bool) {
     out.extend_from_slice(if http10 { b"Via: 1.0 ingle\r\n" } else { b"Via: 1.1 ingle\r\n" });
 }

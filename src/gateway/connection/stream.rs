@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::gateway::access::client::Listener;
 
-/// A client's stream.
+/// The stream of a client.
 #[derive(Debug)]
 pub(in crate::gateway) enum Stream {
     Tcp(TcpStream),
@@ -57,7 +57,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither of them holds anything back.
+        // Neither kind of stream buffers anything.
         Poll::Ready(Ok(()))
     }
 

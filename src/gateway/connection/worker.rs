@@ -19,7 +19,7 @@ pub struct Gateway {
     pub directory: Arc<Directory>,
     /// The queue of async calls.
     pub queue: Queue,
-    /// Who may use the API: their credentials are not passed on to functions.
+    /// The rules of access to the API: credentials that open it are not passed on to functions.
     pub access: Arc<Access>,
     /// Everything that is no call of a function. Its handlers run on the runtime of the daemon, never on the
     /// threads that carry calls.

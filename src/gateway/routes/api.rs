@@ -36,7 +36,7 @@ const WAITING_PIECES: usize = 2;
 
 type Sender = PollSender<Result<Bytes, io::Error>>;
 
-/// The head as the `http` crate has it, with the client as an extension.
+/// Converts the head to the `http` crate's, with the client as an extension.
 pub(super) fn parts(head: &RequestHead<'_, '_>, client: Client) -> Result<Parts, ErrorResponse> {
     if head.method == "CONNECT" {
         return Err(ErrorResponse::not_a_proxy());

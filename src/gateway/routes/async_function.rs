@@ -26,7 +26,7 @@ use crate::gateway::connection::request::RequestInfo;
 use crate::gateway::connection::response::{Disposition, push_accepted};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
-/// Bytes that the head of a call may have: it is read into memory for each try.
+/// Bytes that the head of a call may have: it is read into memory for each attempt.
 const MAX_HEAD: usize = 64 << 10;
 
 /// An async call whose head has arrived.

@@ -37,19 +37,19 @@ impl ForwardedRequest<'_, '_, '_> {
         push(out, &[b"Host: ", head.host.unwrap_or(host_if_none).as_bytes(), b"\r\n"]);
         let (mut forwarded_host, mut proto) = (false, false);
         for (index, header) in head.headers.iter().enumerate() {
-            // Hops are counted, so nobody may have them left out.
+            // Hops are counted, so `Connection` must not remove this header.
             let kind = Header::of(header.name);
             if kind != Header::Via && head.connection.names(index) {
                 continue;
             }
             match kind {
-                // Sent above, once and as we understood it.
+                // Already sent above, once and as this gateway understood it.
                 Header::Host => continue,
                 Header::Hop | Header::Connection | Header::TransferEncoding | Header::Ours => continue,
-                // The same below.
+                // Sent below.
                 Header::ContentLength | Header::CallId | Header::Expect | Header::ForwardedFor => continue,
                 Header::Upgrade if !head.upgrade => continue,
-                // What opens the API to an admin is nothing for a function.
+                // Credentials that open the API are not for functions.
                 Header::Authorization if self.access.admits(header.value) => continue,
                 Header::Cookie => {
                     push_cookie(header, out);
@@ -63,7 +63,7 @@ impl ForwardedRequest<'_, '_, '_> {
                 | Header::Date
                 | Header::Function => {}
                 Header::Prefer | Header::Via | Header::Other => {}
-                // They mean something in a response alone.
+                // These headers have a meaning only in a response.
                 Header::ServiceWorkerAllowed | Header::SetCookie | Header::WwwAuthenticate => {}
             }
             push(out, &[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
@@ -93,7 +93,7 @@ fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// Writes a line of cookies but those that are the gateway's; none if there are no others.
+/// Writes a line of cookies without the gateway's own; no line if there are no others.
 fn push_cookie(header: &httparse::Header<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     push(out, &[header.name.as_bytes(), b": "]);
@@ -104,8 +104,8 @@ fn push_cookie(header: &httparse::Header<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Returns how often a request has passed a gateway of this kind. One of them is enough to make a loop with: a
-/// function that calls itself through it, or two that call each other.
+/// Returns how often a request has passed through a gateway of this kind. Functions that call themselves or
+/// each other through the gateway form a loop.
 pub(super) fn hops(head: &RequestHead<'_, '_>) -> usize {
     if !head.via {
         return 0;
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hops_of_our_own_are_counted_in_all_lines_of_via() {
+    fn hops_through_ingle_are_counted_in_all_lines_of_via() {
         for (lines, count) in [
             ("", 0),
             ("Via: 1.1 ingle\r\n", 1),

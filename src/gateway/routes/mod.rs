@@ -26,8 +26,7 @@ use super::connection::response::Disposition;
 use super::connection::{Connection, LINGER, More};
 use super::error::ErrorResponse;
 
-/// How often a request may have passed the gateway already. Functions that call each other in chains that are meant
-/// have few links.
+/// Number of passes through the gateway at which a request is refused. Intended chains of functions are much shorter.
 const MAX_HOPS: usize = 16;
 
 /// A request's head, taken from the connection.
@@ -113,7 +112,7 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
         Err(answer) => Request::Refused(answer),
     };
     let route = match connection.client.listener {
-        // A page of a function must not be of one origin with the API.
+        // A page of a function must not share an origin with the API.
         Listener::Admin => Route::NotAFunction,
         Listener::Public | Listener::Local => route(&connection.worker.gateway.directory, &head),
     };

@@ -20,7 +20,7 @@ use sd_notify::NotifyState;
 
 use crate::gateway::access::client::{Client, Listener};
 
-/// One listening socket, and whom it is for.
+/// A listening socket, with the kind of its clients.
 #[derive(Debug)]
 pub enum Socket {
     /// An address and port.
@@ -30,18 +30,18 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Accepts a connection. `None`: it was ended, or is of somebody who is not let in.
+    /// Accepts a connection. `None` if the client has left or is not admitted.
     pub(super) async fn accept(&self) -> io::Result<Option<(OwnedFd, Client)>> {
         match self {
             Self::Tcp(listener, kind) => {
                 let (stream, address) = listener.accept().await?;
-                // Given to another runtime, which registers it anew. A socket that fails here is dead.
+                // The stream moves to another runtime, which registers it anew. A socket that fails here is dead.
                 let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
                 Ok(stream.ok().map(|stream| (stream.into(), Client { address, listener: *kind })))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // The file's mode says the same, but somebody may have changed it.
+                // The mode of the file says the same, but it may have been changed.
                 let is_admitted = |uid| uid == 0 || uid == geteuid().as_raw();
                 if !stream.peer_cred().is_ok_and(|peer| is_admitted(peer.uid())) {
                     return Ok(None);
@@ -79,7 +79,7 @@ impl From<tokio::net::TcpListener> for Listeners {
 }
 
 impl Listeners {
-    /// Gives systemd the sockets to keep. Where there is no systemd this says nothing to nobody.
+    /// Gives systemd the sockets to keep. Does nothing without systemd.
     pub fn keep(&self) {
         let sockets =
             [("gateway", Some(&self.public)), ("admin", self.admin.as_ref()), ("api", self.local.as_ref())];
@@ -91,8 +91,8 @@ impl Listeners {
     }
 }
 
-/// Has systemd keep this socket alone under this name: what was kept before may be for an address that is not
-/// listened on any more.
+/// Has systemd keep only this socket under this name: one that it kept before may be for an address that is no longer
+/// in use.
 fn keep(name: &'static str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let name = NotifyState::FdName(name);
     sd_notify::notify(&[NotifyState::FdStoreRemove, name.clone()])?;
@@ -102,7 +102,7 @@ fn keep(name: &'static str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
     }
 }
 
-/// The sockets that the last daemon left. Those that this one does not ask for are closed.
+/// The sockets that the last daemon left. Sockets that this daemon does not use are closed.
 #[derive(Debug)]
 pub struct Inherited {
     tcp: Vec<TcpListener>,
@@ -121,7 +121,7 @@ impl Inherited {
         Self { tcp, unix }
     }
 
-    /// Listens on `address`: with the socket that the last daemon left, if it is for that address. Where it
+    /// Listens on `address`, with the socket that the last daemon left if it has that address. If the address
     /// `is_to_come`, this machine need not have it yet.
     pub fn listen(&mut self, address: SocketAddr, kind: Listener, is_to_come: bool) -> io::Result<Socket> {
         let kept = self.tcp.iter().position(|kept| kept.local_addr().is_ok_and(|own| own == address));
@@ -133,7 +133,7 @@ impl Inherited {
         Ok(Socket::Tcp(tokio::net::TcpListener::from_std(listener)?, kind))
     }
 
-    /// Listens at `path`, which nobody but this user can open.
+    /// Listens at `path`, which only this user can open.
     pub fn listen_at(&mut self, path: &Path) -> io::Result<Socket> {
         let is_for_path = |kept: &UnixListener| {
             kept.local_addr().is_ok_and(|own| own.as_pathname() == Some(path)) && leads_somewhere(path)
@@ -162,24 +162,24 @@ fn bind_tcp(address: SocketAddr, is_to_come: bool) -> io::Result<TcpListener> {
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
-        // Of a daemon that is gone: the store is locked, so there is no other.
+        // The file is left from an earlier daemon: the store is locked, so there is no other.
         Ok(file) if file.file_type().is_socket() => std::fs::remove_file(path)?,
-        // A file that is none of ours is not removed: `bind` refuses it.
+        // Any other file is not removed: `bind` refuses it.
         _ => {}
     }
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // The file gets the mode of the socket, less the umask: it is never open to others, not for a moment.
+    // The file gets the mode of the socket, less the umask, so it is never open to others.
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&socket, Backlog::MAXCONN)?;
     Ok(UnixListener::from(socket))
 }
 
-/// Whether somebody listens at `path`. A kept socket whose file was replaced since hears nobody.
+/// Returns whether a program listens at `path`. A kept socket whose file was replaced receives no connections.
 fn leads_somewhere(path: &Path) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None)
         .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
-    // `EAGAIN`: so many wait that there is no place for one more.
+    // `EAGAIN`: the backlog is full.
     matches!(connected, Ok(()) | Err(nix::Error::EAGAIN))
 }

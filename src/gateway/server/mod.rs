@@ -30,8 +30,8 @@ use super::routes;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections of the admin listener, and of the local socket, at the same time: places that nobody at the public
-/// listener can take.
+/// Largest number of connections of the admin listener, and of the local socket. Clients of the public
+/// listener cannot use them up.
 const ADMIN_CONNECTIONS: usize = 256;
 /// How often connections to replicas are looked through for old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ pub async fn serve(
     .map_err(io::Error::other)
 }
 
-/// Hands the connections of one listener to the threads. Where there is none this never ends.
+/// Hands the connections of one listener to the threads. Without a listener this never returns.
 async fn accept(socket: Option<&Socket>, threads: &[Thread], max_connections: usize) {
     let Some(socket) = socket else { return pending().await };
     let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));

@@ -274,12 +274,12 @@ impl Logs {
         (self.common.unwritten.total(), self.common.unsent.total())
     }
 
-    /// Returns how many lines of a function were dropped because they were over a replica's rate, as far as it was said.
+    /// Returns the number of a function's lines that were dropped over a replica's rate, as far as it was logged.
     pub fn dropped(&self, key: &FunctionKey) -> u64 {
         lock(&self.state).outputs.get(key).map_or(0, |output| output.dropped(0))
     }
 
-    /// Adds a line of the daemon's own to a function's output.
+    /// Adds a line of the daemon to a function's output.
     pub fn remark(&self, key: &FunctionKey, text: &str) {
         let output = self.output(&mut lock(&self.state), key);
         output.remark(record::now(), text);

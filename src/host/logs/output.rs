@@ -68,7 +68,7 @@ pub(super) struct Output {
     taken: Notify,
     /// How many lines have been written, or given up.
     settled: watch::Sender<u64>,
-    /// Lines that were over a replica's rate.
+    /// Lines that were dropped over a replica's rate.
     dropped: AtomicU64,
 }
 
@@ -159,12 +159,12 @@ impl Output {
         self.take(&mut lock(&self.state), now, instance, source, text);
     }
 
-    /// Takes a line of the daemon's own.
+    /// Adds a line of the daemon.
     pub(super) fn remark(self: &Arc<Self>, now: i64, text: &str) {
         self.push_anyway(now, DAEMON, Source::Daemon, text);
     }
 
-    /// Counts lines that were over a replica's rate; how many there were so far.
+    /// Counts lines that were dropped over a replica's rate, and returns the total.
     pub(super) fn dropped(&self, lines: u64) -> u64 {
         self.dropped.fetch_add(lines, Ordering::Relaxed) + lines
     }

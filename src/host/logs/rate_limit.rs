@@ -1,4 +1,4 @@
-//! Holds a replica that floods to a rate, and says that lines are being lost without making a second flood of it.
+//! Rate limits for the output of replicas, and for the lines that report lost output.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -55,16 +55,16 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// A full one.
+    /// Returns a full bucket.
     pub(super) fn new(now: i64, burst: u64, per_second: u64) -> Self {
         Self { left: burst, burst, per_second, filled: now }
     }
 
-    /// Takes so much of it, if there is so much.
+    /// Takes an amount from the bucket, if there is enough.
     pub(super) fn take(&mut self, now: i64, amount: u64) -> bool {
         const SECOND: u128 = 1_000_000_000;
         match u128::try_from(now.saturating_sub(self.filled)) {
-            // The clock stepped back: count from here.
+            // The clock stepped back: count from the new time.
             Err(_) => self.filled = now,
             Ok(passed) => {
                 let more = passed * u128::from(self.per_second) / SECOND;
@@ -84,18 +84,18 @@ impl Allowance {
     }
 }
 
-/// Output over a replica's rate, as it is spoken of.
+/// Output over a replica's rate, as it is reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Surplus {
     pub(super) lines: u64,
     pub(super) bytes: u64,
 }
 
-/// Bytes of output of a replica that are kept at once, and in a second on average.
+/// Bytes of a replica's output that are kept in a burst, and per second on average.
 const BURST: u64 = 10 << 20;
 const PER_SECOND: u64 = 1 << 20;
 
-/// The output of one replica, held to its rate.
+/// The rate limit of one replica's output.
 #[derive(Debug)]
 pub(super) struct Throttle {
     allowance: Allowance,
@@ -108,7 +108,7 @@ impl Throttle {
         Self { allowance: Allowance::new(now, BURST, PER_SECOND), surplus: Surplus::default(), said: None }
     }
 
-    /// Decides whether a line of so many bytes is kept.
+    /// Decides whether a line of this many bytes is kept.
     pub(super) fn admits(&mut self, now: i64, bytes: usize) -> bool {
         let bytes = bytes as u64 + 1;
         let admitted = self.allowance.take(now, bytes);
@@ -119,13 +119,13 @@ impl Throttle {
         admitted
     }
 
-    /// Returns what is to be said now: once in a while, or at the end.
+    /// Returns the dropped output to report now, if it is time or the end.
     pub(super) fn unsaid(&mut self, now: i64, is_end: bool) -> Option<Surplus> {
         if self.surplus.lines == 0 {
             return None;
         }
         let every = i64::try_from(EVERY.as_nanos()).unwrap_or(i64::MAX);
-        // A clock that stepped back is no reason to be silent.
+        // The report must not wait because the clock stepped back.
         let is_due = self.said.is_none_or(|said| !(0..every).contains(&now.saturating_sub(said)));
         if !is_due && !is_end {
             return None;
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_the_rate_is_counted_and_said_once_a_minute() {
+    fn output_over_the_rate_is_counted_and_reported_once_a_minute() {
         let second = 1_000_000_000;
         let mut throttle = Throttle::new(0);
         let (mut kept, mut lines, mut said) = (0, 0, Vec::new());

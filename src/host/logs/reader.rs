@@ -94,7 +94,7 @@ impl Sink {
         }
     }
 
-    /// Says in the function's output what was over the rate, if it is time.
+    /// Reports dropped lines in the function's output, if it is time.
     fn tell_of_surplus(&mut self, now: i64, is_end: bool) {
         if let Some(surplus) = self.throttle.unsaid(now, is_end) {
             self.output.dropped(surplus.lines);

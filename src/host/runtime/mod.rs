@@ -109,7 +109,7 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Processor time and memory used by a running replica.
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError>;
 
-    /// Measures what a replica has done to the machine so far. Walks through the files that it has written.
+    /// Measures the footprint of a replica so far. Walks through the files that it has written.
     async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError>;
 }
 
@@ -203,7 +203,7 @@ pub struct ContainerRequest {
     pub env: BTreeMap<String, String>,
     /// How many processes and threads it may have.
     pub pids: u32,
-    /// Bytes of memory that it may have; no limit if `None`.
+    /// Memory limit in bytes; no limit if `None`.
     pub memory: Option<u64>,
     /// The watchdog of this machine, shown inside and run instead of the image's command.
     pub watchdog: Option<PathBuf>,
@@ -340,7 +340,7 @@ pub enum RuntimeEvent {
     OutOfMemory {
         /// The replica.
         id: ReplicaId,
-        /// Number of its processes so far.
+        /// OOM kills in the replica so far.
         kills: u64,
     },
     /// Events may have been missed (the engine was away): list again.
@@ -356,17 +356,17 @@ pub struct Usage {
     pub memory: u64,
 }
 
-/// Traces of a replica on the machine so far.
+/// The footprint of a replica on the machine so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes of its writable layer.
+    /// Size of the writable layer in bytes.
     pub layer: u64,
-    /// Processes of it that the kernel killed for want of memory.
+    /// Processes that the kernel killed because they ran out of memory.
     pub oom_kills: u64,
 }
 
-/// The machine's memory in bytes.
+/// Returns the machine's memory in bytes.
 pub fn machine_memory() -> u64 {
-    // It fails for a bad pointer only.
+    // The call fails only for a bad pointer.
     nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }

@@ -1,8 +1,8 @@
 //! Values too large for sled, each in a file named by the SHA-256 of its content.
 //!
-//! A file is complete and on disk before its name is stored, so a stored name always resolves. It is removed when no
-//! row names it any more and that is on disk. A reader may have read such a row before: it reads the row again
-//! ([`super::Store::value`]). What a crash leaves goes when the store opens.
+//! A file is complete and on disk before its name is stored, so a stored name always resolves. The file is
+//! removed once no row on disk names it any more. A reader that has read the row before finds no file, and
+//! reads the row again ([`super::Store::value`]). Files left by a crash are removed when the store opens.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ pub(super) fn reference(stored: &[u8]) -> Option<String> {
     }
 }
 
-/// How many rows name each file, and the files that may have no row any more.
+/// The number of rows that name each file, and the files that may have no row any more.
 #[derive(Debug, Default)]
 pub(super) struct References {
     rows: HashMap<String, usize>,
@@ -44,19 +44,19 @@ pub(super) struct References {
 }
 
 impl References {
-    /// Counts a row with this value.
+    /// Adds a row with this value to the count.
     pub(super) fn add(&mut self, stored: &[u8]) {
         if let Some(name) = reference(stored) {
             *self.rows.entry(name).or_default() += 1;
         }
     }
 
-    /// Notes that a value was made ready whose row may never come, as others are to be written with it.
+    /// Notes a value whose file is written but whose row may not be, because the rows written with it may fail.
     pub(super) fn expect(&mut self, stored: &[u8]) {
         self.dropped.extend(reference(stored));
     }
 
-    /// Counts a row with this value no more.
+    /// Removes a row with this value from the count.
     pub(super) fn drop(&mut self, stored: &[u8]) {
         let Some(name) = reference(stored) else { return };
         if let Some(rows) = self.rows.get_mut(&name) {
@@ -99,7 +99,7 @@ impl LargeValues {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Bytes of all files.
+    /// Returns the size of all files in bytes.
     pub(super) fn size(&self) -> u64 {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
@@ -131,7 +131,7 @@ impl LargeValues {
         Ok(())
     }
 
-    /// Removes the files that were dropped and are named by no row since. That they are not must be on disk.
+    /// Removes dropped files that no row names. The rows must be on disk.
     pub(super) fn remove_dropped(&self, references: &mut References) {
         for name in references.dropped.drain(..) {
             if references.rows.contains_key(&name) {
@@ -140,7 +140,7 @@ impl LargeValues {
             let path = self.dir.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(file = %path.display(), %error, "a value that was replaced was not removed; the next start will do it");
+                    tracing::warn!(file = %path.display(), %error, "the file of a replaced value was not removed; the next start will remove it");
                 }
                 _ => {}
             }

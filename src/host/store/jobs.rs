@@ -167,8 +167,8 @@ fn put(prefix: &str, number: u64, value: Vec<u8>) -> Operation {
     Operation::Put { key: key(prefix, number), value: inline(value) }
 }
 
-/// Calls are written by the thousand, so none may need a file of the store's: the queue bounds all that it keeps in a
-/// row by its type, and has files of its own for the rest.
+/// Checks that the row of a call needs no file of the store, because calls are written by the thousand: the
+/// types of the queue bound everything in a row, and the rest is in the queue's own files.
 pub(super) fn inline(row: Vec<u8>) -> Vec<u8> {
     debug_assert!(row.len() <= blobs::LIMIT, "the row of a call has {} bytes", row.len());
     row

@@ -232,14 +232,13 @@ impl Store {
         self.bytes(key)?.map(|bytes| understand(key, &bytes)).transpose()
     }
 
-    /// Returns what is under a key.
+    /// Returns the value of a key.
     fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let row = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
         row.map_or(Ok(None), |stored| self.value(key.as_bytes(), stored))
     }
 
-    /// Returns the value of a row. The file of one that was replaced or deleted meanwhile is gone: then what the row is
-    /// by now counts.
+    /// Returns the value of a row. If its file is gone, the row was replaced or deleted meanwhile, and is read again.
     fn value(&self, key: &[u8], mut stored: sled::IVec) -> Result<Option<Vec<u8>>, StoreError> {
         loop {
             let error = match self.large.resolve(&stored) {
@@ -271,7 +270,7 @@ fn understand<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreEr
     serde_json::from_slice(bytes).map_err(|error| StoreError::failed(format!("understanding {key}"), error))
 }
 
-/// Counts the rows that name each file. Runs before there is a writer.
+/// Counts the rows that name each file. Must run before there is a writer.
 fn references(db: &sled::Db) -> Result<References, StoreError> {
     let mut references = References::default();
     for row in db.iter() {
@@ -478,7 +477,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_of_a_value_goes_when_no_row_names_it() {
+    async fn the_file_of_a_value_is_removed_when_no_row_names_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opens");
         let put = async |name: &str, text: &str| {
@@ -492,13 +491,13 @@ mod tests {
         assert_eq!(files(dir.path()), 2);
         put("b", "short").await;
         assert_eq!(files(dir.path()), 1, "replaced in both");
-        // What was removed is written once more.
+        // A removed value is written once more.
         put("b", &long).await;
         put("b", &long).await;
         assert_eq!(files(dir.path()), 2);
         store.delete_namespace(&"a".parse().expect("a name")).await.expect("deleted");
         assert_eq!(files(dir.path()), 1);
-        // One that is replaced before it was ever on the disk.
+        // A value is replaced before it was ever on disk.
         for text in [&long, &other] {
             let record = namespace(text);
             let operation = super::put("namespace/c", &record).expect("encodes");
@@ -516,7 +515,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_crash_left_beside_the_store_goes_when_it_opens() {
+    async fn files_left_by_a_crash_are_removed_when_the_store_opens() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opens");
         store.put_function(&record("a", &"x".repeat(50_000))).await.expect("written");
@@ -527,13 +526,13 @@ mod tests {
         }
         let store = Store::open(dir.path()).expect("opens again");
         assert_eq!((files(dir.path()), store.functions().expect("readable").len()), (1, 1));
-        // It is counted from the start, too.
+        // Rows from before the start are counted, too.
         store.delete_function(&key("a"), &[]).await.expect("deleted");
         assert_eq!(files(dir.path()), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_row_is_read_whatever_is_written_to_it_meanwhile() {
+    async fn a_row_can_be_read_while_it_is_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Arc::new(Store::open(dir.path()).expect("opens"));
         store.put_function(&record("a", "cat")).await.expect("written");
@@ -541,7 +540,7 @@ mod tests {
             let store = store.clone();
             move || {
                 let mut reads = 0;
-                // Until the writer has let go of it.
+                // The writer may still hold the old file.
                 while Arc::strong_count(&store) > 1 {
                     assert_eq!(store.functions().expect("readable").len(), 1);
                     assert!(store.function(&key("a")).expect("readable").is_some());

@@ -44,8 +44,8 @@ pub struct RevisionRecord {
     pub size: u64,
     /// The image's configuration.
     pub config: ImageConfig,
-    /// Set if `functions.memory` holds for it where it names no limit. What was deployed before there was that key
-    /// goes on without one.
+    /// Set if `functions.memory` applies when the function has no limit. Functions deployed before that key existed
+    /// keep running without one.
     #[serde(default)]
     pub default_memory: bool,
 }

@@ -369,7 +369,7 @@ impl Thread {
         })
     }
 
-    /// Applies what there is, and counts what its rows name before and after it.
+    /// Applies the pending operations, and updates the counts of the files that the rows name.
     fn apply(&mut self, pending: Pending) -> sled::Result<()> {
         let keys: Vec<String> = pending.there.keys().cloned().collect();
         for key in &keys {

@@ -131,7 +131,7 @@ fn headers_that_connection_names_go_no_further() {
 }
 
 #[test]
-fn a_head_is_parsed_when_it_begins_and_when_it_ends_however_it_comes() {
+fn a_head_is_parsed_at_its_start_and_at_its_end_however_it_arrives() {
     for (before, end) in [("", "\r\n\r\n"), ("\r\n", "\r\n\r\n"), ("\r\n\r\n\n\r\n", "\n\n"), ("", "\n\r\n")]
     {
         let head = format!("{before}GET / HTTP/1.1\r\nHost: a{end}");
@@ -147,20 +147,20 @@ fn a_head_is_parsed_when_it_begins_and_when_it_ends_however_it_comes() {
         let due: Vec<usize> = (0..=head.len()).filter(|end| scan.is_due(&head[..*end])).collect();
         assert_eq!(due, [before.len() + 1, head.len()]);
     }
-    // Line breaks alone are no head, and are looked at once each.
+    // Line breaks alone are no head, and each is read once.
     let mut scan = HeadScan::default();
     assert!((0..1000).all(|count| !scan.is_due("\r\n".repeat(count).as_bytes())));
 }
 
 #[test]
-fn a_method_has_32_bytes_at_most() {
+fn a_method_has_at_most_32_bytes() {
     let of = |length| request(&format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(length)));
     assert_eq!(of(MAX_METHOD), Ok(Framing::None));
     assert_eq!(of(MAX_METHOD + 1), Err(HeadError::Bad("the method has more than 32 bytes")));
 }
 
 #[test]
-fn connection_names_32_things_at_most() {
+fn connection_names_at_most_32_options() {
     let list = |count: usize| vec!["a"; count].join(",");
     for (lines, is_refused) in [
         (vec![list(32)], false),
@@ -175,7 +175,7 @@ fn connection_names_32_things_at_most() {
 }
 
 #[test]
-fn a_request_asks_for_one_valid_host() {
+fn a_request_needs_exactly_one_valid_host() {
     let host = |text: &str| {
         let mut slots = slots();
         let parsed = RequestHead::parse(text.as_bytes(), &mut slots);
@@ -185,7 +185,7 @@ fn a_request_asks_for_one_valid_host() {
     for (target, headers, found) in [
         ("/", "Host: a\r\n", some("a")),
         ("*", "Host: a:1\r\n", some("a:1")),
-        // A target with an authority says it, whatever the header has (RFC 9112, section 3.2.2).
+        // The authority of a target overrides the header (RFC 9112, section 3.2.2).
         ("http://b/", "Host: a\r\n", some("b")),
         ("HTTPS://b:1?x", "Host: a\r\n", some("b:1")),
         ("x://b/", "Host: a\r\n", some("b")),
@@ -228,9 +228,9 @@ proptest! {
         }
     }
 
-    /// Compared with the plain way: each header with each name.
+    /// Compares the result with the plain method: each header with each name.
     #[test]
-    fn connection_names_the_headers_whose_names_it_has(
+    fn connection_finds_exactly_the_headers_that_it_names(
         names in prop::collection::vec("[aAbB-]{1,3}", 0..8),
         headers in prop::collection::vec("[aAbB-]{1,3}", 0..40),
     ) {

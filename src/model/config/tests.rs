@@ -32,7 +32,7 @@ fn lists_numbers_and_switches_are_taken_as_toml_writes_them() {
 }
 
 #[test]
-fn a_trusted_proxy_is_known_by_its_address_however_the_socket_spells_it() {
+fn trusted_proxies_match_ipv4_and_ipv4_mapped_addresses() {
     let config = Config::parse("[gateway]\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\"]\n", none);
     let proxies = config.expect("valid").gateway.trusted_proxies;
     for (peer, trusted) in [
@@ -73,7 +73,7 @@ fn every_key_is_documented_with_its_default() {
 }
 
 #[test]
-fn memory_is_an_amount_or_a_share_of_the_machines() {
+fn default_memory_is_an_amount_or_a_share_of_the_machine() {
     let of = |text: &str, total| {
         let text = format!("[functions]\nmemory = {text:?}\n");
         Config::parse(&text, none).map(|config| config.functions.memory.of(total))

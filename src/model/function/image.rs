@@ -53,13 +53,13 @@ impl fmt::Display for ImageRef {
     }
 }
 
-/// A pattern of images, such as `registry.example/team/*`: what a reference with all defaults filled in is compared
-/// with. `*` stands for anything. A pattern that names no tag is of the repository, whatever the tag.
+/// A pattern for images, such as `registry.example/team/*`, that is compared with a reference with all
+/// defaults filled in. `*` matches anything. A pattern without a tag matches every tag of the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagePattern(Box<str>);
 
 impl ImagePattern {
-    /// Returns whether an image is one of these.
+    /// Returns whether the pattern matches an image.
     pub fn matches(&self, image: &ImageRef) -> bool {
         let reference = &image.reference;
         let repository = format!("{}/{}", reference.registry(), reference.repository());
@@ -74,7 +74,7 @@ impl FromStr for ImagePattern {
         let registry = text.split_once('/').map(|(registry, _)| registry);
         let names_one = registry
             .is_some_and(|name| (name.contains(['.', ':']) || name == "localhost") && !name.contains('*'));
-        // Otherwise `registry.example*` would be `registry.example.evil.example`, too.
+        // Otherwise `registry.example*` would match `registry.example.evil.example`, too.
         if text == "*" || names_one {
             return Ok(Self(text.into()));
         }
@@ -90,7 +90,7 @@ impl fmt::Display for ImagePattern {
     }
 }
 
-/// Returns whether the whole of `text` is what a pattern says.
+/// Returns whether a pattern matches the whole of `text`.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };
@@ -238,7 +238,7 @@ mod tests {
                 |([a-z]{0,60}(__|_|-|/)){0,6}[a-z]{0,60}"
         ) {
             let ours = parse(&text);
-            // It takes "You/hello" for a name of Docker Hub, which has none in upper case.
+            // The other parser takes "You/hello" for a name on Docker Hub, which has none in upper case.
             let is_lower = |name: &Reference| name.repository() == name.repository().to_lowercase();
             let theirs = text.parse::<Reference>().ok().filter(is_lower);
             proptest::prop_assert_eq!(ours.is_ok(), theirs.is_some(), "{} {:?} {:?}", text, ours, theirs);
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_malformed_name_is_refused_with_its_text() {
-        // The last one would be of Docker Hub, under a name that there cannot be.
+        // The last one would be on Docker Hub, under a name that cannot exist.
         for text in [
             "",
             "UPPER/case:x y",
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_of_whole_references() {
+    fn a_pattern_matches_whole_references() {
         let all = [
             "you/echo",
             "python",
@@ -294,7 +294,7 @@ mod tests {
                 all.into_iter().filter(|image| pattern.matches(&image.parse().expect("an image"))).collect();
             assert_eq!(found, allowed, "{pattern}");
         }
-        // Of whom they are must be said whole.
+        // The registry must be given in full.
         for wrong in
             ["", "python", "library/python", "registry.example*", "*.example/team", "*/team", "re*.example/a"]
         {

@@ -9,7 +9,7 @@ const MOST_ATTEMPTS: u32 = 100;
 /// What it says; the configuration's defaults stand in for what is not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetrySettings {
-    /// `attempts`: tries in all, the first one included.
+    /// `attempts`: all attempts, the first one included.
     pub attempts: Option<u32>,
     /// `codes`: the answers after which a call is made again.
     pub codes: Option<Codes>,
@@ -89,8 +89,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after the `failed`th try that failed, counted from 1. It doubles from try to try; `chance` is
-    /// from 0 to 1.
+    /// The pause after the `failed`th attempt that failed, counted from 1. It doubles from attempt to
+    /// attempt; `chance` is from 0 to 1.
     pub fn pause(&self, failed: u32, chance: f64) -> Duration {
         let doubled = 2u32.checked_pow(failed.max(1)).and_then(|factor| self.min_wait.checked_mul(factor));
         let longest = doubled.map_or(self.max_wait, |doubled| doubled.min(self.max_wait));
@@ -181,7 +181,7 @@ mod tests {
             prop_assert!(pause >= policy.min_wait && pause <= policy.max_wait, "{pause:?} of {policy:?}");
         }
 
-        /// Against the same in milliseconds and by hand: doubled once for each try that failed.
+        /// Against the same in milliseconds and by hand: doubled once for each attempt that failed.
         #[test]
         fn a_pause_is_what_the_documentation_says(
             min in 1u64..100_000, max in 1u64..10_000_000, failed in 1u32..40, chance in 0.0f64..=1.0, full in any::<bool>(),

@@ -76,8 +76,9 @@ pub fn parse(
     Ok(stack)
 }
 
-/// Fills in the defaults of a text that came over the network. It gets nothing of the environment, where passwords
-/// are: whoever wrote it also says where its images and its gateway are, and would be told them by these names.
+/// Fills in the defaults of a text that came over the network. Variables of the environment are not used:
+/// they may hold passwords, and the author of the text could have them sent to a registry or a gateway of his
+/// choice.
 fn fill_in_defaults(text: &str) -> Result<String, StackError> {
     let done = substitute::substitute(text, &|_| None, MAX_FILE).map_err(StackError::new)?;
     if done.missing.is_empty() {
@@ -91,8 +92,8 @@ fn fill_in_defaults(text: &str) -> Result<String, StackError> {
     )))
 }
 
-/// Refuses a gateway that depends on variables, by giving each its own name for a value: a stack file must not say
-/// where a password is sent to as part of an address.
+/// Refuses a gateway that depends on variables, which it detects by giving each variable its own name as its value. A
+/// stack file must not put a secret into an address that requests are sent to.
 fn refuse_variables_in_gateway(text: &str, gateway: Option<&str>) -> Result<(), StackError> {
     let named = |name: &str| Some(name.to_owned());
     let text = substitute::substitute(text, &named, MAX_FILE).map_err(StackError::new)?.text;

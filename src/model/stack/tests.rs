@@ -244,7 +244,7 @@ fn a_gateway_that_depends_on_a_variable_is_refused_however_it_is_written() {
         );
         assert!(!error.contains("1.2"), "the value is shown: {error}");
     }
-    // The key, too.
+    // A variable in the key counts, too.
     let key = refused("${MISSING:-provider}: {gateway: 'http://evil'}\nfunctions: {a: {image: b}}");
     assert!(key.contains("provider.gateway"), "{key}");
     for (gateway, taken) in [("'http://gw'", "http://gw"), ("'http://$${TAG}'", "http://${TAG}")] {
@@ -254,7 +254,7 @@ fn a_gateway_that_depends_on_a_variable_is_refused_however_it_is_written() {
 }
 
 #[test]
-fn a_file_from_a_url_gets_nothing_of_the_environment() {
+fn a_file_from_a_url_gets_no_variables_of_the_environment() {
     let load = |text: &str| parse(text, &Files::Nowhere, &|_| true, Some(&variable));
     for (text, name) in [
         ("functions: {a: {image: 'evil/${TAG}'}}", "${TAG}"),

@@ -23,17 +23,17 @@ pub struct Call {
     pub sent: u64,
     /// When it was queued, RFC 3339.
     pub queued_at: String,
-    /// When its first try began, RFC 3339.
+    /// When its first attempt began, RFC 3339.
     pub started_at: Option<String>,
     /// When it ended, RFC 3339.
     pub ended_at: Option<String>,
-    /// How long it waited for its first try, in milliseconds.
+    /// How long it waited for its first attempt, in milliseconds.
     pub wait_ms: Option<u64>,
-    /// How many tries there were, or have failed so far.
+    /// How many attempts there were, or have failed so far.
     pub tries: u32,
-    /// What the last try found of its function: `cold` when it had to wait for a replica, else `warm`.
+    /// What the last attempt found of its function: `cold` when it had to wait for a replica, else `warm`.
     pub start: Option<String>,
-    /// The status that the last try was answered, or that a client would have been answered.
+    /// The status that the last attempt was answered, or that a client would have been answered.
     pub code: Option<u16>,
     /// Bytes of the answer's body.
     pub received: Option<u64>,

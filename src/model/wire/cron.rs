@@ -56,7 +56,7 @@ pub struct CronRun {
     pub at: String,
     /// `pending`, `made`, `given-up`, `cancelled`, `unreadable` or `unknown`
     pub outcome: String,
-    /// How many of its tries have failed, while it is pending.
+    /// How many of its attempts have failed, while it is pending.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tried: u64,
 }

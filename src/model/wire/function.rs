@@ -108,7 +108,8 @@ pub struct FunctionStatus {
     pub annotations: Option<BTreeMap<String, String>>,
     /// Limits as sent.
     pub limits: Option<Resources>,
-    /// Ours: what holds where `limits` names nothing. Apart from them, so that whoever sends them back names nothing.
+    /// Ours: the defaults that apply where `limits` is empty. They are separate, so that sending `limits`
+    /// back sets none.
     pub default_limits: Option<Resources>,
     /// Requests as sent.
     pub requests: Option<Resources>,
@@ -141,7 +142,7 @@ pub struct FunctionStatus {
     /// Ours: how often a replica had to be started again since the last deploy.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
-    /// Ours: how many processes of its replicas the kernel has killed for want of memory (OOMKilled).
+    /// Ours: number of processes of its replicas that the kernel killed because they ran out of memory (OOMKilled).
     #[serde(default, skip_serializing_if = "is_default")]
     pub oom_kills: u64,
     /// Ours: the update that is under way, or the last one if it did not come up.
@@ -168,7 +169,7 @@ pub struct LastExit {
     /// Whether the kernel killed it for want of memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub out_of_memory: bool,
-    /// Why it was ended, if the daemon did that.
+    /// Reason for which the daemon ended the replica, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When, RFC 3339.

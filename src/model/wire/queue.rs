@@ -11,7 +11,7 @@ pub struct QueueStatus {
     pub paused: bool,
     /// Calls that could be made now.
     pub ready: usize,
-    /// Calls that wait for their next try.
+    /// Calls that wait for their next attempt.
     pub waiting: usize,
     /// Calls that are being made.
     pub running: usize,
@@ -49,13 +49,13 @@ pub struct DeadCall {
     pub callback_url: Option<String>,
     /// This is the callback, and what could not be sent is the answer of a call that has ended: its status.
     pub answered: Option<u16>,
-    /// How many tries have failed.
+    /// How many attempts have failed.
     pub tried: u32,
-    /// These tries, in order: at most 8, where those are one that failed in the same way one after the other.
+    /// These attempts, in order: at most 8, where those are one that failed in the same way one after the other.
     pub tries: Vec<Try>,
 }
 
-/// A try that failed.
+/// An attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Try {

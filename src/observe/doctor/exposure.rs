@@ -1,4 +1,4 @@
-//! Who reaches the API.
+//! Exposure of the API to other machines.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,9 @@ use model::finding::Finding;
 
 const CHECK: &str = "api";
 
-/// Whether other machines reach the API, which speaks plain HTTP.
+/// Checks whether other machines can reach the API in plain HTTP.
 pub(super) fn api(config: &Config) -> Finding {
-    // On the bridge there are functions, which get no API, and this machine.
+    // The bridge is reached by this machine and by functions, which are refused the API.
     judge(config, Cni::bridge_address(&config.network).map(IpAddr::from))
 }
 
@@ -23,13 +23,19 @@ fn judge(config: &Config, bridge: Option<IpAddr>) -> Finding {
         !ip.is_loopback() && Some(ip) != bridge
     });
     let Some((address, setting)) = open else {
-        return Finding::ok(CHECK, "for this machine alone");
+        return Finding::ok(CHECK, "reachable only from this machine");
     };
     let text = match gateway.basic_auth {
-        true => format!("in plain HTTP at {address}: whoever is on the way reads the admin's password"),
-        false => format!("without a password at {address}: whoever reaches it has this machine"),
+        true => {
+            format!("in plain HTTP at {address}: anyone on the network path can read the admin's password")
+        }
+        false => format!("without a password at {address}: anyone who can reach it controls this machine"),
     };
-    Finding::warning(CHECK, text, format!("{setting}, and a proxy with TLS: docs/operating.md, HTTPS"))
+    Finding::warning(
+        CHECK,
+        text,
+        format!("set {setting}, and put a proxy with TLS in front: docs/operating.md, HTTPS"),
+    )
 }
 
 #[cfg(test)]
@@ -38,7 +44,7 @@ mod tests {
     use model::finding::Verdict;
 
     #[test]
-    fn an_api_in_plain_http_is_warned_of_where_other_machines_reach_it() {
+    fn an_api_in_plain_http_gets_a_warning_if_other_machines_reach_it() {
         for (settings, words) in [
             ("", Some(&["0.0.0.0:8080", "plain HTTP", "gateway.public_api"][..])),
             ("basic_auth = false", Some(&["without a password", "0.0.0.0:8080"])),

@@ -62,13 +62,13 @@ pub(super) fn write(text: &mut Text, entries: &[Arc<Entry>], logs: &Logs) {
     family(
         "ingle_oom_kills_total",
         Kind::Counter,
-        "Processes of replicas that the kernel killed for want of memory.",
+        "Processes of replicas that the kernel killed because they ran out of memory.",
         &|reading| reading.entry.peek().oom_kills,
     );
     family(
         "ingle_output_lines_dropped_total",
         Kind::Counter,
-        "Lines of output that were over a replica's rate.",
+        "Lines of output that were dropped because a replica exceeded its rate.",
         &|reading| logs.dropped(&reading.entry.key),
     );
 }

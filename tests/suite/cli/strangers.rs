@@ -90,7 +90,7 @@ fn whoever_sits_on_the_port_of_a_stopped_daemon_gets_nothing() {
     let user = root().set("INGLE_GATEWAY_LISTEN", &address(&thief));
     let port = thief.url.rsplit_once(':').expect("a port").1;
     let socket = user.home().join("run/api.sock");
-    let missing = format!("the daemon does not run (no socket at {})", socket.display());
+    let missing = format!("the daemon is not running (no socket at {})", socket.display());
     let expect = |user: &User, why: &str| {
         user.run(&["list"]).fails(69, &[why, "--gateway"]);
         for url in [thief.url.clone(), format!("localhost:{port}"), format!("0.0.0.0:{port}")] {
@@ -106,7 +106,7 @@ fn whoever_sits_on_the_port_of_a_stopped_daemon_gets_nothing() {
     // What a daemon that was killed leaves, which nobody listens at.
     std::fs::create_dir(with_password.home().join("run")).expect("made");
     drop(UnixListener::bind(&socket).expect("bound"));
-    expect(&with_password, &format!("the daemon does not run (nobody answers at {})", socket.display()));
+    expect(&with_password, &format!("the daemon is not running (nothing answers on {})", socket.display()));
     // Somebody else's, in a directory that is open to him.
     std::os::unix::fs::chown(&socket, Some(65534), None).expect("given away");
     expect(&with_password, &missing);

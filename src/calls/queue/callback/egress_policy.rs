@@ -26,7 +26,7 @@ const GATEWAY_PATHS: [&str; 2] = ["/function/", "/async-function/"];
 /// Receivers that callbacks may go to.
 #[derive(Debug)]
 pub(in crate::queue) struct EgressPolicy {
-    /// If there are any, no others are reached.
+    /// Allowed hosts; if there are any, no others are reached.
     hosts: HostPatterns,
     /// Networks that may be reached although they are nobody else's.
     networks: Vec<IpNet>,
@@ -59,9 +59,9 @@ impl EgressPolicy {
         Ok(url.to_owned())
     }
 
-    /// Returns the lane of callbacks to this URL: that of a group of receivers that are held up together. There are few
-    /// groups, because whoever calls functions names as many receivers as he likes; who shares one with whom is for
-    /// chance, and not for him to choose.
+    /// Returns the lane of callbacks to this URL, which is that of a group of receivers. The number of groups
+    /// is fixed, because callers can name any number of receivers, and groups are random, so that callers
+    /// cannot choose whose callbacks they hold up.
     pub(in crate::queue) fn lane(&self, text: &str) -> LaneKey {
         static CHANCE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let url = Url::parse(text).ok();
@@ -71,7 +71,7 @@ impl EgressPolicy {
         if self.is_named(host) { LaneKey::Receivers(group) } else { LaneKey::Unnamed(group) }
     }
 
-    /// Whether the configuration names a host. Where a name leads is not looked at: whoever owns it would decide.
+    /// Returns whether the configuration names a host. Names are not resolved: their owner decides where they lead.
     fn is_named(&self, host: &str) -> bool {
         let is_in_networks = || {
             let address = host.trim_matches(['[', ']']).parse::<IpAddr>();

@@ -63,7 +63,7 @@ impl Queue {
         Ok(ended?)
     }
 
-    /// Ends a call that waits again, after its try had ended when it was cancelled.
+    /// Ends a call that waits again, after its attempt had ended when it was cancelled.
     pub(in crate::queue) async fn cancel_queued(&self, number: u64) {
         let job = self.0.store.job(number).ok().flatten();
         let Some(job) = job.and_then(|bytes| readable(number, &bytes, Job::decode)) else { return };

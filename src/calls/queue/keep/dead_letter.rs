@@ -46,7 +46,7 @@ impl DeadCall {
         Self { number, facts, body_size: payload.body_size(), size: payload.size() }
     }
 
-    /// When it was given up, near enough: when its last try began.
+    /// When it was given up, near enough: when its last attempt began.
     pub(super) fn since(&self) -> Timestamp {
         self.facts.tries.last().map_or(self.facts.queued_at, |last| last.at)
     }

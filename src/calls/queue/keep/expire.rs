@@ -23,8 +23,9 @@ struct Candidate {
     is_callback: bool,
 }
 
-/// A record that may be evicted, or the response beside it; of two the one that goes first is the lesser. All else stays
-/// on the disk until it is that one's turn: there are many records, and clients and functions have filled them.
+/// A record, or its response, that may be evicted; the one that goes first is the lesser. Everything else
+/// stays on disk until the record is evicted: there are many records, and clients and functions decide their
+/// contents.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Remembered {
     ended_at: Option<Timestamp>,
@@ -115,7 +116,7 @@ impl Queue {
         Ok(())
     }
 
-    /// All calls that are remembered.
+    /// Returns all remembered calls.
     fn remembered(&self) -> Vec<Remembered> {
         let rows = self.0.store.call_records().filter_map(Result::ok);
         let calls = rows.filter_map(|(number, bytes)| {
@@ -126,7 +127,7 @@ impl Queue {
         calls.collect()
     }
 
-    /// These records and their responses.
+    /// Reads these records and their responses.
     fn records(&self, part: &[Remembered]) -> Result<Vec<(u64, CallRecord, Payload)>, QueueError> {
         let mut records = Vec::with_capacity(part.len());
         for Remembered { number, .. } in part {

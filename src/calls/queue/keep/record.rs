@@ -16,7 +16,7 @@ use model::function::{FunctionKey, none_of};
 pub enum CallState {
     /// Could be made now.
     Queued,
-    /// Waits for its next try.
+    /// Waits for its next attempt.
     Waiting,
     /// Is being made.
     Running,
@@ -33,7 +33,7 @@ pub enum CallState {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Start {
-    /// There was no replica: the try waited for one.
+    /// There was no replica: the attempt waited for one.
     Cold,
     /// There was a replica.
     Warm,
@@ -57,15 +57,15 @@ pub struct CallRecord {
     pub sent: u64,
     /// When it was accepted.
     pub queued_at: Timestamp,
-    /// When its first try began.
+    /// When its first attempt began.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// How many tries there were, or have failed so far.
+    /// How many attempts there were, or have failed so far.
     pub tries: u32,
     /// Start of the function that the last attempt met.
     pub start: Option<Start>,
-    /// The status that the last try was answered, or that a client would have been answered.
+    /// The status that the last attempt was answered, or that a client would have been answered.
     pub code: Option<u16>,
     /// Bytes of the answer's body.
     pub received: Option<u64>,

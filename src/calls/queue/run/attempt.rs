@@ -29,7 +29,7 @@ use model::function::RetryPolicy;
 /// How long a function is left alone that cannot be reached.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A try that has ended.
+/// An attempt that has ended.
 pub(in crate::queue) struct AttemptResult {
     pub(in crate::queue) outcome: Outcome,
     /// Status that the function answered, or that a client would have been answered.
@@ -43,7 +43,7 @@ pub(in crate::queue) struct AttemptResult {
 }
 
 impl AttemptResult {
-    /// A try that sent nothing.
+    /// An attempt that sent nothing.
     pub(in crate::queue) fn unsent(outcome: Outcome, status: u16) -> Self {
         Self { outcome, status, response: None, start: None, received: None }
     }
@@ -265,7 +265,7 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
         InvokeError::Unreachable { source, .. } if is_refusal(source.kind()) => {
             Outcome::Busy { pause: UNREACHABLE_PAUSE, reason }
         }
-        // Its answer would have been one of these, and the function says which are worth another try.
+        // Its answer would have been one of these, and the function says which are worth another attempt.
         InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Permanent { reason },
         InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Permanent { reason },
         _ => Outcome::Retryable { code: None, pause: None, reason },

@@ -21,7 +21,7 @@ pub(in crate::queue) enum BodySource<'a> {
 }
 
 impl<'a> BodySource<'a> {
-    /// The head and the body; what came of the try, if they cannot be read.
+    /// The head and the body; what came of the attempt, if they cannot be read.
     pub(in crate::queue) async fn open(
         payload: &'a Payload,
         spool: &Spool,

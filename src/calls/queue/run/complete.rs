@@ -22,7 +22,7 @@ pub(in crate::queue) struct Completion {
 }
 
 impl Queue {
-    /// Completes a call or a callback; `job` knows all tries that failed. The write is retried until its error is
+    /// Completes a call or a callback; `job` knows all attempts that failed. The write is retried until its error is
     /// `hopeless` or the store is closed: then the next process finds the call as it was.
     pub(in crate::queue) async fn end(
         &self,

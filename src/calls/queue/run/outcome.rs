@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(in crate::queue) enum Outcome {
     /// Answered, and not with a code after which it is made again.
     Success,
-    /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no try.
+    /// Nothing was sent, or nothing was done with it: the function has no room, or no replica. That is no attempt.
     Busy {
         /// How long to leave its lane alone at least.
         pause: Duration,

@@ -14,7 +14,7 @@ use crate::queue::spool::{Spool, SpoolWriter};
 use crate::queue::state::Shared;
 use http1::{Header, ResponseHead};
 
-/// Bytes that are gathered before they are written: a chunk may be a byte.
+/// Bytes that are buffered before a write, because a chunk may be a single byte.
 const GATHERED: usize = 64 << 10;
 
 /// An answer that is being kept.
@@ -83,14 +83,14 @@ impl ResponseWriter {
         }
     }
 
-    /// Writes what has come, if it is worth it.
+    /// Writes the buffered bytes if there are enough of them.
     pub(in crate::queue) async fn write(&mut self, spool: &Spool) {
         if self.pending.len() >= GATHERED {
             self.write_all(spool).await;
         }
     }
 
-    /// Writes what has come. What cannot be written is left out: the call is not to be made again for that.
+    /// Writes the buffered bytes. If that fails the body is omitted, because a failed write must not repeat the call.
     async fn write_all(&mut self, spool: &Spool) {
         if self.omitted.is_some() {
             return;

@@ -19,8 +19,8 @@ use model::function::RetryPolicy;
 
 /// How long a store that does not take a write is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
-/// Tries of a callback to a host that the configuration does not name: whoever calls functions names it, and may mean
-/// it harm.
+/// Attempts of a callback to a host that the configuration does not name. Callers of functions choose it, possibly to
+/// harm it.
 const UNNAMED_ATTEMPTS: u32 = 3;
 /// How long a call is left alone that cannot be read from the store.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
@@ -86,10 +86,10 @@ impl Queue {
                     let pause = pause.map_or(own, |asked| asked.max(own));
                     job.facts.not_before = Timestamp::now().checked_add(pause).ok();
                     self.0.state().summary.retried += 1;
-                    // A try that is not remembered would be made for ever.
+                    // An attempt that is not recorded would be repeated forever.
                     let bytes = job.encode();
                     let put = || self.0.store.put_job(number, bytes.clone());
-                    let _ = self.0.persist_with_retry("a try of a queued call", put, |_| false).await;
+                    let _ = self.0.persist_with_retry("an attempt of a queued call", put, |_| false).await;
                     running.next = Next::At(Instant::now() + pause);
                     return;
                 }
@@ -100,7 +100,7 @@ impl Queue {
         let _ = self.end(number, job, completion, |_| false).await;
     }
 
-    /// One try, and the policy that it is made under.
+    /// Makes one attempt, and returns the policy that applied to it.
     async fn attempt_once(&self, lane: &LaneKey, job: &Job) -> (AttemptResult, RetryPolicy) {
         let shared = &self.0;
         if let Some(Callback { ended: Some(ended), .. }) = &job.facts.callback {
@@ -189,7 +189,7 @@ impl Drop for Running<'_> {
         state.scheduler.finished(self.lane, self.number, next, Instant::now());
         drop(state);
         if self.cancel.is_cancelled() && !is_over {
-            // Cancelled when its try had just ended, and nobody looked any more.
+            // Cancelled when its attempt had just ended, and nobody looked any more.
             let (queue, number) = (self.queue.clone(), self.number);
             let runtime = &self.queue.0.runtime;
             self.queue.0.running.spawn_on(async move { queue.cancel_queued(number).await }, runtime);

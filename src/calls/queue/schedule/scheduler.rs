@@ -1,11 +1,12 @@
 //! Fair scheduling of queued calls: one lane for each function and each group of receivers of callbacks, and turns
 //! between them.
 //!
-//! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in the order
-//! in which they were queued, apart from those that wait for another try. Lanes take turns, and none takes more than
-//! half of all places, so that a function with a long queue, or a slow one, holds up nobody but itself. A function that
-//! has no room now is left alone as a whole: to offer it one call after the other would only keep it busy. Callbacks to
-//! hosts that nobody named begin at most once a second, all of them together: whoever calls functions names the hosts.
+//! Pure: what is due is asked for with the time, and every change is told. Within a lane calls are made in
+//! the order in which they were queued, apart from those that wait for another attempt. Lanes take turns, and
+//! none takes more than half of all places, so that a function with a long queue, or a slow one, holds up
+//! nobody but itself. A function that has no room now is left alone as a whole: to offer it one call after
+//! the other would only keep it busy. Callbacks to hosts that the configuration does not name start at most
+//! once a second in all, because callers choose the hosts.
 //!
 //! Invariants
 //! - A number is in one place: ready or waiting in its lane, or running.
@@ -20,7 +21,7 @@ use model::function::{CALLBACKS, FunctionKey};
 
 /// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// From the begin of one callback to a host that nobody named to that of the next, in all.
+/// Time between the starts of two callbacks to hosts that the configuration does not name, over all lanes.
 const UNNAMED_PACE: Duration = Duration::from_secs(1);
 
 /// Whose calls a lane has.
@@ -35,7 +36,7 @@ pub(in crate::queue) enum LaneKey {
 }
 
 impl LaneKey {
-    /// Whether its calls are callbacks.
+    /// Returns whether the calls of this lane are callbacks.
     pub(in crate::queue) fn is_of_callbacks(&self) -> bool {
         matches!(self, Self::Receivers(_) | Self::Unnamed(_))
     }
@@ -71,7 +72,7 @@ impl Lane {
         self.ready.len() + self.waiting + self.running
     }
 
-    /// Returns the time before which none is made of it, as the lane of this key.
+    /// Returns the time before which no call of this lane, which has this key, is made.
     fn held_until(&self, key: &LaneKey, unnamed_from: Option<Instant>) -> Option<Instant> {
         self.held_until.max(unnamed_from.filter(|_| matches!(key, LaneKey::Unnamed(_))))
     }
@@ -130,7 +131,7 @@ pub(in crate::queue) struct FairScheduler {
     /// Calls that wait, by the time at which they are due.
     due: BTreeSet<(Instant, u64, LaneKey)>,
     running: usize,
-    /// No callback to a host that nobody named begins before.
+    /// Time before which no callback to a host that the configuration does not name starts.
     unnamed_from: Option<Instant>,
 }
 

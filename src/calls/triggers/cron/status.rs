@@ -60,7 +60,7 @@ pub struct LastRun {
 pub enum Outcome {
     /// It is still to be made, or is being made.
     Pending {
-        /// How many tries have failed.
+        /// How many attempts have failed.
         tried: u32,
     },
     /// It has ended.

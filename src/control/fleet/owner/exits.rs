@@ -18,10 +18,10 @@ const LINES: usize = 5;
 const MEMORY_NOTE: &str = "; it ran out of memory (OOMKilled): raise limits.memory";
 /// The exit code of a process that was killed.
 const KILLED: u32 = 128 + 9;
-/// Longest time from a process that was killed for want of memory to the end of its replica that follows from it.
+/// Longest time between an OOM kill and an end of the replica that it caused.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The least time between two lines about processes of one replica that were killed.
+/// Shortest time between two log lines about killed processes of one replica.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The exit code of a process whose end was not told; containerd says so too.
 const UNKNOWN: u32 = 255;
@@ -79,8 +79,9 @@ impl Owner {
         self.replace(id, &reason);
     }
 
-    /// The kernel killed processes of a replica for want of memory, so many so far: its first one, or one that it has
-    /// started, for a call for instance. This may be told again, also after the exit that follows from it.
+    /// Records the number of OOM kills in a replica so far: of its first process, or of one that it started,
+    /// for a call for instance. May be called again with the same number, even after the exit that the kill
+    /// caused.
     pub(super) fn out_of_memory(&mut self, id: &ReplicaId, kills: u64) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else {
             return self.amend(id, |exit| exit.out_of_memory = true);
@@ -93,7 +94,7 @@ impl Owner {
             self.oom_kills += more;
         }
         let has_ended = slot.exit.borrow().is_some();
-        // Callers can bring it about, as often as they like.
+        // Callers can cause kills as often as they like.
         let untold = slot.oom_kills - slot.oom_kills_told;
         if untold > 0 && slot.oom_told_at.is_none_or(|at| now.duration_since(at) >= TELL_EVERY) {
             slot.oom_kills_told = slot.oom_kills;
@@ -110,7 +111,7 @@ impl Owner {
         }
     }
 
-    /// A replica has more in its writable layer than it may.
+    /// Ends a replica whose writable layer exceeds `functions.disk`.
     pub(super) fn layer_too_large(&mut self, id: &ReplicaId, bytes: u64) {
         let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
         if !matches!(slot.stage, Stage::Ready { .. }) {

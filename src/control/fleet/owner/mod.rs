@@ -69,7 +69,7 @@ pub(super) struct Owner {
     reason: Option<String>,
     restarts: u32,
     last_exit: Option<Arc<LastExit>>,
-    /// Processes of its replicas that the kernel killed for want of memory.
+    /// OOM kills in the function's replicas.
     oom_kills: u64,
     /// What it is to do first.
     first: Option<Command>,

@@ -30,10 +30,10 @@ pub(super) struct Slot {
     pub(super) progress: Progress,
     pub(super) exit: watch::Sender<Option<u32>>,
     pub(super) cancel: CancellationToken,
-    /// Processes of it that the kernel killed for want of memory, and when that was noticed last.
+    /// OOM kills in this replica, and the time of the last one that was noticed.
     pub(super) oom_kills: u64,
     pub(super) oom_killed_at: Option<Instant>,
-    /// Number of them that the logs were told of, and when.
+    /// Number of kills that were logged, and the time of the last line.
     pub(super) oom_kills_told: u64,
     pub(super) oom_told_at: Option<Instant>,
     /// Task that works on the replica now, or did last.

@@ -1,14 +1,15 @@
-//! Rules that nobody flushes.
+//! Protection of the firewall rules against flushes by other programs.
 //!
 //! The table exists twice. The *owned* copy (`flags owner`, Linux 5.12) belongs to the netlink socket of an `nft -i`
 //! that is kept open here: other programs' `flush ruleset` skips it, and it goes when that process ends. The *plain*
-//! copy is for the time without a daemon. A flush takes it, the kernel tells us so, and it is loaded again.
+//! copy is for the time without a daemon. A flush removes it; the kernel notifies us, and it is loaded again.
 //!
-//! How `nft -i` ends when the daemon is killed: its input is a feeder's, which first gives it the plain copy once
-//! more, from a file. So a plain copy that was flushed a moment before is there when the owned one goes. The file is
-//! the latest daemon's: one that started meanwhile loses no rule to its predecessor.
+//! The input of `nft -i` comes from a feeder. When the daemon is killed, the feeder first has `nft` load the
+//! plain copy once more, from a file, so the plain copy is there when the owned one goes, even after a flush
+//! a moment before. The file is that of the latest daemon, so a daemon that has started meanwhile does not
+//! lose rules.
 //!
-//! Where the kernel or `nft` knows no owner, the plain copy is all there is, and the log says so once.
+//! If the kernel or `nft` does not support owners there is only the plain copy, and the log says so once.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,15 +34,16 @@ use crate::private_file::{self, blocking};
 
 /// The name of the plain copy's file in the run directory.
 const FILE: &str = "rules.nft";
-/// Programs that hold the owned copy and feed the holder. A signal to all of the service must not end them before the daemon.
+/// Programs that hold the owned copy and feed the holder. Signals to the whole service must not end them before the
+/// daemon.
 const HOLDER: &str = "trap '' TERM INT HUP; exec nft -i";
 const FEEDER: &str = "trap '' TERM INT HUP; cat; cat \"$1\"";
 /// Longest time that the holder may take to load the owned copy.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Pause after a repair: what flushes in a loop shall not keep the machine busy.
+/// Pause after a repair, so that a program that flushes in a loop does not keep the machine busy.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Attempts at an owned copy, and the pause before the next: that of a daemon that was killed may be there
-/// for a moment. After that it is tried when the network is looked at.
+/// Attempts to load an owned copy, and the pause between them: the copy of a killed daemon may still be there for a
+/// moment. Later attempts are made whenever the network is checked.
 const TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// The kernel's group of changes to nftables: `NFNLGRP_NFTABLES`.
@@ -93,7 +95,7 @@ impl Guard {
         Ok(Self { requests, task: tokio::spawn(keeper.run(received)) })
     }
 
-    /// Puts the rules in place of those of before. Without an owned copy this succeeds, too.
+    /// Replaces the rules. Succeeds without an owned copy, too.
     pub(super) async fn load(&self, plain: Copy, owned: Copy) -> Result<(), NetworkError> {
         let (done, loaded) = oneshot::channel();
         let ended =
@@ -106,12 +108,12 @@ impl Guard {
 struct Keeper {
     run_dir: PathBuf,
     changes: Changes,
-    /// Tables that the kernel has, as far as it told.
+    /// Tables that the kernel has reported to exist.
     there: BTreeSet<String>,
     plain: Copy,
     owned: Copy,
     holder: Option<Holder>,
-    /// Failed attempts at an owned copy since there was one.
+    /// Failed attempts to load an owned copy since there was one.
     failures: u32,
 }
 
@@ -126,7 +128,7 @@ impl Keeper {
                 }
                 seen = self.changes.next(&mut self.there) => match seen {
                     Ok(()) => self.repair().await,
-                    // The kernel had more to say than there was room for.
+                    // The buffer for messages of the kernel has overflowed.
                     Err(error) => {
                         tracing::debug!(%error, "changes of the firewall rules were missed");
                         self.there.clear();
@@ -162,7 +164,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Loads the plain copy again if it is not there any more.
+    /// Loads the plain copy again if it is gone.
     async fn repair(&mut self) {
         if self.plain.table.is_empty() || self.there.contains(&self.plain.table) {
             return;
@@ -170,13 +172,16 @@ impl Keeper {
         tracing::debug!(table = self.plain.table, "the firewall rules were flushed; loading them again");
         match nft(&[], &self.plain.script, "loading the firewall rules again").await {
             Ok(()) => drop(self.there.insert(self.plain.table.clone())),
-            // It is tried again when the network is looked at next.
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "they are not in force"),
+            // The next check of the network tries again.
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the plain copy of the firewall rules is not in force"
+            ),
         }
         sleep(PAUSE).await;
     }
 
-    /// Loads the owned copy. Says why it cannot be had, once.
+    /// Loads the owned copy. Logs once why that is not possible.
     async fn own(&mut self) {
         let Err(error) = self.try_to_own().await else {
             self.failures = 0;
@@ -198,7 +203,7 @@ impl Keeper {
         let mut holder = match self.holder.take() {
             Some(holder) => holder,
             None => {
-                // Fails at once, and says why, where there are no owners.
+                // Fails at once, with a reason, if owners are not supported.
                 nft(&["-c"], &self.owned.script, operation).await?;
                 Holder::start(&self.run_dir.join(FILE)).map_err(failed)?
             }
@@ -220,7 +225,7 @@ impl Keeper {
     }
 }
 
-/// The `nft` that owns a table. It ends when this is dropped, and with it the table.
+/// The `nft` that owns a table. When this is dropped the process ends, and the table goes with it.
 #[derive(Debug)]
 struct Holder {
     nft: Child,
@@ -229,7 +234,7 @@ struct Holder {
     loaded: Copy,
 }
 
-/// Waits for the end of a holder. The kernel tells nobody that its table goes.
+/// Waits for the end of a holder. The kernel sends no message when its table goes.
 async fn ended(holder: Option<&mut Holder>) {
     match holder {
         Some(holder) => drop(holder.nft.wait().await),
@@ -248,7 +253,7 @@ impl Holder {
         let mut feeder = shell(FEEDER).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = feeder.stdin.take().ok_or_else(broken)?;
         let input: Stdio = feeder.stdout.take().ok_or_else(broken)?.try_into()?;
-        // Where it cannot write its history.
+        // `nft -i` must not write a history file.
         let nft = shell(HOLDER).env("HOME", "/dev/null").stdin(input).spawn()?;
         Ok(Self { nft, _feeder: feeder, stdin, loaded: Copy::default() })
     }
@@ -261,7 +266,7 @@ impl Holder {
     }
 }
 
-/// Messages of the kernel about tables that come and go, in the namespace that this was opened in.
+/// Messages of the kernel about new and deleted tables, in the namespace in which this was opened.
 struct Changes {
     socket: TokioSocket,
     buffer: Vec<u8>,
@@ -275,7 +280,7 @@ impl Changes {
         Ok(Self { socket, buffer: Vec::with_capacity(64 * 1024) })
     }
 
-    /// Waits for changes, and brings `there` up to all that there were. A table that is replaced goes and comes.
+    /// Waits for changes and applies them to `there`. A table that is replaced is deleted and added.
     async fn next(&mut self, there: &mut BTreeSet<String>) -> io::Result<()> {
         self.buffer.clear();
         let mut received = Some(self.socket.recv(&mut self.buffer).await);
@@ -295,7 +300,7 @@ impl Changes {
     }
 }
 
-/// The tables that messages of nftables name, and whether they are there now.
+/// Returns the tables that messages of nftables name, and whether each was added or deleted.
 fn tables_in(mut messages: &[u8]) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     while let Ok(message) = NetlinkBuffer::new_checked(messages) {
@@ -323,7 +328,7 @@ fn tables_in(mut messages: &[u8]) -> Vec<(String, bool)> {
 mod tests {
     use super::*;
 
-    /// A message as the kernel sends it.
+    /// Returns a message as the kernel sends it.
     fn message(kind: u16, family: u8, table: &str) -> Vec<u8> {
         let name = [table.as_bytes(), b"\0"].concat();
         let length = u16::try_from(name.len() + 4).expect("short");
@@ -336,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_come_and_go_are_read_in_their_order() {
+    fn added_and_deleted_tables_are_read_in_order() {
         let messages = [
             message(DELETED_TABLE, INET, "ingle"),
             message(DELETED_TABLE, 2, "ingle"),

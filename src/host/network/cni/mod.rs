@@ -84,7 +84,7 @@ pub struct Cni {
     /// One directory for each replica.
     directory: PathBuf,
     addresses: Addresses,
-    /// Keeper of the rules. Held while [`Network::ensure`] runs, so that two do not make the same bridge.
+    /// The guard of the rules. Locked while [`Network::ensure`] runs, so that two runs do not create the same bridge.
     guard: tokio::sync::Mutex<Option<Guard>>,
     shared: Mutex<Shared>,
 }
@@ -110,12 +110,12 @@ impl Cni {
         Conflist::load(&config.conflist, &config.plugin_dir).map(drop)
     }
 
-    /// The subnet that functions have their addresses in, and the address of this host there.
+    /// Returns the subnet of functions' addresses, and the address of this host in it.
     pub fn subnet(&self) -> (Ipv4Net, Ipv4Addr) {
         (self.conflist.range.subnet, self.conflist.range.gateway)
     }
 
-    /// The address that the bridge has, or will have once it is made, if the conflist can be read.
+    /// Returns the address that the bridge has or will have, if the conflist can be read.
     pub fn bridge_address(config: &config::Network) -> Option<Ipv4Addr> {
         let conflist = Conflist::load(&config.conflist, &config.plugin_dir).ok()?;
         conflist.bridge().map(|_| conflist.range.gateway)

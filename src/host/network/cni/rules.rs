@@ -74,12 +74,12 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// The copy that stays when the daemon ends. Anybody can flush it.
+    /// Returns the copy that stays when the daemon ends. Other programs can flush it.
     pub(super) fn plain(&self) -> Copy {
         Copy { table: self.table.into(), script: self.script(self.table, "") }
     }
 
-    /// The copy that belongs to whoever loads it. No conflist has such a name.
+    /// Returns the copy that belongs to the process that loads it. No conflist has such a name.
     pub(super) fn owned(&self) -> Copy {
         let table = format!("{}/owned", self.table);
         Copy { script: self.script(&table, "\n  flags owner"), table }
@@ -179,16 +179,16 @@ table inet {table} {{{flags}
     }
 }
 
-/// One copy of the rules.
+/// A copy of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Copy {
     pub(super) table: String,
-    /// The script that loads it, as one transaction.
+    /// The script that loads the copy, as one transaction.
     pub(super) script: String,
 }
 
 impl Copy {
-    /// The script on one line, for an `nft` that takes its input line by line.
+    /// Returns the script on one line, for an `nft` that reads its input line by line.
     pub(super) fn line(&self) -> String {
         let statements = self.script.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let mut line = statements.collect::<Vec<_>>().join("; ");

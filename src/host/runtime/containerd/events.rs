@@ -86,7 +86,7 @@ impl Outlet {
                     let _ = self.sender.send(RuntimeEvent::OutOfMemory { id: id.clone(), kills });
                 }
             }
-            // The kernel tells the shim before it kills, and counts after.
+            // The kernel notifies the shim before it kills, and counts the kill afterwards.
             RuntimeEvent::OutOfMemory { id, kills } => *kills = self.killed_for_memory(id).await.max(*kills),
             RuntimeEvent::Resync => {}
         }

@@ -230,8 +230,8 @@ fn resources(request: &ContainerRequest, limits_swap: bool) -> Value {
         "pids": { "limit": pids },
     });
     if let Some(bytes) = request.memory {
-        // Swap as much as the machine has. -1 is `max` in memory.swap.max, and no limit of memory.memsw in version 1:
-        // pages that nobody uses may go out, where there is swap. Without swap accounting nothing limits it anyway.
+        // Swap is not limited, so that unused pages may be swapped out: -1 is `max` in memory.swap.max, and
+        // no limit of memory.memsw in version 1. Without swap accounting nothing limits it anyway.
         resources["memory"] =
             if limits_swap { json!({ "limit": bytes, "swap": -1 }) } else { json!({ "limit": bytes }) };
     }
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_memory_leaves_swap_as_the_machine_has_it() {
+    fn a_memory_limit_does_not_limit_swap() {
         let request = ContainerRequest { memory: Some(1 << 30), ..request(full(), config()) };
         let user = User::default();
         let memory = |limits_swap, unified| {
@@ -401,7 +401,7 @@ mod tests {
             };
             document(&inputs).expect("a document")["linux"]["resources"]["memory"].clone()
         };
-        // Never what would become `memory.swap.max = 0`: swap and memory together as much as memory alone.
+        // A limit of memory and swap together that equals that of memory would become `memory.swap.max = 0`.
         for unified in [true, false] {
             assert_eq!(memory(true, unified), json!({ "limit": 1 << 30, "swap": -1 }));
         }

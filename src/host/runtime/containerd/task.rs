@@ -147,7 +147,7 @@ impl Containerd {
         })
     }
 
-    /// See [`Runtime::footprint`](crate::runtime::Runtime::footprint).
+    /// Implements [`Runtime::footprint`](crate::runtime::Runtime::footprint).
     pub(super) async fn footprint_of(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
         let failed = |error| RuntimeError::failed(format!("measuring replica {id}"), error);
         let (hierarchies, namespace, replica) =

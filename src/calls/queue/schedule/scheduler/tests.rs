@@ -308,14 +308,14 @@ proptest! {
 }
 
 #[test]
-fn callbacks_to_hosts_that_nobody_named_begin_once_a_second_in_all() {
+fn callbacks_to_unnamed_hosts_start_once_a_second_in_all() {
     let mut lanes = lanes(100, 100);
     let began = Instant::now();
     for number in 0..12 {
         lanes.add(&LaneKey::Unnamed(u8::try_from(number % 4).expect("few")), CALLBACKS, number, None);
         lanes.add(&LaneKey::Receivers(0), CALLBACKS, 100 + number, None);
     }
-    // At every time at which something is due: those of named hosts at once, the others one by one.
+    // Steps through every time at which something is due: named hosts go at once, the others one by one.
     let (mut now, mut named, mut unnamed) = (began, 0, Vec::new());
     loop {
         while let Some((lane, number)) =

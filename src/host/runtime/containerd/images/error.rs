@@ -16,9 +16,9 @@ pub(super) enum Fault {
     NotFound,
     /// It sent something that its digest does not belong to.
     Mismatch(String),
-    /// It is there, but cannot serve now, or the connection broke: worth another try at once.
+    /// It is there, but cannot serve now, or the connection broke: worth another attempt at once.
     Busy(String),
-    /// Nobody answers: worth another try later.
+    /// Nobody answers: worth another attempt later.
     Down(String),
     /// What answers does not speak our protocol, or cannot be trusted: trying again is no use.
     Foreign(String),
@@ -68,7 +68,7 @@ impl From<OciDistributionError> for Fault {
                         | OciErrorCode::NotFound
                         | OciErrorCode::TagInvalid,
                     ) => Self::NotFound,
-                    // Its query may be a signature, which opens what is there.
+                    // The query may contain a signature that grants access.
                     _ => Self::Foreign(format!("{}: {envelope}", public_url(&url))),
                 }
             }
