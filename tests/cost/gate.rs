@@ -1,4 +1,4 @@
-//! A gateway with one function, whose replica answers as it is told.
+//! A gateway with one function, whose replica sends prepared responses.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,16 +20,16 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-/// So long after a piece the other side has read it.
+/// Time after which the other side has read a piece.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What a replica answers, in pieces of so many bytes.
+/// The response of a replica, in pieces of this many bytes.
 type Answer = Arc<Mutex<(Vec<u8>, usize)>>;
 
 pub(crate) struct Gate {
     address: SocketAddr,
     answer: Answer,
-    // They live as long as the gateway.
+    // These live as long as the gateway.
     _runtime: Runtime,
     _state: TempDir,
     _directory: (DirectoryWriter, Publisher),
@@ -60,7 +60,7 @@ impl Gate {
         Ok(Self { address, answer, _runtime: runtime, _state: state, _directory: directory })
     }
 
-    /// Sends a request in pieces and reads the answer.
+    /// Sends a request in pieces and reads the response.
     pub(crate) fn call(&self, request: &[u8], piece: usize) {
         let mut stream = TcpStream::connect(self.address).expect("the gateway listens");
         send(&mut stream, request, piece);
@@ -85,7 +85,7 @@ impl Gate {
         }
     }
 
-    /// Calls the function, which answers this in pieces.
+    /// Calls the function, which sends this response in pieces.
     pub(crate) fn answered(&self, answer: &[u8], piece: usize) {
         *self.answer.lock().expect("not poisoned") = (answer.to_vec(), piece);
         self.call(b"GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n", usize::MAX);
@@ -101,7 +101,7 @@ fn pause() {
 fn send(stream: &mut TcpStream, bytes: &[u8], piece: usize) {
     stream.set_nodelay(true).expect("an open socket");
     for piece in bytes.chunks(piece) {
-        // Who is refused need not be told all.
+        // The gateway may refuse a request before all of it is sent.
         if stream.write_all(piece).is_err() {
             return;
         }

@@ -1,7 +1,7 @@
-//! What strangers may send to cost more than they pay: one table of shapes, each of any size.
+//! Inputs whose cost could grow faster than their size: one table of shapes, each of any size.
 //!
-//! [`SHAPES`] is read twice: the program counts instructions and memory of a size and of twice the size, and the
-//! properties here say that what comes of an input does not depend on how it arrives.
+//! [`SHAPES`] has two uses. The program counts instructions and memory for a size and for twice that size, and the
+//! properties here check that the result of parsing does not depend on how an input arrives.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,18 +10,18 @@ use axum::extract::Query;
 use http1::{Decoder, HeadError, HeadScan, RequestHead, ResponseHead, slots};
 use model::wire::{AlexaRequest, Deployment};
 
-/// Something of a size that is chosen, and what reads it.
+/// An input of any size, and its parser.
 #[derive(Debug)]
 pub struct Shape {
-    /// What it has much of.
+    /// The feature that grows with the size.
     pub name: &'static str,
-    /// What reads it.
+    /// The parser of the input.
     pub parser: Parser,
-    /// Makes it, of about so many bytes.
+    /// Builds the input, with about this many bytes.
     pub build: fn(usize) -> Vec<u8>,
 }
 
-/// What reads an input.
+/// The parser of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parser {
     /// The head of a request, as a connection reads it.
@@ -32,7 +32,7 @@ pub enum Parser {
     Chunks,
     /// A function as JSON.
     Deployment,
-    /// What a skill sends.
+    /// A request of an Alexa skill.
     Alexa,
     /// The query of a request to the API.
     Query,
@@ -46,22 +46,22 @@ pub enum Parser {
     Duration,
 }
 
-/// What came of an input: bytes of it that were read or what is wrong with it, and how often it was parsed.
+/// The result of parsing an input, and its number of attempts.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Bytes that were read, or what is wrong.
+    /// Bytes that were read, or the error.
     pub result: Result<usize, String>,
-    /// How often a parser was begun.
+    /// Number of times that a parser was started.
     pub parses: usize,
 }
 
 impl Parser {
-    /// Whether it reads as bytes arrive.
+    /// Returns whether the parser reads bytes as they arrive.
     pub fn reads_pieces(self) -> bool {
         matches!(self, Self::Request | Self::Response | Self::Chunks)
     }
 
-    /// Reads `input`, which arrives in pieces of so many bytes.
+    /// Reads `input`, which arrives in pieces of this many bytes.
     pub fn read(self, input: &[u8], piece: usize) -> Reading {
         let text = || std::str::from_utf8(input).expect("made as text");
         let whole = |result: Result<(), String>| Reading { result: result.map(|()| input.len()), parses: 1 };
@@ -106,7 +106,7 @@ fn json<T: for<'de> serde::Deserialize<'de>>(input: &[u8]) -> Result<(), String>
     serde_json::from_slice::<T>(input).map(drop).map_err(|error| error.to_string())
 }
 
-/// Reads heads until the last one, as all do that read from a socket.
+/// Reads heads until the last one, as readers of a socket do.
 fn heads(
     input: &[u8],
     piece: usize,
@@ -157,12 +157,12 @@ fn chunks(input: &[u8], piece: usize) -> Reading {
     }
 }
 
-/// `text` as often as goes into `size` bytes.
+/// Repeats `text` as often as it fits into `size` bytes.
 fn fill(text: &str, size: usize) -> String {
     text.repeat(size / text.len())
 }
 
-/// As many lines as there is one for each 256 bytes of `size`, made of their numbers and the bytes that each may have.
+/// Returns one line per 256 bytes of `size`, each made from its number and the bytes that it may have.
 fn lines(size: usize, line: impl Fn(usize, usize) -> String) -> String {
     let count = (size / 256).clamp(1, 120);
     (0..count).map(|number| line(number, size / count)).collect()
@@ -176,13 +176,13 @@ fn response(headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{headers}\r\n").into()
 }
 
-/// Half of it is one `Connection` header of short tokens, half other headers.
+/// Returns headers of which half is one `Connection` header of short tokens.
 fn connection_tokens(size: usize) -> String {
     let others = lines(size / 2, |number, room| format!("X-{number}: {}\r\n", fill("v", room - 10)));
     format!("Connection: {}z\r\n{others}", fill("a,", size / 2))
 }
 
-/// As many names as may be, and as many headers, all as long as each other and alike but for their ends.
+/// Returns as many options and headers as are allowed, all of one length and different only at their ends.
 fn connection_names(size: usize) -> String {
     let name = |number: usize| format!("{}{number:03}", fill("x", size / 156));
     let names: Vec<String> = (900..932).map(name).collect();
@@ -206,7 +206,7 @@ fn numbered(size: usize, separator: &str, one: impl Fn(usize) -> String) -> Stri
 
 macro_rules! shapes {
     ($($parser:ident $name:literal $build:expr;)*) => {
-        /// All of them.
+        /// All shapes.
         pub const SHAPES: &[Shape] = &[$(Shape { name: $name, parser: Parser::$parser, build: $build },)*];
     };
 }
@@ -283,7 +283,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
-        fn what_comes_of_an_input_does_not_depend_on_how_it_arrives(
+        fn the_result_of_parsing_does_not_depend_on_how_the_input_arrives(
             shape in shapes_in_pieces(),
             size in 600_usize..3000,
             piece in 1_usize..3000,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_has_the_size_that_is_asked_for() {
+    fn a_shape_has_the_requested_size() {
         for shape in SHAPES {
             let sizes = [8 << 10, 16 << 10].map(|size| (shape.build)(size).len());
             let growth = sizes[1] * 100 / sizes[0];

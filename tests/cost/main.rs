@@ -1,10 +1,11 @@
-//! Holds the cost of what strangers send:   cost
+//! Checks that the cost of outside input is linear:   cost
 //!
-//! Each shape of the table is read in a size and in twice that size, first as it is, for the memory that it takes, then
-//! under callgrind (Debian: valgrind), for the instructions. Counts do not depend on what else the machine does. Twice the
-//! bytes may take [`MOST_GROWTH`] times the instructions, and the memory may be [`MEMORY_BASE`] and [`MEMORY_PER_BYTE`].
+//! Each shape of the table is read at one size and at twice that size, first directly, for its memory, then under
+//! callgrind (Debian: valgrind), for its instructions, whose count does not depend on the load of the machine. Twice the
+//! bytes may take at most [`MOST_GROWTH`] times the instructions. Memory is bounded by [`MEMORY_BASE`] and
+//! [`MEMORY_PER_BYTE`].
 //!
-//! Heads go through the gateway, too, to a replica and back.
+//! Heads also pass through the gateway, to a replica and back.
 
 mod gate;
 
@@ -21,30 +22,29 @@ use gate::Gate;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Bytes of the smaller input of two, for a parser.
+/// Size of the smaller of two inputs for a parser, in bytes.
 const SIZE: usize = 8 << 10;
-/// The same for the gateway: both are read at once, and both fit the buffer that a thread has anyway.
+/// Size for the gateway. Both inputs arrive in one piece, and fit the buffer that each thread has anyway.
 const GATEWAY_SIZE: usize = 7 << 10;
-/// The same for the gateway, in pieces, for which buffers must grow.
+/// Size for the gateway with input in pieces, for which buffers must grow.
 const PIECES_SIZE: usize = 20 << 10;
-/// The same for a stack file: much is made of each byte, and only those read them who deploy.
+/// Size for a stack file, which takes more memory per byte and comes only from those who deploy.
 const STACK_SIZE: usize = 2 << 10;
-/// Instructions for an input of twice the size, at most.
+/// Largest growth of the instructions for twice the size.
 const MOST_GROWTH: f64 = 2.2;
-/// Instructions that do not depend on the size, and may be more one time than the other: what is measured less than
-/// that is too little to matter.
+/// Instructions that do not depend on the size and vary between runs. Smaller counts are ignored.
 const NOISE: u64 = 200_000;
-/// Bytes of memory that an input may take whatever its size.
+/// Bytes of memory that an input of any size may take.
 const MEMORY_BASE: usize = 384 << 10;
 /// Bytes of memory for each byte of an input.
 const MEMORY_PER_BYTE: usize = 40;
-/// The same for a stack file.
+/// Bytes of memory for each byte of a stack file.
 const STACK_MEMORY_PER_BYTE: usize = 128;
 
-/// What is measured.
+/// The code that is measured.
 type Run = Box<dyn Fn(&Gate)>;
 
-/// One thing to measure, twice: with an input and with one of twice the size.
+/// A measurement with an input of one size.
 struct Case {
     name: String,
     run: Run,
@@ -63,7 +63,7 @@ fn cases() -> Vec<[Case; 2]> {
     };
     for shape in SHAPES {
         let name = format!("{:?}: {}", shape.parser, shape.name);
-        // A read takes what has arrived, which may be a byte.
+        // A read returns the bytes that have arrived, possibly a single one.
         let pieces = if shape.parser.reads_pieces() { vec![usize::MAX, 1] } else { vec![usize::MAX] };
         for piece in pieces {
             let name = if piece == 1 { format!("{name}, byte by byte") } else { name.clone() };
@@ -102,7 +102,7 @@ fn cases() -> Vec<[Case; 2]> {
     cases
 }
 
-/// Callgrind writes down what it has counted each time this is called.
+/// Marks a boundary: callgrind writes its counts each time this is called.
 #[inline(never)]
 fn count_is_due() {
     black_box(());
@@ -121,7 +121,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Some("count") => {
             let gate = Gate::open()?;
-            // What is made once is made before.
+            // Everything that is created only once is created before.
             gate.call(b"GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n", usize::MAX);
             for case in cases.iter().flatten() {
                 count_is_due();
@@ -163,7 +163,7 @@ fn check_instructions(cases: &[[Case; 2]]) -> anyhow::Result<Vec<String>> {
     ensure!(status.success(), "valgrind: {status}");
     let mut wrong = Vec::new();
     for (number, [case, twice]) in cases.iter().enumerate() {
-        // Each is counted between two calls, and what is between it and the next one after them.
+        // Each case is counted between two calls; the code between two cases is counted after them.
         let counted = |index: usize| counted(&out, 4 * number + 2 * index + 2);
         let (one, two) = (counted(0)?, counted(1)?);
         let growth = two as f64 / (one.max(1)) as f64;

@@ -29,7 +29,7 @@ use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};
 use crate::support::tap::{Open, Tap, Tapped};
 
-/// The configuration, unless a test has another.
+/// The default configuration of the tests.
 const SETTINGS: &str = "[functions]\nstart_timeout = \"2s\"\n";
 
 struct World {
@@ -184,7 +184,7 @@ async fn what_fails_at_any_step_of_a_launch_is_taken_back_and_tried_again() {
 }
 
 #[tokio::test]
-async fn a_function_whose_starts_fail_in_a_row_says_so_until_it_is_begun_anew() {
+async fn a_crash_loop_is_reported_until_the_function_is_deployed_or_scaled() {
     let world = World::new().await;
     world.runtime.fail_at(Step::Start);
     world.deploy("you/echo:1").await;
@@ -194,7 +194,7 @@ async fn a_function_whose_starts_fail_in_a_row_says_so_until_it_is_begun_anew() 
     assert!(seen.restarts > 2 || !seen.crash_looping, "a first start is waited for: {seen:?}");
     eventually!(view().crash_looping, "{:?}", view());
     assert!(view().restarts > 2, "{:?}", view());
-    // Whoever deploys or scales it wants to see it tried.
+    // A deploy or a change of scale asks for another attempt.
     world.deploy("you/echo:2").await;
     eventually!(view().revision == 2, "{:?}", view());
     let seen = view();

@@ -570,7 +570,7 @@ async fn a_silent_replica_costs_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn output_over_the_rate_is_dropped_counted_and_said_and_nobody_waits() {
+async fn output_over_the_rate_is_dropped_counted_and_reported_without_blocking() {
     let room = Room::new(64 * MEBI);
     let logs = room.logs();
     let stdio = room.open(&logs, "f-1");

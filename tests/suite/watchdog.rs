@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! apart      afterburn: what its process does wrong, and that nobody sees it but whose request it was
-//! bodies     large requests, and many: what is held of them
+//! bodies     buffered bodies of large and of many requests
 //! endurance  many requests, of which many go wrong
 //! forking    a process for each request: what it may do wrong, and what its caller is told
 //! passing    http and static: requests that are passed on, files that are sent

@@ -1,5 +1,5 @@
-//! What web pages can have a browser do: every route that asks for credentials, with every kind of origin and every
-//! kind of credentials.
+//! Requests that web pages send through a browser: every guarded route, with every kind of origin and every kind of
+//! credentials.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +21,7 @@ const PROXY: &str = "10.9.9.9:1";
 const CLIENT: &str = "192.0.2.1:1";
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// The patterns of all routes, as the sources have them: one that is added is tried without a word here.
+/// Returns the patterns of all routes from the sources, so that new routes are tested without a change here.
 fn routes() -> BTreeSet<String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway/api");
     let mut found = BTreeSet::new();
@@ -40,12 +40,12 @@ fn routes() -> BTreeSet<String> {
     found
 }
 
-/// A request as somebody sends it: the peer, and its headers.
+/// A kind of sender: the peer of the connection, and its headers.
 #[derive(Debug, Clone, Copy)]
 struct Sender {
     peer: &'static str,
     headers: &'static [(&'static str, &'static str)],
-    /// Whether it may come from there.
+    /// Whether the API admits this sender.
     allowed: bool,
 }
 
@@ -62,7 +62,7 @@ const HTTPS: (&str, &str) = ("x-forwarded-proto", "https");
 const PUBLIC: (&str, &str) = ("origin", "https://public.example");
 
 const ORIGINS: &[Sender] = &[
-    // No browser.
+    // Not a browser.
     from(&[], true),
     from(&[("origin", "http://faas.example:8080")], true),
     from(&[("origin", "http://FAAS.example:8080"), ("sec-fetch-site", "same-origin")], true),
@@ -79,7 +79,7 @@ const ORIGINS: &[Sender] = &[
     from(&[("origin", "http://evil.example:8080")], false),
     from(&[("origin", "null")], false),
     from(&[("origin", "")], false),
-    // Another port, another scheme, and what only looks like it.
+    // Another port, another scheme, and lookalikes.
     from(&[("origin", "http://faas.example")], false),
     from(&[("origin", "http://faas.example:8081")], false),
     from(&[("origin", "https://faas.example:8080")], false),
@@ -90,7 +90,7 @@ const ORIGINS: &[Sender] = &[
     from(&[("origin", "http://faas.example:8080/page")], false),
     from(&[("origin", "http://faas.example:8080, http://evil.example")], false),
     from(&[("origin", "http://faas.example:8080"), ("origin", "http://evil.example")], false),
-    // What a proxy says counts if it is one that is trusted.
+    // Headers of a proxy count if it is trusted.
     through(&[FORWARDED, HTTPS, PUBLIC], true),
     through(
         &[("x-forwarded-host", "public.example, inner"), ("x-forwarded-proto", "https, http"), PUBLIC],
@@ -106,7 +106,7 @@ const ORIGINS: &[Sender] = &[
 ];
 
 impl World {
-    /// The status of a request.
+    /// Returns the status of a request.
     async fn status(&self, method: &str, path: &str, sent: Sender, more: &[(&str, &str)], body: Body) -> u16 {
         // Another client each time: wrong passwords slow down whoever sends many.
         static CLIENTS: AtomicU32 = AtomicU32::new(0);
@@ -137,7 +137,7 @@ async fn guarded() -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_is_open_to_its_own_pages_and_to_credentials_and_to_nothing_else() {
+async fn every_guarded_route_needs_its_own_origin_and_credentials() {
     let world = guarded().await;
     let mut tried = 0;
     for route in routes() {
@@ -154,7 +154,7 @@ async fn every_route_is_open_to_its_own_pages_and_to_credentials_and_to_nothing_
                     match (is_guarded, origin.allowed, credentials) {
                         (true, false, _) => assert_eq!(status, 403, "{shown}"),
                         (true, true, None | Some(WRONG)) => assert_eq!(status, 401, "{shown}"),
-                        // It is the route's own answer, whatever that is.
+                        // Any status of the route's own is fine.
                         _ => assert!(!matches!(status, 401 | 403 | 415 | 421), "{shown}"),
                     }
                 }
@@ -165,7 +165,7 @@ async fn every_route_is_open_to_its_own_pages_and_to_credentials_and_to_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_changes_something_only_with_a_type_that_it_has_to_ask_for() {
+async fn changes_by_web_pages_need_a_content_type_with_a_preflight() {
     let world = guarded().await;
     let own = from(&[("origin", "http://faas.example:8080")], true);
     let right = ("authorization", RIGHT);
@@ -195,7 +195,7 @@ async fn a_page_changes_something_only_with_a_type_that_it_has_to_ask_for() {
             more.extend(types.iter().map(|kind| ("content-type", *kind)));
             let status = world.status(method, path, own, &more, Body::from(body)).await;
             assert_eq!(status != 415, fits, "{method} {path} {types:?} {body:?}: {status}");
-            // Who is no page is judged by credentials alone: clients leave the type out, or send what they like.
+            // Clients other than pages are judged by credentials alone; they leave the type out, or send any.
             let status = world.status(method, path, from(&[], true), &more, Body::from(body)).await;
             assert_ne!(status, 415, "{method} {path} {types:?} {body:?}");
         }
@@ -205,7 +205,7 @@ async fn a_page_changes_something_only_with_a_type_that_it_has_to_ask_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_password_only_names_that_are_nobody_elses_are_served() {
+async fn without_a_password_only_known_host_names_are_served() {
     let settings = "[gateway]\nbasic_auth = false\nhosts = [\"faas.example\", \"*.in.example\"]\n\
         trusted_proxies = \"10.9.9.9\"\n";
     let world = World::with(settings).await;
@@ -239,7 +239,7 @@ async fn without_a_password_only_names_that_are_nobody_elses_are_served() {
         let open = world.status("GET", "/healthz", from(&[], true), &more, Body::empty()).await;
         assert_eq!(open, 200, "{host}");
     }
-    // Behind a proxy it is the name that the browser has.
+    // Behind a proxy, the name in the browser counts.
     for (sent, status) in [
         (through(&[("x-forwarded-host", "evil.example")], true), 421),
         (through(&[("x-forwarded-host", "faas.example")], true), 200),
@@ -253,7 +253,7 @@ async fn without_a_password_only_names_that_are_nobody_elses_are_served() {
             "{sent:?}"
         );
     }
-    // A page of such a name is still the only one that may.
+    // Under such a name, pages of other origins are still refused.
     let page = from(&[("origin", "http://evil.example")], false);
     assert_eq!(
         world.status("GET", "/system/functions", page, &[("host", "localhost")], Body::empty()).await,
@@ -262,7 +262,7 @@ async fn without_a_password_only_names_that_are_nobody_elses_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_is_not_asked_for_a_password_that_it_would_send_everywhere() {
+async fn browsers_get_no_basic_auth_challenge() {
     let world = guarded().await;
     for (headers, is_asked) in [
         (&[][..], true),

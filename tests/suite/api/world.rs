@@ -53,7 +53,7 @@ impl World {
         Self::guarded(settings, None).await
     }
 
-    /// The same for who has these credentials.
+    /// Creates a world whose API asks for these credentials.
     pub(super) async fn guarded(settings: &str, credentials: Option<Credentials>) -> Self {
         let state = tempfile::tempdir().expect("a directory");
         let run = tempfile::tempdir().expect("a directory");

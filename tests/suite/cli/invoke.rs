@@ -82,7 +82,7 @@ fn an_error_of_the_function_is_told_on_stderr() {
 }
 
 #[test]
-fn who_may_use_the_api_is_told_why_a_function_is_not_available() {
+fn invoke_reports_to_api_users_why_a_function_is_not_available() {
     let describe = |phase: &str| {
         format!(r#"{{"name":"env","image":"a","phase":"{phase}","reason":"exited with code 1"}}"#)
     };
@@ -90,7 +90,7 @@ fn who_may_use_the_api_is_told_why_a_function_is_not_available() {
     for (status, then, told) in [
         (503, (200, describe("backing-off")), true),
         (504, (200, describe("starting")), true),
-        // The function's own 503, a password that is not known here, and what has nothing to do with it.
+        // The function's own 503, an unknown password, and other statuses.
         (503, (200, describe("ready")), false),
         (503, (401, "unauthorized".to_owned()), false),
         (500, (200, describe("failed")), false),

@@ -1,14 +1,14 @@
-//! Strangers between a command and its gateway: none of them hears a password, or is believed.
+//! Strangers between a command and its gateway: none of them gets a password or is trusted.
 
 use std::os::unix::net::UnixListener;
 
 use super::login::guarded;
 use super::*;
 
-/// The password that a daemon made on this machine.
+/// The password of the daemon of this machine.
 const DAEMON: &str = "made by the daemon";
 
-/// A user who may read the daemon's files, as root may.
+/// Returns a user who may read the daemon's files, as root may.
 fn root() -> User {
     let user = User::stranger();
     std::fs::create_dir_all(user.home().join("state/secrets")).expect("made");
@@ -17,18 +17,18 @@ fn root() -> User {
     user.set("INGLE_DAEMON_RUN_DIR", &run)
 }
 
-/// Whoever listens, and answers as if nothing were there.
+/// Starts a server that answers as an empty gateway would, and records what it gets.
 fn thief() -> Gateway {
     Gateway::script(vec![(200, "[]")])
 }
 
-/// Where it listens, as a setting of the daemon has it.
+/// Returns the address of a gateway in the form of `gateway.listen`.
 fn address(of: &Gateway) -> String {
     of.url.trim_start_matches("http://").to_owned()
 }
 
 #[test]
-fn a_proxy_hears_nothing_of_what_goes_to_this_machine() {
+fn requests_to_this_machine_do_not_go_through_a_proxy() {
     for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
         let (gateway, proxy) = (guarded("secret"), thief());
         let port = gateway.url.rsplit_once(':').expect("a port").1;
@@ -47,7 +47,7 @@ fn a_proxy_hears_nothing_of_what_goes_to_this_machine() {
 }
 
 #[test]
-fn a_gateway_that_a_stack_file_names_gets_no_password() {
+fn a_gateway_named_only_by_a_stack_file_gets_no_password() {
     let thief = thief();
     let user = root().set("INGLE_PASSWORD", "of the environment");
     let text = format!("provider: {{gateway: '{}'}}\nfunctions: {{env: {{image: a}}}}", thief.url);
@@ -62,7 +62,7 @@ fn a_gateway_that_a_stack_file_names_gets_no_password() {
 }
 
 #[test]
-fn no_variable_is_sent_to_a_gateway_or_filled_into_a_file_from_a_url() {
+fn variables_are_not_used_in_gateways_or_in_files_from_a_url() {
     let thief = thief();
     let user = User::stranger().set("INGLE_PASSWORD", "hunter2").set("AWS_SECRET_ACCESS_KEY", "awskey");
     let provider = format!("provider: {{gateway: '{}/${{AWS_SECRET_ACCESS_KEY}}'}}", thief.url);
@@ -85,7 +85,7 @@ fn no_variable_is_sent_to_a_gateway_or_filled_into_a_file_from_a_url() {
 }
 
 #[test]
-fn whoever_sits_on_the_port_of_a_stopped_daemon_gets_nothing() {
+fn a_program_on_the_port_of_a_stopped_daemon_gets_no_requests() {
     let thief = thief();
     let user = root().set("INGLE_GATEWAY_LISTEN", &address(&thief));
     let port = thief.url.rsplit_once(':').expect("a port").1;
@@ -103,17 +103,17 @@ fn whoever_sits_on_the_port_of_a_stopped_daemon_gets_nothing() {
     user.pipe(&["login", "--password-stdin"], b"typed").fails(69, &[&missing]);
     let with_password = user.set("INGLE_PASSWORD", "of the environment");
     expect(&with_password, &missing);
-    // What a daemon that was killed leaves, which nobody listens at.
+    // The socket file of a killed daemon, on which nothing listens.
     std::fs::create_dir(with_password.home().join("run")).expect("made");
     drop(UnixListener::bind(&socket).expect("bound"));
     expect(&with_password, &format!("the daemon is not running (nothing answers on {})", socket.display()));
-    // Somebody else's, in a directory that is open to him.
+    // A socket of another user, in a directory that he can write to.
     std::os::unix::fs::chown(&socket, Some(65534), None).expect("given away");
     expect(&with_password, &missing);
 }
 
 #[test]
-fn the_daemons_password_is_read_for_no_gateway() {
+fn the_daemons_password_file_is_not_read_for_any_gateway() {
     let gateway = guarded(DAEMON);
     let user = root().set("INGLE_GATEWAY", &gateway.url);
     user.run(&["list"]).fails(77, &["not logged in", "sudo"]);

@@ -24,7 +24,7 @@ async fn memory_over_the_limit_kills_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_for_want_of_memory_is_told_although_the_first_lives_on() {
+async fn an_oom_kill_is_reported_although_the_first_process_survives() {
     require_containerd!();
     let room = Room::new().await;
     let script = "busybox dd if=/dev/zero of=/dev/null bs=256M count=1; busybox dd if=/dev/zero of=/dev/null bs=256M \
@@ -48,7 +48,7 @@ async fn a_process_that_is_killed_for_want_of_memory_is_told_although_the_first_
 }
 
 #[tokio::test]
-async fn a_limit_of_memory_leaves_swap_as_the_machine_has_it() {
+async fn a_memory_limit_does_not_limit_swap() {
     require_containerd!();
     let room = Room::new().await;
     let script = "cat /sys/fs/cgroup/memory.swap.max 2>/dev/null || \
@@ -63,7 +63,7 @@ async fn a_limit_of_memory_leaves_swap_as_the_machine_has_it() {
 }
 
 #[tokio::test]
-async fn files_that_a_replica_writes_are_measured() {
+async fn the_files_of_a_replica_are_measured() {
     require_containerd!();
     let room = Room::new().await;
     let script = "echo ready; read -r x </dev/zero || true; sleep 60";

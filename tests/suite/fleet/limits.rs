@@ -1,4 +1,4 @@
-//! Defaults that protect the machine.
+//! Defaults that protect the machine from functions.
 
 use ::model::function::ReplicaId;
 use ::model::wire::{Deployment, Resources};
@@ -18,7 +18,7 @@ fn deployment(more: Value) -> Deployment {
 }
 
 impl World {
-    /// The one replica, once it serves.
+    /// Returns the only replica, once it serves.
     async fn replica(&self) -> ReplicaId {
         eventually!(self.status().available_replicas == 1, "{:?}", self.status());
         self.runtime.leftovers()[0].clone()
@@ -38,7 +38,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_function_without_a_limit_gets_the_default_and_names_none() {
+async fn a_function_without_a_memory_limit_gets_the_default() {
     let mut world = World::new().await;
     world.settings.push_str("memory = \"300Mi\"\n");
     let world = world.restart().await;
@@ -67,7 +67,7 @@ async fn a_function_from_before_the_default_has_no_limit_until_its_next_deploy()
     let World { runtime, network, state, run, fleet, logs, settings, tap } = world;
     drop((fleet, logs));
     {
-        // As an older version has stored it.
+        // The record of an older version.
         let store = Store::open(state.path()).expect("the store");
         let mut record = store.function(&key()).expect("read").expect("it is there");
         assert!(record.wanted.default_memory);
@@ -94,11 +94,11 @@ async fn a_function_from_before_the_default_has_no_limit_until_its_next_deploy()
 }
 
 #[tokio::test]
-async fn a_kill_for_want_of_memory_is_named_although_the_replica_lives_on() {
+async fn an_oom_kill_is_reported_although_the_replica_survives() {
     let world = World::new().await;
     world.serve("you/echo:1").await;
     let id = world.replica().await;
-    // Told again and again, by the shim and by the kernel's count.
+    // The shim and the kernel's count report the same kills repeatedly.
     for (kills, counted) in [(1, 1), (1, 1), (3, 3)] {
         world.runtime.starve_one(&id, kills);
         eventually!(world.status().oom_kills == counted, "{:?}", world.status());
@@ -107,19 +107,19 @@ async fn a_kill_for_want_of_memory_is_named_although_the_replica_lives_on() {
     eventually!(within 25, world.status().oom_kills == 4, "{:?}", world.status());
     let found = world.status();
     assert_eq!((found.available_replicas, found.restarts, found.last_exit), (1, 0, None));
-    // The first at once, and some time later the others together.
+    // The first kill is logged at once, the others together some time later.
     eventually!(within 30, world.output().await.contains("killed 3 of"), "{}", world.output().await);
     let output = world.output().await;
     let told: Vec<&str> = output.lines().filter(|line| line.contains("out of memory (OOMKilled)")).collect();
     assert!(told.len() == 2 && told[0].contains("killed 1 of"), "{output}");
     assert!(output.contains("limits.memory"), "{output}");
-    // An end that follows from it says so.
+    // An exit that the kill causes names it.
     world.runtime.starve(&id);
     eventually!(world.status().last_exit.is_some_and(|exit| exit.out_of_memory), "{:?}", world.status());
 }
 
 #[tokio::test]
-async fn a_replica_that_writes_more_than_it_may_is_ended_with_that_reason() {
+async fn a_replica_over_its_disk_limit_is_ended_with_that_reason() {
     let mut world = World::new().await;
     world.settings.push_str("disk = \"10Mi\"\n");
     let world = world.restart().await;
@@ -140,7 +140,7 @@ async fn a_replica_that_writes_more_than_it_may_is_ended_with_that_reason() {
 }
 
 #[tokio::test]
-async fn more_capabilities_than_are_allowed_are_refused_with_the_keys_name() {
+async fn capabilities_that_are_not_allowed_are_refused_with_the_key() {
     let world = World::new().await;
     let wanting = |words: &str| json!({ "annotations": { "ingle.capabilities": words } });
     for words in ["SYS_ADMIN", "CHOWN,NET_RAW", "cap_sys_module"] {
@@ -155,7 +155,7 @@ async fn more_capabilities_than_are_allowed_are_refused_with_the_keys_name() {
     eventually!(world.runtime.leftovers().len() == 1, "the old one is still there");
     assert_ne!(world.replica().await, first);
 
-    // What runs goes on; the next deploy is refused, and so is the way back.
+    // Running functions go on; the next deploy is refused, and so is a rollback.
     let mut world = world;
     world.fleet.deploy(deployment(wanting("KILL")), true).await.expect("deployed");
     world.served(3).await;
@@ -172,7 +172,7 @@ async fn more_capabilities_than_are_allowed_are_refused_with_the_keys_name() {
 }
 
 #[tokio::test]
-async fn images_that_are_not_allowed_are_refused_with_the_keys_name() {
+async fn images_that_are_not_allowed_are_refused_with_the_key() {
     let mut world = World::new().await;
     world.serve("you/echo:1").await;
     world.serve("other/echo:1").await;

@@ -230,7 +230,7 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
     assert_eq!(count(&seen), 0, "it was called");
 }
 
-/// Runs a test where this machine has public addresses that no interface has.
+/// Runs a test on a machine with public addresses that belong to no interface.
 fn with_public_addresses(test: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("an own network");
@@ -238,14 +238,14 @@ fn with_public_addresses(test: impl Future<Output = ()> + Send + 'static) {
             let done = std::process::Command::new("ip").args(arguments.split(' ')).status();
             assert!(done.expect("ip").success(), "ip {arguments}");
         }
-        // Its threads have the network of the one that starts them.
+        // New threads inherit the network namespace of the one that starts them.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("a runtime").block_on(test);
     });
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Refuses whatever comes to this address, each after a while: when each began, and how many there were at once.
+/// Starts a server that refuses every request after a pause, and records start times and the peak of concurrency.
 async fn refusing(address: &str) -> (SocketAddr, Arc<Mutex<Vec<Instant>>>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((address, 0)).await.expect("a public address");
     let address = listener.local_addr().expect("bound");
@@ -258,7 +258,7 @@ async fn refusing(address: &str) -> (SocketAddr, Arc<Mutex<Vec<Instant>>>, Arc<A
             most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
             let now = now.clone();
             tokio::spawn(async move {
-                // Longer than the pause between two: another one would come meanwhile.
+                // Longer than the pause between two callbacks, so that a concurrent one would show.
                 tokio::time::sleep(Duration::from_millis(1300)).await;
                 now.fetch_sub(1, Relaxed);
                 let _ = stream.write_all(FAILS.as_bytes()).await;
@@ -270,7 +270,7 @@ async fn refusing(address: &str) -> (SocketAddr, Arc<Mutex<Vec<Instant>>>, Arc<A
 }
 
 #[test]
-fn a_host_that_nobody_named_gets_three_tries_one_at_a_time_and_one_a_second_with_all_others() {
+fn callbacks_to_unnamed_hosts_are_limited_in_attempts_concurrency_and_rate() {
     require_root!();
     require!("ip");
     with_public_addresses(async {
@@ -282,7 +282,7 @@ fn a_host_that_nobody_named_gets_three_tries_one_at_a_time_and_one_a_second_with
         for receiver in [one, one, other] {
             assert_eq!(gate.queue_for(&format!("http://{receiver}/"), "").await.code, 202);
         }
-        // A host that is named waits for none of them.
+        // Callbacks to a named host do not wait for these.
         let began = Instant::now();
         for _ in 0..5 {
             assert_eq!(gate.queue_for(&format!("http://{named}/"), "").await.code, 202);
@@ -296,7 +296,7 @@ fn a_host_that_nobody_named_gets_three_tries_one_at_a_time_and_one_a_second_with
         assert_eq!([most_at_one, most_at_other].map(|most| most.load(Relaxed)), [1, 1], "at the same time");
         let mut all = [at_one, at_other].concat();
         all.sort_unstable();
-        // One may be seen later than it began, but none earlier.
+        // A callback may arrive later than it started, but not earlier.
         let least = Duration::from_secs(all.len() as u64 - 1) - Duration::from_millis(500);
         assert!(all[all.len() - 1] - all[0] > least, "{all:?}");
         let gaps = all.windows(2).map(|pair| pair[1] - pair[0]);

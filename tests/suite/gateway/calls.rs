@@ -68,7 +68,7 @@ async fn headers_are_added_and_those_of_the_connection_are_not_passed_on() {
     assert_eq!(duration.split_once('.').map(|(_, decimals)| decimals.len()), Some(6), "{duration}");
 }
 
-/// The lines of a head or of a request that was mirrored that have this name.
+/// Returns the header lines with this name in a head or in a mirrored request.
 fn lines<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let is_named =
         |line: &&str| line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
@@ -76,12 +76,12 @@ fn lines<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_function_gets_the_host_that_was_asked_for() {
+async fn the_function_gets_the_requested_host() {
     let gate = Gate::new(&[mirror().await]).await;
     for (target, version, headers, host) in [
         ("/function/env", "1.1", "Host: a.example:8080\r\n", "a.example:8080"),
         ("/function/env", "1.1", "Host: [::1]:80\r\nConnection: Host\r\n", "[::1]:80"),
-        // A target with an authority says the host, and the header is not looked at.
+        // The authority of the target overrides the header.
         ("http://b.example/function/env", "1.1", "Host: a\r\n", "b.example"),
         ("http://b.example:1/function/env", "1.0", "", "b.example:1"),
     ] {
@@ -89,11 +89,11 @@ async fn the_function_gets_the_host_that_was_asked_for() {
         assert_eq!(lines(&answer.body, "host"), [host], "{target}");
         assert_eq!(lines(&answer.body, "x-forwarded-host"), [host], "{target}");
     }
-    // What another proxy says of it is left.
+    // The `X-Forwarded-Host` of another proxy is kept.
     let headers = "Host: a\r\nX-Forwarded-Host: shop.example\r\n";
     let answer = gate.call(&format!("GET http://b/function/env HTTP/1.1\r\n{headers}\r\n")).await;
     assert_eq!(lines(&answer.body, "x-forwarded-host"), ["shop.example"]);
-    // HTTP/1.0 knows no host, and a function must have one.
+    // HTTP/1.0 does not require a host, but functions always get one.
     let answer = gate.call("GET /function/env HTTP/1.0\r\n\r\n").await;
     assert_eq!(lines(&answer.body, "host"), ["env.openfaas-fn"]);
     assert_eq!(lines(&answer.body, "x-forwarded-host"), [""; 0]);
@@ -120,7 +120,7 @@ async fn a_request_without_a_valid_host_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_way_of_a_message_is_written_down() {
+async fn requests_and_responses_carry_via() {
     let gate = Gate::new(&[mirror().await]).await;
     for version in ["1.0", "1.1"] {
         let request = format!(
@@ -134,7 +134,7 @@ async fn the_way_of_a_message_is_written_down() {
         Gate::new(&[answering("HTTP/1.0 200 OK\r\nVia: 1.1 other\r\nContent-Length: 0\r\n\r\n").await]).await;
     let answer = gate.call("GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(lines(&answer.head, "via"), ["1.1 other", "1.0 ingle"]);
-    // What is our own has come from nowhere.
+    // Responses of the gateway itself have no `Via`.
     for target in ["/function/nope", "/hello"] {
         let answer = gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         assert_eq!(lines(&answer.head, "via"), [""; 0]);
@@ -142,7 +142,7 @@ async fn the_way_of_a_message_is_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_goes_round_in_circles_is_refused() {
+async fn a_request_in_a_loop_is_refused() {
     let gate = Gate::new(&[mirror().await]).await;
     let call = async |target: &str, via: String| {
         gate.call(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{via}Accept: application/json\r\n\r\n")).await
@@ -167,7 +167,7 @@ async fn a_function_that_calls_itself_through_the_gateway_ends() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let gate = Gate::new(&[listener.local_addr().expect("bound")]).await;
     let gateway = gate.address;
-    // As a proxy in front of the gateway would: what it gets, it sends there.
+    // The function acts as a proxy that sends every request back to the gateway.
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {

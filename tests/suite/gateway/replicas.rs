@@ -195,9 +195,9 @@ async fn what_cannot_be_waited_for_is_said_at_once() {
     }
 }
 
-/// Whatever it is that keeps a function from starting, and whoever asks: the reason may have its last output in it.
+/// Covers every reason and every kind of caller, because a reason may contain the function's last output.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_is_not_told_why_a_function_does_not_start() {
+async fn callers_do_not_learn_why_a_function_does_not_start() {
     let quick = Duration::from_millis(150);
     let in_a_minute = || Some((Instant::now() + Duration::from_secs(60)).into());
     for phase in [Phase::Pulling, Phase::Starting, Phase::BackingOff, Phase::Failed, Phase::Stopped] {
@@ -239,7 +239,7 @@ async fn a_call_does_not_wait_for_a_function_whose_starts_fail_in_a_row() {
         let retry_after = if phase == Phase::BackingOff { "5" } else { "1" };
         assert_eq!((answer.code, answer.header("retry-after")), (503, Some(retry_after)), "{phase:?}");
     }
-    // Nor for one that is far off.
+    // A call does not wait for a start that is far off, either.
     let gate = Gate::with(&[], |view, _| {
         (view.phase, view.timeout) = (Phase::BackingOff, Duration::from_secs(60));
         view.retry_at = Some((Instant::now() + Duration::from_secs(30)).into());
@@ -248,7 +248,7 @@ async fn a_call_does_not_wait_for_a_function_whose_starts_fail_in_a_row() {
     let begin = Instant::now();
     assert_eq!(gate.call(GET).await.code, 503);
     assert!(begin.elapsed() < Duration::from_secs(3), "it waited {:?}", begin.elapsed());
-    // Those that wait already are told when it has come to that.
+    // Calls that already wait end as soon as the crash loop is detected.
     let gate = Gate::with(&[], |view, _| view.phase = Phase::Starting).await;
     let later = async {
         eventually!(gate.entry.waiting.load(Ordering::Relaxed) == 1, "it does not wait");

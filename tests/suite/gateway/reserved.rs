@@ -1,12 +1,12 @@
-//! What opens the API, and the names that a browser knows the gateway by, are not for functions: not to see, and not
-//! to speak under, whichever way a call takes.
+//! Credentials of the API, and names that a browser attributes to the gateway: functions neither see nor send them, in
+//! any kind of call.
 
 use std::sync::Arc;
 
 use super::later::{Seen, noting};
 use super::{Gate, PATIENCE, mirror, replica};
 
-/// `admin:secret`
+/// The admin's credentials: `admin:secret`.
 const ADMIN: &str = "Basic YWRtaW46c2VjcmV0";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const OTHERS: [&str; 6] = [
@@ -19,7 +19,7 @@ const OTHERS: [&str; 6] = [
     "X-Own: ingle_session=1",
 ];
 
-/// Answers with all that functions may not say, and with some that they may.
+/// Responds with all reserved headers, and with some that functions may send.
 const SPEAKS: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nSet-Cookie: ingle_session=canary; Path=/\r\n\
     set-cookie: __Host-ingle=canary; Path=/; Secure\r\nSet-Cookie: =ingle_session=canary\r\nSet-Cookie: own=kept\r\n\
     WWW-Authenticate: Basic realm=\"ingle\", charset=\"canary\"\r\nWWW-Authenticate: Basic realm=\"kept\"\r\n\
@@ -28,7 +28,7 @@ const SPEAKS: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nSet-Cook
 /// A body that calls `env`, as Alexa sends it.
 const SKILL: &str = r#"{"request":{"intent":{"name":"env"}}}"#;
 
-/// The ways to a function.
+/// The kinds of calls: method and path.
 const WAYS: [(&str, &str); 5] = [
     ("POST /function/env", ""),
     ("POST /", "X-Function: env\r\n"),
@@ -43,7 +43,7 @@ fn request(way: (&str, &str), lines: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_function_sees_what_opens_the_api_whichever_way_it_is_called() {
+async fn no_function_sees_credentials_of_the_api_in_any_kind_of_call() {
     for way in WAYS {
         let seen = Seen::default();
         let gate = Gate::new(&[noting(&seen, &[OK]).await]).await;
@@ -70,7 +70,7 @@ async fn no_function_sees_what_opens_the_api_whichever_way_it_is_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_function_speaks_under_the_names_of_the_gateway_whichever_way_it_is_called() {
+async fn reserved_response_headers_are_removed_in_every_kind_of_call() {
     let seen = Seen::default();
     let receiver = noting(&seen, &[OK]).await;
     let state = Arc::new(tempfile::tempdir().expect("a directory"));
@@ -93,9 +93,9 @@ async fn no_function_speaks_under_the_names_of_the_gateway_whichever_way_it_is_c
     }
 }
 
-/// Heads before the answer, and one that makes a tunnel of the connection.
+/// Covers interim heads, and one that turns the connection into a tunnel.
 #[tokio::test(flavor = "multi_thread")]
-async fn interim_and_upgrading_answers_are_no_way_around() {
+async fn reserved_headers_are_removed_from_interim_and_upgrade_responses() {
     let function = replica(|mut connection, _| async move {
         connection.until("\r\n\r\n").await;
         let lines = "Set-Cookie: ingle_session=canary\r\nService-Worker-Allowed: canary\r\n";
@@ -117,7 +117,7 @@ async fn interim_and_upgrading_answers_are_no_way_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_in_the_target_opens_nothing_and_reaches_nobody() {
+async fn credentials_in_the_request_target_are_ignored_and_not_passed_on() {
     let gate = Gate::new(&[mirror().await]).await;
     let answer = gate.call("GET http://admin:secret@a/function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.code == 400 && !answer.body.contains("secret"), "{answer:?}");

@@ -1,4 +1,4 @@
-//! Rules that other programs flush.
+//! Firewall rules that other programs flush.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use super::world::{GATEWAY_PORT, Host, METADATA, UPLINK, call, inside, on_a_host
 /// A port of the host that functions must not reach.
 const CLOSED: u16 = 2222;
 
-/// The tables, one a line, in the order of their names.
+/// Returns the tables, in the order of their names.
 fn tables() -> Vec<String> {
     let mut tables: Vec<String> = run("nft", "list tables").lines().map(str::to_owned).collect();
     tables.sort();
@@ -30,7 +30,7 @@ fn both() -> Vec<String> {
     ["table inet ingle", "table inet ingle/owned"].map(str::to_owned).into()
 }
 
-/// The daemon: it takes care of the network first, and then waits a minute for a containerd.
+/// Starts the daemon, which sets up the network first, and then waits a minute for containerd.
 fn daemon(host: &Host) -> Child {
     let directory = host.directory().join("daemon");
     fs::create_dir_all(&directory).expect("a directory");
@@ -51,13 +51,13 @@ fn daemon(host: &Host) -> Child {
         .expect("the daemon starts")
 }
 
-/// Ends the daemon as the kernel would, and waits until it is gone.
+/// Kills the daemon with SIGKILL, and waits until it is gone.
 fn kill_dash_nine(mut daemon: Child) {
     daemon.kill().expect("to kill it");
     daemon.wait().expect("its end");
 }
 
-/// Flushes all rules in a loop until it is told to stop, and says how often.
+/// Flushes all rules in a loop until `stop` is set; the thread returns the number of flushes.
 fn flush_until(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
     let stop = stop.clone();
     std::thread::spawn(move || {
@@ -71,7 +71,7 @@ fn flush_until(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
 }
 
 #[test]
-fn flushed_rules_let_nothing_through_also_when_the_daemon_is_killed() {
+fn flushed_rules_let_nothing_through_even_when_the_daemon_is_killed() {
     require_root!();
     require!("ip", "nft");
     on_a_host(async |host| {
@@ -105,7 +105,7 @@ fn flushed_rules_let_nothing_through_also_when_the_daemon_is_killed() {
         let stop = Arc::new(AtomicBool::new(false));
         let flushing = flush_until(&stop);
         let made = attempts(Duration::from_secs(10));
-        // At once after a flush: nobody had time to repair anything.
+        // Killed right after a flush, before anything could be repaired.
         stop.store(true, Ordering::Relaxed);
         let flushes = flushing.join().expect("no panic");
         kill_dash_nine(running);
@@ -113,14 +113,14 @@ fn flushed_rules_let_nothing_through_also_when_the_daemon_is_killed() {
         println!("{flushes} flushes, {made} attempts meanwhile, {after} after the kill");
         assert_eq!(tables(), ["table inet ingle"], "the owned copy goes with the daemon");
 
-        // The next one, and a kill without a flush.
+        // The next daemon, killed without a flush.
         let running = daemon(&host);
         eventually!(tables() == both(), "the next daemon's are {:?}", tables());
         kill_dash_nine(running);
         eventually!(tables() == ["table inet ingle"], "left are {:?}", tables());
         attempts(Duration::from_secs(1));
 
-        // It is the rules that do this; neighbours are kept apart by their ports as well.
+        // The rules do this; neighbours are also kept apart by their bridge ports.
         run("nft", "flush ruleset");
         for (address, port) in goals.into_iter().filter(|(address, _)| *address != b.address) {
             assert!(call(Some(&a.netns), address, port).is_ok(), "{address}:{port} without rules");
@@ -128,7 +128,7 @@ fn flushed_rules_let_nothing_through_also_when_the_daemon_is_killed() {
     });
 }
 
-/// The process that holds the owned copy of this host.
+/// Returns the process that holds the owned copy of this host.
 fn holder() -> Option<Pid> {
     let here = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
@@ -142,7 +142,7 @@ fn holder() -> Option<Pid> {
 }
 
 #[test]
-fn a_holder_of_the_rules_that_is_killed_is_started_again() {
+fn a_killed_holder_of_the_rules_is_started_again() {
     require_root!();
     require!("ip", "nft");
     on_a_host(async |host| {
@@ -158,7 +158,7 @@ fn a_holder_of_the_rules_that_is_killed_is_started_again() {
                 holder()
             );
         }
-        // Also a stop of everything that the service started does not end it.
+        // A signal to the whole service does not end it, either.
         kill(holder().expect("a holder"), Signal::SIGTERM).expect("to send a signal");
         let held = holder();
         network.ensure().await.expect("ready");
@@ -176,7 +176,7 @@ fn changed_rules_reach_both_copies() {
         let network = host.network();
         network.ensure().await.expect("ready");
         host.allow = vec!["192.168.77.1/32"];
-        // Another one of the same name meanwhile: it has to wait for the first one's end.
+        // A second one with the same table has to wait for the end of the first.
         let next = host.network();
         next.ensure().await.expect("the plain copy is enough");
         assert!(run("nft", "list table inet ingle").contains("192.168.77.1"));
@@ -193,7 +193,7 @@ fn changed_rules_reach_both_copies() {
     });
 }
 
-/// Puts a program in the place of `nft` that knows no owners, as before 0.9.9.
+/// Replaces `nft` by one that does not support owners, as versions before 0.9.9 did not.
 fn without_owners(host: &Host) -> PathBuf {
     let nft = crate::support::tool("nft").expect("checked before");
     let real = host.directory().join("nft");
@@ -211,7 +211,7 @@ fn without_owners(host: &Host) -> PathBuf {
 }
 
 #[test]
-fn without_owners_the_plain_copy_is_put_back_at_once() {
+fn without_table_owners_the_plain_copy_is_restored_at_once() {
     require_root!();
     require!("ip", "nft");
     on_a_host(async |host| {

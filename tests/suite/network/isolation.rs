@@ -122,7 +122,7 @@ fn a_packet_with_a_false_source_is_dropped() {
         inside(&replica.netns, || run("ip", &format!("address add {stranger}/32 dev eth0")));
         send(&replica.netns, stranger, OUTSIDE, 9);
         assert_eq!(next_sender(&inbox), None);
-        // It is the rule that does that, in both copies.
+        // The rule does that, in both copies.
         end(network).await;
         run("nft", "flush chain inet ingle prerouting");
         send(&replica.netns, stranger, OUTSIDE, 9);

@@ -123,7 +123,7 @@ impl Host {
     }
 }
 
-/// Ends a network as the end of its daemon does, and waits until the rules that it held are gone.
+/// Drops a network, as the end of its daemon does, and waits until its owned rules are gone.
 pub(super) async fn end(network: Cni) {
     drop(network);
     eventually!(!run("nft", "list tables").contains("/owned"), "left are {}", run("nft", "list tables"));

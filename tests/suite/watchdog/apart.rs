@@ -214,9 +214,9 @@ async fn no_caller_sees_a_byte_that_another_has_caused_whatever_the_process_does
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_last_byte_that_nobody_reads_is_no_part_of_the_next_request() {
+async fn an_unread_last_byte_is_no_part_of_the_next_request() {
     require!("python3");
-    // The whole body, or the last of several bytes, of one piece or of more than the pipe holds.
+    // The whole body or its last byte, in one piece or with more bytes than the pipe holds.
     let mistakes = [
         ("/noread", "X".to_owned()),
         ("/almost", "body-X".to_owned()),
@@ -252,7 +252,7 @@ async fn a_last_byte_that_nobody_reads_is_no_part_of_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_call_has_one_limit_for_its_turn_and_its_answer() {
+async fn one_limit_covers_the_wait_for_a_turn_and_the_response() {
     require!("python3");
     let mut watchdog = watchdog(&[("exec_timeout", "2s"), ("write_timeout", "60s")]).await;
     let slow = tokio::spawn(ask(watchdog.client.clone(), watchdog.url("/slow"), 1, "one".into()));
@@ -271,9 +271,9 @@ async fn a_call_has_one_limit_for_its_turn_and_its_answer() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_in_its_turn_leaves_no_function_that_is_ready_and_dead() {
+async fn a_function_is_not_ready_and_dead_after_a_call_is_dropped_in_its_turn() {
     require!("python3");
-    // Four fifths of the time are over when its turn comes, and the answer's limit is over before the process's.
+    // When its turn comes, four fifths of its time have passed, and its limit ends before the process's.
     let mut watchdog = watchdog(&[("exec_timeout", "60s"), ("write_timeout", "2s")]).await;
     let slow = tokio::spawn(ask(watchdog.client.clone(), watchdog.url("/slow"), 1, "one".into()));
     eventually!(

@@ -1,4 +1,4 @@
-//! Large requests, and many at once: what is held of them is limited, and nobody dies of it.
+//! Buffered bodies of large requests, and of many at once: memory and disk stay within their limits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 
 use super::Watchdog;
 
-/// Bytes of a large upload, nearly as many as a gateway takes.
+/// Size of a large upload in bytes, close to the gateway's default limit.
 const LARGE: usize = 90 << 20;
-/// KiB that a watchdog may have had at its peak.
+/// Largest peak memory of a watchdog, in KiB.
 const PEAK: u64 = 64 << 10;
-/// A directory that is no memory.
+/// A directory on disk.
 const DISK: (&str, &str) = ("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
-/// Answers with the length of the body, or with all of it.
+/// A process for `afterburn` that responds with the length and the digest of the body.
 const AFTERBURN: &str = r#"
 import hashlib, sys
 requests, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -37,7 +37,7 @@ while line := requests.readline():
     answers.flush()
 "#;
 
-/// A watchdog of each mode that reads bodies whole, and what it answers to a body of so many bytes.
+/// Returns a watchdog for each mode that buffers bodies, with its response to a body of a given length.
 async fn watchdogs(variables: &[(&str, &str)]) -> Vec<(&'static str, Watchdog, fn(usize) -> String)> {
     let with = |own: &[(&'static str, &'static str)]| -> Vec<(&str, &str)> {
         own.iter().chain(variables).copied().collect()
@@ -72,7 +72,7 @@ async fn watchdogs(variables: &[(&str, &str)]) -> Vec<(&'static str, Watchdog, f
         ("serializing", Watchdog::command("wc -c", &with(&[("mode", "serializing")])).await, |length| {
             format!("{length}\n")
         }),
-        // All of it but the base64 has fewer bytes than are cut off here.
+        // The text around the base64 is shorter than the part that is cut off here.
         ("marshal_request", Watchdog::command("wc -c", &marshals).await, |length| {
             (length.div_ceil(3) * 4).to_string()
         }),
@@ -81,21 +81,21 @@ async fn watchdogs(variables: &[(&str, &str)]) -> Vec<(&'static str, Watchdog, f
     ]
 }
 
-/// KiB that a watchdog had at its peak.
+/// Returns the peak memory of a watchdog, in KiB.
 fn peak(watchdog: &Watchdog) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", watchdog.process.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a size");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Files that are held in the directory of bodies, which have no names.
+/// Counts the unnamed files that a watchdog holds in the directory of bodies.
 fn files(watchdog: &Watchdog) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", watchdog.process.id())).expect("it runs");
     let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
     links.filter(|link| link.to_string_lossy().starts_with(DISK.1)).count()
 }
 
-/// Sends this body so many times at once: how often each status was answered, and the texts of 200.
+/// Sends a body several times at once, and returns the count of each status and the texts of 200 responses.
 async fn upload(watchdog: &Watchdog, times: usize, body: &Bytes) -> (BTreeMap<u16, usize>, Vec<String>) {
     let mut asked = JoinSet::new();
     for _ in 0..times {
@@ -139,7 +139,7 @@ async fn large_uploads_are_answered_in_bounded_memory_in_every_mode() {
         assert!(peak(&watchdog) < PEAK, "{mode}: {} KiB", peak(&watchdog));
         eventually!(files(&watchdog) == 0, "{mode}: {} files are held", files(&watchdog));
     }
-    // An action's are JSON, and there is nothing that large.
+    // Bodies of actions are JSON, and never that large.
     let watchdog = Watchdog::command("wc -c", &[("mode", "openwhisk"), DISK]).await;
     let json = Bytes::from(format!("{{\"value\": \"{}\"}}", "x".repeat(LARGE)));
     assert_eq!(upload(&watchdog, 3, &json).await.0, BTreeMap::from([(413, 3)]));
@@ -147,7 +147,7 @@ async fn large_uploads_are_answered_in_bounded_memory_in_every_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_uploads_than_there_is_room_for_are_told_to_come_again() {
+async fn uploads_without_room_get_503_with_retry_after() {
     require!("python3", "wc");
     let length = 30 << 20;
     let body = Bytes::from(vec![b'x'; length]);
@@ -157,15 +157,15 @@ async fn more_uploads_than_there_is_room_for_are_told_to_come_again() {
         let [done, busy] = [200, 503].map(|status| counts.get(&status).copied().unwrap_or_default());
         assert!(done > 0 && busy > 0 && done + busy == 20, "{mode}: {counts:?}");
         assert!(peak(&watchdog) < PEAK, "{mode}: {} KiB", peak(&watchdog));
-        // Their room is there again.
+        // The room is free again.
         assert_eq!(upload(&watchdog, 1, &body).await.0, BTreeMap::from([(200, 1)]), "{mode}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_disk_bodies_are_held_in_memory_as_far_as_they_may() {
+async fn without_a_disk_bodies_are_held_in_memory_up_to_the_limit() {
     require!("python3", "wc");
-    // Memory is no disk, whatever it is called, nor is one that nothing can be written to.
+    // A directory in memory does not count as disk, nor does one that is not writable.
     for place in [("TMPDIR", "/dev/shm"), ("TMPDIR", "/proc"), ("max_body_disk", "0")] {
         for (mode, watchdog, answer) in watchdogs(&[place, ("max_body_memory", "8Mi")]).await {
             for (length, wanted) in [(3 << 20, 200), (9 << 20, 413)] {
@@ -179,7 +179,7 @@ async fn without_a_disk_bodies_are_held_in_memory_as_far_as_they_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_arrives_byte_by_byte_wherever_it_was_held() {
+async fn a_buffered_body_arrives_unchanged_wherever_it_was_held() {
     let bytes = |length: usize| -> Vec<u8> {
         let digits = (0_u32..).flat_map(|number| number.to_be_bytes());
         digits.take(length).collect()
@@ -190,7 +190,7 @@ async fn a_body_arrives_byte_by_byte_wherever_it_was_held() {
             let answer = watchdog.send(Method::POST, "/", bytes(length)).await;
             assert_eq!(answer.status(), StatusCode::OK, "{mode}: {length} bytes");
             assert!(answer.bytes().await.expect("whole") == bytes(length), "{mode}: {length} bytes");
-            // Of a length that is not announced.
+            // A body without an announced length.
             let pieces = bytes(length)
                 .chunks(10_000)
                 .map(|piece| Ok::<_, std::io::Error>(piece.to_vec()))

@@ -60,7 +60,7 @@ async fn a_process_learns_of_its_request_by_variables() {
 }
 
 #[tokio::test]
-async fn a_request_sets_no_variable_that_programs_look_at() {
+async fn a_request_sets_no_variable_that_controls_programs() {
     require!("python3");
     let script = "import json, os, urllib.request\n\
                   print(json.dumps([urllib.request.getproxies(), sorted(os.environ)]))";
@@ -89,12 +89,12 @@ async fn a_request_sets_no_variable_that_programs_look_at() {
 }
 
 #[tokio::test]
-async fn a_request_that_no_environment_can_hold_is_refused() {
+async fn a_request_that_exceeds_the_environment_is_refused() {
     for mode in ["streaming", "serializing", "classic"] {
         let watchdog = Watchdog::command("cat", &[("mode", mode)]).await;
         let large = "x".repeat(200_000);
         for (path, values) in [
-            // One that is longer than any variable can be, and many that are together more than there may be.
+            // One header longer than any variable can be, and many whose sum is too large.
             ("/".to_owned(), vec![large.clone()]),
             (format!("/{large}"), vec![]),
             (format!("/?{large}"), vec![]),
@@ -108,7 +108,7 @@ async fn a_request_that_no_environment_can_hold_is_refused() {
             stream.write_all(format!("{head}Connection: close\r\n\r\nx").as_bytes()).await.expect("sent");
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.expect("text");
-            // As many as 110 fit where the stack may be large.
+            // 110 of them fit if the limit of the stack is large.
             let wanted = if values.len() > 1 { ["431", "200"] } else { ["431", "431"] };
             let status = answer.split(' ').nth(1).unwrap_or_default();
             assert!(wanted.contains(&status), "{mode}: {answer}");

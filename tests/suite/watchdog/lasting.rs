@@ -76,7 +76,7 @@ async fn a_command_is_called_as_an_action() {
         let answer = watchdog.send(Method::POST, path, body.to_string()).await;
         (answer.status(), answer.json::<Value>().await.expect("JSON"))
     };
-    // As OpenWhisk sends it.
+    // The request of OpenWhisk.
     let env = json!({ "__OW_API_HOST": "http://evil.example", "__OW_ALLOW_CONCURRENT": "true" });
     let value = json!({ "name": "a", "main": "main", "code": "x", "binary": false, "env": env });
     let init = json!({ "value": value });
@@ -106,8 +106,8 @@ async fn a_command_is_called_as_an_action() {
 }
 
 #[tokio::test]
-async fn the_environment_of_an_action_is_set_by_no_caller() {
-    // Says its whole environment.
+async fn no_caller_sets_the_environment_of_an_action() {
+    // Responds with its whole environment.
     let script = "printf '{\"env\": \"'; env | tr '\\n\"' ';.'; echo '\"}'";
     let watchdog = Watchdog::script(script, &[("mode", "openwhisk")]).await;
     let ask = async |path: &str, body: String| {
@@ -124,11 +124,11 @@ async fn the_environment_of_an_action_is_set_by_no_caller() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{name}: {text}");
         assert!(text.contains("does not begin with __OW_"), "{name}: {text}");
     }
-    // Nobody was in the way of the one whose it is.
+    // A refused `/init` does not prevent the real one.
     let init = json!({ "value": { "env": { "__OW_API_HOST": "x", "__OW_=": "x" } } });
     assert_eq!(ask("/init", init.to_string()).await.0, StatusCode::OK);
     assert_eq!(run().await, (StatusCode::OK, before.clone()), "nothing of it is in another's run");
-    // A run has its own, and they are of the protocol.
+    // The variables of a run are those of the protocol.
     for name in ["A=B", "A\0B", "", "a b", "a-b", "\u{e9}", "\u{df}", "LD_PRELOAD\n"] {
         let (status, text) = ask("/run", json!({ name: "x" }).to_string()).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}: {text}");
@@ -145,7 +145,7 @@ async fn the_environment_of_an_action_is_set_by_no_caller() {
         let (status, text) = ask("/run", body.to_string()).await;
         assert!(status == StatusCode::BAD_REQUEST && text.contains(words), "{words}: {status} {text}");
     }
-    // Each is small enough, and all of them are more than a process can be given.
+    // Each one is small enough, but together they exceed the environment of a process.
     let large: serde_json::Map<_, _> =
         (0..30).map(|number| (format!("k{number}"), json!("x".repeat(120_000)))).collect();
     let (status, text) = ask("/run", Value::from(large).to_string()).await;

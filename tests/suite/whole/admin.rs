@@ -1,4 +1,4 @@
-//! Who reaches the API, and by which socket.
+//! Access to the API through each of the sockets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,13 +16,13 @@ use crate::support::daemon::{Daemon, in_own_network, run};
 
 const ADMIN: &str = "http://127.0.0.1:8081";
 
-/// The status that curl gets; 000 where nobody answers.
+/// Returns the status that curl gets; 000 if nothing answers.
 async fn status(prefix: &[&str], arguments: &[&str]) -> String {
     let output = curl(prefix, &[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat()).await;
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// curl, run by the program that `prefix` names.
+/// Runs curl through the program that `prefix` names.
 async fn curl(prefix: &[&str], arguments: &[&str]) -> Output {
     let words = [prefix, &["curl", "-s", "--noproxy", "*", "-m", "20"], arguments].concat();
     Command::new(words[0]).args(&words[1..]).output().await.expect("run curl")
@@ -33,7 +33,7 @@ fn socket(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn functions_do_not_reach_the_api_unless_they_may() {
+fn functions_reach_the_api_only_if_allowed() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "curl");
     in_own_network(async {
@@ -57,7 +57,7 @@ fn functions_do_not_reach_the_api_unless_they_may() {
         assert!(refused.contains("gateway.functions_api"), "{refused}");
         assert_eq!(status(&inside, &["http://10.62.0.1:8081/healthz"]).await, "000");
 
-        // Open to all the world, the admin's port is closed to them all the same.
+        // Even an admin listener on all addresses is closed to functions.
         daemon.stop().await;
         daemon.environment("INGLE_GATEWAY_ADMIN_LISTEN", "0.0.0.0:8081");
         daemon.environment("INGLE_GATEWAY_FUNCTIONS_API", "true");
@@ -71,7 +71,7 @@ fn functions_do_not_reach_the_api_unless_they_may() {
 }
 
 #[test]
-fn the_admin_listener_has_the_api_and_no_functions() {
+fn the_admin_listener_serves_the_api_and_no_functions() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "curl");
     in_own_network(async {
@@ -101,7 +101,7 @@ fn the_admin_listener_has_the_api_and_no_functions() {
                 daemon.resume().await;
             }
         }
-        // Taken by another: an error where it was asked for, and done without where it was not.
+        // A port in use is an error if the key is set; otherwise the daemon starts without it.
         daemon.stop().await;
         let other = std::net::TcpListener::bind("127.0.0.1:8081").expect("bound");
         daemon.resume().await;
@@ -116,7 +116,7 @@ fn the_admin_listener_has_the_api_and_no_functions() {
 }
 
 #[test]
-fn commands_on_the_daemons_machine_need_no_password_and_ask_nobody_else() {
+fn local_commands_need_no_password_and_use_only_the_socket() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "curl", "setpriv");
     in_own_network(async {
@@ -124,7 +124,7 @@ fn commands_on_the_daemons_machine_need_no_password_and_ask_nobody_else() {
         daemon.environment("INGLE_GATEWAY_PUBLIC_API", "false");
         daemon.resume().await;
         let directory = daemon.containerd.path().to_owned();
-        // Where a proxy would be, and nobody may knock.
+        // A proxy that must get no connection.
         let proxy = std::net::TcpListener::bind("127.0.0.1:9971").expect("bound");
         proxy.set_nonblocking(true).expect("set");
         let ingle = |arguments: &[&str]| {
@@ -157,7 +157,7 @@ fn commands_on_the_daemons_machine_need_no_password_and_ask_nobody_else() {
         let out = ok(ingle(&["invoke", "hello", "-d", "x"]).output().await.expect("run"));
         assert_eq!(out, "x");
 
-        // Logs arrive while they are written.
+        // Followed logs arrive as they are written.
         let mut follow = ingle(&["logs", "hello", "--follow", "--tail", "1"])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -175,7 +175,7 @@ fn commands_on_the_daemons_machine_need_no_password_and_ask_nobody_else() {
         drop(follow);
         assert!(proxy.accept().is_err(), "somebody asked the proxy");
 
-        // Modes, and who is let in where somebody has changed them.
+        // The modes, and the clients that are admitted after somebody has changed them.
         let mode = |path: &str| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         let socket = socket(&daemon);
         let run = directory.join("run-ingle");
@@ -191,7 +191,7 @@ fn commands_on_the_daemons_machine_need_no_password_and_ask_nobody_else() {
 }
 
 #[test]
-fn the_bridge_can_be_listened_at_before_it_is_made() {
+fn the_gateway_can_listen_on_the_bridge_before_it_exists() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "curl");
     in_own_network(async {
@@ -201,14 +201,14 @@ fn the_bridge_can_be_listened_at_before_it_is_made() {
         let healthz = "http://10.62.0.1:8080/healthz";
         eventually!(within 30, status(&["env"], &[healthz]).await == "200", "{}", daemon.log());
         assert_eq!(status(&["env"], &["http://127.0.0.1:8080/healthz"]).await, "000");
-        // From this machine, although its address is among those of functions.
+        // The machine's own address is admitted, although it is in the subnet of functions.
         let user = format!("admin:{}", daemon.password());
         assert_eq!(status(&["env"], &["-u", &user, "http://10.62.0.1:8080/system/info"]).await, "200");
         daemon.stop().await;
     });
 }
 
-/// What systemd does with sockets: keeps those that the daemon hands over, by name, and gives them to the next one.
+/// A stand-in for systemd that keeps the daemon's sockets by name, and gives them to the next daemon.
 const SUPERVISOR: &str = r#"#!/usr/bin/python3
 import array, ctypes, fcntl, os, signal, socket, sys, threading
 
@@ -261,7 +261,7 @@ while True:
 "#;
 
 #[test]
-fn every_socket_is_kept_while_the_daemon_is_away() {
+fn every_socket_is_kept_while_the_daemon_restarts() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "curl", "python3");
     in_own_network(async {

@@ -1,5 +1,5 @@
-//! What callers and admins send in confidence reaches no log, no metric and no stranger: a word in each place, and the
-//! daemon at its loudest.
+//! Secrets of callers and admins reach no log, no metric and no stranger: a canary in each place, and the daemon at its
+//! most verbose log level.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::support::daemon::{Daemon, address, in_own_network};
 use crate::support::registry::write_login;
 
-/// What all the words begin with.
+/// Prefix of all canaries.
 const CANARY: &str = "canary-";
-/// A request of which the gateway reads nothing.
+/// Malformed requests, which the gateway refuses unread.
 const BAD: [&str; 4] = [
     "GET /function/hello HTTP/1.1\r\nHost: a\r\nX-Bad: canary-bad-header\u{1}\r\n\r\n",
     "GET /function/hello?canary-no-host HTTP/1.1\r\n\r\n",
@@ -21,7 +21,7 @@ const BAD: [&str; 4] = [
     "POST /function/hello?canary-chunks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\ncanary-no-chunk",
 ];
 
-/// A server that sends everybody on to a signed URL, and takes nothing there. As a registry, and as one for stack files.
+/// Starts a server that redirects to a signed URL, where it refuses everything: a registry, and a source of stack files.
 fn redirecting() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let own = listener.local_addr().expect("bound").to_string();
@@ -54,7 +54,7 @@ fn redirecting() -> String {
     own
 }
 
-/// A call with a word wherever one fits.
+/// Returns a call with a canary wherever one fits.
 fn call(daemon: &Daemon, method: Method, path: &str) -> reqwest::RequestBuilder {
     daemon
         .client
@@ -69,7 +69,7 @@ async fn status(request: reqwest::RequestBuilder) -> StatusCode {
     request.send().await.expect("an answer").status()
 }
 
-/// What a command prints, all of it.
+/// Returns everything that a command prints.
 async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
     let mut command = tokio::process::Command::from(Command::new(env!("CARGO_BIN_EXE_ingle")));
     command.args(arguments).env("HOME", daemon.containerd.path());
@@ -79,7 +79,7 @@ async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_sent_in_confidence_reaches_no_log_no_metric_and_no_stranger() {
+fn secrets_of_callers_and_admins_reach_no_log_metric_or_stranger() {
     require_root!();
     require!("containerd", "runc", "ip", "nft");
     in_own_network(async {
@@ -97,7 +97,7 @@ fn what_is_sent_in_confidence_reaches_no_log_no_metric_and_no_stranger() {
         let api = |method, path: &str| daemon.api(method, path);
         let post = |path: &str| daemon.url(path);
 
-        // What an admin sends.
+        // Requests of an admin.
         let secret = json!({ "name": "key", "value": "canary-secret" });
         assert!(status(api(Method::POST, "/system/secrets").json(&secret)).await.is_success());
         let secret = json!({ "name": "key", "value": "canary-new-secret" });
@@ -126,12 +126,12 @@ fn what_is_sent_in_confidence_reaches_no_log_no_metric_and_no_stranger() {
         let deployed = printed(&daemon, &["deploy", "-f", &stack]).await;
         assert!(deployed.contains(&format!("stack file http://{server}/stack.yml")), "{deployed}");
 
-        // What callers send.
+        // Requests of callers.
         for way in ["/function/hello/echo", "/function/hello/status/500", "/async-function/hello/echo"] {
             let answer = status(call(&daemon, Method::POST, way)).await;
             assert!(answer.is_success() || answer == 500, "{way}: {answer}");
         }
-        // Given up at once, and so are the callbacks, that nobody takes.
+        // Calls are given up at once, and so are their callbacks, which no receiver takes.
         let callback = "http://127.0.0.1:9/?token=canary-callback-query";
         for way in ["/async-function/hello/status/500", "/async-function/hello/echo", "/async-function/none"]
         {
@@ -174,7 +174,7 @@ fn what_is_sent_in_confidence_reaches_no_log_no_metric_and_no_stranger() {
         let unavailable = unavailable.text().await.expect("text");
         assert_eq!(unavailable, "function crashing.openfaas-fn is not available\n");
 
-        // Who sees what.
+        // The canaries that each audience may see.
         let config = daemon.containerd.path().join("config.toml").display().to_string();
         let doctor = printed(&daemon, &["doctor", "--json", "--config", &config]).await;
         assert!(doctor.contains("crashing"), "{doctor}");
@@ -204,7 +204,7 @@ fn what_is_sent_in_confidence_reaches_no_log_no_metric_and_no_stranger() {
     });
 }
 
-/// The part of a line that has the word, and as much before it as tells where it is from.
+/// Returns the part of a line around a canary, with enough before it to find its source.
 fn around(line: &str) -> String {
     let at = line.find(CANARY).unwrap_or_default();
     let start: String = line.chars().take(160).collect();

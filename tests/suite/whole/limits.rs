@@ -1,4 +1,4 @@
-//! What one function may take of the machine.
+//! Limits of a function on the machine.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ async fn output(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn a_command_that_runs_out_of_memory_is_named_although_its_watchdog_lives_on() {
+fn an_oom_kill_of_a_command_is_reported_although_its_watchdog_survives() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
     in_own_network(async {
@@ -50,7 +50,7 @@ fn a_command_that_runs_out_of_memory_is_named_although_its_watchdog_lives_on() {
 }
 
 #[test]
-fn a_replica_with_too_many_files_is_ended_and_another_serves() {
+fn a_replica_over_its_disk_limit_is_replaced() {
     require_root!();
     require!("containerd", "runc", "ip", "nft");
     in_own_network(async {

@@ -1,8 +1,8 @@
 //! The whole: a built daemon on a real containerd, with real images, a real bridge and real calls.
 //!
 //! ```text
-//! admin        who reaches the API, and by which socket
-//! canaries     what is sent in confidence reaches no log and no stranger
+//! admin        access to the API through each of the sockets
+//! canaries     secrets reach no log and no stranger
 //! commands     commands of any image, with the watchdog that the daemon brings along
 //! cron         the daemon killed again and again while a function is called each second
 //! clock        the machine's clock jumps
@@ -20,7 +20,7 @@
 //! registry     pulled from a registry, and started again without it
 //! refusals     bad input: the status, the reason, and that nothing was changed
 //! doctor       what is wrong is found
-//! limits       what one function may take of the machine
+//! limits       limits of a function on the machine
 //! inside       what a function sees and reaches
 //! failures     every step of a launch fails on a real containerd; nothing is left
 //! chaos        rounds in which something is killed while something is asked, under load

@@ -43,7 +43,7 @@ struct State {
     /// Layers without a container.
     layers: BTreeMap<ReplicaId, LayerRequest>,
     faults: Faults,
-    /// Traces of replicas.
+    /// Footprints of replicas.
     footprints: BTreeMap<ReplicaId, Footprint>,
     /// Process ids given out.
     started: u32,
@@ -109,12 +109,12 @@ impl FakeRuntime {
         self.kill(id);
     }
 
-    /// The kernel kills a process that is not the first, the so-manieth.
+    /// Reports an OOM kill of a process other than the first; `kills` is the count so far.
     pub(crate) fn starve_one(&self, id: &ReplicaId, kills: u64) {
         let _ = self.events.send(RuntimeEvent::OutOfMemory { id: id.clone(), kills });
     }
 
-    /// Sets what is measured of a replica from now on.
+    /// Sets the footprint of a replica from now on.
     pub(crate) fn set_footprint(&self, id: &ReplicaId, footprint: Footprint) {
         self.lock().footprints.insert(id.clone(), footprint);
     }
