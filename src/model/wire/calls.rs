@@ -31,7 +31,7 @@ pub struct Call {
     pub wait_ms: Option<u64>,
     /// How many attempts there were, or have failed so far.
     pub tries: u32,
-    /// What the last attempt found of its function: `cold` when it had to wait for a replica, else `warm`.
+    /// State of the function at the last attempt: `cold` if it had to wait for a replica, else `warm`.
     pub start: Option<String>,
     /// The status that the last attempt was answered, or that a client would have been answered.
     pub code: Option<u16>,

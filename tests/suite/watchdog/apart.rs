@@ -87,7 +87,7 @@ while line := requests.readline():
 const OTHERS: usize = 6;
 /// Times that each mistake is made: which bytes are there when somebody looks is a matter of luck.
 const ROUNDS: usize = 4;
-/// The same of those that one byte depends on.
+/// Rounds for mistakes that depend on a single byte.
 const LAST_BYTES: usize = 15;
 
 /// A watchdog in front of the handler.

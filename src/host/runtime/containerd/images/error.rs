@@ -16,7 +16,7 @@ pub(super) enum Fault {
     NotFound,
     /// It sent something that its digest does not belong to.
     Mismatch(String),
-    /// It is there, but cannot serve now, or the connection broke: worth another attempt at once.
+    /// The registry cannot serve now, or the connection broke: worth another attempt at once.
     Busy(String),
     /// Nobody answers: worth another attempt later.
     Down(String),
