@@ -102,6 +102,8 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> io::Result<()> {
     let mut text = String::new();
     for (name, value) in shown() {
         for (index, line) in value.lines().enumerate() {
+            // A function's output is among the values, and must not drive the terminal.
+            let line = line.replace(char::is_control, " ");
             let label = if index == 0 { format!("{name}:") } else { String::new() };
             text.push_str(&format!("{label:<0$}{line}\n", widest + 3));
         }

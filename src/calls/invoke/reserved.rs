@@ -55,11 +55,14 @@ fn names_realm(challenges: &[u8]) -> bool {
 fn is_ours(after: &[u8]) -> bool {
     let Some(value) = after.trim_ascii_start().strip_prefix(b"=") else { return false };
     let value = value.trim_ascii_start();
-    let text = value.strip_prefix(b"\"").unwrap_or(value).trim_ascii_start();
+    let text =
+        value.strip_prefix(b"\"").or_else(|| value.strip_prefix(b"'")).unwrap_or(value).trim_ascii_start();
     // A backslash escapes the next character, whatever it is.
     let mut text = text.iter().filter(|byte| **byte != b'\\');
     REALM.bytes().all(|byte| text.next().is_some_and(|other| other.eq_ignore_ascii_case(&byte)))
-        && text.find(|byte| !byte.is_ascii_whitespace()).is_none_or(|byte| matches!(byte, b'"' | b',' | b';'))
+        && text
+            .find(|byte| !byte.is_ascii_whitespace())
+            .is_none_or(|byte| matches!(byte, b'"' | b'\'' | b',' | b';'))
 }
 
 #[cfg(test)]

@@ -47,10 +47,16 @@ pub enum AccessError {
         /// The origin of the gateway, as the client knows it.
         own: String,
     },
+    /// A page had a browser send it to the listener where functions have pages, too, and there is no password.
+    #[error(
+        "without a password (gateway.basic_auth) web pages may not use the API at this port, because pages of \
+         functions come from it as well: use the admin listener (gateway.admin_listen)"
+    )]
+    SharedOrigin,
     /// The request names a host that may belong to anybody.
     #[error(
-        "{host:?} is not a name of this gateway: without a password (gateway.basic_auth) only IP addresses, \
-         localhost, the name of its machine and names in gateway.hosts are accepted"
+        "{host:?} is not a name of this gateway: for the metrics of the admin listener, and without a password \
+         (gateway.basic_auth), only IP addresses, localhost, the name of its machine and names in gateway.hosts are accepted"
     )]
     UnknownHost {
         /// The name in the request.
@@ -82,14 +88,29 @@ impl Access {
         let path = request.uri().path();
         let client = request.extensions().get().unwrap_or(&Client::UNKNOWN);
         self.exposure.refusal(path, client).map_or(Ok(()), |text| Err(AccessError::Closed(text)))?;
-        if !path.starts_with("/system") {
+        let is_api = path.starts_with("/system");
+        if !is_api && path != "/metrics" {
+            return Ok(());
+        }
+        self.origins.check_origin(request)?;
+        match client.listener {
+            Listener::Local => {}
+            // A page whose name was pointed to this machine would be of its own origin.
+            Listener::Admin if is_api && self.credentials.is_some() => {}
+            Listener::Admin => self.origins.check_host(request)?,
+            Listener::Public if is_api && self.credentials.is_none() => {
+                self.origins.check_host(request)?;
+                // The pages of functions are of one origin with the API there.
+                if origin::is_of_a_page(request) {
+                    return Err(AccessError::SharedOrigin);
+                }
+            }
+            Listener::Public => {}
+        }
+        if !is_api {
             return Ok(());
         }
         let is_local = client.listener == Listener::Local;
-        if self.credentials.is_none() && !is_local {
-            self.origins.check_host(request)?;
-        }
-        self.origins.check_origin(request)?;
         if let Some(credentials) = self.credentials.as_ref().filter(|_| !is_local) {
             let headers = request.headers();
             // A request without credentials is no guess.

@@ -117,6 +117,12 @@ impl OriginPolicy {
     }
 }
 
+/// Returns whether a web page had a browser send a request, rather than its user.
+pub(super) fn is_of_a_page<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    headers.contains_key(ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site != "none")
+}
+
 /// Refuses changes by a web page with a content type that a browser sends without a CORS preflight.
 pub(super) fn check_type<B: Body>(request: &Request<B>) -> Result<(), AccessError> {
     let headers = request.headers();

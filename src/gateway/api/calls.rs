@@ -20,8 +20,13 @@ use model::wire;
 /// Bytes of a kept answer that are read at a time.
 const PIECE: usize = 64 << 10;
 /// Headers of a kept answer that are given with it: what its body is.
-const OF_THE_BODY: [&str; 5] =
-    ["content-type", "content-encoding", "content-language", "content-disposition", "etag"];
+const OF_THE_BODY: [&str; 4] = ["content-type", "content-encoding", "content-language", "etag"];
+/// Headers that keep a browser from running what a function answered as a page of the API's own origin.
+const NO_PAGE: [(&str, &str); 3] = [
+    ("content-disposition", "attachment"),
+    ("content-security-policy", "sandbox; default-src 'none'"),
+    ("x-content-type-options", "nosniff"),
+];
 
 pub(super) fn routes(queue: Queue) -> Router {
     Router::new()
@@ -69,6 +74,9 @@ async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Re
     *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
     response.headers_mut().insert("x-function-status", HeaderValue::from(code));
+    for (name, value) in NO_PAGE {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     Ok(response)
 }
 

@@ -143,7 +143,9 @@ async fn let_in(State(access): State<Arc<Access>>, request: Request, next: Next)
             wait = Some(whole_seconds(time));
             ErrorCode::TooManyAttempts
         }
-        AccessError::CrossSite | AccessError::ForeignOrigin { .. } => ErrorCode::ForeignOrigin,
+        AccessError::CrossSite | AccessError::ForeignOrigin { .. } | AccessError::SharedOrigin => {
+            ErrorCode::ForeignOrigin
+        }
         AccessError::UnknownHost { .. } => ErrorCode::UnknownHost,
         AccessError::Unauthorized => ErrorCode::Unauthorized,
         AccessError::MediaType => ErrorCode::UnsupportedMediaType,

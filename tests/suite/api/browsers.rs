@@ -152,6 +152,7 @@ async fn every_guarded_route_needs_its_own_origin_and_credentials() {
                     let shown = format!("{method} {path} {origin:?} {credentials:?}: {status}");
                     tried += 1;
                     match (is_guarded, origin.allowed, credentials) {
+                        _ if path == "/metrics" => assert_eq!(status == 403, !origin.allowed, "{shown}"),
                         (true, false, _) => assert_eq!(status, 403, "{shown}"),
                         (true, true, None | Some(WRONG)) => assert_eq!(status, 401, "{shown}"),
                         // Any status of the route's own is fine.
@@ -201,6 +202,36 @@ async fn changes_by_web_pages_need_a_content_type_with_a_preflight() {
         }
         let more = [right, ("content-type", "text/plain")];
         assert_eq!(world.status("GET", "/system/functions", own, &more, Body::empty()).await, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_password_pages_use_the_api_at_the_admin_listener_alone() {
+    let world = World::with("[gateway]\nbasic_auth = false\n").await;
+    let status = async |listener, site: Option<&str>, path: &str, host: &str| {
+        let mut request = Request::get(path).header("host", host);
+        if let Some(site) = site {
+            request = request.header("sec-fetch-site", site);
+        }
+        let address = "127.0.0.1:9".parse().expect("an address");
+        let request = request.extension(Client { address, listener }).body(Body::empty()).expect("a request");
+        world.router.clone().oneshot(request).await.expect("an answer").status().as_u16()
+    };
+    let own = "127.0.0.1:8080";
+    for (listener, site, path, host, expected) in [
+        (Listener::Public, Some("same-origin"), "/system/functions", own, 403),
+        (Listener::Public, Some("none"), "/system/functions", own, 200),
+        (Listener::Public, None, "/system/functions", own, 200),
+        (Listener::Admin, Some("same-origin"), "/system/functions", own, 200),
+        // A name that was pointed to this machine: not the metrics of the admin listener either.
+        (Listener::Admin, Some("same-origin"), "/metrics", "evil.example", 421),
+        (Listener::Admin, None, "/metrics", "evil.example", 421),
+        (Listener::Admin, None, "/metrics", own, 200),
+        (Listener::Public, None, "/metrics", "scraped.example:8080", 200),
+        (Listener::Public, Some("cross-site"), "/metrics", own, 403),
+        (Listener::Local, None, "/metrics", "anything", 200),
+    ] {
+        assert_eq!(status(listener, site, path, host).await, expected, "{listener:?} {site:?} {path} {host}");
     }
 }
 

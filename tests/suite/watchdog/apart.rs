@@ -23,7 +23,7 @@ def answer(text, length=None, after=b""):
 
 def later(work):
     if os.fork() == 0:
-        time.sleep(0.05)
+        time.sleep(0.5)
         work()
         os._exit(0)
 
@@ -51,7 +51,7 @@ while line := requests.readline():
         # The length in characters, where each has two bytes: the rest is what the caller wrote.
         answer(b"", 0, body)
     elif path == "/late":
-        # The rest comes when the next request may be on its way.
+        # The rest comes when nobody is answered: it could not be told from an answer else.
         answer(b"", 0)
         later(lambda: os.write(1, body))
     elif path == "/large":
@@ -167,6 +167,9 @@ async fn no_caller_sees_a_byte_that_another_has_caused_whatever_the_process_does
                 asked.spawn(ask(watchdog.client.clone(), echo.clone(), caller, own(caller)));
             }
             let mut answers: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+            if *path == "/late" {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             // Whoever comes later is answered as well, until what is wrong is seen: with the next request at the latest.
             let mut later = OTHERS + 1;
             eventually!(

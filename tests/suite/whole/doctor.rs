@@ -86,6 +86,6 @@ fn what_is_wrong_is_found_and_what_is_well_is_not() {
         daemon.containerd.resume().await;
 
         daemon.stop().await;
-        one_fault(&daemon, "gateway", &["cannot be reached", "systemctl restart ingle"]).await;
+        one_fault(&daemon, "gateway", &["is not running", "systemctl restart ingle"]).await;
     });
 }

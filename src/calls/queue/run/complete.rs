@@ -37,7 +37,7 @@ impl Queue {
         if failed {
             let last = job.facts.tries.last().map_or("", |last| &*last.reason);
             tracing::warn!(
-                function = %job.facts.function, call = &*job.facts.call_id, tries = job.facts.tried, reason = last,
+                function = %job.facts.function, number, tries = job.facts.tried, reason = last,
                 "{} is given up", if is_callback { "the callback of a queued call" } else { "a queued call" }
             );
         }
