@@ -551,9 +551,14 @@ containerd_answers() {
 }
 
 # Without systemd.
+
+# private FILE: makes an empty file that root alone can read: output of functions may be in the log.
+private() { install -m 0600 /dev/null "$1"; }
+
 start_containerd() {
     ! containerd_answers || return 0
     note "starting containerd; its output goes to $CONTAINERD_LOG"
+    private "$CONTAINERD_LOG"
     setsid nohup containerd --address "$socket" >"$CONTAINERD_LOG" 2>&1 </dev/null &
     tries=0
     until containerd_answers; do
@@ -573,6 +578,7 @@ daemon_runs() {
 start_daemon() {
     install -d -m 0700 "$RUN"
     [ ! -f "$LOG_FILE" ] || mv "$LOG_FILE" "$LOG_FILE.1"
+    private "$LOG_FILE"
     setsid nohup "$BINARY" serve --config "$CONFIG" >"$LOG_FILE" 2>&1 </dev/null &
     echo $! >"$PID_FILE"
     note "without systemd: the daemon is process $(cat "$PID_FILE"); its output goes to $LOG_FILE"

@@ -58,6 +58,7 @@ for part in 'Hello from a function' "$gateway" /function/hello basic-auth-passwo
     grep -qF -- "$part" /root/said || [ "$part" = "$gateway" ] || die "the installer does not say $part"
 done
 [ "$(stat -c %a /var/lib/ingle/secrets/basic-auth-password)" = 600 ] || die "the password is open"
+[ "$(stat -c %a /var/log/ingle.log)" = 600 ] || die "anybody can read the log"
 [ "$(stat -c '%a %U' /run/ingle /run/ingle/api.sock | xargs)" = '700 root 600 root' ] || die "the socket is open"
 password=$(cat /var/lib/ingle/secrets/basic-auth-password)
 ! grep -qF "$password" /root/said || die "the installer shows the password"
