@@ -26,6 +26,9 @@ static MEMORY: PeakAlloc = PeakAlloc;
 const SIZE: usize = 8 << 10;
 /// Size for the gateway. Both inputs arrive in one piece, and fit the buffer that each thread has anyway.
 const GATEWAY_SIZE: usize = 7 << 10;
+/// Runs in each of which a case must grow too fast to be wrong: the kernel decides how many pieces a read of the
+/// gateway returns, and on a busy machine that differs between the two sizes.
+const RUNS: usize = 3;
 /// Size for the gateway with input in pieces, for which buffers must grow.
 const PIECES_SIZE: usize = 20 << 10;
 /// Size for a stack file, which takes more memory per byte and comes only from those who deploy.
@@ -112,7 +115,16 @@ fn main() -> anyhow::Result<ExitCode> {
     let cases = cases();
     match std::env::args().nth(1).as_deref() {
         None => {
-            let wrong = [check_memory(&cases), check_instructions(&cases)?].concat();
+            let mut grown = check_instructions(&cases)?;
+            for _ in 1..RUNS {
+                if grown.is_empty() {
+                    break;
+                }
+                let again = check_instructions(&cases)?;
+                grown.retain(|(name, _)| again.iter().any(|(other, _)| other == name));
+            }
+            let grown = grown.into_iter().map(|(_, text)| text).collect();
+            let wrong = [check_memory(&cases), grown].concat();
             for wrong in &wrong {
                 eprintln!("more than was paid for: {wrong}");
             }
@@ -149,7 +161,8 @@ fn check_memory(cases: &[[Case; 2]]) -> Vec<String> {
     cases.iter().flatten().filter_map(measure).collect()
 }
 
-fn check_instructions(cases: &[[Case; 2]]) -> anyhow::Result<Vec<String>> {
+/// Counts all cases once. Returns the names of those that grow too fast, each with its figures.
+fn check_instructions(cases: &[[Case; 2]]) -> anyhow::Result<Vec<(String, String)>> {
     let directory = tempfile::tempdir()?;
     let out = directory.path().join("count");
     let status = Command::new("valgrind")
@@ -172,10 +185,11 @@ fn check_instructions(cases: &[[Case; 2]]) -> anyhow::Result<Vec<String>> {
             case.name, case.bytes, twice.bytes
         );
         if growth > MOST_GROWTH && two > NOISE {
-            wrong.push(format!(
+            let text = format!(
                 "{}: {one} instructions for {} bytes, {two} for {}: {growth:.2} times",
                 case.name, case.bytes, twice.bytes
-            ));
+            );
+            wrong.push((case.name.clone(), text));
         }
     }
     Ok(wrong)
