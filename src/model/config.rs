@@ -67,6 +67,8 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Connections at the same time; more wait in the kernel's backlog.
     pub max_connections: usize,
+    /// Whether `POST /` takes the requests of Alexa skills.
+    pub alexa: bool,
     /// The proxies in front of the gateway whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Names of the gateway that browsers may use while the API asks for no password.
@@ -378,6 +380,7 @@ impl Config {
                 idle_timeout: from.get("gateway.idle_timeout", "75s", duration),
                 drain_timeout: from.get("gateway.drain_timeout", "75s", duration),
                 max_connections: from.get("gateway.max_connections", "8192", count),
+                alexa: from.get("gateway.alexa", "false", boolean),
                 trusted_proxies: from
                     .get("gateway.trusted_proxies", "", |text| networks(text).map(TrustedProxies::from)),
                 hosts: from.get("gateway.hosts", "", hosts),

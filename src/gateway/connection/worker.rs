@@ -35,6 +35,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// Whether `POST /` takes the requests of Alexa skills.
+    pub alexa: bool,
     /// Calls that may wait for one function.
     pub max_waiting: usize,
     /// Threads that serve.
@@ -50,6 +52,7 @@ impl Limits {
             header_limit: config.gateway.header_limit,
             idle_timeout: config.gateway.idle_timeout,
             max_connections: config.gateway.max_connections,
+            alexa: config.gateway.alexa,
             max_waiting: config.functions.max_waiting,
             threads: config.daemon.threads,
             drain: config.gateway.drain_timeout,

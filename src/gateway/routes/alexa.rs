@@ -90,6 +90,13 @@ async fn read(connection: &mut Connection, request: &RequestInfo) -> Result<Vec<
     taken.map(|()| body)
 }
 
+/// The response where skills are not served: neither head nor body is kept for them.
+pub(super) fn off() -> ErrorResponse {
+    let text = "POST / is for Alexa skills, which are not served here unless gateway.alexa is true; \
+                to call a function, use /function/NAME or the header X-Function";
+    ErrorResponse::new(ErrorCode::RouteNotFound, text)
+}
+
 fn too_large() -> ErrorResponse {
     let text = format!(
         "the body is larger than the {LIMIT} bytes that the request of an Alexa skill may have: \

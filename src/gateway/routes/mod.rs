@@ -114,7 +114,10 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
     let route = match connection.client.listener {
         // A page of a function must not share an origin with the API.
         Listener::Admin => Route::NotAFunction,
-        Listener::Public | Listener::Local => route(&connection.worker.gateway.directory, &head),
+        Listener::Public | Listener::Local => {
+            let worker = &connection.worker;
+            route(&worker.gateway.directory, &head, worker.limits.alexa)
+        }
     };
     let request = match route {
         Route::Call { .. } | Route::Async { .. } | Route::Alexa { .. } if hops(&head) >= MAX_HOPS => {
@@ -139,6 +142,7 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
             Request::Alexa
         }
         Route::Unknown(error) => Request::Refused(error.into()),
+        Route::NoAlexa => Request::Refused(alexa::off()),
         Route::NotAFunction => match api::parts(&head, connection.client) {
             Ok(parts) => Request::Api(Box::new(parts)),
             Err(answer) => Request::Refused(answer),

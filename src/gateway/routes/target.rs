@@ -15,6 +15,8 @@ pub(super) enum Route<'b> {
     Async { entry: Arc<Entry>, path: Path<'b> },
     /// To the function that its body names.
     Alexa { path: Path<'b> },
+    /// There, but that is not served here.
+    NoAlexa,
     /// To a function that is not there.
     Unknown(InvokeError),
     /// Elsewhere.
@@ -31,7 +33,8 @@ pub(super) struct Path<'b> {
 
 /// Decides by the target as it was sent: nothing is decoded or resolved, so that no spelling of a
 /// path means one thing here and another elsewhere.
-pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Route<'b> {
+/// `alexa`: whether requests of Alexa skills are served.
+pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>, alexa: bool) -> Route<'b> {
     // An answer to it would make a tunnel of the connection, for those who know the method.
     if head.method == "CONNECT" {
         return Route::NotAFunction;
@@ -44,6 +47,7 @@ pub(super) fn route<'b>(directory: &Directory, head: &RequestHead<'_, 'b>) -> Ro
         None if path == "/" => match head.header(Header::Function).map(std::str::from_utf8) {
             Some(Ok(name)) => (name, "/"),
             // The services of Alexa send to one address, and no header of ours.
+            None if head.method == "POST" && !alexa => return Route::NoAlexa,
             None if head.method == "POST" => {
                 return Route::Alexa { path: Path { slash: false, rest: path } };
             }
@@ -84,7 +88,7 @@ mod tests {
         let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut slots = slots();
         let (head, _) = RequestHead::parse(text.as_bytes(), &mut slots).expect("valid").expect("whole");
-        match route(&Directory::default(), &head) {
+        match route(&Directory::default(), &head, true) {
             Route::Unknown(InvokeError::NotFound { function }) => Some((function, head.target.to_owned())),
             _ => None,
         }

@@ -93,7 +93,7 @@ impl Gate {
         replicas: &[SocketAddr],
         change: impl FnOnce(&mut View, &mut Limits),
     ) -> Self {
-        let settings = format!("[daemon]\nthreads = 2\n[queue]\n{queue}");
+        let settings = format!("[daemon]\nthreads = 2\n[gateway]\nalexa = true\n[queue]\n{queue}");
         let mut config = Config::parse(&settings, |_| None).expect("settings");
         config.daemon.state_dir = state.path().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");

@@ -90,6 +90,20 @@ async fn the_function_of_the_intent_gets_the_request_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_the_setting_a_skill_is_refused_before_its_body() {
+    let gate = Gate::with(&[mirror().await], |_, limits| limits.alexa = false).await;
+    let answer = gate.call("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 262144\r\n\r\n").await;
+    assert_eq!((answer.code, answer.header("connection")), (404, Some("close")));
+    for text in ["gateway.alexa", "X-Function", "/function/NAME"] {
+        assert!(answer.body.contains(text), "{text} is not in {}", answer.body);
+    }
+    let body = "{}";
+    let head =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nX-Function: env\r\nContent-Length: {}\r\n\r\n", body.len());
+    assert_eq!(gate.call(&format!("{head}{body}")).await.code, 200, "the header has nothing to do with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_come_in_any_form_and_the_next_request_after_them() {
     let gate = Gate::new(&[mirror().await]).await;
     let body = skill("env");
