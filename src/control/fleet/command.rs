@@ -24,8 +24,8 @@ pub(super) enum Command {
     Exited { id: ReplicaId, code: u32 },
     /// The kernel killed processes of a replica that ran out of memory: the number so far.
     OutOfMemory { id: ReplicaId, kills: u64 },
-    /// A replica's writable layer exceeds the limit.
-    LayerTooLarge { id: ReplicaId, bytes: u64 },
+    /// A replica exceeds `functions.disk`, in the way that `excess` says.
+    OverDiskLimit { id: ReplicaId, excess: String },
     /// A replica fails its health probe.
     Unhealthy { id: ReplicaId, reason: String },
     /// Events may have been lost: this is what runs.

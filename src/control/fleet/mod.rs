@@ -188,7 +188,7 @@ impl Fleet {
         self.keep("what brings containers' events to functions", move || watcher.clone().run(events.take()));
         let reaper = Reaper(self.context.clone());
         self.keep("what removes what nobody owns", move || reaper.clone().run());
-        let footprints = Footprints { context: self.context.clone(), directory: self.directory.clone() };
+        let footprints = Footprints(self.context.clone());
         self.keep("the measurement of replicas", move || footprints.clone().run());
         let (directory, context) = (self.directory.clone(), self.context.clone());
         self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));

@@ -31,6 +31,11 @@ impl ReplicaIndex {
         lock(&self.owners).get(id).cloned()
     }
 
+    /// Returns all replicas: those that start, serve or drain.
+    pub(super) fn replicas(&self) -> Vec<ReplicaId> {
+        lock(&self.owners).keys().cloned().collect()
+    }
+
     /// Every owner that has a replica, once.
     pub(super) fn owners(&self) -> Vec<mpsc::Sender<Command>> {
         let mut owners: Vec<mpsc::Sender<Command>> = Vec::new();

@@ -109,8 +109,11 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Processor time and memory used by a running replica.
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError>;
 
-    /// Measures the footprint of a replica so far. Walks through the files that it has written.
+    /// Measures the files of a replica. Walks through its writable layer.
     async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError>;
+
+    /// Returns how many processes of a replica the kernel has killed because they ran out of memory.
+    async fn oom_kills(&self, id: &ReplicaId) -> Result<u64, RuntimeError>;
 }
 
 /// An image name with the digest that it means now.
@@ -356,13 +359,13 @@ pub struct Usage {
     pub memory: u64,
 }
 
-/// The footprint of a replica on the machine so far.
+/// The files of a replica: those in its writable layer, and deleted ones that its processes hold open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Size of the writable layer in bytes.
-    pub layer: u64,
-    /// Processes that the kernel killed because they ran out of memory.
-    pub oom_kills: u64,
+    /// Space that they take on the disk.
+    pub bytes: u64,
+    /// Number of files and directories.
+    pub files: u64,
 }
 
 /// Returns the machine's memory in bytes.

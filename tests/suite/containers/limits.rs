@@ -42,7 +42,7 @@ async fn an_oom_kill_is_reported_although_the_first_process_survives() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), told).await.expect("it is told");
-    assert_eq!(room.runtime.footprint(id).await.expect("measured").oom_kills, 2);
+    assert_eq!(room.runtime.oom_kills(id).await.expect("counted"), 2);
     assert!(room.runtime.usage(id).await.is_ok(), "it runs");
     room.runtime.remove(id).await.expect("removed");
 }
@@ -72,14 +72,47 @@ async fn the_files_of_a_replica_are_measured() {
     let full =
         room.script(json!({}), "dd if=/dev/zero of=/file bs=1M count=20 2>/dev/null; echo ready; sleep 60");
     room.start(&full).await;
-    let layer = async |id| room.runtime.footprint(id).await.expect("measured").layer;
-    let (before, after) = (layer(&empty.id).await, layer(&full.id).await);
-    assert!(before < 1 << 20, "{before} bytes");
-    assert!((20 << 20..22 << 20).contains(&after), "{after} bytes");
+    let measure = async |id| room.runtime.footprint(id).await.expect("measured");
+    let (before, after) = (measure(&empty.id).await, measure(&full.id).await);
+    assert!(before.bytes < 1 << 20 && before.files < 100, "{before:?}");
+    assert!((20 << 20..22 << 20).contains(&after.bytes), "{after:?}");
     for id in [&empty.id, &full.id] {
         room.runtime.remove(id).await.expect("removed");
         assert!(room.runtime.footprint(id).await.is_err(), "there is nothing to measure");
     }
+}
+
+#[tokio::test]
+async fn files_count_however_a_replica_hides_them() {
+    require_containerd!();
+    let room = Room::new().await;
+    let write = "dd if=/dev/zero bs=1M count=20 2>/dev/null";
+    let name = "d".repeat(250);
+    let nested =
+        format!("i=0; while [ $i -lt 20 ]; do mkdir {name}; cd {name}; i=$((i+1)); done; {write} >file");
+    let many = "mkdir /many; cd /many; i=0; while [ $i -lt 3000 ]; do : >$i; i=$((i+1)); done";
+    let scripts = [
+        // A file without a name, which one process holds.
+        (format!("exec 3>/file; rm /file; {write} >&3"), 20, 0),
+        // The same in another process than the first.
+        (format!("(exec 3>/file; rm /file; {write} >&3; echo ready; sleep 60) & exec 3>&-"), 20, 0),
+        // A program without a name that runs: a mapping holds it.
+        (format!("cp /bin/busybox /sleep; {write} >>/sleep; /sleep 60 & sleep 1; rm /sleep"), 20, 0),
+        // Below a path that is longer than the kernel takes.
+        (nested, 20, 21),
+        (many.to_owned(), 0, 3001),
+    ];
+    for (script, megabytes, files) in scripts {
+        let request = room.script(json!({}), &format!("cd /; {script}; echo ready; sleep 60"));
+        room.start(&request).await;
+        let over = async || {
+            let found = room.runtime.footprint(&request.id).await.expect("measured");
+            found.bytes >= megabytes << 20 && found.files >= files
+        };
+        eventually!(over().await, "{script}: {:?}", room.runtime.footprint(&request.id).await);
+        room.runtime.remove(&request.id).await.expect("removed");
+    }
+    assert_eq!(room.leftovers().await, [""; 0]);
 }
 
 #[tokio::test]

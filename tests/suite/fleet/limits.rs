@@ -10,6 +10,7 @@ use host::store::Store;
 use serde_json::{Value, json};
 
 use super::{SETTINGS, World, key};
+use crate::support::fake_runtime::Step;
 
 fn deployment(more: Value) -> Deployment {
     let mut body = json!({ "service": key().name.as_str(), "namespace": key().namespace.as_str(), "image": "you/echo:1" });
@@ -103,7 +104,9 @@ async fn an_oom_kill_is_reported_although_the_replica_survives() {
         world.runtime.starve_one(&id, kills);
         eventually!(world.status().oom_kills == counted, "{:?}", world.status());
     }
-    world.runtime.set_footprint(&id, Footprint { layer: 0, oom_kills: 4 });
+    // Also of a replica whose files cannot be measured.
+    world.runtime.fail_once(Step::Footprint);
+    world.runtime.set_oom_kills(&id, 4);
     eventually!(within 25, world.status().oom_kills == 4, "{:?}", world.status());
     let found = world.status();
     assert_eq!((found.available_replicas, found.restarts, found.last_exit), (1, 0, None));
@@ -118,25 +121,84 @@ async fn an_oom_kill_is_reported_although_the_replica_survives() {
     eventually!(world.status().last_exit.is_some_and(|exit| exit.out_of_memory), "{:?}", world.status());
 }
 
+const OVER: Footprint = Footprint { bytes: (10 << 20) + 1, files: 1 };
+
+/// Returns a fleet whose replicas may have 10 MiB of files, with these settings beside.
+async fn with_small_disks(settings: &str) -> World {
+    let mut world = World::new().await;
+    world.settings = format!("[functions]\ndisk = \"10Mi\"\n{settings}");
+    world.restart().await
+}
+
+impl World {
+    /// Waits until the replica was ended for its files, and returns the reason.
+    async fn ended_for_files(&self, id: &ReplicaId) -> String {
+        let reason = || self.status().last_exit.filter(|exit| exit.replica == id.as_str())?.reason;
+        eventually!(within 60, reason().is_some(), "{:?}", self.status());
+        eventually!(within 10, !self.runtime.leftovers().contains(id), "{id} is still there");
+        let reason = reason().expect("it was ended");
+        assert_eq!(self.status().last_exit.expect("it was ended").code, 137);
+        assert!(reason.contains("functions.disk"), "{reason}");
+        let output = self.output().await;
+        assert_eq!(output.matches(&reason).count(), 1, "{output}");
+        reason
+    }
+}
+
 #[tokio::test]
 async fn a_replica_over_its_disk_limit_is_ended_with_that_reason() {
-    let mut world = World::new().await;
-    world.settings.push_str("disk = \"10Mi\"\n");
-    let world = world.restart().await;
+    let (bytes, files) = (10 << 20, 1280);
+    for (over, word) in [(OVER, "10.5 MB"), (Footprint { bytes: 0, files: files + 1 }, "1281 files")] {
+        let world = with_small_disks("start_timeout = \"2s\"\n").await;
+        world.serve("you/echo:1").await;
+        let id = world.replica().await;
+        world.runtime.set_footprint(&id, Footprint { bytes, files });
+        tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+        assert_eq!(world.runtime.leftovers(), [id.clone()], "as much as it may");
+        world.runtime.set_footprint(&id, over);
+        let reason = world.ended_for_files(&id).await;
+        assert!(reason.contains("writable layer") && reason.contains(word), "{reason}");
+        assert_ne!(world.replica().await, id);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_never_gets_ready_is_ended_over_its_disk_limit_and_its_start_fails() {
+    let world = with_small_disks("").await;
+    world.fleet.deploy(deployment(json!({ "image": "you/never-ready:1" })), false).await.expect("deployed");
+    eventually!(world.runtime.leftovers().len() == 1, "it does not start");
+    let id = world.runtime.leftovers()[0].clone();
+    world.runtime.set_footprint(&id, OVER);
+    let reason = world.ended_for_files(&id).await;
+    eventually!(world.status().restarts == 1, "{:?}", world.status());
+    assert!(world.status().reason.is_some_and(|told| told.contains(&reason)), "{:?}", world.status());
+}
+
+#[tokio::test]
+async fn a_replica_that_drains_is_ended_over_its_disk_limit() {
+    let world = with_small_disks("stop_grace = \"10m\"\n").await;
+    world.serve("you/deaf:1").await;
+    let id = world.replica().await;
+    world.fleet.scale(&key(), 0).await.expect("scaled");
+    eventually!(world.status().available_replicas == 0, "{:?}", world.status());
+    assert_eq!(world.runtime.leftovers(), [id.clone()], "it ignores SIGTERM");
+    world.runtime.set_footprint(&id, OVER);
+    world.ended_for_files(&id).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_measured_three_times_in_a_row_is_ended() {
+    let world = with_small_disks("").await;
     world.serve("you/echo:1").await;
     let id = world.replica().await;
-    world.runtime.set_footprint(&id, Footprint { layer: 10 << 20, oom_kills: 0 });
-    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
-    assert_eq!(world.runtime.leftovers(), [id.clone()], "as much as it may");
-    world.runtime.set_footprint(&id, Footprint { layer: (10 << 20) + 1, oom_kills: 0 });
-    eventually!(within 25, world.runtime.leftovers().first().is_some_and(|next| *next != id), "it is not replaced");
-    world.replica().await;
-    let exit = world.status().last_exit.expect("it was ended");
-    assert_eq!((exit.replica.as_str(), exit.code), (id.as_str(), 137));
-    let reason = exit.reason.expect("a reason");
-    assert!(reason.contains("writable layer") && reason.contains("functions.disk"), "{reason}");
-    let output = world.output().await;
-    assert!(output.contains(&reason), "{output}");
+    // containerd's absence is not the replica's doing.
+    world.runtime.away_at(&[Step::Footprint, Step::Version]);
+    tokio::time::sleep(std::time::Duration::from_secs(35)).await;
+    assert_eq!(world.runtime.leftovers(), [id.clone()]);
+    world.runtime.heal();
+    world.runtime.fail_at(Step::Footprint);
+    let reason = world.ended_for_files(&id).await;
+    assert!(reason.contains("3 times in a row") && reason.contains("the test wants it to fail"), "{reason}");
 }
 
 #[tokio::test]

@@ -176,6 +176,10 @@ impl Runtime for Tapped<dyn Runtime> {
     async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
         self.inner.footprint(id).await
     }
+
+    async fn oom_kills(&self, id: &ReplicaId) -> Result<u64, RuntimeError> {
+        self.inner.oom_kills(id).await
+    }
 }
 
 impl Tapped<dyn Network> {

@@ -46,14 +46,19 @@ impl Owner {
             TaskDone::Cleared { ids } => ids.iter().for_each(|id| self.forget(id)),
             TaskDone::Launched { id, result: Ok(endpoint) } => self.ready(&id, endpoint).await,
             TaskDone::Launched { id, result: Err(error) } => {
-                let revision = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.revision.number);
+                let slot = self.slots.iter().find(|slot| slot.id == id);
+                let revision = slot.map(|slot| slot.revision.number);
+                let ended = slot.and_then(|slot| slot.ended.clone());
                 if let LaunchError::Exited { output, .. } = &error {
                     self.said(&id, output.clone());
                 }
                 self.forget(&id);
                 let matters = !self.removing && !matches!(error, LaunchError::Cancelled);
                 if matters && revision == Some(self.wanted.number) {
-                    let reason = model::error::chain(&error) + self.memory_note(&id);
+                    let reason = match ended {
+                        Some(ended) => format!("replica {id} {ended}"),
+                        None => model::error::chain(&error) + self.memory_note(&id),
+                    };
                     if error.is_engine_away() {
                         // Not given up, whatever serves: it has not been tried.
                         self.backoff.away(Instant::now());

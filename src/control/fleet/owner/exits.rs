@@ -59,6 +59,11 @@ impl Owner {
             // It was told to.
             return;
         }
+        if let Some(reason) = slot.ended.clone() {
+            // Its exit is noted.
+            self.replace(id, &reason);
+            return;
+        }
         let out_of_memory = slot
             .oom_killed_at
             .is_some_and(|killed_at| code == KILLED || killed_at.elapsed() < FOLLOWS_WITHIN);
@@ -111,29 +116,39 @@ impl Owner {
         }
     }
 
-    /// Ends a replica whose writable layer exceeds `functions.disk`.
-    pub(super) fn layer_too_large(&mut self, id: &ReplicaId, bytes: u64) {
-        let Some(slot) = self.slots.iter().find(|slot| slot.id == *id) else { return };
-        if !matches!(slot.stage, Stage::Ready { .. }) {
-            return;
+    /// Ends a replica that exceeds `functions.disk`, whether it starts, serves or drains.
+    pub(super) fn over_disk_limit(&mut self, id: &ReplicaId, excess: &str) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == *id) else { return };
+        let is_ready = matches!(slot.stage, Stage::Ready { .. });
+        let reason = format!("was ended: {excess}");
+        if slot.ended.is_none() {
+            slot.ended = Some(reason.clone());
+            self.last_exit = Some(Arc::new(LastExit {
+                replica: id.clone(),
+                revision: slot.revision.number,
+                code: KILLED,
+                out_of_memory: false,
+                reason: Some(reason.clone()),
+                at: jiff::Timestamp::now(),
+                output: Vec::new(),
+            }));
+            self.context.logs.remark(&self.entry.key, &format!("[replica {id} {reason}]"));
+            if !is_ready {
+                tracing::warn!(function = %self.entry.key, replica = %id, "replica {reason}");
+            }
         }
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        let reason = format!(
-            "was ended: it has {:.1} MB of files in its writable layer, and functions.disk allows {:.1} MB",
-            megabytes(bytes),
-            megabytes(self.context.config.disk)
-        );
-        self.last_exit = Some(Arc::new(LastExit {
-            replica: id.clone(),
-            revision: slot.revision.number,
-            code: KILLED,
-            out_of_memory: false,
-            reason: Some(reason.clone()),
-            at: jiff::Timestamp::now(),
-            output: Vec::new(),
-        }));
-        self.context.logs.remark(&self.entry.key, &format!("[replica {id} {reason}]"));
-        self.replace(id, &reason);
+        if is_ready {
+            self.replace(id, &reason);
+        } else {
+            // A task works on it, and goes on once its process has ended. If it does not end, the next
+            // measurement tries again.
+            let (runtime, id) = (self.context.runtime.clone(), id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = runtime.stop(&id, Duration::ZERO).await {
+                    tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "could not be ended");
+                }
+            });
+        }
     }
 
     /// What a replica wrote before it ended.

@@ -203,7 +203,7 @@ impl Owner {
             }
             Command::Exited { id, code } => self.exited(&id, code),
             Command::OutOfMemory { id, kills } => self.out_of_memory(&id, kills),
-            Command::LayerTooLarge { id, bytes } => self.layer_too_large(&id, bytes),
+            Command::OverDiskLimit { id, excess } => self.over_disk_limit(&id, &excess),
             Command::Unhealthy { id, reason } => self.replace(&id, &reason),
             Command::Listed(listing) => self.listed(&listing),
         }

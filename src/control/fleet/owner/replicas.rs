@@ -35,6 +35,7 @@ impl Owner {
             oom_killed_at: None,
             oom_kills_told: 0,
             oom_told_at: None,
+            ended: None,
             task: None,
         };
         self.context.replica_index.insert(id.clone(), self.sender.clone());

@@ -36,6 +36,8 @@ pub(super) struct Slot {
     /// Number of kills that were logged, and the time of the last line.
     pub(super) oom_kills_told: u64,
     pub(super) oom_told_at: Option<Instant>,
+    /// Reason for which this daemon ended the replica, if it has.
+    pub(super) ended: Option<String>,
     /// Task that works on the replica now, or did last.
     pub(super) task: Option<task::Id>,
 }

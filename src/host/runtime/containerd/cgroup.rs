@@ -121,6 +121,16 @@ impl Hierarchies {
         field(&read(&root.join(namespace).join(id.as_str()), name)?, "oom_kill")
     }
 
+    /// Returns the processes of a replica; none when its group is gone.
+    pub(super) fn processes(&self, namespace: &str, id: &ReplicaId) -> io::Result<Vec<u32>> {
+        // A runtime puts each process into all of them.
+        let Some(root) = self.v1.values().next().or(self.v2.as_ref()) else { return Ok(Vec::new()) };
+        let text =
+            if_there(read(&root.join(namespace).join(id.as_str()), "cgroup.procs"))?.unwrap_or_default();
+        // Processes outside of our own process namespace have the number 0.
+        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
+    }
+
     fn groups(&self, id: &ReplicaId, text: &str) -> Option<Groups> {
         let mut paths: BTreeMap<&str, &str> = BTreeMap::new();
         for line in text.lines() {
@@ -323,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_for_want_of_memory_are_counted_in_both_versions() {
+    fn kills_for_want_of_memory_and_processes_are_read_in_both_versions() {
         let root = tempfile::tempdir().expect("a directory");
         let group = root.path().join("ns").join(id().as_str());
         std::fs::create_dir_all(&group).expect("a directory");
@@ -342,6 +352,10 @@ mod tests {
             std::fs::write(group.join(name), text).expect("a file");
             assert_eq!(hierarchies.killed_for_memory("ns", &id()).expect("a count"), 2, "{name}");
             std::fs::remove_file(group.join(name)).expect("it is there");
+            assert_eq!(hierarchies.processes("ns", &id()).expect("no processes"), [0; 0], "{name}");
+            std::fs::write(group.join("cgroup.procs"), "7\n0\n81\n").expect("a file");
+            assert_eq!(hierarchies.processes("ns", &id()).expect("processes"), [7, 81], "{name}");
+            std::fs::remove_file(group.join("cgroup.procs")).expect("it is there");
         }
         assert_eq!(Hierarchies::default().killed_for_memory("ns", &id()).expect("nothing is counted"), 0);
     }

@@ -130,7 +130,7 @@ impl Containerd {
     }
 
     /// How a replica's layer is mounted, if it is there.
-    async fn mounts(&self, id: &ReplicaId) -> Result<Option<Vec<Mount>>, RuntimeError> {
+    pub(super) async fn mounts(&self, id: &ReplicaId) -> Result<Option<Vec<Mount>>, RuntimeError> {
         let look = MountsRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
         let answer = self.client.snapshots().mounts(self.client.request(look)).await;
         let found = self.client.found(answer, format_args!("looking for the snapshot of replica {id}"))?;

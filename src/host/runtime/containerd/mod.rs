@@ -12,6 +12,7 @@ mod container;
 mod diagnosis;
 mod events;
 mod images;
+mod layer;
 mod list;
 mod orphans;
 mod rootfs;
@@ -214,6 +215,10 @@ impl Runtime for Containerd {
 
     async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
         self.footprint_of(id).await
+    }
+
+    async fn oom_kills(&self, id: &ReplicaId) -> Result<u64, RuntimeError> {
+        self.oom_kills_of(id).await
     }
 }
 

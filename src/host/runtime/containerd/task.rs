@@ -1,5 +1,7 @@
 //! Starts, stops, measures and removes replicas.
 
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::layer::Files;
 use super::{Containerd, lock, shim};
 use crate::private_file::{blocking, if_there};
 use crate::runtime::{Footprint, RuntimeError, Usage};
@@ -149,17 +152,46 @@ impl Containerd {
 
     /// Implements [`Runtime::footprint`](crate::runtime::Runtime::footprint).
     pub(super) async fn footprint_of(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
-        let failed = |error| RuntimeError::failed(format!("measuring replica {id}"), error);
+        let gone = || RuntimeError::NotFound { what: format!("the layer of replica {id}") };
+        let mounts = self.mounts(id).await?.ok_or_else(gone)?;
+        let options = mounts.iter().flat_map(|mount| &mount.options);
+        let upper = options.filter_map(|option| option.strip_prefix("upperdir=")).next().map(PathBuf::from);
+        let is_measured_here = upper.is_some();
         let (hierarchies, namespace, replica) =
             (self.hierarchies.clone(), self.namespace.clone(), id.clone());
-        let count = move || if_there(hierarchies.killed_for_memory(&namespace, &replica));
-        let oom_kills = blocking(count).await.map_err(failed)?.unwrap_or(0);
-        let ask = UsageRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
-        let answer = self.client.snapshots().usage(self.client.request(ask)).await;
-        let found = self.client.found(answer, format_args!("measuring the layer of replica {id}"))?;
-        let found =
-            found.ok_or_else(|| RuntimeError::NotFound { what: format!("the layer of replica {id}") })?;
-        Ok(Footprint { layer: found.size.try_into().unwrap_or(0), oom_kills })
+        let measure = move || {
+            let mut files = Files::default();
+            files.add_deleted(&hierarchies.processes(&namespace, &replica)?)?;
+            if let Some(upper) = upper {
+                files.add_layer(&upper).map_err(|error| match upper.exists() {
+                    true => io::Error::other(error),
+                    false => ErrorKind::NotFound.into(),
+                })?;
+            }
+            Ok(files.sum())
+        };
+        let mut found = blocking(measure).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => gone(),
+            _ => RuntimeError::failed(format!("measuring replica {id}"), error),
+        })?;
+        if !is_measured_here {
+            let ask = UsageRequest { snapshotter: self.images.snapshotter().to_owned(), key: id.to_string() };
+            let answer = self.client.snapshots().usage(self.client.process_request(ask)).await;
+            let layer = self.client.found(answer, format_args!("measuring the layer of replica {id}"))?;
+            let layer = layer.ok_or_else(gone)?;
+            found.bytes += u64::try_from(layer.size).unwrap_or(0);
+            found.files += u64::try_from(layer.inodes).unwrap_or(0);
+        }
+        Ok(found)
+    }
+
+    /// Implements [`Runtime::oom_kills`](crate::runtime::Runtime::oom_kills).
+    pub(super) async fn oom_kills_of(&self, id: &ReplicaId) -> Result<u64, RuntimeError> {
+        let (hierarchies, namespace, replica) =
+            (self.hierarchies.clone(), self.namespace.clone(), id.clone());
+        let count = blocking(move || if_there(hierarchies.killed_for_memory(&namespace, &replica))).await;
+        let failed = |error| RuntimeError::failed(format!("counting the OOM kills of replica {id}"), error);
+        Ok(count.map_err(failed)?.unwrap_or(0))
     }
 
     /// The first process, as containerd knows it.

@@ -19,6 +19,9 @@ pub(crate) enum Step {
     Remove,
     /// Of containers.
     List,
+    /// Measurement of files.
+    Footprint,
+    Version,
 }
 
 impl Step {

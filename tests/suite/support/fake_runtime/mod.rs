@@ -43,8 +43,9 @@ struct State {
     /// Layers without a container.
     layers: BTreeMap<ReplicaId, LayerRequest>,
     faults: Faults,
-    /// Footprints of replicas.
+    /// Footprints and OOM kills of replicas.
     footprints: BTreeMap<ReplicaId, Footprint>,
+    oom_kills: BTreeMap<ReplicaId, u64>,
     /// Process ids given out.
     started: u32,
     /// Told apart by this: a container that ended after it was replaced changes nothing.
@@ -119,6 +120,11 @@ impl FakeRuntime {
         self.lock().footprints.insert(id.clone(), footprint);
     }
 
+    /// Sets the count of OOM kills of a replica, without a report.
+    pub(crate) fn set_oom_kills(&self, id: &ReplicaId, kills: u64) {
+        self.lock().oom_kills.insert(id.clone(), kills);
+    }
+
     /// Ends a container without a word of it, as one that ends while containerd is away.
     pub(crate) fn vanish(&self, id: &ReplicaId) {
         let mut state = self.lock();
@@ -190,6 +196,7 @@ async fn stopped(mut state: watch::Receiver<ContainerState>) {
 #[async_trait]
 impl Runtime for FakeRuntime {
     async fn version(&self) -> Result<String, RuntimeError> {
+        self.enter(Step::Version).await?;
         Ok("fake".into())
     }
 
@@ -383,7 +390,12 @@ impl Runtime for FakeRuntime {
     }
 
     async fn footprint(&self, id: &ReplicaId) -> Result<Footprint, RuntimeError> {
+        self.enter(Step::Footprint).await?;
         Ok(self.lock().footprints.get(id).copied().unwrap_or_default())
+    }
+
+    async fn oom_kills(&self, id: &ReplicaId) -> Result<u64, RuntimeError> {
+        Ok(self.lock().oom_kills.get(id).copied().unwrap_or_default())
     }
 
     async fn usage(&self, id: &ReplicaId) -> Result<Usage, RuntimeError> {
