@@ -137,6 +137,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         runtime,
         access: access.clone(),
         state_dir: config.daemon.state_dir.clone(),
+        admin_listen: listeners.admin.as_ref().and(config.gateway.admin_listen),
     };
     let gateway =
         Gateway { directory: fleet.directory().clone(), queue: queue.clone(), access, api: api.router()? };
@@ -209,11 +210,14 @@ fn listen(
 }
 
 /// Opens the admin listener. If its default address is in use the daemon starts without it, so that functions
-/// are still served after an upgrade.
+/// are still served after an upgrade, unless the API would not be served at any address: whoever listens there
+/// would be taken for the daemon, and sent its password.
 fn listen_for_admin(inherited: &mut Inherited, config: &Config) -> anyhow::Result<Option<Socket>> {
     let Some(address) = config.gateway.admin_listen else { return Ok(None) };
     match listen(inherited, config, address, Listener::Admin) {
         Ok(socket) => Ok(Some(socket)),
+        Err(error) if !config.gateway.public_api => Err(error
+            .context("the API has no listener but gateway.admin_listen, because gateway.public_api = false")),
         Err(error) if !config.gateway.admin_listen_named => {
             tracing::warn!("there is no admin listener: {error:#}");
             Ok(None)

@@ -36,7 +36,9 @@ impl Doctor {
         let mut found = vec![finding];
         if let Some(config) = config {
             found.extend(crate::observe::doctor::examine(&config).await);
-            found.extend(daemon(globals, &config).await);
+            let (info, of_daemon) = daemon(globals, &config).await;
+            found.push(crate::observe::doctor::exposure::api(&config, info.as_ref()).await);
+            found.extend(of_daemon);
         }
         if self.json {
             output::line(serde_json::to_string_pretty(&found)?)?;
@@ -54,27 +56,27 @@ impl Doctor {
     }
 }
 
-/// What the daemon says of itself and of its functions.
-async fn daemon(globals: &Globals, config: &Config) -> Vec<Finding> {
+/// What the daemon says of itself, if it answers, and findings about it and its functions.
+async fn daemon(globals: &Globals, config: &Config) -> (Option<wire::Info>, Vec<Finding>) {
     // Of this machine, whatever the environment says.
     let own = LocalDaemon::of(config);
     let gateway = globals.gateway.clone().unwrap_or_else(|| own.gateway.to_string());
     let client = match Client::open_beside(&own, Some(&gateway), None) {
         Ok(client) => client,
-        Err(error) => return vec![unwell(&error)],
+        Err(error) => return (None, vec![unwell(&error)]),
     };
-    let mut found = Vec::new();
-    match info(&client).await {
-        Ok(finding) => found.push(finding),
-        Err(error) => return vec![unwell(&error)],
-    }
+    let (info, finding) = match info(&client).await {
+        Ok(answer) => answer,
+        Err(error) => return (None, vec![unwell(&error)]),
+    };
+    let mut found = vec![finding];
     match functions(&client, config).await {
         Ok(findings) => found.extend(findings),
         Err(error) => {
             found.push(Finding::fault(FUNCTIONS, format!("{error:#}"), "journalctl -u ingle -n 50"))
         }
     }
-    found
+    (Some(info), found)
 }
 
 fn unwell(error: &anyhow::Error) -> Finding {
@@ -85,16 +87,21 @@ fn unwell(error: &anyhow::Error) -> Finding {
     Finding::fault(GATEWAY, format!("{error:#}"), remedy)
 }
 
-async fn info(client: &Client) -> anyhow::Result<Finding> {
+async fn info(client: &Client) -> anyhow::Result<(wire::Info, Finding)> {
     let info: wire::Info = client.get(&["info"], &[]).await?.json()?;
-    let (runs, installed) = ((info.version.release, info.version.sha), (crate::VERSION, crate::COMMIT));
+    let finding = version(&info, client);
+    Ok((info, finding))
+}
+
+fn version(info: &wire::Info, client: &Client) -> Finding {
+    let (runs, installed) = ((&info.version.release, &info.version.sha), (crate::VERSION, crate::COMMIT));
     let shown = |(release, commit): (&str, &str)| output::version(release, commit);
     let runs = (runs.0.as_str(), runs.1.as_str());
     if runs != installed {
         let text = format!("{} runs, {} is installed", shown(runs), shown(installed));
-        return Ok(Finding::warning(GATEWAY, text, "systemctl restart ingle"));
+        return Finding::warning(GATEWAY, text, "systemctl restart ingle");
     }
-    Ok(Finding::ok(GATEWAY, format!("{} answers at {}", shown(runs), client.gateway())))
+    Finding::ok(GATEWAY, format!("{} answers at {}", shown(runs), client.gateway()))
 }
 
 /// The functions that do not serve as they should.

@@ -1,15 +1,18 @@
 //! `/system/info` and `/healthz`.
 
+use std::net::SocketAddr;
+
 use axum::Router;
+use axum::extract::State;
 use axum::routing::get;
 
 use model::wire;
 
-pub(super) fn routes() -> Router {
-    Router::new().route("/system/info", get(info)).route("/healthz", get(health))
+pub(super) fn routes(admin: Option<SocketAddr>) -> Router {
+    Router::new().route("/system/info", get(info)).with_state(admin).route("/healthz", get(health))
 }
 
-async fn info() -> axum::Json<wire::Info> {
+async fn info(State(admin): State<Option<SocketAddr>>) -> axum::Json<wire::Info> {
     let version = wire::Version { release: crate::VERSION.to_owned(), sha: crate::COMMIT.to_owned() };
     axum::Json(wire::Info {
         provider: wire::Provider {
@@ -21,6 +24,7 @@ async fn info() -> axum::Json<wire::Info> {
         version,
         // In the words that clients know.
         arch: std::env::consts::ARCH.replace("aarch64", "arm64"),
+        admin_listen: Some(admin.map_or_else(|| "none".to_owned(), |address| address.to_string())),
     })
 }
 

@@ -23,6 +23,7 @@ mod secrets;
 mod system;
 mod upload;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Where archives of images and handlers are kept while they are read.
     pub state_dir: PathBuf,
+    /// The address of the admin listener, if there is one.
+    pub admin_listen: Option<SocketAddr>,
 }
 
 impl Api {
@@ -91,7 +94,7 @@ impl Api {
             .merge(queue::routes(self.queue))
             .merge(cron::routes(self.fleet.clone(), self.cron))
             .merge(system::routes(self.fleet))
-            .merge(info::routes())
+            .merge(info::routes(self.admin_listen))
             .merge(metrics::routes(scrape));
         Ok(around(router, self.access, stats))
     }

@@ -24,7 +24,7 @@ fn router() -> Router {
         name
     }
     let routes = Router::new()
-        .merge(info::routes())
+        .merge(info::routes(None))
         .route("/system/take", post(take))
         .route("/system/echo/{name}", get(echo));
     let config = Config::parse("", |_| None).expect("defaults");

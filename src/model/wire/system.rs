@@ -11,6 +11,9 @@ pub struct Info {
     pub version: Version,
     /// `x86_64` or `arm64`.
     pub arch: String,
+    /// The address of the admin listener, or `none`. Absent from older gateways.
+    #[serde(rename = "adminListen", default, skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<String>,
 }
 
 /// What runs the functions.

@@ -3,7 +3,7 @@
 //! What containers and the network need, their rooms look at themselves; here is what belongs to no
 //! room: the kernel, the machine, the service. Nothing is changed, and nothing here needs the daemon.
 
-mod exposure;
+pub mod exposure;
 mod kernel;
 mod machine;
 mod service;
@@ -37,7 +37,6 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     found.extend(machine::disks(config));
     found.push(machine::memory());
     found.push(machine::clock().await);
-    found.push(exposure::api(config));
     found.push(machine::state(&config.daemon.state_dir));
     found.extend(service::unit().await);
     found

@@ -95,6 +95,7 @@ impl World {
             runtime: Arc::new(runtime.clone()),
             access: Arc::new(Access::new(&config.gateway, credentials, exposure)),
             state_dir: state.path().to_owned(),
+            admin_listen: None,
         };
         Self { fleet, queue, cron, runtime, router: api.router().expect("routes"), state, _run: run }
     }

@@ -101,9 +101,16 @@ fn the_admin_listener_serves_the_api_and_no_functions() {
                 daemon.resume().await;
             }
         }
-        // A port in use is an error if the key is set; otherwise the daemon starts without it.
+        // A port in use is an error if the key is set, or if the API has no other listener; otherwise the daemon
+        // starts without it.
         daemon.stop().await;
         let other = std::net::TcpListener::bind("127.0.0.1:8081").expect("bound");
+        daemon.spawn();
+        assert!(!daemon.ended().success());
+        for key in ["gateway.public_api = false", "gateway.admin_listen"] {
+            assert!(daemon.log().contains(key), "{key}: {}", daemon.log());
+        }
+        daemon.environment("INGLE_GATEWAY_PUBLIC_API", "true");
         daemon.resume().await;
         assert!(daemon.log().contains("there is no admin listener"), "{}", daemon.log());
         daemon.stop().await;

@@ -1,6 +1,7 @@
 //! `ingle doctor` beside a real daemon: well, and with one thing after the other broken.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -48,7 +49,7 @@ async fn one_fault(daemon: &Daemon, check: &str, words: &[&str]) {
 #[test]
 fn what_is_wrong_is_found_and_what_is_well_is_not() {
     require_root!();
-    require!("containerd", "runc", "ip", "nft");
+    require!("containerd", "runc", "ip", "nft", "ss", "python3");
     in_own_network(async {
         let mut daemon = Daemon::start("").await;
         daemon.ready("hello", json!({})).await;
@@ -79,6 +80,17 @@ fn what_is_wrong_is_found_and_what_is_well_is_not() {
         one_fault(&daemon, "network configuration", &["host-lokal", "serve --check"]).await;
         fs::write(&conflist, right).expect("written");
 
+        // The port of the admin listener is taken while the daemon is stopped.
+        daemon.stop().await;
+        let other = std::net::TcpListener::bind("127.0.0.1:8081").expect("bound");
+        daemon.resume().await;
+        let process = format!("process {}", std::process::id());
+        one_fault(&daemon, "api", &["127.0.0.1:8081", "gateway.admin_listen", &process]).await;
+        daemon.stop().await;
+        drop(other);
+        daemon.resume().await;
+        eventually!(within 30, faults(&daemon).await.is_empty(), "{:#?}", faults(&daemon).await);
+
         daemon.containerd.pause();
         let found = faults(&daemon).await;
         assert!(found.iter().any(|fault| fault.starts_with("containerd: ")), "{found:#?}");
@@ -87,5 +99,13 @@ fn what_is_wrong_is_found_and_what_is_well_is_not() {
 
         daemon.stop().await;
         one_fault(&daemon, "gateway", &["is not running", "systemctl restart ingle"]).await;
+        // Another user's program takes the port.
+        let listen = "import socket, time; s = socket.create_server(('127.0.0.1', 8081)); time.sleep(60)";
+        let mut python = Command::new("python3").args(["-c", listen]).uid(65534).spawn().expect("it runs");
+        let process = format!("process {}", python.id());
+        let found = async || faults(&daemon).await.into_iter().find(|fault| fault.starts_with("api: "));
+        eventually!(within 10, found().await.is_some_and(|fault| fault.contains(&process)), "no {process}");
+        python.kill().expect("it runs");
+        python.wait().expect("it ends");
     });
 }
