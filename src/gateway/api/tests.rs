@@ -167,7 +167,7 @@ async fn info_has_the_names_that_clients_read() {
     assert_eq!(
         body,
         format!(
-            r#"{{"provider":{{"provider":"ingle","version":{version},"orchestration":"containerd"}},"version":{version},"arch":"{arch}"}}"#
+            r#"{{"provider":{{"provider":"ingle","version":{version},"orchestration":"containerd"}},"version":{version},"arch":"{arch}","adminListen":"none"}}"#
         )
     );
     assert!(!crate::VERSION.is_empty() && !crate::COMMIT.is_empty());

@@ -49,7 +49,7 @@ fn an_upgrade_under_load_loses_no_call_and_keeps_what_was_accepted() {
             assert_eq!(call.body("x").send().await.expect("an answer").status(), StatusCode::ACCEPTED);
         }
         // Those of the first revision leave first.
-        let mut containers = Vec::new();
+        let mut containers;
         eventually!(
             {
                 containers = daemon.containers();
