@@ -48,13 +48,13 @@ impl Files {
             let mut mappings_read = false;
             let threads = Path::new("/proc").join(process.to_string()).join("task");
             // A thread may have descriptors of its own, and the first one may have ended before the others.
-            for thread in passing(names_in(&threads))?.unwrap_or_default() {
+            for thread in seen(names_in(&threads))?.unwrap_or_default() {
                 let thread = threads.join(thread);
-                for name in passing(names_in(&thread.join("fd")))?.unwrap_or_default() {
+                for name in seen(names_in(&thread.join("fd")))?.unwrap_or_default() {
                     self.add_held(&thread.join("fd").join(name), &mut left)?;
                 }
                 if !mappings_read {
-                    let text = passing(fs::read(thread.join("maps")))?.unwrap_or_default();
+                    let text = seen(fs::read(thread.join("maps")))?.unwrap_or_default();
                     mappings_read = !text.is_empty();
                     for name in deleted_mappings(&String::from_utf8_lossy(&text)) {
                         self.add_held(&threads.with_file_name("map_files").join(name), &mut left)?;
@@ -140,6 +140,15 @@ fn deleted_mappings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
+/// Returns `None` for what has gone away, and for what the daemon may not see, such as processes of others where it has
+/// no CAP_SYS_PTRACE: that is no fault of a replica, which cannot take the right away.
+fn seen<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        outcome => passing(outcome),
+    }
+}
+
 /// Returns `None` for what has gone away: a file that was removed, or a process that has ended.
 fn passing<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
@@ -208,6 +217,17 @@ mod tests {
         assert!((8 << 20..9 << 20).contains(&(with - before)), "{before} {with}");
         drop((one, two));
         assert!(held() < with);
+    }
+
+    #[test]
+    fn processes_that_the_daemon_may_not_see_are_passed_over_and_other_errors_are_not() {
+        for (kind, is_passed) in [
+            (io::ErrorKind::PermissionDenied, true),
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::OutOfMemory, false),
+        ] {
+            assert_eq!(seen::<()>(Err(kind.into())).is_ok_and(|found| found.is_none()), is_passed, "{kind}");
+        }
     }
 
     #[test]
