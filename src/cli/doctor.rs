@@ -56,7 +56,7 @@ impl Doctor {
     }
 }
 
-/// What the daemon says of itself, if it answers, and findings about it and its functions.
+/// Asks the daemon about itself and its functions. Returns its description, if it answers, and the findings.
 async fn daemon(globals: &Globals, config: &Config) -> (Option<wire::Info>, Vec<Finding>) {
     // Of this machine, whatever the environment says.
     let own = LocalDaemon::of(config);

@@ -26,7 +26,7 @@ pub(super) enum Failure {
     /// It ended, and not well.
     #[error("{0}")]
     Ended(String),
-    /// It took longer than it may; the classic watchdog used another status for it.
+    /// Time limit of the process exceeded; the classic watchdog used another status for it.
     #[error("{text}")]
     Timeout {
         /// What is said.

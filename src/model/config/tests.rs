@@ -135,7 +135,7 @@ fn callbacks_are_signed_for_hosts_that_are_named() {
 fn hosts_are_names_and_what_they_end_with() {
     assert_eq!(
         hosts("A.example, *.b.example,[::1]"),
-        Ok(HostPatterns(vec!["a.example".into(), "*.b.example".into(), "[::1]".into()]))
+        Ok(HostPatterns::from(vec!["a.example".into(), "*.b.example".into(), "[::1]".into()]))
     );
     for text in ["*", "*.", "http://a.example", "a.example/x", "**.a.example", ".a.example"] {
         assert!(hosts(text).expect_err(text).contains("is not a host"), "{text}");

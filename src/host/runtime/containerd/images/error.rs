@@ -18,7 +18,7 @@ pub(super) enum Fault {
     Mismatch(String),
     /// The registry cannot serve now, or the connection broke: worth another attempt at once.
     Busy(String),
-    /// Nobody answers: worth another attempt later.
+    /// Registry without an answer: worth another attempt later.
     Down(String),
     /// What answers does not speak our protocol, or cannot be trusted: trying again is no use.
     Foreign(String),
