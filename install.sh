@@ -769,6 +769,11 @@ remove_network() {
         rm -f "$file"
     done
     ip link delete "$bridge" 2>/dev/null || true
+    # A daemon that was killed leaves an nft that holds a copy of the rules, which nobody else can remove. Opened for
+    # reading, too: without a reader the opening would wait for one.
+    for holder in "$RUN"/rules/*; do
+        [ ! -p "$holder" ] || echo quit 1<>"$holder"
+    done
     nft delete table inet "$network" 2>/dev/null || true
 }
 

@@ -97,7 +97,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // After the store, which is locked: there is no other daemon whose socket this could be.
     let socket = config.daemon.api_socket();
     let local = inherited.listen_at(&socket).with_context(|| format!("listening at {}", socket.display()))?;
-    drop(inherited);
+    let rules = inherited.rules;
     let listeners = Listeners { public, admin, local: Some(local) };
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
@@ -108,7 +108,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .then(|| Credentials::load_or_create(&config.daemon.state_dir))
         .transpose()?;
     let network =
-        Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?;
+        Cni::new(&config.network, config.gateway.listen.port(), &config.daemon.run_dir, store.clone())?
+            .inherit(rules);
     let (subnet, host) = network.subnet();
     let exposure = Exposure::of(&config.gateway, subnet, host);
     let access = Arc::new(Access::new(&config.gateway, credentials, exposure));

@@ -11,12 +11,13 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use host::fd_store;
 use listenfd::ListenFd;
+use nix::libc;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr};
 use nix::sys::socket::{bind, connect, listen, setsockopt, socket, sockopt};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
-use sd_notify::NotifyState;
 
 use crate::gateway::access::client::{Client, Listener};
 
@@ -84,21 +85,10 @@ impl Listeners {
         let sockets =
             [("gateway", Some(&self.public)), ("admin", self.admin.as_ref()), ("api", self.local.as_ref())];
         for (name, socket) in sockets {
-            if let Err(error) = keep(name, socket.map(AsFd::as_fd)) {
+            if let Err(error) = fd_store::keep(name, socket.map(AsFd::as_fd)) {
                 tracing::warn!(%error, "systemd does not keep the socket {name}: a restart refuses connections");
             }
         }
-    }
-}
-
-/// Has systemd keep only this socket under this name: one that it kept before may be for an address that is no longer
-/// in use.
-fn keep(name: &'static str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let name = NotifyState::FdName(name);
-    sd_notify::notify(&[NotifyState::FdStoreRemove, name.clone()])?;
-    match socket {
-        Some(socket) => sd_notify::notify_with_fds(&[NotifyState::FdStore, name], &[socket]),
-        None => Ok(()),
     }
 }
 
@@ -107,18 +97,22 @@ fn keep(name: &'static str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
 pub struct Inherited {
     tcp: Vec<TcpListener>,
     unix: Vec<UnixListener>,
+    /// Netlink sockets, which hold the firewall rules of the last daemon.
+    pub rules: Vec<OwnedFd>,
 }
 
 impl Inherited {
     /// Takes the sockets that systemd hands over.
     pub fn take() -> Self {
         let mut handed = ListenFd::from_env();
-        let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+        let (mut tcp, mut unix, mut rules) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..handed.len() {
             tcp.extend(handed.take_tcp_listener(index).ok().flatten());
             unix.extend(handed.take_unix_listener(index).ok().flatten());
+            let netlink = handed.take_custom(index, libc::AF_NETLINK, libc::SOCK_RAW, "a netlink socket");
+            rules.extend(netlink.ok().flatten());
         }
-        Self { tcp, unix }
+        Self { tcp, unix, rules }
     }
 
     /// Listens on `address`, with the socket that the last daemon left if it has that address. If the address

@@ -40,6 +40,8 @@ die() {
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
 tasks() { ctr -n "$namespace" tasks ls | awk 'NR > 1 { print $1, $2 }' | sort; }
 answers() { curl -fsS -m 30 "$gateway/function/hello" | grep -q 'Hello from a function'; }
+has_no_daemon() { [ ! -d "/proc/$(cat /run/ingle/ingle.pid)" ]; }
+has_no_tables() { [ -z "$(nft list tables)" ]; }
 within() {
     local end=$((SECONDS + $1))
     shift
@@ -113,8 +115,12 @@ say "uninstalled, and installed again: with its functions"
 ./install.sh || die "the installation after the uninstall"
 within 60 answers || die "the function did not come back"
 
-say "purged: nothing is left"
+say "purged after the daemon was killed: nothing is left"
+kill -9 "$(cat /run/ingle/ingle.pid)"
+within 5 has_no_daemon || die "the killed daemon is still there"
+[[ $(nft list tables) = */owned* ]] || die "the firewall rules went with the daemon"
 ./install.sh --uninstall --purge || die "purge"
+within 5 has_no_tables || die "left behind: $(nft list tables)"
 left=$(ls -d /etc/ingle /var/lib/ingle /run/ingle /usr/local/*/* /etc/cni/net.d/* /var/log/ingle* \
     /run/netns/* 2>/dev/null || true)
 left=$left$(ip -o link | grep -E 'ingle|veth' || true)$(nft list tables)$(ctr namespaces ls -q | grep -F "$namespace" || true)

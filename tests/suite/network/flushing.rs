@@ -1,6 +1,7 @@
 //! Firewall rules that other programs flush.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +13,12 @@ use host::network::Network;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::sleep;
 
 use super::id;
 use super::world::{GATEWAY_PORT, Host, METADATA, UPLINK, call, inside, on_a_host, run, serve};
+use crate::support::long::long;
+use crate::support::{end_holders, holders};
 
 /// A port of the host that functions must not reach.
 const CLOSED: u16 = 2222;
@@ -26,8 +30,20 @@ fn tables() -> Vec<String> {
     tables
 }
 
-fn both() -> Vec<String> {
-    ["table inet ingle", "table inet ingle/owned"].map(str::to_owned).into()
+/// The plain copy.
+const PLAIN: &str = "table inet ingle";
+
+/// Returns the owned copies.
+fn owned() -> Vec<String> {
+    let mut tables = tables();
+    tables.retain(|table| table.starts_with("table inet ingle/owned"));
+    tables
+}
+
+/// Whether there are the plain copy, one owned copy, and nothing else.
+fn are_both() -> bool {
+    let tables = tables();
+    tables.len() == 2 && tables[0] == PLAIN && owned().len() == 1
 }
 
 /// Starts the daemon, which sets up the network first, and then waits a minute for containerd.
@@ -70,11 +86,39 @@ fn flush_until(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
     })
 }
 
+/// An attempt that got through: after what time, and to where.
+type Through = (Duration, IpAddr, u16);
+
+/// Tries to connect from a namespace in a loop until `stop` is set; the thread returns the number of attempts, and those
+/// that got through.
+fn attempt_until(
+    stop: &Arc<AtomicBool>,
+    netns: &Path,
+    goals: Vec<(IpAddr, u16)>,
+) -> std::thread::JoinHandle<(usize, Vec<Through>)> {
+    let (stop, netns) = (stop.clone(), netns.to_owned());
+    std::thread::spawn(move || {
+        inside(&netns, || {
+            let (began, mut made, mut through) = (Instant::now(), 0, Vec::new());
+            while !stop.load(Ordering::Relaxed) {
+                for (address, port) in &goals {
+                    made += 1;
+                    if call(None, *address, *port).is_ok() {
+                        through.push((began.elapsed(), *address, *port));
+                    }
+                }
+            }
+            (made, through)
+        })
+    })
+}
+
 #[test]
-fn flushed_rules_let_nothing_through_even_when_the_daemon_is_killed() {
+fn flushed_rules_let_nothing_through_while_the_daemon_is_killed_and_until_the_next_has_its_own() {
     require_root!();
     require!("ip", "nft");
-    on_a_host(async |host| {
+    let rounds = long().map_or(1, |long| long.rounds);
+    on_a_host(async move |host| {
         let outside = host.connect_to_the_internet();
         let network = host.network();
         network.ensure().await.expect("ready");
@@ -84,41 +128,41 @@ fn flushed_rules_let_nothing_through_even_when_the_daemon_is_killed() {
         let _servers = [serve(None, CLOSED), serve(Some(&outside), 80), serve(Some(&b.netns), 80)];
         let gateway = network.gateway();
         let goals = [(gateway, CLOSED), (UPLINK.into(), CLOSED), (METADATA.into(), 80), (b.address, 80)];
-        drop(network);
-        eventually!(tables() == ["table inet ingle"], "of the first network: {:?}", tables());
+        // An orderly end leaves the plain copy, also after a flush a moment before.
         run("nft", "flush ruleset");
+        drop(network);
+        eventually!(tables() == [PLAIN] && holders().is_empty(), "of the first network: {:?}", tables());
 
-        let running = daemon(&host);
-        eventually!(tables() == both(), "the daemon's are {:?}", tables());
-        let attempts = |time: Duration| {
-            let (began, mut made, mut through) = (Instant::now(), 0, Vec::new());
-            while began.elapsed() < time {
-                for (address, port) in goals {
-                    made += 1;
-                    through.extend(call(Some(&a.netns), address, port).is_ok().then_some((address, port)));
-                }
-            }
-            assert!(made > 100, "{made} attempts");
-            assert_eq!(through, [], "of {made} attempts");
-            made
-        };
+        let mut running = daemon(&host);
+        eventually!(are_both(), "the daemon's are {:?}", tables());
         let stop = Arc::new(AtomicBool::new(false));
         let flushing = flush_until(&stop);
-        let made = attempts(Duration::from_secs(10));
-        // Killed right after a flush, before anything could be repaired.
+        let attempts = attempt_until(&stop, &a.netns, goals.to_vec());
+        for round in 0..rounds {
+            sleep(Duration::from_secs(4)).await;
+            let before = owned();
+            kill_dash_nine(running);
+            sleep(Duration::from_secs(3)).await;
+            assert_eq!(owned(), before, "round {round}: they outlive the daemon");
+            running = daemon(&host);
+            eventually!(
+                owned().len() == 1 && owned() != before,
+                "round {round}: the next daemon's are {:?}",
+                tables()
+            );
+        }
+        sleep(Duration::from_secs(3)).await;
         stop.store(true, Ordering::Relaxed);
+        let (made, through) = attempts.join().expect("no panic");
         let flushes = flushing.join().expect("no panic");
-        kill_dash_nine(running);
-        let after = attempts(Duration::from_secs(3));
-        println!("{flushes} flushes, {made} attempts meanwhile, {after} after the kill");
-        assert_eq!(tables(), ["table inet ingle"], "the owned copy goes with the daemon");
+        println!("{flushes} flushes, {rounds} kills, {made} attempts");
+        assert!(made > 100 && flushes > 100, "{made} attempts, {flushes} flushes");
+        assert_eq!(through, [], "of {made} attempts, {flushes} flushes, {rounds} kills");
 
-        // The next daemon, killed without a flush.
-        let running = daemon(&host);
-        eventually!(tables() == both(), "the next daemon's are {:?}", tables());
+        // What is told to an `nft` that a killed daemon left ends the rules: the installer does that.
         kill_dash_nine(running);
-        eventually!(tables() == ["table inet ingle"], "left are {:?}", tables());
-        attempts(Duration::from_secs(1));
+        end_holders(&host.directory().join("daemon/run"));
+        eventually!(owned().is_empty() && holders().is_empty(), "left are {:?}", tables());
 
         // The rules do this; neighbours are also kept apart by their bridge ports.
         run("nft", "flush ruleset");
@@ -128,43 +172,50 @@ fn flushed_rules_let_nothing_through_even_when_the_daemon_is_killed() {
     });
 }
 
-/// Returns the process that holds the owned copy of this host.
+/// Returns the one process that holds an owned copy.
 fn holder() -> Option<Pid> {
-    let here = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_it = |id: &i32| {
-        let read = |name: &str| fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
-        read("cmdline") == "nft\0-i\0"
-            && fs::read_link(format!("/proc/{id}/ns/net")).is_ok_and(|there| there == here)
-    };
-    ids.find(is_it).map(Pid::from_raw)
+    let holders = holders();
+    (holders.len() == 1).then(|| holders[0])
 }
 
 #[test]
-fn a_killed_holder_of_the_rules_is_started_again() {
+fn a_killed_holder_of_the_rules_is_started_again_and_its_copy_stays_until_then() {
     require_root!();
     require!("ip", "nft");
     on_a_host(async |host| {
         let network = host.network();
         network.ensure().await.expect("ready");
+        let stop = Arc::new(AtomicBool::new(false));
+        let watching = {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut without = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    without += usize::from(owned().is_empty());
+                }
+                without
+            })
+        };
         for _ in 0..3 {
             let first = holder().expect("a holder");
             kill(first, Signal::SIGKILL).expect("to kill it");
             eventually!(
-                holder().is_some_and(|next| next != first) && tables() == both(),
+                holder().is_some_and(|next| next != first) && are_both(),
                 "{:?} with {:?}",
                 tables(),
-                holder()
+                holders()
             );
         }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(watching.join().expect("no panic"), 0, "moments without an owned copy");
         // A signal to the whole service does not end it, either.
         kill(holder().expect("a holder"), Signal::SIGTERM).expect("to send a signal");
-        let held = holder();
+        let (held, copies) = (holder(), owned());
         network.ensure().await.expect("ready");
-        assert_eq!(holder(), held, "one that holds the same rules already is kept");
+        assert_eq!((holder(), owned()), (held, copies), "one that holds the same rules already is kept");
         drop(network);
-        eventually!(holder().is_none() && tables() == ["table inet ingle"], "left are {:?}", tables());
+        eventually!(holders().is_empty() && tables() == [PLAIN], "left are {:?}", tables());
+        assert_eq!(fs::read_dir(host.directory().join("rules")).expect("a directory").count(), 0);
     });
 }
 
@@ -173,23 +224,62 @@ fn changed_rules_reach_both_copies() {
     require_root!();
     require!("ip", "nft");
     on_a_host(async |mut host| {
+        let both_have =
+            |address: &str| are_both() && run("nft", "list ruleset").matches(address).count() == 2;
         let network = host.network();
         network.ensure().await.expect("ready");
+        let (first, before) = (holder(), owned());
+        // Of the same daemon: by the same holder, under another name, so that both are there for a moment.
+        fs::write(host.directory().join("resolv.conf"), "nameserver 192.168.77.54\n").expect("written");
+        network.ensure().await.expect("ready");
+        eventually!(both_have("192.168.77.54"), "the copies are {}", run("nft", "list ruleset"));
+        assert_eq!(holder(), first);
+        assert_ne!(owned(), before);
+
+        // Of the next one.
         host.allow = vec!["192.168.77.1/32"];
-        // A second one with the same table has to wait for the end of the first.
         let next = host.network();
-        next.ensure().await.expect("the plain copy is enough");
-        assert!(run("nft", "list table inet ingle").contains("192.168.77.1"));
+        next.ensure().await.expect("ready");
+        eventually!(both_have("{ 192.168.77.1 }"), "the copies are {}", run("nft", "list ruleset"));
+        let (held, copies) = (holder(), owned());
+        assert_ne!(held, first);
         drop(network);
-        eventually!(
-            tables() == both() && run("nft", "list ruleset").matches("192.168.77.1").count() == 2,
-            "the copies are {}",
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((holder(), owned()), (held, copies), "the first one does not come back");
+        assert!(
+            both_have("{ 192.168.77.1 }"),
+            "the first one put its own back: {}",
             run("nft", "list ruleset")
         );
-        assert!(
-            run("nft", "list table inet ingle").contains("192.168.77.1"),
-            "the first one put its own back"
-        );
+    });
+}
+
+#[test]
+fn rules_that_are_replaced_while_others_flush_let_nothing_through() {
+    require_root!();
+    require!("ip", "nft");
+    let rounds = long().map_or(30, |long| long.rounds.max(30));
+    on_a_host(async move |host| {
+        let outside = host.connect_to_the_internet();
+        let network = host.network();
+        network.ensure().await.expect("ready");
+        let replica = network.attach(&id(1)).await.expect("a replica");
+        let _server = serve(Some(&outside), 80);
+        let stop = Arc::new(AtomicBool::new(false));
+        let flushing = flush_until(&stop);
+        let attempts = attempt_until(&stop, &replica.netns, vec![(METADATA.into(), 80)]);
+        for round in 0..rounds {
+            let resolver = format!("nameserver 192.168.77.{}\n", 54 + round % 2);
+            fs::write(host.directory().join("resolv.conf"), resolver).expect("written");
+            let before = owned();
+            network.ensure().await.expect("ready");
+            eventually!(owned().len() == 1 && owned() != before, "round {round}: {:?}", tables());
+        }
+        stop.store(true, Ordering::Relaxed);
+        flushing.join().expect("no panic");
+        let (made, through) = attempts.join().expect("no panic");
+        assert!(made > 100, "{made} attempts");
+        assert_eq!(through, [], "of {made} attempts, {rounds} replacements");
     });
 }
 

@@ -76,6 +76,14 @@ pub(super) fn on_a_host(test: impl AsyncFnOnce(Host) + Send + 'static) {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        for run_dir in [self.directory().to_owned(), self.directory().join("daemon/run")] {
+            crate::support::end_holders(&run_dir);
+        }
+    }
+}
+
 impl Host {
     /// The network by this host's settings.
     pub(super) fn network(&self) -> Cni {

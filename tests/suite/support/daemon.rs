@@ -368,6 +368,7 @@ impl Drop for Daemon {
             log.lines().skip(skipped).for_each(|line| eprintln!("{line}"));
         }
         self.end(Signal::SIGKILL);
+        super::end_holders(&self.containerd.path().join("run-ingle"));
         // containerd ends the containers; what the network made goes by name.
         let namespace = self.containerd.namespace().to_owned();
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {

@@ -85,6 +85,27 @@ pub(crate) fn unique_name() -> String {
     format!("ingle-test-{}-{}", run.display(), &unique[..12])
 }
 
+/// Ends what a killed daemon leaves to hold the firewall rules, as the next daemon and the installer do.
+pub(crate) fn end_holders(run_dir: &Path) {
+    for entry in std::fs::read_dir(run_dir.join("rules")).into_iter().flatten().flatten() {
+        let fifo = std::fs::OpenOptions::new().read(true).write(true).open(entry.path());
+        let _ = fifo.and_then(|mut fifo| std::io::Write::write_all(&mut fifo, b"quit\n"));
+    }
+}
+
+/// Returns the processes that hold owned copies of the firewall rules in this network namespace.
+pub(crate) fn holders() -> Vec<nix::unistd::Pid> {
+    let here = std::fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_one = |id: &i32| {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
+        read("cmdline") == "nft\0-i\0"
+            && std::fs::read_link(format!("/proc/{id}/ns/net")).is_ok_and(|there| there == here)
+    };
+    ids.filter(is_one).map(nix::unistd::Pid::from_raw).collect()
+}
+
 /// Where a program is, or why the test cannot run.
 pub(crate) fn tool(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::support::daemon::{Daemon, in_own_network, run};
+use crate::support::holders;
 
 const ADMIN: &str = "http://127.0.0.1:8081";
 
@@ -244,6 +245,7 @@ def start():
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for index, fd in enumerate(fds):
             os.dup2(fd, 3 + index)
+        os.closerange(3 + len(fds), 256)
         if fds:
             os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)))
         os.execv(os.environ["SUPERVISED"], [os.environ["SUPERVISED"], *sys.argv[1:]])
@@ -291,11 +293,17 @@ fn every_socket_is_kept_while_the_daemon_restarts() {
             let away = directory.join("notify.away");
             eventually!(within 30, away.exists(), "it does not go: {}", daemon.log());
             eventually!(
-                fs::read_to_string(&away).expect("there") == "admin api gateway",
+                fs::read_to_string(&away).expect("there") == "admin api gateway rules",
                 "kept: {:?}",
                 fs::read_to_string(&away)
             );
             fs::remove_file(away).expect("removed");
+            // systemd kills the rest of the service, too.
+            holders().into_iter().for_each(|holder| kill(holder, Signal::SIGKILL).expect("killed"));
+            eventually!(holders().is_empty(), "left are {:?}", holders());
+            run("nft", &["flush", "ruleset"]);
+            let kept = run("nft", &["list", "tables"]);
+            assert!(kept.lines().count() == 1 && kept.contains("/owned"), "left of the rules is {kept:?}");
             let info = ["--unix-socket", &socket, "http://localhost/system/info"];
             let waiting = async {
                 tokio::join!(
@@ -310,6 +318,12 @@ fn every_socket_is_kept_while_the_daemon_restarts() {
             };
             let (answers, ()) = tokio::join!(waiting, back);
             assert_eq!(answers, ("200".into(), "200".into(), "200".into()), "{}", daemon.log());
+            let tables = || run("nft", &["list", "tables"]);
+            eventually!(
+                tables().lines().count() == 2 && !tables().contains(&kept),
+                "of the next daemon: {}, before {kept}",
+                tables()
+            );
         }
         daemon.stop().await;
     });

@@ -1,49 +1,67 @@
 //! Protection of the firewall rules against flushes by other programs.
 //!
-//! The table exists twice. The *owned* copy (`flags owner`, Linux 5.12) belongs to the netlink socket of an `nft -i`
-//! that is kept open here: other programs' `flush ruleset` skips it, and it goes when that process ends. The *plain*
-//! copy is for the time without a daemon. A flush removes it; the kernel notifies us, and it is loaded again.
+//! The table exists twice. An *owned* copy (`flags owner`, Linux 5.12) belongs to the netlink socket of an `nft -i`:
+//! other programs' `flush ruleset` skips it, and it goes when the last duplicate of that socket is closed. The *plain*
+//! copy is for the time after an orderly end of the daemon. A flush removes it; the kernel notifies us, and it is
+//! loaded again.
 //!
-//! The input of `nft -i` comes from a feeder. When the daemon is killed, the feeder first has `nft` load the
-//! plain copy once more, from a file, so the plain copy is there when the owned one goes, even after a flush
-//! a moment before. The file is that of the latest daemon, so a daemon that has started meanwhile does not
-//! lose rules.
+//! The owned copy outlives a daemon that is killed, until the next daemon has one of its own:
+//!
+//! - `nft` does not end with the daemon. Its input is a FIFO in the run directory, which it keeps open for writing
+//!   too. The next daemon tells it to quit there, and so does `install.sh --uninstall`.
+//! - The daemon takes a duplicate of the socket, so that the copy also outlives `nft`, and gives one to systemd, which
+//!   kills `nft` with the rest of the service.
+//!
+//! A table can be changed by its owner alone. So each owned copy is loaded under a name that is free, and the one before
+//! is removed after that. One `nft` replaces its own in the same way, and the plain copy is replaced while there is an
+//! owned one: a transaction that replaces a table is not atomic for packets. One can pass the new table before it has
+//! rules and the old one after it has lost them, and sets get their elements after that (Linux 6.18).
 //!
 //! If the kernel or `nft` does not support owners there is only the plain copy, and the log says so once.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use nix::libc::O_NONBLOCK;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rtnetlink::packet_core::{NetlinkBuffer, NlasIterator};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdin};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
-use super::rules::{Copy, nft};
-use crate::exec;
+use super::rules::{Table, nft};
 use crate::network::NetworkError;
-use crate::private_file::{self, blocking};
+use crate::private_file::{self, blocking, names_in};
+use crate::{exec, fd_store};
 
-/// The name of the plain copy's file in the run directory.
-const FILE: &str = "rules.nft";
-/// Programs that hold the owned copy and feed the holder. Signals to the whole service must not end them before the
-/// daemon.
+/// Names of the copies' files in the run directory.
+const PLAIN: &str = "rules.nft";
+const OWNED: &str = "owned.nft";
+/// The directory in the run directory with the inputs of holders. `install.sh` knows it.
+const HOLDERS: &str = "rules";
+/// The program that holds the owned copy. Signals to the whole service must not end it.
 const HOLDER: &str = "trap '' TERM INT HUP; exec nft -i";
-const FEEDER: &str = "trap '' TERM INT HUP; cat; cat \"$1\"";
+const QUIT: &str = "quit\n";
+/// What systemd calls the socket that holds the owned copy.
+const SOCKET: &str = "rules";
 /// Longest time that the holder may take to load the owned copy.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Pause after a repair, so that a program that flushes in a loop does not keep the machine busy.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Attempts to load an owned copy, and the pause between them: the copy of a killed daemon may still be there for a
-/// moment. Later attempts are made whenever the network is checked.
+/// Attempts to load an owned copy, and the pause between them. Later attempts are made whenever the network is checked.
 const TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// The kernel's group of changes to nftables: `NFNLGRP_NFTABLES`.
@@ -66,8 +84,7 @@ pub(super) struct Guard {
 
 #[derive(Debug)]
 struct Request {
-    plain: Copy,
-    owned: Copy,
+    table: Table,
     done: oneshot::Sender<Result<(), NetworkError>>,
 }
 
@@ -78,8 +95,9 @@ impl Drop for Guard {
 }
 
 impl Guard {
-    /// Starts the task, in this thread's network namespace.
-    pub(super) fn start(run_dir: &Path) -> Result<Self, NetworkError> {
+    /// Starts the task, in this thread's network namespace. The tables that `inherited` sockets hold stay until there
+    /// is an owned copy.
+    pub(super) fn start(run_dir: &Path, inherited: Vec<OwnedFd>) -> Result<Self, NetworkError> {
         let changes = Changes::open()
             .map_err(|error| NetworkError::failed("listening to changes of the firewall rules", error))?;
         let (requests, received) = mpsc::channel(1);
@@ -87,20 +105,20 @@ impl Guard {
             run_dir: run_dir.to_owned(),
             changes,
             there: BTreeSet::new(),
-            plain: Copy::default(),
-            owned: Copy::default(),
+            table: Table::default(),
             holder: None,
+            earlier: inherited,
             failures: 0,
         };
         Ok(Self { requests, task: tokio::spawn(keeper.run(received)) })
     }
 
     /// Replaces the rules. Succeeds without an owned copy, too.
-    pub(super) async fn load(&self, plain: Copy, owned: Copy) -> Result<(), NetworkError> {
+    pub(super) async fn load(&self, table: Table) -> Result<(), NetworkError> {
         let (done, loaded) = oneshot::channel();
         let ended =
             || NetworkError::failed("loading the firewall rules", "the task that keeps them has ended");
-        self.requests.send(Request { plain, owned, done }).await.map_err(|_| ended())?;
+        self.requests.send(Request { table, done }).await.map_err(|_| ended())?;
         loaded.await.map_err(|_| ended())?
     }
 }
@@ -110,9 +128,10 @@ struct Keeper {
     changes: Changes,
     /// Tables that the kernel has reported to exist.
     there: BTreeSet<String>,
-    plain: Copy,
-    owned: Copy,
+    table: Table,
     holder: Option<Holder>,
+    /// Sockets of holders that have ended: their tables stay until there is another owned copy.
+    earlier: Vec<OwnedFd>,
     /// Failed attempts to load an owned copy since there was one.
     failures: u32,
 }
@@ -122,8 +141,8 @@ impl Keeper {
         loop {
             tokio::select! {
                 request = requests.recv() => {
-                    let Some(Request { plain, owned, done }) = request else { return };
-                    let loaded = self.load(plain, owned).await;
+                    let Some(Request { table, done }) = request else { return };
+                    let loaded = self.load(table).await;
                     let _ = done.send(loaded);
                 }
                 seen = self.changes.next(&mut self.there) => match seen {
@@ -135,43 +154,53 @@ impl Keeper {
                         self.repair().await;
                     }
                 },
-                () = ended(self.holder.as_mut()) => {
-                    tracing::warn!("nft, which held the firewall rules, has ended; it is started again");
-                    self.holder = None;
-                    self.own().await;
-                    sleep(PAUSE).await;
+                end = ended(self.holder.as_mut()) => {
+                    let socket = self.holder.take().and_then(|mut holder| holder.socket.take());
+                    // One that has quit was told to, by another daemon with rules of its own.
+                    if end.is_none_or(|status| !status.success()) {
+                        self.earlier.extend(socket);
+                        tracing::warn!("nft, which held the firewall rules, has ended; it is started again");
+                        self.own().await;
+                        sleep(PAUSE).await;
+                    }
                 }
                 () = sleep(TRY_AGAIN), if (1..TRIES).contains(&self.failures) => self.own().await,
             }
         }
     }
 
-    async fn load(&mut self, plain: Copy, owned: Copy) -> Result<(), NetworkError> {
-        (self.plain, self.owned) = (plain, owned);
-        let (directory, line) = (self.run_dir.clone(), self.plain.line());
-        blocking(move || {
-            private_file::make_directory(&directory)?;
-            private_file::write(&directory, FILE, line.as_bytes(), 0o600)
-        })
-        .await
-        .map_err(|error| NetworkError::failed(format!("writing {FILE}"), error))?;
-        nft(&[], &self.plain.script, "loading the firewall rules").await?;
-        self.there.insert(self.plain.table.clone());
-        let loaded = self.holder.as_ref().is_some_and(|holder| holder.loaded == self.owned);
+    async fn load(&mut self, table: Table) -> Result<(), NetworkError> {
+        self.table = table;
+        let plain = self.table.plain();
+        self.write(PLAIN, plain.clone())
+            .await
+            .map_err(|error| NetworkError::failed(format!("writing {PLAIN}"), error))?;
+        let loaded = self.holder.as_ref().is_some_and(|holder| holder.loaded == self.table);
         if !loaded {
             self.own().await;
         }
+        nft(&[], &plain, "loading the firewall rules").await?;
+        self.there.insert(self.table.name.clone());
         Ok(())
+    }
+
+    async fn write(&self, name: &'static str, script: String) -> io::Result<()> {
+        let directory = self.run_dir.clone();
+        blocking(move || {
+            private_file::make_directory(&directory)?;
+            private_file::write(&directory, name, script.as_bytes(), 0o600)
+        })
+        .await
     }
 
     /// Loads the plain copy again if it is gone.
     async fn repair(&mut self) {
-        if self.plain.table.is_empty() || self.there.contains(&self.plain.table) {
+        if self.table.name.is_empty() || self.there.contains(&self.table.name) {
             return;
         }
-        tracing::debug!(table = self.plain.table, "the firewall rules were flushed; loading them again");
-        match nft(&[], &self.plain.script, "loading the firewall rules again").await {
-            Ok(()) => drop(self.there.insert(self.plain.table.clone())),
+        tracing::debug!(table = self.table.name, "the firewall rules were flushed; loading them again");
+        match nft(&[], &self.table.plain(), "loading the firewall rules again").await {
+            Ok(()) => drop(self.there.insert(self.table.name.clone())),
             // The next check of the network tries again.
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -181,7 +210,7 @@ impl Keeper {
         sleep(PAUSE).await;
     }
 
-    /// Loads the owned copy. Logs once why that is not possible.
+    /// Loads an owned copy. Logs once why that is not possible.
     async fn own(&mut self) {
         let Err(error) = self.try_to_own().await else {
             self.failures = 0;
@@ -200,70 +229,140 @@ impl Keeper {
     async fn try_to_own(&mut self) -> Result<(), NetworkError> {
         let operation = "holding a copy of the firewall rules";
         let failed = |error: io::Error| NetworkError::failed(operation, error);
+        let tables = exec::said(Path::new("nft"), &["list", "tables"])
+            .await
+            .map_err(|reason| NetworkError::failed(operation, reason))?;
+        let taken: BTreeSet<&str> =
+            tables.lines().filter_map(|line| line.strip_prefix("table inet ")).collect();
+        let name = self.table.owned_names().find(|name| !taken.contains(name.as_str())).unwrap_or_default();
+        let script = self.table.owned(&name);
         let mut holder = match self.holder.take() {
             Some(holder) => holder,
             None => {
                 // Fails at once, with a reason, if owners are not supported.
-                nft(&["-c"], &self.owned.script, operation).await?;
-                Holder::start(&self.run_dir.join(FILE)).map_err(failed)?
+                nft(&["-c"], &script, operation).await?;
+                Holder::start(&self.run_dir).map_err(failed)?
             }
         };
-        self.there.remove(&self.owned.table);
+        self.there.remove(&name);
         let loaded = async {
-            holder.load(&self.owned).await?;
-            while !self.there.contains(&self.owned.table) {
+            self.write(OWNED, script).await?;
+            holder.send(&format!("include \"./{OWNED}\"\n"))?;
+            while !self.there.contains(&name) {
                 self.changes.next(&mut self.there).await?;
             }
             Ok(())
         };
-        timeout(LIMIT, loaded)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(failed)?;
+        let loaded = timeout(LIMIT, loaded).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(error) = loaded {
+            self.earlier.extend(holder.socket.take());
+            let _ = holder.nft.start_kill();
+            return Err(failed(error));
+        }
+        holder.replace(&self.table, name).map_err(failed)?;
+        self.earlier.clear();
+        let (directory, input) = (self.run_dir.join(HOLDERS), holder.input.clone());
         self.holder = Some(holder);
-        Ok(())
+        blocking(move || end_others(&directory, &input)).await.map_err(failed)
     }
 }
 
-/// The `nft` that owns a table. When this is dropped the process ends, and the table goes with it.
+/// An `nft` that owns a table. When this is dropped the process ends, and the table goes with it.
 #[derive(Debug)]
 struct Holder {
     nft: Child,
-    _feeder: Child,
-    stdin: ChildStdin,
-    loaded: Copy,
+    /// The path of its input.
+    input: PathBuf,
+    /// Its input, which both open for reading and writing: it does not end with the daemon.
+    fifo: File,
+    /// A duplicate of its netlink socket.
+    socket: Option<OwnedFd>,
+    /// What it holds, and under which name.
+    loaded: Table,
+    name: String,
 }
 
-/// Waits for the end of a holder. The kernel sends no message when its table goes.
-async fn ended(holder: Option<&mut Holder>) {
+/// Waits for the end of a holder, and returns how it has ended. The kernel sends no message when its table goes.
+async fn ended(holder: Option<&mut Holder>) -> Option<ExitStatus> {
     match holder {
-        Some(holder) => drop(holder.nft.wait().await),
+        Some(holder) => holder.nft.wait().await.ok(),
         None => std::future::pending().await,
     }
 }
 
 impl Holder {
-    fn start(file: &Path) -> io::Result<Self> {
-        let shell = |script: &str| {
-            let mut command = exec::command(Path::new("sh"));
-            command.args(["-c", script, "sh"]).stdout(Stdio::null()).stderr(Stdio::null());
-            command
-        };
-        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let mut feeder = shell(FEEDER).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let stdin = feeder.stdin.take().ok_or_else(broken)?;
-        let input: Stdio = feeder.stdout.take().ok_or_else(broken)?.try_into()?;
-        // `nft -i` must not write a history file.
-        let nft = shell(HOLDER).env("HOME", "/dev/null").stdin(input).spawn()?;
-        Ok(Self { nft, _feeder: feeder, stdin, loaded: Copy::default() })
+    fn start(run_dir: &Path) -> io::Result<Self> {
+        let directory = run_dir.join(HOLDERS);
+        private_file::make_directory(&directory)?;
+        let input = directory.join(Uuid::new_v4().to_string());
+        mkfifo(&input, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let fifo = OpenOptions::new().read(true).write(true).open(&input)?;
+        let mut command = exec::command(Path::new("sh"));
+        // The paths of scripts are relative. `nft -i` must not write a history file.
+        command.args(["-c", HOLDER]).current_dir(run_dir).env("HOME", "/dev/null");
+        let nft = command.stdin(fifo.try_clone()?).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Self { nft, input, fifo, socket: None, loaded: Table::default(), name: String::new() })
     }
 
-    async fn load(&mut self, copy: &Copy) -> io::Result<()> {
-        self.stdin.write_all(copy.line().as_bytes()).await?;
-        self.stdin.flush().await?;
-        self.loaded = copy.clone();
+    /// Sends commands, which fit into its input as a whole.
+    fn send(&mut self, commands: &str) -> io::Result<()> {
+        self.fifo.write_all(commands.as_bytes())
+    }
+
+    /// Removes the table that it has held before: `table` is in force under this name.
+    fn replace(&mut self, table: &Table, name: String) -> io::Result<()> {
+        self.loaded = table.clone();
+        let before = std::mem::replace(&mut self.name, name);
+        if !before.is_empty() {
+            return self.send(&format!("delete table inet {before}\n"));
+        }
+        let kept = self.duplicate().and_then(|socket| {
+            let socket = self.socket.insert(socket);
+            fd_store::keep(SOCKET, Some(socket.as_fd()))
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the firewall rules can be flushed when nft, which holds them, is killed");
+        }
         Ok(())
     }
+
+    /// Returns a duplicate of its netlink socket (Linux 5.6).
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        let no_socket = || io::Error::new(io::ErrorKind::NotFound, "it has no socket");
+        let id = self.nft.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or_else(no_socket)?;
+        let is_socket = |file: &fs::DirEntry| {
+            fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        };
+        let files = fs::read_dir(format!("/proc/{}/fd", id.as_raw_nonzero()))?.flatten();
+        let mut numbers = files.filter(is_socket).filter_map(|file| file.file_name().to_str()?.parse().ok());
+        let number = numbers.next().ok_or_else(no_socket)?;
+        let process = pidfd_open(id, PidfdFlags::empty())?;
+        Ok(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The plain copy is loaded before the owned one goes: it may have been flushed a moment before.
+        let _ = self.send(&format!("include \"./{PLAIN}\"\n{QUIT}"));
+        let _ = fs::remove_file(&self.input);
+    }
+}
+
+/// Ends the holders of daemons that were killed.
+fn end_others(directory: &Path, own: &Path) -> io::Result<()> {
+    for name in names_in(directory)? {
+        let input = directory.join(name);
+        if input == own {
+            continue;
+        }
+        // Nobody reads it after the holder's end.
+        if let Ok(mut fifo) = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&input) {
+            fifo.write_all(QUIT.as_bytes())?;
+        }
+        fs::remove_file(&input)?;
+    }
+    Ok(())
 }
 
 /// Messages of the kernel about new and deleted tables, in the namespace in which this was opened.

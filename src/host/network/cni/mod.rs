@@ -40,6 +40,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ pub struct Cni {
     addresses: Addresses,
     /// The guard of the rules. Locked while [`Network::ensure`] runs, so that two runs do not create the same bridge.
     guard: tokio::sync::Mutex<Option<Guard>>,
+    /// Sockets that hold the rules of the last daemon, until the guard has them.
+    inherited: Mutex<Vec<OwnedFd>>,
     shared: Mutex<Shared>,
 }
 
@@ -143,9 +146,17 @@ impl Cni {
             addresses: Addresses::new(conflist.range, leases),
             run_dir: run_dir.to_owned(),
             guard: tokio::sync::Mutex::default(),
+            inherited: Mutex::default(),
             shared: Mutex::default(),
             conflist,
         })
+    }
+
+    /// Keeps the rules that these sockets hold in force until this daemon's own are.
+    #[must_use]
+    pub fn inherit(self, sockets: Vec<OwnedFd>) -> Self {
+        *lock(&self.inherited) = sockets;
+        self
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -260,9 +271,9 @@ impl Network for Cni {
         };
         let guard = match &mut *guard {
             Some(guard) => guard,
-            none => none.insert(Guard::start(&self.run_dir)?),
+            none => none.insert(Guard::start(&self.run_dir, std::mem::take(&mut *lock(&self.inherited)))?),
         };
-        guard.load(rules.plain(), rules.owned()).await?;
+        guard.load(rules.table()).await?;
         if let Some(bridge) = self.conflist.bridge() {
             self.ensure_bridge(&netlink, bridge, mtu).await?;
             self.look_for_obstacles(&bridge.name).await;

@@ -1,7 +1,7 @@
 //! The nftables rules that hold for all replicas.
 //!
-//! One table of our own, replaced as a whole in one transaction, so that loading it is safe at any time
-//! and there is no moment without it. It exists twice ([`super::guard`] says why). Rules of others (Docker, ufw, firewalld) are not touched: a packet
+//! One table of our own, loaded as a whole. It exists twice, so that there is no moment without it
+//! ([`super::guard`] says how). Rules of others (Docker, ufw, firewalld) are not touched: a packet
 //! must pass their chains too, because in nftables a drop anywhere is final and an accept ends one chain
 //! only. [`super::host_firewall`] says what that means.
 //!
@@ -74,19 +74,12 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Returns the copy that stays when the daemon ends. Other programs can flush it.
-    pub(super) fn plain(&self) -> Copy {
-        Copy { table: self.table.into(), script: self.script(self.table, "") }
+    /// Returns the table that holds them.
+    pub(super) fn table(&self) -> Table {
+        Table { name: self.table.into(), content: self.content() }
     }
 
-    /// Returns the copy that belongs to the process that loads it. No conflist has such a name.
-    pub(super) fn owned(&self) -> Copy {
-        let table = format!("{}/owned", self.table);
-        Copy { script: self.script(&table, "\n  flags owner"), table }
-    }
-
-    /// The script for `nft -f -`.
-    fn script(&self, table: &str, flags: &str) -> String {
+    fn content(&self) -> String {
         let Self { range, .. } = self;
         let Range { subnet, gateway, .. } = range;
         let (from, to) = match self.bridge {
@@ -114,11 +107,7 @@ impl Rules<'_> {
         let closed = elements(CLOSED);
         let port = self.gateway_port;
         format!(
-            "add table inet {table} {{{flags}
-}}
-delete table inet {table}
-table inet {table} {{{flags}
-  set resolvers {{
+            "  set resolvers {{
     type ipv4_addr{resolvers}
   }}
   set allowed {{
@@ -173,27 +162,43 @@ table inet {table} {{{flags}
     meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
   }}
-}}
 "
         )
     }
 }
 
-/// A copy of the rules.
+/// A table of rules, which can be loaded under several names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Copy {
-    pub(super) table: String,
-    /// The script that loads the copy, as one transaction.
-    pub(super) script: String,
+pub(super) struct Table {
+    /// The name of the plain copy.
+    pub(super) name: String,
+    content: String,
 }
 
-impl Copy {
-    /// Returns the script on one line, for an `nft` that reads its input line by line.
-    pub(super) fn line(&self) -> String {
-        let statements = self.script.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-        let mut line = statements.collect::<Vec<_>>().join("; ");
-        line.push('\n');
-        line
+impl Table {
+    /// Returns the script that loads the copy that stays when its process ends. Other programs can flush it.
+    pub(super) fn plain(&self) -> String {
+        self.script(&self.name, "")
+    }
+
+    /// Returns the script that loads a copy that belongs to the process that loads it.
+    pub(super) fn owned(&self, name: &str) -> String {
+        self.script(name, "\n  flags owner")
+    }
+
+    /// Returns names for owned copies. No conflist has such a name.
+    pub(super) fn owned_names(&self) -> impl Iterator<Item = String> {
+        let first = format!("{}/owned", self.name);
+        let others = format!("{first}.");
+        std::iter::once(first).chain((2..).map(move |number| format!("{others}{number}")))
+    }
+
+    fn script(&self, name: &str, flags: &str) -> String {
+        let Self { content, .. } = self;
+        format!(
+            "add table inet {name} {{{flags}\n}}\ndelete table inet {name}\n\
+             table inet {name} {{{flags}\n{content}}}\n"
+        )
     }
 }
 
@@ -242,7 +247,7 @@ mod tests {
         let resolvers = &resolvers.iter().map(|server| server.parse().unwrap()).collect();
         let allow = &allow.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
         let (table, gateway_port, masquerade) = ("ingle", 8080, true);
-        Rules { table, bridge, range, gateway_port, masquerade, resolvers, allow }.plain().script
+        Rules { table, bridge, range, gateway_port, masquerade, resolvers, allow }.table().plain()
     }
 
     #[test]
@@ -252,24 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn the_owned_copy_is_the_plain_one_under_another_name() {
-        let rules = |rules: Rules| (rules.plain(), rules.owned());
-        let range = "10.62.0.0/16".parse::<Ipv4Net>().unwrap();
-        let range =
-            Range { subnet: range, first: range.addr(), last: range.broadcast(), gateway: range.addr() };
-        let (plain, owned) = rules(Rules {
-            table: "ingle",
-            bridge: Some("ingle0"),
-            range,
-            gateway_port: 8080,
-            masquerade: true,
-            resolvers: &BTreeSet::new(),
-            allow: &[],
-        });
-        assert_eq!((plain.table.as_str(), owned.table.as_str()), ("ingle", "ingle/owned"));
-        assert_eq!(owned.script.matches("\n  flags owner").count(), 2);
-        let same = owned.script.replace("\n  flags owner", "").replace("ingle/owned", "ingle");
-        assert_eq!(same, plain.script);
+    fn an_owned_copy_is_the_plain_one_under_another_name() {
+        let table = Table { name: "ingle".into(), content: "  chain a {\n  }\n".into() };
+        let names: Vec<String> = table.owned_names().take(3).collect();
+        assert_eq!(names, ["ingle/owned", "ingle/owned.2", "ingle/owned.3"]);
+        for name in names {
+            let owned = table.owned(&name);
+            assert_eq!(owned.matches("\n  flags owner").count(), 2);
+            assert_eq!(owned.replace("\n  flags owner", "").replace(&name, "ingle"), table.plain());
+        }
     }
 
     #[test]
@@ -286,12 +282,5 @@ mod tests {
         let script = script(None, &[], &[]);
         assert!(script.contains("ip saddr 10.62.0.0/16 jump outward"), "{script}");
         assert!(!script.contains("masquerade\n"), "{script}");
-    }
-
-    #[test]
-    fn a_script_stands_on_one_line_without_comments() {
-        let script = "table inet a {\n  # why\n  chain b {\n    drop\n  }\n}\n".to_owned();
-        let copy = Copy { table: "a".into(), script };
-        assert_eq!(copy.line(), "table inet a {; chain b {; drop; }; }\n");
     }
 }
