@@ -104,7 +104,8 @@ impl Rules<'_> {
         };
         let resolvers = elements(self.resolvers);
         let allowed = elements(&allowed);
-        let closed = elements(CLOSED);
+        // No set: its elements come a moment after the rules, so what is in it would not be refused until then.
+        let closed = CLOSED.map(|net| format!("ip daddr {net} goto refuse")).join("\n    ");
         let port = self.gateway_port;
         format!(
             "  set resolvers {{
@@ -114,11 +115,6 @@ impl Rules<'_> {
     type ipv4_addr
     flags interval
     auto-merge{allowed}
-  }}
-  set closed {{
-    type ipv4_addr
-    flags interval
-    auto-merge{closed}
   }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
@@ -151,7 +147,7 @@ impl Rules<'_> {
     ip daddr {subnet} goto refuse
     ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @allowed accept
-    ip daddr @closed goto refuse
+    {closed}
     meta nfproto ipv6 goto refuse
   }}
   chain inward {{
