@@ -184,6 +184,11 @@ impl Daemon {
         }
     }
 
+    /// Whether the process has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.try_wait().expect("wait for the daemon").is_some())
+    }
+
     /// How the process ended, which it does by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         self.process.take().expect("it runs").wait().expect("wait for the daemon")

@@ -26,6 +26,7 @@
 //! chaos        rounds in which something is killed while something is asked, under load
 //! exhausted    a full or read-only disk, no free file, no free address
 //! updates      updates in a row under load, without one failed call
+//! power        the power is cut, and sectors go bad, under the state directory
 //! upgrade      an older release is taken over under load
 //! ```
 
@@ -47,6 +48,7 @@ mod lifecycle;
 mod limits;
 mod long_calls;
 mod moving;
+mod power;
 mod queue;
 mod refusals;
 mod registry;
