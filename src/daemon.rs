@@ -9,10 +9,8 @@
 //! `functions.stop_grace` and a little more, counts are written, the store is closed. Functions run on:
 //! the next daemon takes them up again, and removes what this one could not.
 
-use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +39,9 @@ use host::bundles::Handlers;
 use host::logs::Logs;
 use host::network::Network;
 use host::network::cni::Cni;
-use host::runtime::Runtime;
+use host::private_file;
 use host::runtime::containerd::Containerd;
+use host::runtime::{Runtime, label};
 use host::secrets::Secrets;
 use host::store::Store;
 use model::config::Config;
@@ -56,6 +55,8 @@ const QUEUE_DRAIN: Duration = Duration::from_secs(10);
 const CONTAINERD_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two attempts.
 const CONTAINERD_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two looks for a state directory that is missing.
+const STATE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -68,7 +69,17 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the control threads")?;
-    let result = runtime.block_on(serve(config));
+    let mut sockets = Inherited::take();
+    let signalled = CancellationToken::new();
+    let signals = runtime.block_on(async { stop_on_signal(signalled.clone()) })?;
+    let result = loop {
+        match runtime.block_on(serve(config.clone(), sockets, &signalled)) {
+            Ok(Some(kept)) => sockets = kept,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    signals.abort();
     // What could not be ended in time is taken up by the next start.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -81,24 +92,49 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let signals = stop_on_signal(stop.clone())?;
+/// Serves until a signal. Returns the sockets if the state directory that was missing is there: with it the daemon is to
+/// begin anew.
+async fn serve(
+    mut config: Config,
+    mut inherited: Inherited,
+    signalled: &CancellationToken,
+) -> anyhow::Result<Option<Inherited>> {
+    let stop = signalled.child_token();
     // The ports first: when one is taken, nothing else is begun.
-    let mut inherited = Inherited::take();
     let public = listen(&mut inherited, &config, config.gateway.listen, Listener::Public)?;
     let admin = listen_for_admin(&mut inherited, &config)?;
-    make_private(&config.daemon.state_dir)?;
     make_private(&config.daemon.run_dir)?;
+    let mut containerd = None;
+    let mut owner = None;
+    if Store::is_new(&config.daemon.state_dir) {
+        let engine = connect(&config, &stop).await?;
+        owner = owner_of_containers(&engine).await?;
+        containerd = Some(engine);
+    }
     let state_dir = config.daemon.state_dir.clone();
-    let store =
-        tokio::task::spawn_blocking(move || Store::open(&state_dir)).await.context("opening the store")??;
-    let store = Arc::new(store);
+    let store = if let Some(Owner { identity }) = owner {
+        config.daemon.state_dir = substitute(&config.daemon.run_dir)?;
+        let substitute = config.daemon.state_dir.clone();
+        let (directory, identity) = (state_dir.clone(), identity.clone());
+        tokio::task::spawn_blocking(move || Store::hold(&substitute, &directory, identity.as_deref())).await
+    } else {
+        make_private(&state_dir)?;
+        let state_dir = state_dir.clone();
+        tokio::task::spawn_blocking(move || Store::open(&state_dir)).await
+    };
+    let store = Arc::new(store.context("opening the store")??);
+    let missing = store.is_held().then_some(state_dir);
+    if store.is_held()
+        && let Err(error) = store.check()
+    {
+        tracing::error!("{error}");
+    }
     // After the store, which is locked: there is no other daemon whose socket this could be.
     let socket = config.daemon.api_socket();
     let local = inherited.listen_at(&socket).with_context(|| format!("listening at {}", socket.display()))?;
     let rules = inherited.rules;
     let listeners = Listeners { public, admin, local: Some(local) };
+    let copies = store.is_held().then(|| Inherited::of(&listeners)).transpose().context("copying sockets")?;
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
     let handlers = Handlers::open(&config.daemon.state_dir, config.functions.handler_limit)?;
@@ -115,7 +151,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let access = Arc::new(Access::new(&config.gateway, credentials, exposure));
     network.ensure().await?;
     let network: Arc<dyn Network> = Arc::new(network);
-    let runtime: Arc<dyn Runtime> = Arc::new(connect(&config, &stop).await?);
+    let containerd = match containerd {
+        Some(containerd) => containerd,
+        None => connect(&config, &stop).await?,
+    };
+    let runtime: Arc<dyn Runtime> = Arc::new(containerd);
 
     let fleet = Fleet::new(
         &config,
@@ -128,7 +168,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     )?;
     fleet.start().await?;
     let queue = Queue::open(&config, store.clone(), fleet.directory().clone(), Handle::current())?;
-    let cron = Cron::open(store, fleet.directory().clone(), queue.clone())?;
+    let cron = Cron::open(store.clone(), fleet.directory().clone(), queue.clone())?;
     let api = Api {
         fleet: fleet.clone(),
         queue: queue.clone(),
@@ -136,6 +176,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         secrets,
         logs: logs.clone(),
         runtime,
+        store,
         access: access.clone(),
         state_dir: config.daemon.state_dir.clone(),
         admin_listen: listeners.admin.as_ref().and(config.gateway.admin_listen),
@@ -149,7 +190,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (directory, state_dir) = (config.functions.first_boot.clone(), config.daemon.state_dir.clone());
     let first_boot = first_boot::load(directory, state_dir, fleet.clone());
-    let first_boot = tokio::spawn(stop.clone().run_until_cancelled_owned(first_boot));
+    let found = wait_for_state(missing.clone(), stop.clone());
+    let is_held = missing.is_some();
+    let first_boot = tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(async move { if is_held { found.await } else { first_boot.await } }),
+    );
     let shutdown = async {
         stop.cancelled().await;
         // They have no end that could be waited for.
@@ -166,10 +212,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     });
     let stopping = fleet.stopping();
-    fleet.keep("what calls functions by their schedules", move || {
-        let (cron, stopping) = (cron.clone(), stopping.clone());
-        async move { cron.run(stopping).await }
-    });
+    if !is_held {
+        fleet.keep("what calls functions by their schedules", move || {
+            let (cron, stopping) = (cron.clone(), stopping.clone());
+            async move { cron.run(stopping).await }
+        });
+    }
     let limits = Limits::of(&config);
     let drain = limits.drain;
     let stopping = async {
@@ -189,8 +237,44 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let _ = first_boot.await;
     fleet.stop().await;
     logs.shutdown().await;
-    signals.abort();
-    served.context("serving")
+    served.context("serving")?;
+    Ok(copies.filter(|_| !signalled.is_cancelled()))
+}
+
+/// The state directory whose containers are on this machine.
+struct Owner {
+    /// Absent if they are of an earlier version.
+    identity: Option<String>,
+}
+
+/// Finds out whose the containers on this machine are, if there are any.
+async fn owner_of_containers(runtime: &dyn Runtime) -> anyhow::Result<Option<Owner>> {
+    let mut containers = runtime.containers().await.context("looking for containers of functions")?;
+    containers.retain(|container| container.labels.contains_key(label::FUNCTION));
+    let identity = containers.iter().find_map(|container| container.labels.get(label::STATE).cloned());
+    Ok((!containers.is_empty()).then_some(Owner { identity }))
+}
+
+/// Makes the directory that takes the place of a state directory for as long as that is missing.
+fn substitute(run_dir: &Path) -> anyhow::Result<PathBuf> {
+    let directory = run_dir.join("state");
+    match std::fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+    .with_context(|| format!("removing {}", directory.display()))?;
+    make_private(&directory)?;
+    Ok(directory)
+}
+
+/// Stops the daemon once a state directory that was missing is there.
+async fn wait_for_state(directory: Option<PathBuf>, stop: CancellationToken) {
+    let Some(directory) = directory else { return };
+    while Store::is_new(&directory) {
+        tokio::time::sleep(STATE_PAUSE).await;
+    }
+    tracing::warn!(directory = %directory.display(), "the state directory is there: the daemon begins anew with it");
+    stop.cancel();
 }
 
 fn listen(
@@ -263,11 +347,7 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHa
 
 /// A directory that only root can look into: it holds secrets and function output.
 fn make_private(dir: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("making {}", dir.display()))
+    private_file::make_directory(dir).with_context(|| format!("making {}", dir.display()))
 }
 
 /// As many files as the system allows: each call has two, each replica some.

@@ -15,6 +15,7 @@ use super::{Globals, output};
 
 const GATEWAY: &str = "gateway";
 const FUNCTIONS: &str = "functions";
+const STORE: &str = "store";
 
 /// Look for what is wrong on this machine, and say what to do about it
 ///
@@ -118,7 +119,32 @@ async fn functions(client: &Client, config: &Config) -> anyhow::Result<Vec<Findi
     if found.is_empty() {
         found.push(Finding::ok(FUNCTIONS, format!("{count}, none in trouble")));
     }
+    found.extend(store(&client.get(&["store"], &[]).await?.json()?));
     Ok(found)
+}
+
+/// What of the state directory cannot be used.
+fn store(status: &wire::StoreStatus) -> Vec<Finding> {
+    let look = "ingle store check";
+    let out = status
+        .out_of_service
+        .iter()
+        .map(|reason| Finding::fault(STORE, reason.clone(), "ingle store repair"));
+    let aside = status.set_aside.iter().map(|aside| {
+        let wire::SetAside { subject, path, reason } = aside;
+        let accept = subject.strip_prefix("function ").map(|name| format!("ingle store accept {name}"));
+        Finding::fault(
+            STORE,
+            format!("{subject}, {path}: {reason}"),
+            accept.unwrap_or_else(|| look.to_owned()),
+        )
+    });
+    let orphans = status.orphans.iter().map(|orphan| {
+        let wire::Orphan { replica, function, reason, .. } = orphan;
+        let text = format!("container {replica} of function {function} is left alone, because {reason}");
+        Finding::warning(STORE, text, "ingle system prune --orphans")
+    });
+    out.chain(aside).chain(orphans).collect()
 }
 
 fn function(function: &wire::FunctionStatus) -> Option<Finding> {

@@ -41,6 +41,7 @@ mod selection;
 mod serve;
 mod stack;
 mod stdin;
+mod store;
 mod system;
 
 use std::ffi::OsString;
@@ -123,6 +124,8 @@ enum Command {
     #[command(subcommand)]
     Image(image::Image),
     #[command(subcommand)]
+    Store(store::Store),
+    #[command(subcommand)]
     System(system::System),
     Info(info::Info),
     Doctor(doctor::Doctor),
@@ -179,7 +182,7 @@ impl Command {
                 }
             };
         }
-        run!(Deploy List Describe Invoke Logs Scale Rollback Remove Secret Namespace Queue Calls Cron Image System
+        run!(Deploy List Describe Invoke Logs Scale Rollback Remove Secret Namespace Queue Calls Cron Image Store System
             Info Export Apply Doctor Login)
     }
 

@@ -13,7 +13,13 @@ pub(crate) enum System {
     /// Show how much of the disk images, logs and the store take, and how much of that nobody uses
     Df(Form),
     /// Remove images that no function uses, and whatever else is left over
-    Prune(Form),
+    Prune {
+        /// Remove containers too that belong to no function: 'ingle store check' lists them
+        #[arg(long)]
+        orphans: bool,
+        #[command(flatten)]
+        form: Form,
+    },
 }
 
 impl System {
@@ -21,8 +27,9 @@ impl System {
         let client = globals.client()?;
         match self {
             Self::Df(form) => form.print(&client.get(&["df"], &[]).await?, df),
-            Self::Prune(form) => {
-                form.print(&client.system(Method::POST, &["prune"], &[]).send().await?, prune)
+            Self::Prune { orphans, form } => {
+                let query = [("orphans", orphans.then_some("true"))];
+                form.print(&client.system(Method::POST, &["prune"], &query).send().await?, prune)
             }
         }
     }

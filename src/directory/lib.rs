@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
-use model::function::{FunctionKey, NamespaceName};
+use model::function::{FunctionKey, Incarnation, NamespaceName};
 use tokio::sync::{Notify, watch};
 
 /// All functions, by the names under which they can be called.
@@ -100,6 +100,8 @@ impl DirectoryWriter {
 pub struct Entry {
     /// Name and namespace of the function.
     pub key: FunctionKey,
+    /// The life of the function that this is.
+    pub incarnation: Incarnation,
     /// `name.namespace`, as in metrics.
     pub label: Box<str>,
     /// Counts of its calls.
@@ -114,10 +116,16 @@ pub struct Entry {
 
 impl Entry {
     /// Returns a function with its first view, and what publishes the next ones.
-    pub fn new(key: FunctionKey, stats: CallStats, view: View) -> (Arc<Self>, Publisher) {
+    pub fn new(
+        key: FunctionKey,
+        incarnation: Incarnation,
+        stats: CallStats,
+        view: View,
+    ) -> (Arc<Self>, Publisher) {
         let entry = Arc::new(Self {
             label: key.to_string().into(),
             key,
+            incarnation,
             stats,
             waiting: AtomicUsize::new(0),
             wanted: Notify::new(),

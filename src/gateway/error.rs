@@ -234,6 +234,7 @@ impl From<FleetError> for ErrorResponse {
             FleetError::RevisionWanted { .. } => ErrorCode::RevisionWanted,
             FleetError::RevisionNotFound { .. } => ErrorCode::RevisionNotFound,
             FleetError::NamespaceNotFound(_) => ErrorCode::NamespaceNotFound,
+            FleetError::NothingSetAside(_) => ErrorCode::NothingSetAside,
             FleetError::NamespaceExists(_) => ErrorCode::NamespaceExists,
             FleetError::NamespaceInUse { .. } => ErrorCode::NamespaceInUse,
             // Not 404, which clients take for "the function is not there" and deploy it anew.
@@ -293,11 +294,13 @@ impl From<DiskError> for ErrorResponse {
 impl From<StoreError> for ErrorResponse {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::Closed => {
+            StoreError::Closed | StoreError::OutOfService { .. } => {
                 return Self::new(ErrorCode::StoreFailed, chain(&error))
                     .with_status(StatusCode::SERVICE_UNAVAILABLE);
             }
             StoreError::Full { .. } => ErrorCode::DiskFull,
+            StoreError::Unusable { .. } => ErrorCode::StoreUnusable,
+            StoreError::Held { .. } => ErrorCode::StateMissing,
             StoreError::ReadOnly { .. }
             | StoreError::Broken { .. }
             | StoreError::InUse { .. }

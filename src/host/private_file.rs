@@ -6,10 +6,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes a directory that only root can look into, and its parents. One that is there is closed.
+/// Makes a directory that only root can look into, and its parents, which are there after a power cut, too. One that
+/// is there is closed.
 pub fn make_directory(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|directory| !directory.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_directory)
 }
 
 /// Writes `name` in `directory` so that after a crash it holds what it held before, or all of
@@ -28,6 +31,8 @@ pub fn write(directory: &Path, name: &str, content: &[u8], mode: u32) -> io::Res
 
 /// Makes renames and removals in `directory` durable.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    // That of a relative path with one part.
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     File::open(directory)?.sync_all()
 }
 

@@ -14,7 +14,7 @@ use ingle::gateway::access::basic::Credentials;
 use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
-use model::function::{FunctionSpec, ReplicaId};
+use model::function::{FunctionSpec, Incarnation, ReplicaId};
 use model::wire::Deployment;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -46,7 +46,8 @@ impl Gate {
         config.gateway.listen = address;
         let answer = Answer::new(Mutex::new((PLAIN.to_vec(), usize::MAX)));
         let view = view(replica(answer.clone())?)?;
-        let (entry, publisher) = Entry::new(view.spec.key.clone(), CallStats::default(), view);
+        let (entry, publisher) =
+            Entry::new(view.spec.key.clone(), Incarnation::new(1), CallStats::default(), view);
         let (directory, mut writer) = Directory::new();
         writer.insert([entry]);
         let store = Arc::new(Store::open(state.path())?);

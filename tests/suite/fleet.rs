@@ -8,6 +8,7 @@ mod limits;
 mod model;
 mod reaper;
 mod rollback;
+mod store;
 mod supervisor;
 
 use std::sync::Arc;

@@ -99,18 +99,21 @@ impl Queue {
         let spool = Spool::open(&config.daemon.state_dir)?;
         let settings = config.queue.clone();
         let limits = Limits { all: settings.parallel_calls, queue: settings.parallel_calls_per_queue };
-        let mut state = State {
-            scheduler: FairScheduler::new(limits),
-            dead: Usage { calls: store.dead_jobs_count()?, ..Usage::default() },
-            ..State::default()
-        };
+        let mut state = State { scheduler: FairScheduler::new(limits), ..State::default() };
         let mut left = Left::default();
-        for row in store.dead_jobs() {
+        // Of a store that is out of service nothing is read, and every call is refused when it is to be kept.
+        let in_service = store.absence().is_none();
+        left.unreadable = !in_service;
+        let last = if in_service { store.last_job_number()? } else { 0 };
+        if in_service {
+            state.dead.calls = store.dead_jobs_count()?;
+        }
+        for row in store.dead_jobs().filter(|_| in_service) {
             let Some((_, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.payload.file());
             state.dead += Usage::bytes(job.payload.size());
         }
-        for row in store.call_records() {
+        for row in store.call_records().filter(|_| in_service) {
             let Some((number, (record, answer))) = left.row(row, CallRecord::decode) else { continue };
             left.files.extend(answer.file());
             state.index.add(&record.call_id, number);
@@ -128,7 +131,7 @@ impl Queue {
             max_waiting: config.functions.max_waiting,
             quota: Quota::new(settings.max_calls, settings.max_size),
             // Also past what cannot be read.
-            next: AtomicU64::new(store.last_job_number()? + 1),
+            next: AtomicU64::new(last + 1),
             config: settings,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -140,7 +143,7 @@ impl Queue {
             dead_letter_lock: tokio::sync::Mutex::default(),
             pausing: tokio::sync::Mutex::default(),
         });
-        for row in store.jobs() {
+        for row in store.jobs().filter(|_| in_service) {
             let Some((number, job)) = left.row(row, Job::decode) else { continue };
             left.files.extend(job.payload.file());
             // Whatever the limits are now.
@@ -148,7 +151,7 @@ impl Queue {
             let at = shared.due(&job.facts);
             shared.add(&mut shared.state(), &job.facts, number, at, held);
         }
-        for queue in store.paused_queues()? {
+        for queue in if in_service { store.paused_queues()? } else { Vec::new() } {
             shared.state().scheduler.pause(&queue, true);
         }
         if left.unreadable {

@@ -4,6 +4,7 @@ use super::payload::Payload;
 use super::schedule::admission::Sender;
 use super::{CallRecord, CallState, Job, JobMetadata, Queue, QueueError};
 use host::store::StoreError;
+use model::function::Incarnation;
 
 /// How far a call has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ impl Queue {
     pub async fn accept_run(
         &self,
         facts: JobMetadata,
+        incarnation: &Incarnation,
         head: Vec<u8>,
         timer: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<u64, QueueError> {
@@ -39,7 +41,7 @@ impl Queue {
         let job = Job { facts, payload: Payload::Inline { head, body: Vec::new() } };
         let function = &job.facts.function;
         let (bytes, timer) = (job.encode(), timer(number));
-        let write = || shared.store.put_run(function, number, bytes.clone(), timer.clone());
+        let write = || shared.store.put_run(function, incarnation, number, bytes.clone(), timer.clone());
         match write().await {
             Ok(()) => {}
             // Nothing of it was written; or this process writes no more, and the next one sees.

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use directory::{CallStats, DirectoryWriter, Endpoint, Entry, Phase, Publisher, View};
-use model::function::{FunctionKey, FunctionSpec, ReplicaId};
+use model::function::{FunctionKey, FunctionSpec, Incarnation, ReplicaId};
 use model::wire::Deployment;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -89,7 +89,7 @@ impl World {
             timeout: PATIENCE,
             body_limit: 1 << 20,
         };
-        let (entry, publisher) = Entry::new(key("env"), CallStats::default(), view);
+        let (entry, publisher) = Entry::new(key("env"), Incarnation::new(1), CallStats::default(), view);
         let (directory, mut writer) = Directory::new();
         writer.insert([entry]);
         let store = Arc::new(Store::open(state.path()).expect("a store"));
@@ -189,7 +189,10 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
         // Never accepted: the client went away, or a function of a schedule is gone.
         let facts = JobMetadata::new(key("env"), "away".to_owned(), "GET".to_owned(), "/200");
         drop(queue.draft(&facts, Vec::new(), Some(99)).expect("room"));
-        let error = queue.accept_run(facts, Vec::new(), |_| Vec::new()).await.expect_err("it is not stored");
+        let error = queue
+            .accept_run(facts, &Incarnation::new(1), Vec::new(), |_| Vec::new())
+            .await
+            .expect_err("it is not stored");
         assert!(matches!(error, QueueError::NoFunction { .. }), "{error}");
         // Given up once more.
         let dead = queue.dead(&DeadLetterFilter::default(), 100).await;

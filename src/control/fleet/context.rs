@@ -1,15 +1,17 @@
 //! Handles that every part of the fleet needs of the rest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use host::bundles::Handlers;
 use host::logs::Logs;
 use host::network::Network;
 use host::runtime::Runtime;
 use host::secrets::Secrets;
-use host::store::Store;
+use host::store::{Store, Tombstone};
 use model::config;
 use model::function::ImagePattern;
+use model::sync::lock;
+use model::wire;
 use tokio_util::sync::CancellationToken;
 
 use super::replica_index::ReplicaIndex;
@@ -35,4 +37,21 @@ pub(super) struct Context {
     pub(super) allowed_images: Vec<ImagePattern>,
     /// Set when the daemon stops: owners end and leave their replicas running.
     pub(super) stop: CancellationToken,
+    pub(super) remains: Mutex<Remains>,
+}
+
+/// What is on the machine and has no owner.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    /// Removals of functions that end once the reaper finds nothing of them.
+    pub(super) removals: Vec<Tombstone>,
+    /// Containers that are left alone.
+    pub(super) orphans: Vec<wire::Orphan>,
+}
+
+impl Context {
+    /// Has the reaper end removals.
+    pub(super) fn left(&self, removals: Vec<Tombstone>) {
+        lock(&self.remains).removals.extend(removals);
+    }
 }

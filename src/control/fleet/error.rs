@@ -49,6 +49,9 @@ pub enum FleetError {
     /// There is no such namespace.
     #[error("namespace {0} was not found: create it with 'ingle namespace create {0}'")]
     NamespaceNotFound(NamespaceName),
+    /// No file of the function was set aside.
+    #[error("no file of function {0} was set aside: see 'ingle store check'")]
+    NothingSetAside(FunctionKey),
     /// The namespace is there already.
     #[error("namespace {0} exists already")]
     NamespaceExists(NamespaceName),

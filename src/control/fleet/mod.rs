@@ -9,6 +9,7 @@
 
 mod admission;
 mod backoff;
+mod claim;
 mod command;
 mod context;
 mod decide;
@@ -26,6 +27,7 @@ mod watcher;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ pub use error::FleetError;
 
 use crate::images::{Disk, DiskError};
 use crate::replica::{Launcher, Revision};
+use claim::Owned;
 use command::Command;
 use context::Context;
 use directory::{CallStats, Directory, DirectoryWriter, Entry, StatsSnapshot};
@@ -46,9 +49,10 @@ use host::logs::Logs;
 use host::network::Network;
 use host::runtime::{ContainerRecord, ContainerState, Runtime, label, machine_memory};
 use host::secrets::Secrets;
-use host::store::{FunctionRecord, Store};
+use host::store::{FunctionRecord, RevisionRecord, Store, StoreError, Tombstone, new_incarnation};
 use model::config::Config;
-use model::function::{FunctionKey, FunctionSpec, NamespaceName, PullPolicy};
+use model::function::{FunctionKey, FunctionSpec, Incarnation, NamespaceName, PullPolicy};
+use model::sync::lock;
 use model::wire;
 use namespaces::Namespaces;
 use owner::{AdoptableReplica, Owner, StoredFunction};
@@ -114,6 +118,7 @@ impl Fleet {
             default_memory: config.functions.memory.of(machine_memory()),
             allowed_images: config.images.allowed.clone(),
             stop: CancellationToken::new(),
+            remains: std::sync::Mutex::default(),
         };
         let (directory, writer) = Directory::new();
         let owners = Owners { inboxes: HashMap::new(), directory: writer };
@@ -142,10 +147,75 @@ impl Fleet {
         &self.context.disk
     }
 
-    /// Removes now what would be removed later: what is left of replicas, and what nobody uses.
-    pub async fn prune(&self) -> Result<wire::Pruned, DiskError> {
-        Reaper(self.context.clone()).reap().await;
+    /// Removes now what would be removed later: what is left of replicas, and what nobody uses. With `orphans`,
+    /// removes containers too that belong to no function of this state directory.
+    pub async fn prune(&self, orphans: bool) -> Result<wire::Pruned, DiskError> {
+        if self.context.store.is_held() {
+            return self.abandon(orphans).await;
+        }
+        Reaper(self.context.clone()).reap(orphans).await;
+        if let Err(error) = self.context.store.prune().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "rows of an earlier version are kept");
+        }
         self.context.disk.prune().await
+    }
+
+    /// Has the state directory, which is missing, begin anew, and removes the containers of the other one, if that is
+    /// what was asked for.
+    async fn abandon(&self, orphans: bool) -> Result<wire::Pruned, DiskError> {
+        let store = &self.context.store;
+        if !orphans {
+            store.check()?;
+        }
+        for container in self.context.runtime.containers().await? {
+            self.context.launcher.try_clean(&container.id).await;
+        }
+        store.abandon()?;
+        Ok(wire::Pruned { images: Vec::new(), freed: 0 })
+    }
+
+    /// Has the state directory, which is missing, go on with the functions that run. The daemon begins anew with it.
+    pub async fn adopt_store(&self) -> Result<(), StoreError> {
+        let store = self.context.store.clone();
+        let adopted = tokio::task::spawn_blocking(move || store.adopt()).await;
+        adopted.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Whether all that is kept can be used; orphans are those of the reaper's last look.
+    pub fn store_status(&self) -> wire::StoreStatus {
+        let store = &self.context.store;
+        let set_aside = store.set_aside().into_iter().map(|aside| wire::SetAside {
+            subject: aside.subject,
+            path: aside.path.display().to_string(),
+            reason: aside.reason,
+        });
+        wire::StoreStatus {
+            identity: store.identity().to_owned(),
+            out_of_service: store.absence().map(|error| model::error::chain(&error)),
+            set_aside: set_aside.collect(),
+            orphans: lock(&self.context.remains).orphans.clone(),
+        }
+    }
+
+    /// Begins with an empty store of queued calls, beside one that cannot be opened; returns where that is then.
+    pub async fn repair_store(&self) -> Result<PathBuf, StoreError> {
+        self.context.store.repair().await
+    }
+
+    /// Deploys what the newest file of a function says that was set aside; returns the number of the revision. If the
+    /// function is not there, the revisions come back that the file keeps.
+    pub async fn accept(&self, key: &FunctionKey) -> Result<u64, FleetError> {
+        let store = &self.context.store;
+        let (path, record) =
+            store.edited_function(key)?.ok_or_else(|| FleetError::NothingSetAside(key.clone()))?;
+        let kept = record.revisions;
+        let number = if self.directory.get(key).is_some() {
+            self.deploy(record.wanted.deployment, true).await?
+        } else {
+            self.deploy_anew(record.wanted.deployment, false, kept).await?
+        };
+        store.discard(path).await?;
+        Ok(number)
     }
 
     /// Brings back every function that was deployed: takes up the replicas that outlived the last
@@ -155,16 +225,26 @@ impl Fleet {
         // Listening begins before looking, so that nothing that happens in between is missed.
         let events = self.context.runtime.events();
         let watcher = Watcher(self.context.clone());
-        let records = self.context.store.functions()?;
+        let mut records = self.context.store.functions()?;
+        self.context.left(self.context.store.tombstones());
+        let containers = watcher.list().await;
+        for record in claim::lost(&self.context, &containers).await {
+            tracing::warn!(
+                function = %record.key, revision = record.wanted.number,
+                "the record of a function is lost; it is taken up again from its container"
+            );
+            self.context.store.put_function(&record).await?;
+            records.push(record);
+        }
         // A kill may have come between taking a function's record and its files.
         self.context.disk.discard_output().await?;
-        let mut adoptable = adoptable(watcher.list().await);
+        let mut adoptable = adoptable(containers);
         let mut owners = self.owners.lock().await;
         let mut entries = Vec::with_capacity(records.len());
         let mut wanted = Vec::new();
         for record in records {
             let key = record.key.clone();
-            let known = match StoredFunction::read(&self.context.store, record) {
+            let known = match StoredFunction::read(record) {
                 Ok(known) => known,
                 Err(error) => {
                     // Stored by a version with other rules. Kept: a version that knows it can run it.
@@ -172,9 +252,10 @@ impl Fleet {
                     continue;
                 }
             };
-            let counts = self.context.store.counts::<StatsSnapshot>(&key)?.unwrap_or_default();
-            let stats = CallStats::restored(&counts);
-            let adoptable = adoptable.remove(&key).unwrap_or_default();
+            let stats = self.restored_stats(&key, &known.record.incarnation);
+            let mut adoptable = adoptable.remove(&key).unwrap_or_default();
+            let own = &known.record.incarnation;
+            adoptable.retain(|replica| replica.incarnation.as_ref().is_none_or(|life| life == own));
             // That of a function that is scaled to zero is fetched when it is called, if it is not here.
             if known.record.desired > 0 {
                 wanted.push(known.wanted.image.clone());
@@ -193,6 +274,19 @@ impl Fleet {
         let (directory, context) = (self.directory.clone(), self.context.clone());
         self.keep("what keeps the counts of calls", move || keep_counts(directory.clone(), context.clone()));
         Ok(())
+    }
+
+    /// The counts of a function's calls so far, if they can be read.
+    fn restored_stats(&self, key: &FunctionKey, incarnation: &Incarnation) -> CallStats {
+        if self.context.store.absence().is_some() {
+            // Which was said.
+            return CallStats::default();
+        }
+        let counts = self.context.store.counts::<StatsSnapshot>(key, incarnation).unwrap_or_else(|error| {
+            tracing::error!(function = %key, error = &error as &dyn std::error::Error, "counts of calls cannot be read; they begin anew");
+            None
+        });
+        CallStats::restored(&counts.unwrap_or_default())
     }
 
     /// Is set when it is told to stop.
@@ -230,6 +324,7 @@ impl Fleet {
         owners.inboxes.insert(key.clone(), inbox.clone());
         let (directory, context) = (self.directory.clone(), self.context.clone());
         let owners = self.owners.clone();
+        let removal = Tombstone { key: key.clone(), incarnation: entry.incarnation.clone() };
         self.tasks.spawn(async move {
             supervisor::run(owner, &*context.runtime).await;
             if context.stop.is_cancelled() {
@@ -247,6 +342,9 @@ impl Fleet {
             if directory.get(&key).is_none() {
                 context.logs.remove(&key).await;
             }
+            // It goes once nothing is left.
+            context.left(vec![removal]);
+            context.launcher.reap_soon();
         });
         entry
     }
@@ -255,6 +353,16 @@ impl Fleet {
     /// resolved and it is on disk. Pulling and starting go on. With `only_update`, a function that is
     /// not there is an error.
     pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
+        self.deploy_anew(deployment, only_update, Vec::new()).await
+    }
+
+    /// The same; a function that was not there has `kept` revisions to go back to.
+    async fn deploy_anew(
+        &self,
+        deployment: wire::Deployment,
+        only_update: bool,
+        mut kept: Vec<RevisionRecord>,
+    ) -> Result<u64, FleetError> {
         let spec = FunctionSpec::try_from(&deployment)?;
         spec.check_settings()?;
         admission::check_schedule(&spec)?;
@@ -276,8 +384,9 @@ impl Fleet {
         admission::check_handler(&self.context.handlers, &spec)?;
         admission::check_command(&image, &spec, &self.context.config.watchdog)?;
         self.context.disk.check_room(&image).await?;
+        kept.retain(|revision| revision::from_record(revision).is_ok());
         let revision = Revision {
-            number: 1,
+            number: 1 + kept.iter().map(|revision| revision.number).max().unwrap_or(0),
             deployment: Arc::new(deployment),
             spec: Arc::new(spec),
             created_at: jiff::Timestamp::now(),
@@ -296,19 +405,22 @@ impl Fleet {
         }
         let record = FunctionRecord {
             key: key.clone(),
+            incarnation: new_incarnation(),
             wanted: revision::to_record(&revision),
             serving: None,
             desired: revision.spec.scale.min,
             last_revision: revision.number,
             failure: None,
             node: None,
+            revisions: kept,
         };
         self.context.store.put_function(&record).await?;
-        tracing::info!(function = %key, revision = 1, image = %revision.spec.image, "deployed");
+        let number = revision.number;
+        tracing::info!(function = %key, revision = number, image = %revision.spec.image, "deployed");
         let entry =
             self.add(&mut owners, StoredFunction::new(record, revision), Vec::new(), CallStats::default());
         owners.directory.insert([entry]);
-        Ok(1)
+        Ok(number)
     }
 
     /// Goes back to an old revision that served: `to`, or else the newest before the one that is wanted
@@ -411,11 +523,8 @@ fn adoptable(containers: Vec<ContainerRecord>) -> BTreeMap<FunctionKey, Vec<Adop
     let mut found: BTreeMap<FunctionKey, Vec<AdoptableReplica>> = BTreeMap::new();
     for container in containers {
         let ContainerState::Running { .. } = container.state else { continue };
+        let Some(owned) = Owned::of(&container) else { continue };
         let text = |key: &str| container.labels.get(key).map(String::as_str).unwrap_or_default();
-        let (Ok(name), Ok(namespace)) = (text(label::FUNCTION).parse(), text(label::NAMESPACE).parse())
-        else {
-            continue;
-        };
         let (Ok(revision), Ok(address), Ok(port)) = (
             text(label::REVISION).parse(),
             text(label::ADDRESS).parse::<IpAddr>(),
@@ -423,8 +532,9 @@ fn adoptable(containers: Vec<ContainerRecord>) -> BTreeMap<FunctionKey, Vec<Adop
         ) else {
             continue;
         };
-        found.entry(FunctionKey::new(name, namespace)).or_default().push(AdoptableReplica {
+        found.entry(owned.key).or_default().push(AdoptableReplica {
             id: container.id,
+            incarnation: owned.incarnation,
             revision,
             address: SocketAddr::new(address, port),
         });
@@ -450,8 +560,11 @@ fn write_counts(directory: &Directory, context: &Context, kept: &mut HashMap<Fun
     for entry in directory.all() {
         let calls = entry.stats.invocations();
         if kept.insert(entry.key.clone(), calls).unwrap_or(0) != calls {
-            changed.push((entry.key.clone(), entry.stats.snapshot()));
+            changed.push((entry.key.clone(), entry.incarnation.clone(), entry.stats.snapshot()));
         }
+    }
+    if changed.is_empty() || context.store.absence().is_some() {
+        return;
     }
     if let Err(error) = context.store.put_counts(&changed) {
         tracing::error!(error = &error as &dyn std::error::Error, "counts of calls could not be kept");

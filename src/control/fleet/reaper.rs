@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claim;
 use super::context::Context;
+use host::store::Tombstone;
 use model::function::ReplicaId;
+use model::sync::lock;
+use model::wire;
 
 /// How often left-overs are looked for.
 const EVERY: Duration = Duration::from_secs(300);
@@ -24,7 +28,7 @@ impl Reaper {
         let work = async {
             let mut again = AGAIN;
             loop {
-                let all = self.reap().await;
+                let all = self.reap(false).await;
                 self.discard_output().await;
                 let pause = if all { EVERY } else { again };
                 again = if all { AGAIN } else { (again * 2).min(EVERY) };
@@ -44,6 +48,9 @@ impl Reaper {
 
     /// Removes images that nobody uses, where there are too many.
     async fn collect(&self) {
+        if self.0.store.is_held() {
+            return std::future::pending().await;
+        }
         let mut collect = tokio::time::interval(EVERY);
         loop {
             collect.tick().await;
@@ -62,32 +69,79 @@ impl Reaper {
         }
     }
 
-    /// Removes whatever carries a replica's id that no owner knows; whether all of it is gone.
-    pub(super) async fn reap(&self) -> bool {
+    /// Removes whatever carries a replica's id that no owner knows, but for containers that are orphans, unless
+    /// `orphans` asks for those, too; whether all of it is gone.
+    pub(super) async fn reap(&self, orphans: bool) -> bool {
+        let context = &self.0;
+        let removals = std::mem::take(&mut lock(&context.remains).removals);
         // Listed before the owners are asked: an id is registered before anything of it is made.
-        let mut found: BTreeSet<ReplicaId> = self.0.logs.attached().into_iter().collect();
-        match self.0.runtime.containers().await {
-            Ok(containers) => found.extend(containers.into_iter().map(|container| container.id)),
+        let mut found: BTreeSet<ReplicaId> = context.logs.attached().into_iter().collect();
+        let containers = match context.runtime.containers().await {
+            Ok(containers) => containers,
             // Of what cannot be looked for nothing can be removed.
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "containers cannot be listed");
+                context.left(removals);
                 return false;
             }
-        }
+        };
         let mut all = true;
-        match self.0.network.attached().await {
+        match context.network.attached().await {
             Ok(attached) => found.extend(attached),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "networks cannot be listed");
                 all = false;
             }
         }
+        let tombstones = context.store.tombstones();
+        let mut left = Vec::new();
+        for container in containers {
+            let orphan = if orphans { None } else { claim::orphan(&context.store, &tombstones, &container) };
+            match orphan.filter(|_| !context.replica_index.contains(&container.id)) {
+                Some(orphan) => {
+                    found.remove(&container.id);
+                    left.push(orphan);
+                }
+                None => drop(found.insert(container.id)),
+            }
+        }
+        self.name_orphans(left);
+        if context.store.is_held() {
+            return true;
+        }
         for id in found {
-            if !self.0.replica_index.contains(&id) {
+            if !context.replica_index.contains(&id) {
                 tracing::info!(replica = %id, "removing what is left of a replica");
-                all &= self.0.launcher.try_clean(&id).await;
+                all &= context.launcher.try_clean(&id).await;
+            }
+        }
+        for removal in removals {
+            if !all || !self.end(&removal).await {
+                context.left(vec![removal]);
             }
         }
         all
+    }
+
+    /// Forgets a function that was removed, and of which nothing is left.
+    async fn end(&self, removal: &Tombstone) -> bool {
+        if let Err(error) = self.0.store.forget(removal).await {
+            tracing::warn!(function = %removal.key, error = &error as &dyn std::error::Error, "a removal could not be ended; it is tried again");
+            return false;
+        }
+        true
+    }
+
+    fn name_orphans(&self, orphans: Vec<wire::Orphan>) {
+        let mut remains = lock(&self.0.remains);
+        for orphan in orphans.iter().filter(|orphan| !remains.orphans.contains(orphan)) {
+            let wire::Orphan { replica, function, reason, .. } = orphan;
+            tracing::warn!(
+                replica,
+                function,
+                "a container is left alone, because {reason}; 'ingle system prune --orphans' removes it"
+            );
+        }
+        remains.orphans = orphans;
     }
 }

@@ -42,7 +42,7 @@ impl InUse {
         // In this order: a deploy lets go of its pin after its record is written, and a function that
         // is removed has replicas for a while after its record is gone.
         let mut found = Self { pinned: pins.all(), ..Self::default() };
-        for used in store.revisions_in_use()? {
+        for used in store.revisions_in_use() {
             found.handlers.extend(used.handler);
             let users = found.digests.entry(used.digest).or_default();
             if used.is_old {

@@ -284,10 +284,10 @@ impl Disk {
     pub async fn usage(&self) -> Result<wire::DiskUsage, DiskError> {
         let stored = self.runtime.stored(&self.in_use().await?.digests()).await?;
         let disk = self.runtime.disk().await?;
-        let functions = self.store.functions_count()?;
+        let functions = self.store.functions_count();
         let mut logs = wire::Share::default();
         for key in self.logs.kept() {
-            logs.add(self.logs.size_of(&key), self.store.has_function(&key)?);
+            logs.add(self.logs.size_of(&key), self.store.has_function(&key));
         }
         let handlers = self.handlers.stored(self.in_use().await?.into_handlers()).await?;
         let store = wire::Share { count: functions, size: self.store.size_on_disk()?, unused: 0 };
@@ -329,7 +329,7 @@ impl Disk {
         let mut freed = 0u64;
         // Listed before the store is asked: a function is stored before it writes anything.
         for key in self.logs.kept() {
-            if !self.store.has_function(&key)? {
+            if !self.store.has_function(&key) {
                 freed = freed.saturating_add(self.logs.size_of(&key));
                 self.logs.remove(&key).await;
             }

@@ -17,7 +17,7 @@ use host::network::{Attachment, Network};
 use host::runtime::{ContainerRequest, LayerRequest, Progress, Runtime, Stdio, machine_memory};
 use host::secrets::Secrets;
 use model::config;
-use model::function::{FunctionSpec, PullPolicy, ReplicaId};
+use model::function::{FunctionSpec, Incarnation, PullPolicy, ReplicaId};
 
 /// Lines of output that an error carries.
 const ERROR_LINES: usize = 5;
@@ -32,6 +32,12 @@ pub struct Launch {
     pub id: ReplicaId,
     /// What it runs.
     pub revision: Arc<Revision>,
+    /// The life of the function that it belongs to.
+    pub incarnation: Incarnation,
+    /// The identity of the state directory that the function is in.
+    pub state: Box<str>,
+    /// The function's record, for the container to carry.
+    pub record: Vec<u8>,
     /// Counts the bytes of the pull.
     pub progress: Progress,
     /// Set when the replica's process ends.
@@ -126,6 +132,8 @@ impl Launcher {
             id: id.clone(),
             spec: spec.clone(),
             revision: revision.number,
+            incarnation: launch.incarnation.clone(),
+            state: launch.state.clone(),
             image: image.clone(),
         };
         // Each takes some milliseconds, most of them waiting: for the kernel here, for the disk there.
@@ -140,6 +148,9 @@ impl Launcher {
             id: id.clone(),
             spec: spec.clone(),
             revision: revision.number,
+            incarnation: launch.incarnation.clone(),
+            state: launch.state.clone(),
+            record: std::mem::take(&mut launch.record),
             image,
             address: attachment.address,
             netns: attachment.netns,

@@ -59,9 +59,9 @@ async fn describe(
 }
 
 /// Says which revision the deploy became, so that a client can follow that one.
-const REVISION: HeaderName = HeaderName::from_static("x-revision");
+pub(super) const REVISION: HeaderName = HeaderName::from_static("x-revision");
 
-type Deployed = (StatusCode, [(HeaderName, HeaderValue); 1]);
+pub(super) type Deployed = (StatusCode, [(HeaderName, HeaderValue); 1]);
 
 async fn put(
     State(fleet): State<Arc<Fleet>>,

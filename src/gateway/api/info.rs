@@ -1,15 +1,20 @@
 //! `/system/info` and `/healthz`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use http::StatusCode;
 
+use crate::gateway::error::ErrorResponse;
+use host::store::Store;
 use model::wire;
 
-pub(super) fn routes(admin: Option<SocketAddr>) -> Router {
-    Router::new().route("/system/info", get(info)).with_state(admin).route("/healthz", get(health))
+pub(super) fn routes(admin: Option<SocketAddr>, store: Arc<Store>) -> Router {
+    let health = Router::new().route("/healthz", get(health)).with_state(store);
+    Router::new().route("/system/info", get(info)).with_state(admin).merge(health)
 }
 
 async fn info(State(admin): State<Option<SocketAddr>>) -> axum::Json<wire::Info> {
@@ -29,7 +34,8 @@ async fn info(State(admin): State<Option<SocketAddr>>) -> axum::Json<wire::Info>
 }
 
 /// Answers as soon as the gateway takes requests: functions that run can then be called, also while
-/// containerd is away.
-async fn health() -> &'static str {
-    "OK\n"
+/// containerd is away. Says why calls and deploys cannot be accepted, while that is so.
+async fn health(State(store): State<Arc<Store>>) -> Result<&'static str, ErrorResponse> {
+    store.check().map_err(|error| ErrorResponse::from(error).with_status(StatusCode::SERVICE_UNAVAILABLE))?;
+    Ok("OK\n")
 }

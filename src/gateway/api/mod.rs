@@ -20,6 +20,7 @@ mod namespaces;
 mod params;
 mod queue;
 mod secrets;
+mod store;
 mod system;
 mod upload;
 
@@ -46,6 +47,7 @@ use control::fleet::Fleet;
 use host::logs::Logs;
 use host::runtime::Runtime;
 use host::secrets::Secrets;
+use host::store::Store;
 
 /// What the API speaks for.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub struct Api {
     pub logs: Arc<Logs>,
     /// Images, and what replicas use.
     pub runtime: Arc<dyn Runtime>,
+    /// All that is kept.
+    pub store: Arc<Store>,
     /// The rules of access.
     pub access: Arc<Access>,
     /// Where archives of images and handlers are kept while they are read.
@@ -93,9 +97,11 @@ impl Api {
             .merge(calls::routes(self.queue.clone()))
             .merge(queue::routes(self.queue))
             .merge(cron::routes(self.fleet.clone(), self.cron))
-            .merge(system::routes(self.fleet))
-            .merge(info::routes(self.admin_listen))
+            .merge(system::routes(self.fleet.clone()))
+            .merge(store::routes(self.fleet))
+            .merge(info::routes(self.admin_listen, self.store.clone()))
             .merge(metrics::routes(scrape));
+        let router = router.layer(middleware::from_fn_with_state(self.store, change_nothing_if_held));
         Ok(around(router, self.access, stats))
     }
 }
@@ -163,6 +169,17 @@ async fn let_in(State(access): State<Arc<Access>>, request: Request, next: Next)
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response
+}
+
+/// Refuses changes while the state directory is missing, but for the two that decide what becomes of it.
+async fn change_nothing_if_held(State(store): State<Arc<Store>>, request: Request, next: Next) -> Response {
+    let is_decision = ["/system/store/adopt", "/system/prune"].contains(&request.uri().path());
+    match store.absence() {
+        Some(error) if store.is_held() && !request.method().is_safe() && !is_decision => {
+            ErrorResponse::from(error).into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 /// Writes an error as the client asked for it.

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 
+use super::params::Params;
 use super::{Answer, to_the_end};
 use control::fleet::Fleet;
 use model::wire;
@@ -18,6 +19,7 @@ async fn df(State(fleet): State<Arc<Fleet>>) -> Answer<wire::DiskUsage> {
     Ok(axum::Json(fleet.disk().usage().await?))
 }
 
-async fn prune(State(fleet): State<Arc<Fleet>>) -> Answer<wire::Pruned> {
-    Ok(axum::Json(to_the_end(async move { fleet.prune().await }).await?))
+async fn prune(State(fleet): State<Arc<Fleet>>, params: Params) -> Answer<wire::Pruned> {
+    let orphans = params.switch("orphans")?;
+    Ok(axum::Json(to_the_end(async move { fleet.prune(orphans).await }).await?))
 }

@@ -16,6 +16,12 @@ use crate::gateway::access::exposure::Exposure;
 /// `admin:secret`
 const AUTH: &str = "Basic YWRtaW46c2VjcmV0";
 
+/// A store whose directory is gone when this returns: it is only asked how it is.
+fn store() -> Arc<Store> {
+    let state = tempfile::tempdir().expect("a directory");
+    Arc::new(Store::open(state.path()).expect("a store"))
+}
+
 fn router() -> Router {
     async fn take(body::Json(body): body::Json<model::wire::ScaleRequest>) -> String {
         body.replicas.to_string()
@@ -24,7 +30,7 @@ fn router() -> Router {
         name
     }
     let routes = Router::new()
-        .merge(info::routes(None))
+        .merge(info::routes(None, store()))
         .route("/system/take", post(take))
         .route("/system/echo/{name}", get(echo));
     let config = Config::parse("", |_| None).expect("defaults");

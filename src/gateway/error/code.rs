@@ -101,7 +101,10 @@ error_codes! {
     ContainerdFailed, "containerd_failed", [500];
     ContainerNotFound, "container_not_found", [500];
     StoreFailed, "store_failed", [500, 503];
-    DiskFull, "disk_full", [507];
+    StoreUnusable, "store_unusable", [409];
+    StateMissing, "state_missing", [503];
+    NothingSetAside, "nothing_set_aside", [404];
+    DiskFull, "disk_full", [507, 503];
     DiskFailed, "disk_failed", [500];
     Busy, "busy", [503];
     ShuttingDown, "shutting_down", [503];

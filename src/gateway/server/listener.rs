@@ -102,6 +102,24 @@ pub struct Inherited {
 }
 
 impl Inherited {
+    /// Holds copies of sockets, for a daemon that begins anew in this process.
+    pub fn of(listeners: &Listeners) -> io::Result<Self> {
+        let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+        for socket in [Some(&listeners.public), listeners.admin.as_ref(), listeners.local.as_ref()] {
+            match socket {
+                Some(Socket::Tcp(listener, _)) => {
+                    tcp.push(TcpListener::from(listener.as_fd().try_clone_to_owned()?));
+                }
+                Some(Socket::Unix(listener)) => {
+                    unix.push(UnixListener::from(listener.as_fd().try_clone_to_owned()?));
+                }
+                None => {}
+            }
+        }
+        // What holds the rules is stopped and started with the rest.
+        Ok(Self { tcp, unix, rules: Vec::new() })
+    }
+
     /// Takes the sockets that systemd hands over.
     pub fn take() -> Self {
         let mut handed = ListenFd::from_env();

@@ -30,7 +30,7 @@ pub use progress::{Progress, ProgressReport};
 
 pub use storage::{Disk, Stored};
 
-use model::function::{FunctionSpec, ImageRef, PullPolicy, ReplicaId};
+use model::function::{FunctionSpec, ImageRef, Incarnation, PullPolicy, ReplicaId};
 
 /// What runs containers.
 #[async_trait]
@@ -102,6 +102,10 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// Every container of ours, with its state.
     async fn containers(&self) -> Result<Vec<ContainerRecord>, RuntimeError>;
+
+    /// Returns the record that a container was made with ([`ContainerRequest::record`]); `None` if there is no such
+    /// container, or it is of an earlier version.
+    async fn record(&self, id: &ReplicaId) -> Result<Option<Vec<u8>>, RuntimeError>;
 
     /// What happens to containers from now on. A receiver that lags must list again.
     fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
@@ -192,6 +196,12 @@ pub struct ContainerRequest {
     pub spec: Arc<FunctionSpec>,
     /// Which version of the spec.
     pub revision: u64,
+    /// The life of the function that it belongs to.
+    pub incarnation: Incarnation,
+    /// The identity of the state directory that the function is in.
+    pub state: Box<str>,
+    /// The function's record, for [`Runtime::record`].
+    pub record: Vec<u8>,
     /// The image to run.
     pub image: Arc<Image>,
     /// The replica's address, for the labels.
@@ -228,6 +238,10 @@ pub mod label {
     pub const IMAGE: &str = "ingle/image";
     /// The digest of its handler, if it has one.
     pub const HANDLER: &str = "ingle/handler";
+    /// The life of the function. Containers of earlier versions have none.
+    pub const INCARNATION: &str = "ingle/incarnation";
+    /// The identity of the state directory. Containers of earlier versions have none.
+    pub const STATE: &str = "ingle/state";
 }
 
 impl ContainerRequest {
@@ -237,6 +251,8 @@ impl ContainerRequest {
             id: self.id.clone(),
             spec: self.spec.clone(),
             revision: self.revision,
+            incarnation: self.incarnation.clone(),
+            state: self.state.clone(),
             image: self.image.clone(),
         }
     }
@@ -258,6 +274,10 @@ pub struct LayerRequest {
     pub spec: Arc<FunctionSpec>,
     /// The number of its revision.
     pub revision: u64,
+    /// The life of the function that it belongs to.
+    pub incarnation: Incarnation,
+    /// The identity of the state directory that the function is in.
+    pub state: Box<str>,
     /// What it runs.
     pub image: Arc<Image>,
 }
@@ -270,6 +290,8 @@ impl LayerRequest {
             (label::NAMESPACE.into(), self.spec.key.namespace.to_string()),
             (label::REVISION.into(), self.revision.to_string()),
             (label::PORT.into(), self.spec.port.to_string()),
+            (label::INCARNATION.into(), self.incarnation.to_string()),
+            (label::STATE.into(), self.state.to_string()),
             (label::IMAGE.into(), self.image.resolved.digest.clone()),
         ]);
         if let Some(handler) = &self.spec.handler {

@@ -2,7 +2,7 @@
 //!
 //! A file is complete and on disk before its name is stored, so a stored name always resolves. The file is
 //! removed once no row on disk names it any more. A reader that has read the row before finds no file, and
-//! reads the row again ([`super::Store::value`]). Files left by a crash are removed when the store opens.
+//! reads the row again ([`super::Sled::value`]). Files left by a crash are removed when the store opens.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
+use crate::private_file;
 
 /// The largest value that sled is given, in bytes.
 pub(super) const LIMIT: usize = 8 << 10;
@@ -71,7 +72,7 @@ impl References {
 
 impl LargeValues {
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir)
+        private_file::make_directory(dir)
             .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
         Ok(Self { dir: dir.to_owned() })
     }

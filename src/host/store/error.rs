@@ -44,7 +44,7 @@ pub enum StoreError {
     /// The file system takes no writes.
     #[error(
         "the file system of {path} is read-only, as after an error of the disk (dmesg says which): \
-         repair it, and restart the daemon (systemctl restart ingle); functions run on meanwhile"
+         repair it, and the store goes on by itself; functions run on meanwhile"
     )]
     ReadOnly {
         /// The store's directory.
@@ -52,16 +52,48 @@ pub enum StoreError {
         /// That was found out by writing.
         begun: bool,
     },
-    /// A write has failed, this one or one before it, and none is begun any more.
+    /// A write has failed, this one or one before it, and the store is not open again yet.
     #[error(
-        "the store in {path} takes no more changes after one that failed ('journalctl -u ingle' has why): \
-         restart the daemon (systemctl restart ingle); functions run on meanwhile"
+        "the store in {path} takes no changes after one that failed ('journalctl -u ingle' has why); it is opened \
+         anew as soon as the disk allows; functions run on meanwhile"
     )]
     Broken {
         /// The store's directory.
         path: PathBuf,
         /// It was this one.
         begun: bool,
+    },
+    /// The queue's part cannot be opened. Functions are in files of their own.
+    #[error(
+        "the queue's store in {path} cannot be opened ({reason}): async calls, schedules and records are out of \
+         service, and functions are served; 'ingle store check' looks at it, and 'ingle store repair' sets it aside"
+    )]
+    OutOfService {
+        /// The store's directory.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The state directory is empty, and containers of another one are here.
+    #[error(
+        "the state directory {path} is empty, and containers of another one{of} are on this machine: mount its disk, or \
+         set daemon.state_dir; or go on with the functions that run ('ingle store adopt'), or remove them ('ingle \
+         system prune --orphans'). Until then functions that run are served, and nothing is changed",
+        of = .identity.as_ref().map(|identity| format!(" (identity {identity})")).unwrap_or_default()
+    )]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The identity that the containers carry.
+        identity: Option<Box<str>>,
+    },
+    /// A file cannot be used as it is.
+    #[error("{path} cannot be used: {reason}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// Anything else: the operation, and what sled or the kernel said.
     #[error("{operation} failed")]
@@ -85,7 +117,12 @@ impl StoreError {
     /// Whether the next start may find the change all the same.
     pub fn was_begun(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::InUse { .. } | Self::Newer { .. } => false,
+            Self::Full { .. }
+            | Self::InUse { .. }
+            | Self::Newer { .. }
+            | Self::OutOfService { .. }
+            | Self::Held { .. }
+            | Self::Unusable { .. } => false,
             Self::ReadOnly { begun, .. } | Self::Broken { begun, .. } => *begun,
             // Closed before it was written, or after.
             Self::Closed | Self::Failed { .. } => true,
@@ -94,7 +131,7 @@ impl StoreError {
 
     /// Whether this process cannot write any more.
     pub fn needs_restart(&self) -> bool {
-        matches!(self, Self::Broken { .. } | Self::ReadOnly { .. } | Self::Closed)
+        matches!(self, Self::Closed | Self::OutOfService { .. } | Self::Held { .. })
     }
 
     pub(super) fn open(dir: &Path, error: sled::Error) -> Self {

@@ -30,12 +30,12 @@ pub type StoredJob = (u64, Vec<u8>);
 impl Store {
     /// Keeps a call; returns when it is on disk.
     pub async fn put_job(&self, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
-        self.writer.write(vec![put(JOBS, number, job)]).await
+        self.sled.writer.write(vec![put(JOBS, number, job)]).await
     }
 
     /// Forgets a call that was made; returns when that is on disk.
     pub async fn delete_job(&self, number: u64) -> Result<(), StoreError> {
-        self.writer.write(vec![delete(&key(JOBS, number))]).await
+        self.sled.writer.write(vec![delete(&key(JOBS, number))]).await
     }
 
     /// A call has ended: it is not to be made any more. All that is left of it is written with that; returns when it
@@ -46,34 +46,35 @@ impl Store {
         operations.extend(dead.map(|job| put(DEAD, number, job)));
         operations.extend(record.map(|record| put(RECORDS, number, record)));
         operations.extend(follower.map(|(number, job)| put(JOBS, number, job)));
-        self.writer.write(operations).await
+        self.sled.writer.write(operations).await
     }
 
     /// Takes a call up again that was given up, under another number and in this form; returns when that is on disk.
     pub async fn revive_job(&self, dead: u64, number: u64, job: Vec<u8>) -> Result<(), StoreError> {
-        self.writer.write(vec![delete(&key(DEAD, dead)), put(JOBS, number, job)]).await
+        self.sled.writer.write(vec![delete(&key(DEAD, dead)), put(JOBS, number, job)]).await
     }
 
     /// Forgets calls that were given up; returns when that is on disk.
     pub async fn delete_dead_jobs(&self, numbers: &[u64]) -> Result<(), StoreError> {
-        self.writer.write(numbers.iter().map(|number| delete(&key(DEAD, *number))).collect()).await
+        self.sled.writer.write(numbers.iter().map(|number| delete(&key(DEAD, *number))).collect()).await
     }
 
     /// Keeps what is remembered of calls in this form; returns when that is on disk.
     pub async fn put_call_records(&self, records: Vec<StoredJob>) -> Result<(), StoreError> {
-        self.writer
+        self.sled
+            .writer
             .write(records.into_iter().map(|(number, record)| put(RECORDS, number, record)).collect())
             .await
     }
 
     /// Forgets calls that have ended; returns when that is on disk.
     pub async fn delete_call_records(&self, numbers: &[u64]) -> Result<(), StoreError> {
-        self.writer.write(numbers.iter().map(|number| delete(&key(RECORDS, *number))).collect()).await
+        self.sled.writer.write(numbers.iter().map(|number| delete(&key(RECORDS, *number))).collect()).await
     }
 
     /// What is remembered of a call that has ended.
     pub fn call_record(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.bytes(&key(RECORDS, number))
+        self.sled.bytes(&key(RECORDS, number))
     }
 
     /// What is remembered of calls that have ended, one after the other, in the order in which they were queued.
@@ -83,12 +84,12 @@ impl Store {
 
     /// A call that is to be made.
     pub fn job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.bytes(&key(JOBS, number))
+        self.sled.bytes(&key(JOBS, number))
     }
 
     /// A call that was given up.
     pub fn dead_job(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.bytes(&key(DEAD, number))
+        self.sled.bytes(&key(DEAD, number))
     }
 
     /// Calls that are to be made, one after the other, oldest first.
@@ -105,7 +106,7 @@ impl Store {
     pub fn last_job_number(&self) -> Result<u64, StoreError> {
         let mut highest = 0;
         for prefix in [JOBS, DEAD, RECORDS] {
-            let Some(key) = self.db.scan_prefix(prefix).keys().next_back() else { continue };
+            let Some(key) = self.sled.database.db()?.scan_prefix(prefix).keys().next_back() else { continue };
             let key = key.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
             highest = highest.max(number_of(prefix, &key)?);
         }
@@ -114,7 +115,7 @@ impl Store {
 
     /// How many calls were given up.
     pub fn dead_jobs_count(&self) -> Result<usize, StoreError> {
-        let rows = self.db.scan_prefix(DEAD).keys().map(|row| row.map(|_| 1));
+        let rows = self.sled.database.db()?.scan_prefix(DEAD).keys().map(|row| row.map(|_| 1));
         rows.sum::<sled::Result<usize>>().map_err(|error| StoreError::failed("reading the store", error))
     }
 
@@ -122,27 +123,35 @@ impl Store {
     pub async fn pause_queue(&self, queue: &str, paused: bool) -> Result<(), StoreError> {
         let key = format!("{PAUSED}{queue}");
         let operation = if paused { Operation::Put { key, value: Vec::new() } } else { delete(&key) };
-        self.writer.write(vec![operation]).await
+        self.sled.writer.write(vec![operation]).await
     }
 
     /// The names of the queues that are paused.
     pub fn paused_queues(&self) -> Result<Vec<String>, StoreError> {
-        let keys = self.db.scan_prefix(PAUSED).keys();
+        let keys = self.sled.database.db()?.scan_prefix(PAUSED).keys();
         let name = |key: sled::IVec| String::from_utf8_lossy(&key[PAUSED.len()..]).into_owned();
         keys.map(|key| key.map(name).map_err(|error| StoreError::failed("reading the store", error)))
             .collect()
     }
 
-    fn rows(&self, prefix: &'static str) -> impl DoubleEndedIterator<Item = Result<StoredJob, StoreError>> {
-        self.db.scan_prefix(prefix).filter_map(move |row| {
+    fn rows(
+        &self,
+        prefix: &'static str,
+    ) -> Box<dyn DoubleEndedIterator<Item = Result<StoredJob, StoreError>> + '_> {
+        let sled = &self.sled;
+        let db = match sled.database.db() {
+            Ok(db) => db,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        Box::new(db.scan_prefix(prefix).filter_map(move |row| {
             let read = || {
                 let (key, stored) =
                     row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
                 let number = number_of(prefix, &key)?;
-                Ok(self.value(&key, stored)?.map(|value| (number, value)))
+                Ok(sled.value(&key, stored)?.map(|value| (number, value)))
             };
             read().transpose()
-        })
+        }))
     }
 }
 

@@ -1,4 +1,7 @@
-//! What must survive: functions, namespaces, address leases and counts, on sled.
+//! What must survive: functions and namespaces, a file each; calls, timers, counts and address leases, on sled.
+//!
+//! Functions do not depend on sled ([`functions`] says how they are kept). When sled cannot be opened, what is in it
+//! is out of service, and functions are served.
 //!
 //! sled 0.34 is used by rules that its defects call for (each was met while measuring it):
 //! - One thread owns every write and every flush: seven flushes at the same time deadlock it.
@@ -12,176 +15,265 @@
 
 mod ballast;
 mod blobs;
+mod database;
+mod disk;
 mod error;
+mod functions;
+mod held;
+mod identity;
 mod jobs;
 mod record;
+mod sealed;
+mod takeover;
 mod timers;
 mod writer;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
+pub use functions::{SetAside, Tombstone};
 pub use jobs::{LeftJob, StoredJob};
-pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure};
+pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure, new_incarnation};
 pub use timers::StoredTimer;
 
 use ballast::Ballast;
 use blobs::{LargeValues, References};
-use model::function::{FunctionKey, NamespaceName, ReplicaId};
+use database::{Absence, Database};
+use functions::Functions;
+use held::Held;
+use model::function::{FunctionKey, Incarnation, NamespaceName, ReplicaId};
 use model::wire;
-use record::{FunctionDigests, RevisionDigests};
-use writer::{Operation, Writer};
+use writer::{Open, Operation, Writer};
 
-/// The format of what is stored; a store of a later version is refused.
-const SCHEMA: u32 = 1;
-/// How long to wait for another process to close the store.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-/// Pause between two looks.
-const LOCK_POLL: Duration = Duration::from_millis(20);
+/// The format of what is stored; a store of a later version is refused. 1 had functions and namespaces on sled.
+const SCHEMA: u32 = 2;
 /// Where the format is written down.
 const SCHEMA_KEY: &str = "meta/schema";
-/// Rows that belong to a function.
-const OWNED: [&str; 3] = ["counts/", "revision/", timers::TIMERS];
-/// The page cache: the working set is a few hundred small records.
-const CACHE_BYTES: u64 = 4 << 20;
-
+/// Rows of counts.
+const COUNTS: &str = "counts/";
 /// The store. Reads are direct, writes go through the one writer.
 #[derive(Debug)]
 pub struct Store {
-    db: sled::Db,
+    identity: Box<str>,
+    functions: Functions,
+    sled: Sled,
+    held: Option<Held>,
+}
+
+/// The part on sled.
+#[derive(Debug)]
+struct Sled {
+    database: Arc<Database>,
     large: Arc<LargeValues>,
     writer: Writer,
 }
 
 impl Store {
-    /// Opens the store in `<state_dir>/db`, or makes it. Blocks; call it before serving.
+    /// Opens the store in `state_dir`, or makes it, and takes over what an earlier version has left there. Blocks;
+    /// call it before serving.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let dir = state_dir.join("db");
-        std::fs::create_dir_all(&dir)
-            .map_err(|error| StoreError::failed(format!("making {}", dir.display()), error))?;
-        remove_snapshots(&dir, |name| name.ends_with(".generating"))?;
-        let ballast = Ballast::of(&dir);
-        let db = match open_when_free(&dir) {
-            Err(error) if error::is_full(&error) && ballast.release() => {
-                tracing::warn!(store = %dir.display(), "the disk is full; the store is opened in the room that was held for it");
-                open_when_free(&dir)
-            }
-            other => other,
-        };
-        let db = match db {
-            Err(sled::Error::Corruption { .. }) => {
-                tracing::warn!(store = %dir.display(), "the store's snapshot is damaged; rebuilding it from the log");
-                remove_snapshots(&dir, |_| true)?;
-                open_when_free(&dir)
-            }
-            other => other,
-        }
-        .map_err(|error| StoreError::open(&dir, error))?;
+        let database = Arc::new(Database::new(state_dir.join("db")));
+        let ballast = Ballast::of(database.dir());
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
-        check_schema(&db, &large)?;
-        drop_orphans(&db)?;
-        let references = references(&db)?;
-        large.retain(&references)?;
-        let writer = Writer::start(db.clone(), &dir, large.clone(), references, ballast)?;
-        Ok(Self { db, large, writer })
+        let opened = database.open(&ballast).and_then(|(db, file)| {
+            let functions = takeover::open(state_dir, &db, &large)?;
+            let references = references(&db)?;
+            large.retain(&references)?;
+            Ok((functions, Open { db, file, references }))
+        });
+        let (functions, open) = match opened {
+            Ok((functions, open)) => {
+                database.publish(open.db.clone());
+                (functions, Some(open))
+            }
+            Err(error @ (StoreError::InUse { .. } | StoreError::Newer { .. })) => return Err(error),
+            // Without files of functions there is nothing that could be served.
+            Err(error) if !identity::is_given(state_dir) => return Err(error),
+            Err(error) => {
+                let absence = Absence::OutOfService(model::error::chain(&error));
+                tracing::error!("{}", absence.error(database.dir(), false));
+                database.withdraw(absence);
+                (Functions::open(state_dir)?, None)
+            }
+        };
+        let identity = identity::read(state_dir)?;
+        let writer = Writer::start(database.clone(), open, large.clone(), ballast, functions.clone())?;
+        Ok(Self { identity, functions, sled: Sled { database, large, writer }, held: None })
+    }
+
+    /// Reports whether nothing was ever kept in `state_dir`.
+    pub fn is_new(state_dir: &Path) -> bool {
+        held::is_new(state_dir)
+    }
+
+    /// Opens a store in `substitute` for the time in which `state_dir` is empty and must stay so, because containers of
+    /// another one are here, with this identity if they carry one. It holds functions alone.
+    pub fn hold(substitute: &Path, state_dir: &Path, identity: Option<&str>) -> Result<Self, StoreError> {
+        identity::give(substitute, identity)?;
+        let database = Arc::new(Database::new(substitute.join("db")));
+        let held = Held {
+            substitute: substitute.to_owned(),
+            directory: state_dir.to_owned(),
+            identity: identity.map(Into::into),
+        };
+        database.withdraw(Absence::OutOfService(held.error().to_string()));
+        let large = Arc::new(LargeValues::open(&substitute.join("large"))?);
+        let functions = Functions::open(substitute)?;
+        let identity = identity::read(substitute)?;
+        let ballast = Ballast::of(database.dir());
+        let writer = Writer::start(database.clone(), None, large.clone(), ballast, functions.clone())?;
+        Ok(Self { identity, functions, sled: Sled { database, large, writer }, held: Some(held) })
+    }
+
+    /// Reports whether this store only takes the place of another one.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Has the empty state directory go on with the functions that are here. The next start finds them.
+    pub fn adopt(&self) -> Result<(), StoreError> {
+        self.held()?.adopt()
+    }
+
+    /// Has the empty state directory begin anew, with nothing in it.
+    pub fn abandon(&self) -> Result<(), StoreError> {
+        self.held()?.abandon()
+    }
+
+    fn held(&self) -> Result<&Held, StoreError> {
+        self.held.as_ref().ok_or_else(|| StoreError::Unusable {
+            path: self.sled.database.dir().to_owned(),
+            reason: "its state directory is in use, and waits for no decision".into(),
+        })
+    }
+
+    /// Returns the identity of the state directory.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Returns why calls, timers and records cannot be read or kept now, if that is so.
+    pub fn absence(&self) -> Option<StoreError> {
+        if let Some(held) = &self.held {
+            return Some(held.error());
+        }
+        let Sled { database, .. } = &self.sled;
+        database.absence().map(|absence| absence.error(database.dir(), false))
+    }
+
+    /// Fails if no call can be accepted now.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.absence().map_or(Ok(()), Err)?;
+        disk::check(self.sled.database.dir()).map(drop)
+    }
+
+    /// Puts a part on sled aside that cannot be opened, and begins with an empty one; returns where it is then.
+    pub async fn repair(&self) -> Result<PathBuf, StoreError> {
+        self.sled.writer.repair().await
     }
 
     /// Every function.
     pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
-        self.scan("function/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
+        self.functions.all()
     }
 
     /// What functions may be started from: images and handlers of revisions that are wanted or serve, and of those
     /// that are kept to go back to.
-    pub fn revisions_in_use(&self) -> Result<Vec<RevisionUse>, StoreError> {
-        let mut uses = Vec::new();
-        // Functions first: a rollback takes a revision that is kept into the function's record, and one
-        // that is then forgotten has left its image to a later row.
-        for (_, FunctionDigests { key, wanted, serving }) in self.scan("function/")? {
-            let revisions = std::iter::once(wanted).chain(serving);
-            uses.extend(revisions.map(|revision| revision.used_by(key.clone(), false)));
-        }
-        for (row, revision) in self.scan::<RevisionDigests>("revision/")? {
-            let function = function_of(&row).ok_or_else(|| {
-                StoreError::failed("reading the store", format!("revision/{row} belongs to no function"))
-            })?;
-            uses.push(revision.used_by(function, true));
-        }
-        Ok(uses)
+    pub fn revisions_in_use(&self) -> Vec<RevisionUse> {
+        self.functions.uses()
     }
 
     /// Bytes that the store takes of the disk.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
-        let small = self.db.size_on_disk();
-        Ok(small.map_err(|error| StoreError::failed("measuring the store", error))? + self.large.size())
+        let files = self.functions.size();
+        let Sled { database, large, .. } = &self.sled;
+        let Ok(db) = database.db() else { return Ok(files + large.size()) };
+        let small = db.size_on_disk().map_err(|error| StoreError::failed("measuring the store", error))?;
+        Ok(files + small + large.size())
     }
 
     /// How many functions there are.
-    pub fn functions_count(&self) -> Result<u64, StoreError> {
-        let rows = self.db.scan_prefix("function/").keys();
-        let count = rows.map(|row| row.map(|_| 1)).sum::<sled::Result<u64>>();
-        count.map_err(|error| StoreError::failed("reading the store", error))
+    pub fn functions_count(&self) -> u64 {
+        self.functions.count()
     }
 
-    /// Whether there is such a function.
-    pub fn has_function(&self, key: &FunctionKey) -> Result<bool, StoreError> {
-        let found = self.db.contains_key(function_key(key));
-        found.map_err(|error| StoreError::failed("reading the store", error))
+    /// Whether there is such a function, or a file that may be its record.
+    pub fn has_function(&self, key: &FunctionKey) -> bool {
+        self.functions.has(key)
+    }
+
+    /// Returns the life of a function that it is in, if it is there.
+    pub fn incarnation(&self, key: &FunctionKey) -> Option<Incarnation> {
+        self.functions.incarnation(key)
     }
 
     /// Keeps a function; returns when it is on disk.
     pub async fn put_function(&self, record: &FunctionRecord) -> Result<(), StoreError> {
-        self.writer.write(vec![put(&function_key(&record.key), record)?]).await
-    }
-
-    /// Keeps a function with a revision that has begun to serve, and forgets those of its revisions that
-    /// are named in `dropped`; returns when all of it is on disk.
-    pub async fn put_served(
-        &self,
-        record: &FunctionRecord,
-        served: &RevisionRecord,
-        dropped: &[u64],
-    ) -> Result<(), StoreError> {
-        let key = &record.key;
-        let mut operations =
-            vec![put(&function_key(key), record)?, put(&revision_key(key, served.number), served)?];
-        operations.extend(dropped.iter().map(|number| delete(&revision_key(key, *number))));
-        self.writer.write(operations).await
+        self.functions.put(record).await
     }
 
     /// A function, if it is there.
     pub fn function(&self, key: &FunctionKey) -> Result<Option<FunctionRecord>, StoreError> {
-        self.get(&function_key(key))
+        self.functions.get(key)
     }
 
-    /// The revisions of a function that are kept because they served, oldest first.
-    pub fn revisions(&self, key: &FunctionKey) -> Result<Vec<RevisionRecord>, StoreError> {
-        let rows = self.scan(&format!("revision/{}/{}/", key.namespace, key.name))?;
-        Ok(rows.into_iter().map(|(_, record)| record).collect())
+    /// Begins the removal of a function, with its counts and its timer. Returns when that is on disk: the next start
+    /// does not find the function, and goes on with the removal until [`Store::forget`] ends it. `None` if there is
+    /// no such function.
+    pub async fn delete_function(&self, key: &FunctionKey) -> Result<Option<Tombstone>, StoreError> {
+        let tombstone = self.functions.remove(key).await?;
+        if let Some(tombstone) = &tombstone {
+            self.sled.writer.write_soon(rows_of(tombstone));
+        }
+        Ok(tombstone)
     }
 
-    /// One of those revisions.
-    pub fn revision(&self, key: &FunctionKey, number: u64) -> Result<Option<RevisionRecord>, StoreError> {
-        self.get(&revision_key(key, number))
+    /// Ends the removal of a function of which nothing is left.
+    pub async fn forget(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        self.sled.writer.write(rows_of(tombstone)).await?;
+        self.functions.forget(tombstone).await
     }
 
-    /// Forgets a function, its counts, its timer and these revisions of it; returns when that is on disk.
-    pub async fn delete_function(&self, key: &FunctionKey, revisions: &[u64]) -> Result<(), StoreError> {
-        let mut operations =
-            vec![delete(&function_key(key)), delete(&counts_key(key)), delete(&timers::key(key))];
-        operations.extend(revisions.iter().map(|number| delete(&revision_key(key, *number))));
-        self.writer.write(operations).await
+    /// Removes the rows of functions that an earlier version has left, and that were taken over into files; returns
+    /// how many.
+    pub async fn prune(&self) -> Result<usize, StoreError> {
+        let rows = takeover::kept(&*self.sled.database.db()?)?;
+        let count = rows.len();
+        self.sled.writer.write(rows.iter().map(|key| delete(key)).collect()).await?;
+        Ok(count)
+    }
+
+    /// The removals that have not ended.
+    pub fn tombstones(&self) -> Vec<Tombstone> {
+        self.functions.tombstones()
+    }
+
+    /// The files of functions and namespaces that cannot be used.
+    pub fn set_aside(&self) -> Vec<SetAside> {
+        self.functions.set_aside()
+    }
+
+    /// The record in the newest file of a function that was set aside, whatever its checksum says, and the file.
+    pub fn edited_function(
+        &self,
+        key: &FunctionKey,
+    ) -> Result<Option<(PathBuf, FunctionRecord)>, StoreError> {
+        self.functions.edited(key)
+    }
+
+    /// Removes a file that was set aside.
+    pub async fn discard(&self, path: PathBuf) -> Result<(), StoreError> {
+        self.functions.discard(path).await
     }
 
     /// Every namespace that was made.
     pub fn namespaces(&self) -> Result<Vec<wire::Namespace>, StoreError> {
-        self.scan("namespace/").map(|rows| rows.into_iter().map(|(_, record)| record).collect())
+        self.functions.namespaces()
     }
 
     /// Keeps a namespace; returns when it is on disk.
@@ -190,51 +282,65 @@ impl Store {
         name: &NamespaceName,
         namespace: &wire::Namespace,
     ) -> Result<(), StoreError> {
-        self.writer.write(vec![put(&format!("namespace/{name}"), namespace)?]).await
+        self.functions.put_namespace(name, namespace).await
     }
 
     /// Forgets a namespace; returns when that is on disk.
     pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), StoreError> {
-        self.writer.write(vec![delete(&format!("namespace/{name}"))]).await
+        self.functions.delete_namespace(name).await
     }
 
     /// The counts of a function's calls, as [`Store::put_counts`] was given them.
-    pub fn counts<T: DeserializeOwned>(&self, key: &FunctionKey) -> Result<Option<T>, StoreError> {
-        self.get(&counts_key(key))
+    pub fn counts<T: DeserializeOwned>(
+        &self,
+        key: &FunctionKey,
+        incarnation: &Incarnation,
+    ) -> Result<Option<T>, StoreError> {
+        self.sled.get(&owned_key(COUNTS, key, incarnation))
     }
 
     /// Keeps counts soon: they reach the disk with the next flush, and nobody waits for it. Those of a
-    /// function that is deleted by then are dropped.
-    pub fn put_counts<T: Serialize>(&self, counts: &[(FunctionKey, T)]) -> Result<(), StoreError> {
+    /// life of a function that has ended by then are dropped.
+    pub fn put_counts<T: Serialize>(
+        &self,
+        counts: &[(FunctionKey, Incarnation, T)],
+    ) -> Result<(), StoreError> {
         let operations = counts
             .iter()
-            .map(|(key, counts)| {
-                let (owner, key) = (function_key(key), counts_key(key));
-                Ok(Operation::PutBeside { owner, value: encode(&key, counts)?, key })
+            .map(|(function, incarnation, counts)| {
+                let key = owned_key(COUNTS, function, incarnation);
+                let value = encode(&key, counts)?;
+                Ok(owned(function, incarnation, vec![(key, value)]))
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        self.writer.write_soon(operations);
+        self.sled.writer.write_soon(operations);
         Ok(())
     }
 
     /// Every address lease.
     pub fn leases(&self) -> Result<Vec<(IpAddr, ReplicaId)>, StoreError> {
-        let rows = self.scan::<ReplicaId>("lease/")?;
+        let rows = self.sled.scan::<ReplicaId>("lease/")?;
         Ok(rows.into_iter().filter_map(|(address, id)| Some((address.parse().ok()?, id))).collect())
     }
 
     /// Writes what is waiting and ends the writer. Later writes fail.
     pub async fn close(&self) {
-        self.writer.close().await;
+        self.sled.writer.close().await;
     }
+}
 
+impl Sled {
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
         self.bytes(key)?.map(|bytes| understand(key, &bytes)).transpose()
     }
 
     /// Returns the value of a key.
     fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let row = self.db.get(key).map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
+        let row = self
+            .database
+            .db()?
+            .get(key)
+            .map_err(|error| StoreError::failed(format!("reading {key}"), error))?;
         row.map_or(Ok(None), |stored| self.value(key.as_bytes(), stored))
     }
 
@@ -245,7 +351,11 @@ impl Store {
                 Ok(value) => return Ok(Some(value.into_owned())),
                 Err(error) => error,
             };
-            let now = self.db.get(key).map_err(|error| StoreError::failed("reading the store", error))?;
+            let now = self
+                .database
+                .db()?
+                .get(key)
+                .map_err(|error| StoreError::failed("reading the store", error))?;
             match now {
                 None => return Ok(None),
                 Some(now) if now == stored => return Err(error),
@@ -256,7 +366,7 @@ impl Store {
 
     fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
         let mut rows = Vec::new();
-        for row in self.db.scan_prefix(prefix) {
+        for row in self.database.db()?.scan_prefix(prefix) {
             let (key, value) = row.map_err(|error| StoreError::failed(format!("reading {prefix}"), error))?;
             let Some(value) = self.value(&key, value)? else { continue };
             let key = String::from_utf8_lossy(&key);
@@ -268,6 +378,12 @@ impl Store {
 
 fn understand<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(bytes).map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+}
+
+/// Marks an empty database as one of this version.
+fn mark(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
+    let marked = db.insert(SCHEMA_KEY, large.store(SCHEMA.to_string().as_bytes())?);
+    marked.map(drop).map_err(|error| StoreError::failed("writing the store's format", error))
 }
 
 /// Counts the rows that name each file. Must run before there is a writer.
@@ -284,15 +400,19 @@ impl crate::network::Leases for Store {
     fn put(&self, address: IpAddr, id: &ReplicaId) {
         // What runs carries its address as a label, and what does not run needs none: nobody waits for the disk.
         if let Ok(operation) = put(&format!("lease/{address}"), id) {
-            self.writer.write_soon(vec![operation]);
+            self.sled.writer.write_soon(vec![operation]);
         }
     }
 
     fn delete(&self, address: IpAddr) {
-        self.writer.write_soon(vec![delete(&format!("lease/{address}"))]);
+        self.sled.writer.write_soon(vec![delete(&format!("lease/{address}"))]);
     }
 
     fn all(&self) -> Vec<(IpAddr, ReplicaId)> {
+        if self.absence().is_some() {
+            // Which was said.
+            return Vec::new();
+        }
         self.leases().unwrap_or_else(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -303,31 +423,26 @@ impl crate::network::Leases for Store {
     }
 }
 
-fn function_key(key: &FunctionKey) -> String {
-    format!("function/{}/{}", key.namespace, key.name)
+/// The key of a row that belongs to one life of a function.
+fn owned_key(prefix: &str, function: &FunctionKey, incarnation: &Incarnation) -> String {
+    format!("{prefix}{}/{}/{incarnation}", function.namespace, function.name)
 }
 
-fn counts_key(key: &FunctionKey) -> String {
-    format!("counts/{}/{}", key.namespace, key.name)
-}
-
-/// Sorts as the numbers do.
-fn revision_key(key: &FunctionKey, number: u64) -> String {
-    format!("revision/{}/{}/{number:020}", key.namespace, key.name)
-}
-
-/// The key of the function that a row belongs to, if it belongs to one.
-fn owner_of(key: &str) -> Option<String> {
-    let rest = OWNED.iter().find_map(|prefix| key.strip_prefix(prefix))?;
-    let mut parts = rest.split('/');
-    Some(format!("function/{}/{}", parts.next()?, parts.next()?))
-}
-
-/// The function in `<namespace>/<name>/…`.
-fn function_of(row: &str) -> Option<FunctionKey> {
+/// The life of a function that a row belongs to; the prefix is gone from its key.
+fn owner_of(row: &str) -> Option<(FunctionKey, Incarnation)> {
     let mut parts = row.split('/');
-    let (namespace, name) = (parts.next()?, parts.next()?);
-    Some(FunctionKey::new(name.parse().ok()?, namespace.parse().ok()?))
+    let (namespace, name, incarnation) = (parts.next()?, parts.next()?, parts.next()?);
+    let key = FunctionKey::new(name.parse().ok()?, namespace.parse().ok()?);
+    Some((key, Incarnation::from_existing(incarnation)?))
+}
+
+/// Removes all rows of a life that has ended.
+fn rows_of(Tombstone { key, incarnation }: &Tombstone) -> Vec<Operation> {
+    [COUNTS, timers::TIMERS].map(|prefix| delete(&owned_key(prefix, key, incarnation))).into()
+}
+
+fn owned(function: &FunctionKey, incarnation: &Incarnation, rows: Vec<(String, Vec<u8>)>) -> Operation {
+    Operation::PutOwned { function: function.clone(), incarnation: incarnation.clone(), rows }
 }
 
 fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
@@ -340,77 +455,6 @@ fn put<T: Serialize>(key: &str, value: &T) -> Result<Operation, StoreError> {
 
 fn delete(key: &str) -> Operation {
     Operation::Delete { key: key.to_owned() }
-}
-
-fn open(dir: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new()
-        .path(dir)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None)
-        .mode(sled::Mode::LowSpace)
-        .open()
-}
-
-/// Opens it, and waits a little for whoever is just closing it: a daemon that is being replaced, or
-/// sled's own threads, which let go of its lock some time after it was dropped.
-fn open_when_free(dir: &Path) -> sled::Result<sled::Db> {
-    let end = Instant::now() + LOCK_WAIT;
-    loop {
-        match open(dir) {
-            Err(error) if error::is_locked(&error) && Instant::now() < end => {
-                #[expect(clippy::disallowed_methods, reason = "the daemon does nothing else yet")]
-                std::thread::sleep(LOCK_POLL);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Refuses a store of a later version, and marks a new one. Runs before there is a writer.
-fn check_schema(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
-    let failed = |error: sled::Error| StoreError::failed(format!("reading {SCHEMA_KEY}"), error);
-    match db.get(SCHEMA_KEY).map_err(failed)? {
-        None => {
-            let value = large.store(SCHEMA.to_string().as_bytes())?;
-            db.insert(SCHEMA_KEY, value).map_err(failed)?;
-        }
-        Some(stored) => {
-            let value = large.resolve(&stored)?;
-            let found = serde_json::from_slice(&value)
-                .map_err(|error| StoreError::failed(format!("understanding {SCHEMA_KEY}"), error))?;
-            if found > SCHEMA {
-                return Err(StoreError::Newer { found, known: SCHEMA });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes what belongs to functions that are gone. Runs before there is a writer.
-fn drop_orphans(db: &sled::Db) -> Result<(), StoreError> {
-    let failed = |error: sled::Error| StoreError::failed("reading the store", error);
-    for row in OWNED.iter().flat_map(|prefix| db.scan_prefix(prefix)) {
-        let (key, _) = row.map_err(failed)?;
-        if let Some(owner) = owner_of(&String::from_utf8_lossy(&key))
-            && !db.contains_key(owner).map_err(failed)?
-        {
-            db.remove(key).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes those of sled's snapshot files whose name `which` picks.
-fn remove_snapshots(dir: &Path, which: impl Fn(&str) -> bool) -> Result<(), StoreError> {
-    let failed = |path: &Path, error| StoreError::failed(format!("cleaning {}", path.display()), error);
-    for entry in std::fs::read_dir(dir).map_err(|error| failed(dir, error))? {
-        let path: PathBuf = entry.map_err(|error| failed(dir, error))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("snap.") && which(name) {
-            std::fs::remove_file(&path).map_err(|error| failed(&path, error))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::ImageConfig;
-use model::function::FunctionKey;
+use model::function::{FunctionKey, Incarnation};
 use model::wire;
 
 /// What is kept of one function.
@@ -12,6 +12,9 @@ use model::wire;
 pub struct FunctionRecord {
     /// Its name.
     pub key: FunctionKey,
+    /// The life that it is in. Stores of earlier versions know none.
+    #[serde(default = "new_incarnation")]
+    pub incarnation: Incarnation,
     /// The revision that should serve.
     pub wanted: RevisionRecord,
     /// The revision that serves until `wanted` is ready; absent when they are the same, or when none
@@ -25,10 +28,18 @@ pub struct FunctionRecord {
     pub failure: Option<UpdateFailure>,
     /// The machine that the function belongs to; absent while there is only one.
     pub node: Option<String>,
+    /// The revisions that are kept because they served, oldest first.
+    #[serde(default)]
+    pub revisions: Vec<RevisionRecord>,
+}
+
+/// Draws the id of a function that is deployed for the first time.
+pub fn new_incarnation() -> Incarnation {
+    Incarnation::new(uuid::Uuid::new_v4().as_u64_pair().0)
 }
 
 /// One version of a function's spec, with the image that its name meant when it was deployed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevisionRecord {
     /// Its number, counted from 1.
     pub number: u64,
@@ -65,44 +76,36 @@ pub struct RevisionUse {
     pub handler: Option<String>,
 }
 
-/// As much of a [`FunctionRecord`] as says what is in use.
-#[derive(Debug, Deserialize)]
-pub(super) struct FunctionDigests {
-    pub(super) key: FunctionKey,
-    pub(super) wanted: RevisionDigests,
-    #[serde(default)]
-    pub(super) serving: Option<RevisionDigests>,
+impl FunctionRecord {
+    /// Returns the record as a container carries it.
+    pub fn carried(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is JSON")
+    }
+
+    /// Reads a record that a container carries.
+    pub fn of_container(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Returns what the function may be started from: the revisions that are wanted, that serve, and that are kept.
+    pub(super) fn uses(&self) -> impl Iterator<Item = RevisionUse> {
+        let now = std::iter::once(&self.wanted).chain(&self.serving).map(|revision| (revision, false));
+        let old = self.revisions.iter().map(|revision| (revision, true));
+        now.chain(old).map(|(revision, is_old)| revision.used_by(&self.key, is_old))
+    }
 }
 
-/// As much of a [`RevisionRecord`].
-#[derive(Debug, Deserialize)]
-pub(super) struct RevisionDigests {
-    number: u64,
-    digest: String,
-    deployment: DeploymentDigests,
-}
-
-/// As much of a [`wire::Deployment`]: users put settings in either of both.
-#[derive(Debug, Deserialize)]
-struct DeploymentDigests {
-    #[serde(default)]
-    annotations: Option<HandlerSetting>,
-    #[serde(default)]
-    labels: Option<HandlerSetting>,
-}
-
-#[derive(Debug, Deserialize)]
-struct HandlerSetting {
-    #[serde(default, rename = "ingle.handler")]
-    digest: Option<String>,
-}
-
-impl RevisionDigests {
-    pub(super) fn used_by(self, function: FunctionKey, is_old: bool) -> RevisionUse {
-        let Self { number, digest, deployment } = self;
-        let settings = [deployment.annotations, deployment.labels];
-        let handler = settings.into_iter().flatten().find_map(|settings| settings.digest);
-        RevisionUse { function, revision: number, is_old, digest, handler }
+impl RevisionRecord {
+    fn used_by(&self, function: &FunctionKey, is_old: bool) -> RevisionUse {
+        // Users put settings in either of both.
+        let mut settings = [&self.deployment.annotations, &self.deployment.labels].into_iter().flatten();
+        RevisionUse {
+            function: function.clone(),
+            revision: self.number,
+            is_old,
+            digest: self.digest.clone(),
+            handler: settings.find_map(|settings| settings.get("ingle.handler").cloned()),
+        }
     }
 }
 

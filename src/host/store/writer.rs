@@ -1,28 +1,30 @@
 //! The one thread that writes: takes what is waiting, applies it as one batch, flushes, syncs, and
 //! only then tells those who wait. Writers that come together share one flush.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::statvfs::{FsFlags, fstatvfs};
 use tokio::sync::oneshot;
 
 use super::ballast::{self, Ballast};
 use super::blobs::{LargeValues, References};
+use super::database::{Absence, Database};
 use super::error::{StoreError, is_read_only};
+use super::functions::Functions;
+use super::{disk, mark, references};
+use model::function::{FunctionKey, Incarnation};
 use model::sync::lock;
 
 /// Operations in one batch at most.
 const MAX_BATCH: usize = 1024;
-/// What must be free on the disk, in bytes, or nothing is written. sled takes no more writes after one that
-/// failed, and could be opened anew only by a daemon that is started anew: a full disk must never be met.
-/// More than is written between two looks.
-const RESERVE: u64 = 16 << 20;
+/// The first pause before a database is opened anew that took no writes, and the longest.
+const REOPEN_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long a write that nobody waits for may stay in memory.
 const LAZY_FLUSH: Duration = Duration::from_millis(200);
 
@@ -33,12 +35,11 @@ pub(super) enum Operation {
         key: String,
         value: Vec<u8>,
     },
-    /// Only if there is a value under `owner` by then: what belongs to it may have been deleted with it
-    /// meanwhile.
-    PutBeside {
-        owner: String,
-        key: String,
-        value: Vec<u8>,
+    /// Rows of a function, all of them or none: none if that life of it has ended by then.
+    PutOwned {
+        function: FunctionKey,
+        incarnation: Incarnation,
+        rows: Vec<(String, Vec<u8>)>,
     },
     Delete {
         key: String,
@@ -53,8 +54,8 @@ type Change = (String, Option<Vec<u8>>);
 struct Pending {
     /// In the order in which that was asked for.
     changes: Vec<Change>,
-    /// Whether the keys that it touches have a value after it.
-    there: HashMap<String, bool>,
+    /// The keys that it touches.
+    keys: HashSet<String>,
     /// Some of it must be there as a whole, or not at all.
     whole: bool,
 }
@@ -63,7 +64,7 @@ impl Pending {
     /// Takes these, too: in this order, after what it has.
     fn take(&mut self, changes: Vec<Change>) {
         self.whole |= changes.len() > 1;
-        self.there.extend(changes.iter().map(|(key, change)| (key.clone(), change.is_some())));
+        self.keys.extend(changes.iter().map(|(key, _)| key.clone()));
         self.changes.extend(changes);
     }
 
@@ -95,6 +96,7 @@ type Ack = oneshot::Sender<Result<(), Arc<StoreError>>>;
 #[derive(Debug)]
 enum Message {
     Write { operations: Vec<Operation>, ack: Option<Ack> },
+    Repair { ack: oneshot::Sender<Result<PathBuf, StoreError>> },
     Close { ack: Ack },
 }
 
@@ -110,27 +112,24 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn start(
-        db: sled::Db,
-        dir: &Path,
+        database: Arc<Database>,
+        open: Option<Open>,
         large: Arc<LargeValues>,
-        references: References,
         ballast: Ballast,
+        functions: Functions,
     ) -> Result<Self, StoreError> {
-        let path = dir.join("db");
-        let file = File::open(&path)
-            .map_err(|error| StoreError::failed(format!("opening {}", path.display()), error))?;
         let (sender, receiver) = channel();
         let writing = Thread {
-            db,
-            file,
-            dir: dir.to_owned(),
+            database,
+            open,
             large,
-            references,
             ballast,
+            functions,
+            reopen_at: Instant::now(),
+            pause: REOPEN_PAUSES.0,
             holds: false,
             dirty: false,
             fails: false,
-            broken: None,
         };
         let thread = std::thread::Builder::new()
             .name("store".into())
@@ -150,6 +149,13 @@ impl Writer {
     pub(super) fn write_soon(&self, operations: Vec<Operation>) {
         // After close there is nothing left to keep: the daemon has stopped.
         let _ = self.send(Message::Write { operations, ack: None });
+    }
+
+    /// Puts a database aside that cannot be opened, and begins with an empty one; returns where it is then.
+    pub(super) async fn repair(&self) -> Result<PathBuf, StoreError> {
+        let (ack, done) = oneshot::channel();
+        self.send(Message::Repair { ack })?;
+        done.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Flushes and ends the thread.
@@ -193,6 +199,10 @@ fn share(error: Arc<StoreError>) -> StoreError {
         }
         StoreError::ReadOnly { path, begun } => StoreError::ReadOnly { path: path.clone(), begun: *begun },
         StoreError::Broken { path, begun } => StoreError::Broken { path: path.clone(), begun: *begun },
+        StoreError::OutOfService { path, reason } => {
+            StoreError::OutOfService { path: path.clone(), reason: reason.clone() }
+        }
+        StoreError::Closed => StoreError::Closed,
         _ => StoreError::failed("keeping the change", SharedError(error)),
     }
 }
@@ -204,41 +214,50 @@ struct SharedError(#[source] Arc<StoreError>);
 
 /// The state of the thread.
 struct Thread {
-    db: sled::Db,
-    /// sled's log file, opened once more for the fdatasync that sled does not do.
-    file: File,
-    dir: PathBuf,
+    database: Arc<Database>,
+    /// Absent while the database is away. sled takes no more writes after one that failed; and after an fdatasync that
+    /// failed nobody knows what is on the disk: the kernel may have forgotten what it could not write, and the next
+    /// fdatasync would be true of what came after it alone. So the database is closed, and opened anew.
+    open: Option<Open>,
     large: Arc<LargeValues>,
-    references: References,
     /// For the next start.
     ballast: Ballast,
+    /// Whose rows may be written.
+    functions: Functions,
     holds: bool,
     /// Something was applied and not flushed.
     dirty: bool,
     /// The last write failed, which was said.
     fails: bool,
-    /// A write that was begun failed, so none is begun any more. sled takes none after an error of its own; and after
-    /// one of fdatasync, nobody knows what is on the disk: the kernel may have forgotten what it could not write, and
-    /// the next fdatasync would be true of what came after it alone.
-    broken: Option<Cause>,
+    /// When it is tried next to open the database anew, and how long to wait after that.
+    reopen_at: Instant,
+    pause: Duration,
 }
 
-/// Why a write failed.
-#[derive(Debug, Clone, Copy)]
-enum Cause {
-    /// The file system takes none.
-    ReadOnly,
-    /// Whatever the journal says.
-    Other,
+/// The database while it is open.
+pub(super) struct Open {
+    pub(super) db: sled::Db,
+    /// sled's log file, opened once more for the fdatasync that sled does not do.
+    pub(super) file: File,
+    pub(super) references: References,
 }
 
 impl Thread {
     fn run(mut self, receiver: &Receiver<Message>) {
         loop {
-            let first = match receiver.recv_timeout(if self.dirty { LAZY_FLUSH } else { Duration::MAX }) {
+            let patience = match (&self.open, self.dirty) {
+                (Some(_), true) => LAZY_FLUSH,
+                (Some(_), false) => Duration::MAX,
+                (None, _) => self.pause,
+            };
+            let first = match receiver.recv_timeout(patience) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => {
                     self.flush_and_log();
+                    if self.open.is_none() {
+                        // It was said when it failed.
+                        let _ = self.look();
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -267,6 +286,10 @@ impl Thread {
                         }
                         acks.extend(ack);
                     }
+                    Message::Repair { ack } => {
+                        // What is in this batch meets the store that was made in its place.
+                        let _ = ack.send(self.repair());
+                    }
                     Message::Close { ack } => closing = Some(ack),
                 }
             }
@@ -279,6 +302,7 @@ impl Thread {
                 let _ = ack.send(result.clone());
             }
             if let Some(ack) = closing {
+                self.database.withdraw(Absence::Closed);
                 drop(self);
                 let _ = ack.send(result);
                 return;
@@ -288,25 +312,65 @@ impl Thread {
 
     /// Whether writes are taken now.
     fn look(&mut self) -> Result<(), StoreError> {
-        // A file system that does not answer is met by the write.
-        let stat = fstatvfs(&self.file).ok();
-        if stat.is_some_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY)) {
-            return Err(StoreError::ReadOnly { path: self.dir.clone(), begun: false });
+        let free = disk::check(self.database.dir())?;
+        if self.open.is_none() {
+            self.reopen()?;
         }
-        if let Some(cause) = self.broken {
-            return Err(self.refusal(cause, false));
-        }
-        let Some(stat) = stat else { return Ok(()) };
-        let free = stat.blocks_available() * stat.fragment_size();
-        if free < RESERVE {
-            let megabytes = |bytes: u64| bytes / 1_000_000;
-            let (free, reserve) = (megabytes(free), megabytes(RESERVE));
-            return Err(StoreError::Full { path: self.dir.clone(), free, reserve });
-        }
-        if !self.holds && free >= RESERVE + ballast::SIZE {
+        let Some(free) = free else { return Ok(()) };
+        if !self.holds && free >= disk::RESERVE + ballast::SIZE {
             self.holds = self.ballast.hold().is_ok();
         }
         Ok(())
+    }
+
+    /// Opens the database anew after a write that failed. Rows of changes that were refused may be there: whoever
+    /// asked for them repeats them, or takes them back.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let absence = self.database.absence().unwrap_or(Absence::Broken);
+        let error = absence.error(self.database.dir(), false);
+        let may_be_tried = matches!(absence, Absence::Broken | Absence::ReadOnly);
+        if !may_be_tried || Instant::now() < self.reopen_at {
+            return Err(error);
+        }
+        let opened = self.database.open(&self.ballast).and_then(|(db, file)| {
+            let references = references(&db)?;
+            Ok(Open { db, file, references })
+        });
+        match opened {
+            Ok(open) => {
+                tracing::warn!(store = %self.database.dir().display(), "the store was opened anew after a write that failed");
+                self.database.publish(open.db.clone());
+                self.open = Some(open);
+                self.pause = REOPEN_PAUSES.0;
+                Ok(())
+            }
+            Err(reason) => {
+                tracing::error!(
+                    error = &reason as &dyn std::error::Error,
+                    "the store could not be opened anew; trying again"
+                );
+                self.reopen_at = Instant::now() + self.pause;
+                self.pause = (self.pause * 2).min(REOPEN_PAUSES.1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a database aside that cannot be opened, and makes an empty one in its place.
+    fn repair(&mut self) -> Result<PathBuf, StoreError> {
+        if self.open.is_some() {
+            return Err(StoreError::Unusable {
+                path: self.database.dir().to_owned(),
+                reason: "it is open and in use, and needs no repair".into(),
+            });
+        }
+        let damaged = self.database.set_aside()?;
+        let (db, file) = self.database.open(&self.ballast)?;
+        mark(&db, &self.large)?;
+        self.database.publish(db.clone());
+        self.open = Some(Open { db, file, references: References::default() });
+        tracing::warn!(damaged = %damaged.display(), "the store of queued calls was set aside, and begins anew");
+        Ok(damaged)
     }
 
     /// Says once that writing fails, and once that it does not any more: counts alone are written every few
@@ -314,6 +378,8 @@ impl Thread {
     fn say(&mut self, result: &Result<(), StoreError>) {
         match result {
             Ok(()) if self.fails => tracing::info!("the store can be written again"),
+            // Said when it was opened.
+            Err(StoreError::OutOfService { .. } | StoreError::Held { .. }) => {}
             Err(error) if !self.fails => {
                 tracing::error!(error = error as &dyn std::error::Error, "the store could not be written");
             }
@@ -327,18 +393,11 @@ impl Thread {
         for operation in operations {
             match operation {
                 Operation::Put { key, value } => changes.push((key, Some(self.stored(&value)?))),
-                Operation::PutBeside { owner, key, value } => {
-                    let changed = changes.iter().rev().find(|(key, _)| *key == owner);
-                    let changed = changed.map(|(_, change)| change.is_some());
-                    let there = match changed.or_else(|| pending.there.get(&owner).copied()) {
-                        Some(there) => there,
-                        None => self
-                            .db
-                            .contains_key(&owner)
-                            .map_err(|error| StoreError::failed(format!("reading {owner}"), error))?,
-                    };
-                    if there {
-                        changes.push((key, Some(self.stored(&value)?)));
+                Operation::PutOwned { function, incarnation, rows } => {
+                    if self.functions.incarnation(&function) == Some(incarnation) {
+                        for (key, value) in rows {
+                            changes.push((key, Some(self.stored(&value)?)));
+                        }
                     }
                 }
                 Operation::Delete { key } => changes.push((key, None)),
@@ -352,26 +411,61 @@ impl Thread {
     /// What stands for a value in the database.
     fn stored(&mut self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
         let stored = self.large.store(value).map_err(|error| match error {
-            error if is_read_only(&error) => StoreError::ReadOnly { path: self.dir.clone(), begun: false },
+            error if is_read_only(&error) => Absence::ReadOnly.error(self.database.dir(), false),
             error => error,
         })?;
-        self.references.expect(&stored);
+        if let Some(open) = &mut self.open {
+            open.references.expect(&stored);
+        }
         Ok(stored)
     }
 
     /// Applies what there is, and has it on disk if somebody waits for that.
     fn write(&mut self, pending: Pending, flush: bool) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else {
+            return Err(StoreError::Broken { path: self.database.dir().to_owned(), begun: false });
+        };
         self.dirty = true;
-        let applied = self.apply(pending).map_err(|error| StoreError::failed("writing to the store", error));
-        applied.and_then(|()| if flush { self.flush() } else { Ok(()) }).map_err(|error| {
-            let cause = self.breaks(&error);
-            self.refusal(cause, true)
-        })
+        let large = &self.large;
+        // sled panics where it finds damage.
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            open.apply(pending).map_err(|error| StoreError::failed("writing to the store", error))?;
+            if flush { open.flush(large) } else { Ok(()) }
+        }));
+        let done =
+            done.unwrap_or_else(|_| Err(StoreError::failed("writing to the store", "sled has panicked")));
+        self.dirty &= !flush;
+        done.map_err(|error| self.close(&error))
     }
 
+    /// Closes the database after a write that was begun has failed.
+    fn close(&mut self, error: &StoreError) -> StoreError {
+        tracing::error!(error = error as &dyn std::error::Error, "a change that was begun has failed");
+        let absence = if is_read_only(error) { Absence::ReadOnly } else { Absence::Broken };
+        let refusal = absence.error(self.database.dir(), true);
+        self.database.withdraw(absence);
+        self.dirty = false;
+        self.open = None;
+        self.reopen_at = Instant::now() + self.pause;
+        refusal
+    }
+
+    fn flush_and_log(&mut self) {
+        if self.dirty
+            && let Some(open) = &mut self.open
+        {
+            self.dirty = false;
+            if let Err(error) = open.flush(&self.large) {
+                self.close(&error);
+            }
+        }
+    }
+}
+
+impl Open {
     /// Applies the pending operations, and updates the counts of the files that the rows name.
     fn apply(&mut self, pending: Pending) -> sled::Result<()> {
-        let keys: Vec<String> = pending.there.keys().cloned().collect();
+        let keys: Vec<String> = pending.keys.iter().cloned().collect();
         for key in &keys {
             if let Some(old) = self.db.get(key)? {
                 self.references.drop(&old);
@@ -386,35 +480,10 @@ impl Thread {
         Ok(())
     }
 
-    /// A write has failed that was begun.
-    fn breaks(&mut self, error: &StoreError) -> Cause {
-        tracing::error!(error = error as &dyn std::error::Error, "a change that was begun has failed");
-        let cause = if is_read_only(error) { Cause::ReadOnly } else { Cause::Other };
-        (self.broken, self.dirty) = (Some(cause), false);
-        cause
-    }
-
-    fn refusal(&self, cause: Cause, begun: bool) -> StoreError {
-        let path = self.dir.clone();
-        match cause {
-            Cause::ReadOnly => StoreError::ReadOnly { path, begun },
-            Cause::Other => StoreError::Broken { path, begun },
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), StoreError> {
+    fn flush(&mut self, large: &LargeValues) -> Result<(), StoreError> {
         self.db.flush().map_err(|error| StoreError::failed("flushing the store", error))?;
         self.file.sync_data().map_err(|error| StoreError::failed("syncing the store", error))?;
-        self.dirty = false;
-        self.large.remove_dropped(&mut self.references);
+        large.remove_dropped(&mut self.references);
         Ok(())
-    }
-
-    fn flush_and_log(&mut self) {
-        if self.dirty
-            && let Err(error) = self.flush()
-        {
-            self.breaks(&error);
-        }
     }
 }

@@ -6,6 +6,7 @@
 mod cron;
 mod handler;
 mod image;
+mod incarnation;
 mod name;
 mod probe;
 mod retry;
@@ -15,6 +16,7 @@ pub use ::quantity::{Cpu, Memory, parse_duration};
 pub use cron::{CronSettings, Missed, Overlap};
 pub use handler::HandlerDigest;
 pub use image::{ImagePattern, ImageRef, PullPolicy};
+pub use incarnation::Incarnation;
 pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
 pub use probe::{Probe, Probes};
 pub use retry::{Codes, Jitter, RetryPolicy, RetrySettings, attempts};

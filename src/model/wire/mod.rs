@@ -25,7 +25,8 @@ pub use namespace::Namespace;
 pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
 pub use secret::{Secret, SecretsExport};
 pub use system::{
-    DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Provider, Pruned, Share, Version,
+    DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Orphan, Provider, Pruned, Repaired,
+    SetAside, Share, StoreStatus, Version,
 };
 
 /// Whether a field says nothing, and is left out.

@@ -122,6 +122,51 @@ pub struct Pruned {
     pub freed: u64,
 }
 
+/// What `GET /system/store` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// The identity of the state directory.
+    pub identity: String,
+    /// Why async calls, schedules and records are out of service, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_service: Option<String>,
+    /// Files of functions and namespaces that cannot be used.
+    pub set_aside: Vec<SetAside>,
+    /// Containers that belong to no function of this state directory, and are left as they are.
+    pub orphans: Vec<Orphan>,
+}
+
+/// What `POST /system/store/repair` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// Where the store is now that could not be opened.
+    pub damaged: String,
+}
+
+/// A file of a function or namespace that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// `function NAME.NAMESPACE` or `namespace NAME`.
+    pub subject: String,
+    /// The file.
+    pub path: String,
+    /// Why it cannot be used.
+    pub reason: String,
+}
+
+/// A container that belongs to no function of this state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// The container's id.
+    pub replica: String,
+    /// The function that its labels name.
+    pub function: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// Why it is left alone.
+    pub reason: String,
+}
+
 /// The body of an error when the client asks for JSON; else it is the text of `error` and a newline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

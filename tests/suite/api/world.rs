@@ -79,7 +79,7 @@ impl World {
         let directory = fleet.directory().clone();
         let queue =
             Queue::open(&config, store.clone(), directory.clone(), Handle::current()).expect("a queue");
-        let cron = Cron::open(store, directory, queue.clone()).expect("timers");
+        let cron = Cron::open(store.clone(), directory, queue.clone()).expect("timers");
         tokio::spawn({
             let queue = queue.clone();
             async move { queue.run().await }
@@ -93,6 +93,7 @@ impl World {
             secrets,
             logs,
             runtime: Arc::new(runtime.clone()),
+            store: store.clone(),
             access: Arc::new(Access::new(&config.gateway, credentials, exposure)),
             state_dir: state.path().to_owned(),
             admin_listen: None,

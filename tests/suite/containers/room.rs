@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use host::runtime::containerd::Containerd;
 use host::runtime::{ContainerRequest, Image, Progress, Runtime, RuntimeEvent, Stdio};
-use model::function::{FunctionSpec, Memory, PullPolicy, ReplicaId};
+use model::function::{FunctionSpec, Incarnation, Memory, PullPolicy, ReplicaId};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
@@ -86,6 +86,9 @@ impl Room {
             id,
             spec: Arc::new(spec),
             revision: 3,
+            incarnation: Incarnation::new(7),
+            state: "state".into(),
+            record: b"record".to_vec(),
             image: Arc::new(image),
             address: Ipv4Addr::new(10, 63, 0, 9).into(),
             netns: self.netns.path(),

@@ -48,7 +48,7 @@ use ingle::gateway::access::basic::Credentials;
 use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
-use model::function::ReplicaId;
+use model::function::{Incarnation, ReplicaId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -102,7 +102,8 @@ impl Gate {
         let mut limits = Limits { drain: PATIENCE, ..Limits::of(&config) };
         let mut view = view("env", replicas.iter().map(|address| endpoint(*address)).collect());
         change(&mut view, &mut limits);
-        let (entry, publisher) = Entry::new(view.spec.key.clone(), CallStats::default(), view);
+        let (entry, publisher) =
+            Entry::new(view.spec.key.clone(), Incarnation::new(1), CallStats::default(), view);
         let (directory, mut writer) = Directory::new();
         writer.insert([entry.clone()]);
         let store = Arc::new(Store::open(state.path()).expect("a store"));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use directory::CallStats;
 use directory::{Entry, Phase};
+use model::function::Incarnation;
 use model::wire::Deployment;
 
 use super::later::{Seen, noting, request};
@@ -43,7 +44,7 @@ impl Gate {
         let namespace = namespace.map(str::to_owned);
         let deployment = Deployment { namespace, ..(*view.deployment).clone() };
         view.spec = Arc::new((&deployment).try_into().expect("a valid deployment"));
-        let (entry, _) = Entry::new(view.spec.key.clone(), CallStats::default(), view);
+        let (entry, _) = Entry::new(view.spec.key.clone(), Incarnation::new(1), CallStats::default(), view);
         self.writer.lock().expect("not poisoned").insert([entry]);
     }
 }

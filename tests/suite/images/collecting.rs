@@ -8,7 +8,7 @@ use host::logs::Logs;
 use host::runtime::{Image, Progress, ResolvedImage, Runtime, RuntimeError};
 use host::store::{FunctionRecord, RevisionRecord, Store};
 use model::config::Config;
-use model::function::{FunctionKey, PullPolicy};
+use model::function::{FunctionKey, Incarnation, PullPolicy};
 use model::wire::Deployment;
 use serde_json::json;
 
@@ -75,6 +75,8 @@ impl Keeper {
             last_revision: 1,
             failure: None,
             node: None,
+            incarnation: Incarnation::new(1),
+            revisions: Vec::new(),
         };
         self.store.put_function(&record).await.expect("stored");
         key
@@ -164,7 +166,7 @@ async fn over_the_watermark_all_bytes_of_what_nobody_uses_go() {
     let after = keeper.usage().await.expect("measured");
     assert_eq!((after.images.unused, after.layers.unused), (0, 0), "{after:?}");
 
-    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+    keeper.store.delete_function(&key).await.expect("deleted");
     keeper.collect().await.expect("noted");
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     keeper.collect().await.expect("collected");
@@ -184,7 +186,7 @@ async fn an_image_is_removed_by_name_and_can_be_pulled_again() {
     let refused = keeper.remove(&name).await;
     let Err(DiskError::ImageInUse { users, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!(users, ["function env.openfaas-fn"]);
-    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+    keeper.store.delete_function(&key).await.expect("deleted");
     keeper.remove(&name).await.expect("removed");
     place.assert_empty();
     assert!(matches!(keeper.remove(&name).await, Err(DiskError::ImageNotFound(_))));
@@ -221,7 +223,7 @@ async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_fun
     let key = keeper.function("env", &image, None).await;
     keeper.prune().await.expect("pruned");
     assert!(place.blobs().contains(&made.layers[0]), "the next attempt goes on with it");
-    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+    keeper.store.delete_function(&key).await.expect("deleted");
     let pruned = keeper.prune().await.expect("pruned");
     assert!(pruned.images.is_empty() && pruned.freed > 1 << 20, "{pruned:?}");
     place.assert_empty();
@@ -260,7 +262,7 @@ async fn an_image_that_is_larger_than_the_disk_is_refused_with_the_numbers() {
     keeper.expect([resolved]).await;
     let refused = keeper.check_room(&place.resolve(&name).await.expect("resolved")).await;
     assert!(matches!(refused, Err(DiskError::NoRoom { coming, .. }) if coming == 4 << 50), "{refused:?}");
-    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+    keeper.store.delete_function(&key).await.expect("deleted");
     keeper.check_room(&place.resolve(&name).await.expect("resolved")).await.expect("it fits");
     let pulled = place.pull(&name).await.expect("pulled");
     assert_eq!(place.runtime.room_for(&pulled.resolved).await.expect("measured"), 0, "it is here");
@@ -313,7 +315,7 @@ async fn what_is_deployed_while_all_else_is_pruned_stays_whole() {
                 // And a second replica, with nothing of the registry.
                 assert_eq!(start(&image.resolved, PullPolicy::Never).await, pulled);
                 if round < 3 {
-                    keeper.store.delete_function(&key, &[]).await.expect("deleted");
+                    keeper.store.delete_function(&key).await.expect("deleted");
                 } else {
                     kept.push(pulled);
                 }

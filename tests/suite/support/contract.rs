@@ -80,6 +80,7 @@ async fn a_replica_lives_and_goes(
     for (label, value) in request.labels() {
         assert_eq!(listed[0].labels.get(&label), Some(&value), "{label}");
     }
+    assert_eq!(runtime.record(id).await.expect("read"), Some(request.record.clone()));
     runtime.start(id).await.expect("started");
     assert!(matches!(state(runtime, id).await, Some(ContainerState::Running { pid }) if pid > 0));
     ready(id).await;
@@ -92,6 +93,7 @@ async fn a_replica_lives_and_goes(
 
     runtime.remove(id).await.expect("removed");
     assert_eq!(state(runtime, id).await, None);
+    assert_eq!(runtime.record(id).await.expect("nothing is found"), None);
     runtime.remove(id).await.expect("finding nothing is success");
     runtime.stop(id, GRACE).await.expect("finding nothing is success");
 }

@@ -165,6 +165,10 @@ impl Runtime for Tapped<dyn Runtime> {
         self.inner.containers().await
     }
 
+    async fn record(&self, id: &ReplicaId) -> Result<Option<Vec<u8>>, RuntimeError> {
+        self.inner.record(id).await
+    }
+
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.events()
     }

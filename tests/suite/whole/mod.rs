@@ -54,6 +54,7 @@ mod refusals;
 mod registry;
 mod restarts;
 mod soak;
+mod state;
 mod survival;
 mod updates;
 mod upgrade;

@@ -36,9 +36,9 @@ pub use status::{LastRun, Outcome, TimerStatus};
 
 use crate::queue::{JobMetadata, Queue, QueueError, Stage};
 use decide::{Decided, decide};
-use directory::{Directory, Phase};
+use directory::{Directory, Entry, Phase};
 use host::store::Store;
-use model::function::{CronSettings, FunctionKey};
+use model::function::{CronSettings, FunctionKey, Incarnation};
 use model::sync::lock;
 use record::{Row, Run};
 use timer::Timer;
@@ -66,14 +66,16 @@ struct Turn {
     /// The time of the last one.
     at: Timestamp,
     /// What an earlier process has left, until its function is met.
-    left: HashMap<FunctionKey, Row>,
+    left: HashMap<(FunctionKey, Incarnation), Row>,
 }
 
 impl Cron {
     /// The timers of this machine, with what an earlier process has left. Nothing is made before [`Self::run`].
     pub fn open(store: Arc<Store>, directory: Arc<Directory>, queue: Queue) -> Result<Self, CronError> {
         let mut left = HashMap::new();
-        for (function, row) in store.timers()? {
+        // What is out of service was named, and each run that is due says so.
+        let timers = if store.absence().is_some() { Vec::new() } else { store.timers()? };
+        for (function, incarnation, row) in timers {
             let row = row.unwrap_or_else(|error| {
                 tracing::error!(
                     %function, error = &error as &dyn std::error::Error,
@@ -82,7 +84,7 @@ impl Cron {
                 // Nobody knows what was made: nothing is made up for.
                 Row::new(Timestamp::now())
             });
-            left.insert(function, row);
+            left.insert((function, incarnation), row);
         }
         let turn = tokio::sync::Mutex::new(Turn { at: Timestamp::MIN, left });
         Ok(Self(Arc::new(Shared { store, directory, queue, timers: Mutex::default(), turn })))
@@ -120,9 +122,9 @@ impl Cron {
     pub async fn run_now(&self, function: &FunctionKey, now: Timestamp) -> Result<String, CronError> {
         let mut turn = self.0.turn.lock().await;
         self.follow(&mut turn, now);
-        let row = self.0.timers().get(function).map(|timer| timer.row.clone());
-        match row {
-            Some(row) => self.accept(function, row, None, now).await,
+        let timer = self.0.timers().get(function).map(|timer| (timer.entry.clone(), timer.row.clone()));
+        match timer {
+            Some((entry, row)) => self.accept(&entry, row, None, now).await,
             None if self.0.directory.get(function).is_none() => Err(CronError::NotFound(function.clone())),
             None => Err(CronError::NoSchedule(function.clone())),
         }
@@ -143,6 +145,7 @@ impl Cron {
         for entry in shared.directory.all() {
             let view = entry.view();
             let key = &entry.key;
+            let life = (key.clone(), entry.incarnation.clone());
             match (&view.spec.cron, timers.get_mut(key)) {
                 _ if view.phase == Phase::Removing => drop(timers.remove(key)),
                 (Some(settings), Some(timer)) => {
@@ -152,15 +155,15 @@ impl Cron {
                     }
                 }
                 (Some(settings), None) => {
-                    let mut row = turn.left.remove(key).unwrap_or_else(|| Row::new(view.created_at));
+                    let mut row = turn.left.remove(&life).unwrap_or_else(|| Row::new(view.created_at));
                     // An update may have brought another schedule, which was not asked before.
                     row.begin_later(view.created_at);
                     timers.insert(key.clone(), Timer::new(&entry, &view, settings, row, now));
                 }
-                (None, None) if turn.left.remove(key).is_none() => {}
+                (None, None) if turn.left.remove(&life).is_none() => {}
                 (None, _) => {
                     timers.remove(key);
-                    shared.store.delete_timer(key);
+                    shared.store.delete_timer(key, &entry.incarnation);
                 }
             }
         }
@@ -169,7 +172,7 @@ impl Cron {
     /// Looks at one timer.
     async fn look(&self, function: &FunctionKey, now: Timestamp) {
         let shared = &self.0;
-        let (before, settings, timetable, delay, due) = {
+        let (before, settings, timetable, delay, due, entry) = {
             let timers = shared.timers();
             let Some(timer) = timers.get(function) else { return };
             let Some(settings) = timer.settings() else { return };
@@ -180,13 +183,20 @@ impl Cron {
             if !is_due && !waits && is_well {
                 return;
             }
-            (timer.row.clone(), settings.clone(), timer.timetable.clone(), timer.delay, is_due)
+            (
+                timer.row.clone(),
+                settings.clone(),
+                timer.timetable.clone(),
+                timer.delay,
+                is_due,
+                timer.entry.clone(),
+            )
         };
         let mut row = before.clone();
         let done = async {
             let free = self.find_ends(function, &mut row)?;
             if row != before {
-                shared.store.put_timer_soon(function, &row)?;
+                shared.store.put_timer_soon(function, &entry.incarnation, &row)?;
                 shared.change(function, now, |timer| timer.row = row.clone());
             }
             let timetable = match timetable {
@@ -196,12 +206,12 @@ impl Cron {
             };
             let Decided { row: after, run } = decide(&row, &settings, &timetable, now, delay, free);
             if run.is_some() {
-                self.accept(function, after, run, now).await?;
+                self.accept(&entry, after, run, now).await?;
             } else if after != row {
                 if after.counts != row.counts {
                     self.say_left_out(function, &after, &settings);
                 }
-                shared.store.put_timer(function, &after).await?;
+                shared.store.put_timer(function, &entry.incarnation, &after).await?;
                 shared.change(function, now, |timer| timer.row = after);
             }
             Ok(())
@@ -237,12 +247,12 @@ impl Cron {
     /// Has a run made: due at a time, or asked for. Returns when it is on disk.
     async fn accept(
         &self,
-        function: &FunctionKey,
+        entry: &Entry,
         mut row: Row,
         due: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<String, CronError> {
-        let shared = &self.0;
+        let (shared, function) = (&self.0, &entry.key);
         let call_id = Uuid::new_v4().to_string();
         let facts = JobMetadata::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
         let head = request::of(function, &call_id, due, now);
@@ -250,7 +260,7 @@ impl Cron {
             row.accepted(Run { number, call_id: call_id.clone(), due, at: now, end: None });
             serde_json::to_vec(&row).expect("a timer is JSON")
         };
-        let number = shared.queue.accept_run(facts, head, keep).await?;
+        let number = shared.queue.accept_run(facts, &entry.incarnation, head, keep).await?;
         shared.change(function, now, |timer| (timer.row, timer.problem) = (row, None));
         tracing::debug!(%function, number, call = call_id, "a run of a function's schedule is queued");
         Ok(call_id)

@@ -7,6 +7,7 @@ use crate::fleet::context::Context;
 use crate::fleet::{FleetError, admission, revision};
 use crate::replica::Revision;
 use directory::KeptRevision;
+use host::store::RevisionRecord;
 
 /// Why there is no revision to go back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +31,11 @@ fn target(history: &[KeptRevision], wanted: u64, to: Option<u64>) -> Result<u64,
     }
 }
 
-/// What is kept once `served` has begun to serve, and the numbers of those that are not any more.
-fn with(history: &[KeptRevision], served: KeptRevision, limit: usize) -> (Vec<KeptRevision>, Vec<u64>) {
-    let mut kept: Vec<_> = history.iter().filter(|known| known.number != served.number).cloned().collect();
+/// Adds a revision that has begun to serve to those that are kept, of which there are `limit` at most.
+fn keep(kept: &mut Vec<RevisionRecord>, served: RevisionRecord, limit: usize) {
+    kept.retain(|known| known.number != served.number);
     kept.push(served);
-    let dropped = kept.drain(..kept.len().saturating_sub(limit)).map(|revision| revision.number).collect();
-    (kept, dropped)
+    kept.drain(..kept.len().saturating_sub(limit));
 }
 
 impl Owner {
@@ -55,8 +55,8 @@ impl Owner {
             }
             NoTarget::NotKept => not_kept(to.unwrap_or_default()),
         })?;
-        let record = self.context.store.revision(key, number)?.ok_or_else(|| not_kept(number))?;
-        let old = revision::from_record(&record)?;
+        let record = self.record.revisions.iter().find(|kept| kept.number == number);
+        let old = revision::from_record(record.ok_or_else(|| not_kept(number))?)?;
         let Context { config, allowed_images, .. } = &*self.context;
         admission::check_allowed(&old.spec, &config.allowed_capabilities, allowed_images)?;
         admission::check_secrets(&self.context.secrets, &old.spec)?;
@@ -84,12 +84,11 @@ impl Owner {
         self.publish();
         let mut record = self.record.clone();
         record.serving = None;
-        let served = revision::to_record(&revision);
-        let (kept, dropped) = with(&self.history, revision::kept(&served), self.context.config.revisions);
-        match self.context.store.put_served(&record, &served, &dropped).await {
+        keep(&mut record.revisions, revision::to_record(&revision), self.context.config.revisions);
+        match self.context.store.put_function(&record).await {
             Ok(()) => {
+                self.history = record.revisions.iter().map(revision::kept).collect();
                 self.record = record;
-                self.history = kept.into();
             }
             // The next replica, or the next start, finds out again.
             Err(error) => {
@@ -137,14 +136,15 @@ mod tests {
 
     #[test]
     fn the_last_ones_that_served_are_kept() {
-        let with = |history: &[u64], served, limit| {
-            let history: Vec<_> = history.iter().copied().map(kept).collect();
-            let (kept, dropped) = super::with(&history, kept(served), limit);
-            (kept.into_iter().map(|kept| kept.number).collect::<Vec<_>>(), dropped)
+        let keep = |kept: &[u64], served, limit| {
+            let record = |number| RevisionRecord { number, ..RevisionRecord::default() };
+            let mut kept: Vec<_> = kept.iter().copied().map(record).collect();
+            super::keep(&mut kept, record(served), limit);
+            kept.into_iter().map(|kept| kept.number).collect::<Vec<_>>()
         };
-        assert_eq!(with(&[], 1, 2), (vec![1], vec![]));
-        assert_eq!(with(&[1], 3, 2), (vec![1, 3], vec![]));
-        assert_eq!(with(&[1, 3], 4, 2), (vec![3, 4], vec![1]));
-        assert_eq!(with(&[1, 3, 4], 4, 1), (vec![4], vec![1, 3]));
+        assert_eq!(keep(&[], 1, 2), [1]);
+        assert_eq!(keep(&[1], 3, 2), [1, 3]);
+        assert_eq!(keep(&[1, 3], 4, 2), [3, 4]);
+        assert_eq!(keep(&[1, 3, 4], 4, 1), [4]);
     }
 }

@@ -84,8 +84,13 @@ impl Owner {
         stats: directory::CallStats,
     ) -> Self {
         let view = publish::first(&context, &known);
-        let (entry, publisher) = Entry::new(known.record.key.clone(), stats, view);
+        let (entry, publisher) =
+            Entry::new(known.record.key.clone(), known.record.incarnation.clone(), stats, view);
         let mut owner = Self::idle(context, (entry, publisher), mpsc::channel(INBOX), known);
+        if owner.context.store.is_held() {
+            owner.hopeless = true;
+            owner.reason = owner.context.store.absence().map(|error| model::error::chain(&error));
+        }
         for replica in adoptable {
             owner.adopt(replica);
         }
@@ -192,9 +197,8 @@ impl Owner {
             Command::Rollback { to, done } => drop(done.send(self.roll_back(to).await)),
             Command::Scale { replicas, done } => drop(done.send(self.scale(replicas).await)),
             Command::Remove { done } => {
-                let revisions: Vec<u64> = self.history.iter().map(|kept| kept.number).collect();
-                let deleted = self.context.store.delete_function(&self.entry.key, &revisions).await;
-                let result = deleted.map_err(FleetError::from);
+                let deleted = self.context.store.delete_function(&self.entry.key).await;
+                let result = deleted.map(drop).map_err(FleetError::from);
                 if result.is_ok() {
                     self.removing = true;
                     self.context.logs.remove(&self.entry.key).await;

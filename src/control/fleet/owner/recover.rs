@@ -38,8 +38,9 @@ impl Owner {
         // What is stored under the name of one that is being removed belongs to the next of that name.
         if !removing {
             let read = context.store.function(&entry.key).map_err(FleetError::from).and_then(|stored| {
+                let stored = stored.filter(|record| record.incarnation == entry.incarnation);
                 removing = stored.is_none();
-                stored.map(|record| StoredFunction::read(&context.store, record)).transpose()
+                stored.map(StoredFunction::read).transpose()
             });
             match read {
                 Ok(stored) => known = stored.unwrap_or(known),

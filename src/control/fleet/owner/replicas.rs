@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::completions::TaskDone;
 use super::slot::{Slot, Stage};
 use super::{AdoptableReplica, Owner};
-use crate::fleet::health;
+use crate::fleet::{health, revision};
 use crate::replica::{Launch, Revision};
 use host::runtime::Progress;
+use host::store::FunctionRecord;
 use model::function::ReplicaId;
 
 /// Drained replicas are asked this often whether their calls have ended.
@@ -41,6 +42,9 @@ impl Owner {
         self.context.replica_index.insert(id.clone(), self.sender.clone());
         let launch = Launch {
             id,
+            incarnation: self.entry.incarnation.clone(),
+            state: self.context.store.identity().into(),
+            record: self.carried(&revision),
             revision,
             progress: slot.progress.clone(),
             exit: exited,
@@ -49,6 +53,18 @@ impl Owner {
         };
         self.slots.push(slot);
         launch
+    }
+
+    /// The function's record as a container of a revision carries it: enough to take up the function if its own is lost.
+    fn carried(&self, revision: &Revision) -> Vec<u8> {
+        let record = FunctionRecord {
+            wanted: revision::to_record(revision),
+            serving: None,
+            failure: None,
+            revisions: Vec::new(),
+            ..self.record.clone()
+        };
+        record.carried()
     }
 
     pub(super) fn launch(&mut self) {
@@ -77,7 +93,7 @@ impl Owner {
     }
 
     pub(super) fn adopt(&mut self, replica: AdoptableReplica) {
-        let AdoptableReplica { id, revision, address } = replica;
+        let AdoptableReplica { id, revision, address, .. } = replica;
         let known = [Some(&self.wanted), self.serving.as_ref()];
         let Some(revision) = known.into_iter().flatten().find(|known| known.number == revision).cloned()
         else {

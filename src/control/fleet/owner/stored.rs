@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::fleet::{FleetError, revision};
 use crate::replica::Revision;
 use directory::KeptRevision;
-use host::store::{FunctionRecord, Store};
-use model::function::ReplicaId;
+use host::store::FunctionRecord;
+use model::function::{Incarnation, ReplicaId};
 
 /// What is stored of a function, parsed.
 #[derive(Debug)]
@@ -23,13 +23,14 @@ pub(in crate::fleet) struct StoredFunction {
 impl StoredFunction {
     /// A function that was deployed just now.
     pub(in crate::fleet) fn new(record: FunctionRecord, wanted: Revision) -> Self {
-        Self { record, wanted: Arc::new(wanted), serving: None, history: Arc::default() }
+        let history = record.revisions.iter().map(revision::kept).collect();
+        Self { record, wanted: Arc::new(wanted), serving: None, history }
     }
 
     /// A function that was deployed before, with what else is stored of it.
-    pub(in crate::fleet) fn read(store: &Store, record: FunctionRecord) -> Result<Self, FleetError> {
+    pub(in crate::fleet) fn read(record: FunctionRecord) -> Result<Self, FleetError> {
         let wanted = Arc::new(revision::from_record(&record.wanted)?);
-        let history: Arc<[KeptRevision]> = store.revisions(&record.key)?.iter().map(revision::kept).collect();
+        let history: Arc<[KeptRevision]> = record.revisions.iter().map(revision::kept).collect();
         let served = history.iter().any(|kept| kept.number == wanted.number);
         let serving = match &record.serving {
             Some(serving) => Some(Arc::new(revision::from_record(serving)?)),
@@ -43,6 +44,8 @@ impl StoredFunction {
 #[derive(Debug)]
 pub(in crate::fleet) struct AdoptableReplica {
     pub(in crate::fleet) id: ReplicaId,
+    /// Absent on containers of earlier versions.
+    pub(in crate::fleet) incarnation: Option<Incarnation>,
     pub(in crate::fleet) revision: u64,
     pub(in crate::fleet) address: SocketAddr,
 }

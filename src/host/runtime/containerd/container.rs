@@ -22,6 +22,8 @@ use model::function::ReplicaId;
 const SHIM: &str = "io.containerd.runc.v2";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
+/// The extension of a container that holds its function's record, and the type of its value.
+pub(super) const RECORD: &str = "ingle.function.record";
 /// Keeps a snapshot from being collected for as long as it has the label.
 const GC_ROOT: &str = "containerd.io/gc.root";
 
@@ -150,6 +152,9 @@ impl Containerd {
             spec: Some(Any { type_url: SPEC_TYPE.into(), value: document }),
             snapshotter: self.images.snapshotter().to_owned(),
             snapshot_key: request.id.to_string(),
+            // Labels hold 4 KiB.
+            extensions: [(RECORD.into(), Any { type_url: RECORD.into(), value: request.record.clone() })]
+                .into(),
             ..Container::default()
         };
         let create = self.client.request(CreateContainerRequest { container: Some(container) });

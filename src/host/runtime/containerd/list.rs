@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::{ListContainersRequest, ListTasksRequest};
+use containerd_client::services::v1::{GetContainerRequest, ListContainersRequest, ListTasksRequest};
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use tokio::time::Instant;
 
+use super::container::RECORD;
 use super::{Containerd, lock};
 use crate::runtime::{ContainerRecord, ContainerState, RuntimeError, label};
 use model::function::ReplicaId;
@@ -63,6 +64,15 @@ impl Containerd {
             }
         }
         Ok(found)
+    }
+
+    /// See [`Runtime::record`](crate::runtime::Runtime::record).
+    pub(super) async fn record_of(&self, id: &ReplicaId) -> Result<Option<Vec<u8>>, RuntimeError> {
+        let request = self.client.request(GetContainerRequest { id: id.to_string() });
+        let answer = ContainersClient::new(self.client.channel()).get(request).await;
+        let found = self.client.found(answer, format_args!("reading container {id}"))?;
+        let container = found.and_then(|answer| answer.container);
+        Ok(container.and_then(|mut container| Some(container.extensions.remove(RECORD)?.value)))
     }
 
     async fn list_tasks(&self) -> Result<HashMap<String, Process>, RuntimeError> {

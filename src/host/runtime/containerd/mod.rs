@@ -205,6 +205,10 @@ impl Runtime for Containerd {
         self.list_replicas().await
     }
 
+    async fn record(&self, id: &ReplicaId) -> Result<Option<Vec<u8>>, RuntimeError> {
+        self.record_of(id).await
+    }
+
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.events.receiver()
     }

@@ -256,7 +256,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
-    use model::function::{FunctionSpec, Memory};
+    use model::function::{FunctionSpec, Incarnation, Memory};
 
     use super::*;
     use crate::runtime::{Image, Mount, ResolvedImage, Stdio};
@@ -279,6 +279,9 @@ mod tests {
             }),
             spec: Arc::new(spec),
             revision: 1,
+            incarnation: Incarnation::new(7),
+            state: "state".into(),
+            record: b"record".to_vec(),
             address: Ipv4Addr::LOCALHOST.into(),
             netns: "/run/netns/x".into(),
             stdio: Stdio { stdout: "/o".into(), stderr: "/e".into() },

@@ -385,6 +385,11 @@ impl Runtime for FakeRuntime {
         Ok(state.containers.iter().map(record).chain(state.layers.iter().map(layer)).collect())
     }
 
+    async fn record(&self, id: &ReplicaId) -> Result<Option<Vec<u8>>, RuntimeError> {
+        self.enter(Step::List).await?;
+        Ok(self.lock().containers.get(id).map(|container| container.request.record.clone()))
+    }
+
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.events.subscribe()
     }

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use host::runtime::Stdio;
-use model::function::FunctionSpec;
+use model::function::{FunctionSpec, Incarnation};
 use serde_json::json;
 
 use super::*;
@@ -22,6 +22,9 @@ fn request(image: &str) -> ContainerRequest {
         image: Arc::new(Image { resolved: resolved(&spec.image).expect("fine"), chain_id: String::new() }),
         spec,
         revision: 2,
+        incarnation: Incarnation::new(7),
+        state: "state".into(),
+        record: b"record".to_vec(),
         address: IpAddr::V4(Ipv4Addr::new(
             127,
             100 + low % 100,

@@ -89,6 +89,14 @@ impl World {
         self.disk = Some(mounted.expect("mounted"));
     }
 
+    /// Reports whether the daemon serves functions: it may say that the queue is out of service.
+    async fn is_up(&self) -> bool {
+        let health = self.daemon.client.get(self.daemon.url("/healthz")).timeout(START).send();
+        let Ok(health) = health.await else { return false };
+        health.status().is_success()
+            || health.text().await.is_ok_and(|text| text.contains("ingle store repair"))
+    }
+
     /// Starts the daemon, again if it ends; else why it does not serve.
     pub(super) async fn begin(&mut self) -> Result<(), String> {
         self.logged = self.daemon.log().len();
@@ -96,8 +104,7 @@ impl World {
             self.daemon.spawn();
             let until = tokio::time::Instant::now() + START;
             while !self.daemon.has_ended() && tokio::time::Instant::now() < until {
-                let health = self.daemon.client.get(self.daemon.url("/healthz")).timeout(START).send();
-                if health.await.is_ok_and(|health| health.status().is_success()) {
+                if self.is_up().await {
                     self.password = self.daemon.password();
                     return Ok(());
                 }
