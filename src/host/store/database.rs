@@ -124,8 +124,10 @@ impl Database {
         let path = dir.join("db");
         let file = File::open(&path)
             .map_err(|error| StoreError::failed(format!("opening {}", path.display()), error))?;
-        // sled syncs no names.
-        private_file::sync_directory(dir)
+        // sled syncs neither its settings nor names.
+        let synced = File::open(dir.join("conf")).and_then(|conf| conf.sync_all());
+        synced
+            .and_then(|()| private_file::sync_directory(dir))
             .map_err(|error| StoreError::failed(format!("syncing {}", dir.display()), error))?;
         Ok((db, file))
     }

@@ -80,7 +80,16 @@ impl Store {
         let database = Arc::new(Database::new(state_dir.join("db")));
         let ballast = Ballast::of(database.dir());
         let large = Arc::new(LargeValues::open(&state_dir.join("large"))?);
-        let opened = database.open(&ballast).and_then(|(db, file)| {
+        let mut opened = database.open(&ballast);
+        if let Err(error) = &opened
+            && !matches!(error, StoreError::InUse { .. })
+            && was_never_used(state_dir)
+        {
+            let damaged = database.set_aside()?;
+            tracing::warn!(damaged = %damaged.display(), "a first start was cut off while it made the store; it is made anew");
+            opened = database.open(&ballast);
+        }
+        let opened = opened.and_then(|(db, file)| {
             let functions = takeover::open(state_dir, &db, &large)?;
             let references = references(&db)?;
             large.retain(&references)?;
@@ -378,6 +387,11 @@ impl Sled {
 
 fn understand<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(bytes).map_err(|error| StoreError::failed(format!("understanding {key}"), error))
+}
+
+/// Reports whether no start has come as far as to keep anything: the password is made after the store.
+fn was_never_used(state_dir: &Path) -> bool {
+    ["secrets", "functions"].iter().all(|name| !state_dir.join(name).exists()) && !identity::is_given(state_dir)
 }
 
 /// Marks an empty database as one of this version.

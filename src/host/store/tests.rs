@@ -250,6 +250,27 @@ async fn a_file_that_cannot_be_used_is_named_and_set_aside_and_hides_no_other() 
     assert_eq!(asides(&store), 1, "it is named until somebody has looked");
 }
 
+#[test]
+fn a_first_start_that_was_cut_off_begins_anew_and_a_damaged_store_does_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let damage = || {
+        std::fs::create_dir_all(dir.path().join("db")).expect("made");
+        std::fs::write(dir.path().join("db/conf"), "torn").expect("torn");
+    };
+    damage();
+    drop(Store::open(dir.path()).expect("opens"));
+    // As a store of format 1: it was used, and holds functions.
+    for name in ["identity", "functions", "namespaces", "db"] {
+        let path = dir.path().join(name);
+        std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).expect("removed");
+    }
+    std::fs::create_dir(dir.path().join("secrets")).expect("made");
+    damage();
+    let error = Store::open(dir.path()).expect_err("a person has to look at it").to_string();
+    assert!(error.contains("opening the store"), "{error}");
+    assert!(dir.path().join("db/conf").exists());
+}
+
 #[tokio::test]
 async fn revisions_that_are_kept_are_in_use() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -159,6 +159,12 @@ impl World {
     /// Begins with an empty disk, just now.
     pub(super) async fn boot_again(&mut self) {
         self.rest();
+        // Containers of another disk would be kept for it.
+        for id in self.daemon.containers() {
+            self.daemon.containerd.ctr(&["tasks", "rm", "--force", &id]);
+            self.daemon.containerd.ctr(&["containers", "rm", &id]);
+            self.daemon.containerd.ctr(&["snapshots", "rm", &id]);
+        }
         self.mount(Disk::default());
         self.begin().await.expect("a start on an empty disk");
         self.truth.take();
