@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -45,6 +45,7 @@ use host::runtime::{Runtime, label};
 use host::secrets::Secrets;
 use host::store::Store;
 use model::config::Config;
+use model::sync::lock;
 
 /// Threads for everything but calls: deploys, events, the API. They wait most of the time.
 const CONTROL_THREADS: usize = 2;
@@ -55,6 +56,8 @@ const QUEUE_DRAIN: Duration = Duration::from_secs(10);
 const CONTAINERD_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two attempts.
 const CONTAINERD_PAUSE: Duration = Duration::from_millis(500);
+/// How long the answer of a request that has the daemon begin anew is given to go out.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// Pause between two looks for a state directory that is missing.
 const STATE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -104,6 +107,7 @@ async fn serve(
     let public = listen(&mut inherited, &config, config.gateway.listen, Listener::Public)?;
     let admin = listen_for_admin(&mut inherited, &config)?;
     make_private(&config.daemon.run_dir)?;
+    host::store::finish_restore(&config.daemon.state_dir)?;
     let mut containerd = None;
     let mut owner = None;
     if Store::is_new(&config.daemon.state_dir) {
@@ -134,7 +138,9 @@ async fn serve(
     let local = inherited.listen_at(&socket).with_context(|| format!("listening at {}", socket.display()))?;
     let rules = inherited.rules;
     let listeners = Listeners { public, admin, local: Some(local) };
-    let copies = store.is_held().then(|| Inherited::of(&listeners)).transpose().context("copying sockets")?;
+    // For a daemon that begins anew. At a stop they go first: clients are to be refused then, and not to wait.
+    let copies = Mutex::new(Some(Inherited::of(&listeners).context("copying sockets")?));
+    let restart = CancellationToken::new();
     let logs = Logs::new(&config.logs, &config.daemon.state_dir, &config.daemon.run_dir)?;
     let secrets = Secrets::open(&config.daemon.state_dir)?;
     let handlers = Handlers::open(&config.daemon.state_dir, config.functions.handler_limit)?;
@@ -179,6 +185,7 @@ async fn serve(
         store,
         access: access.clone(),
         state_dir: config.daemon.state_dir.clone(),
+        restart: restart.clone(),
         admin_listen: listeners.admin.as_ref().and(config.gateway.admin_listen),
     };
     let gateway =
@@ -196,8 +203,21 @@ async fn serve(
         stop.clone()
             .run_until_cancelled_owned(async move { if is_held { found.await } else { first_boot.await } }),
     );
+    let restarting = tokio::spawn({
+        let (stop, restart) = (stop.clone(), restart.clone());
+        async move {
+            if stop.run_until_cancelled(restart.cancelled()).await.is_some() {
+                // The answer goes out first.
+                tokio::time::sleep(RESTART_PAUSE).await;
+                stop.cancel();
+            }
+        }
+    });
     let shutdown = async {
         stop.cancelled().await;
+        if signalled.is_cancelled() {
+            drop(lock(&copies).take());
+        }
         // They have no end that could be waited for.
         logs.end_following();
     };
@@ -237,8 +257,10 @@ async fn serve(
     let _ = first_boot.await;
     fleet.stop().await;
     logs.shutdown().await;
+    restarting.abort();
     served.context("serving")?;
-    Ok(copies.filter(|_| !signalled.is_cancelled()))
+    let begins_anew = !signalled.is_cancelled() && (restart.is_cancelled() || missing.is_some());
+    Ok(lock(&copies).take().filter(|_| begins_anew))
 }
 
 /// The state directory whose containers are on this machine.

@@ -6,6 +6,7 @@
 
 mod apply;
 mod atomic_file;
+mod backup;
 mod calls;
 mod client;
 mod credentials;
@@ -125,6 +126,8 @@ enum Command {
     Image(image::Image),
     #[command(subcommand)]
     Store(store::Store),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     #[command(subcommand)]
     System(system::System),
     Info(info::Info),
@@ -182,7 +185,7 @@ impl Command {
                 }
             };
         }
-        run!(Deploy List Describe Invoke Logs Scale Rollback Remove Secret Namespace Queue Calls Cron Image Store System
+        run!(Deploy List Describe Invoke Logs Scale Rollback Remove Secret Namespace Queue Calls Cron Image Store Backup Restore System
             Info Export Apply Doctor Login)
     }
 

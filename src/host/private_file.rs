@@ -93,6 +93,29 @@ pub(crate) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
 }
 
+/// Copies a file, or a directory with all that is in it. What is not there is an empty directory.
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if from.is_file() {
+        return std::fs::copy(from, to).map(drop);
+    }
+    make_directory(to)?;
+    for entry in if_there(std::fs::read_dir(from))?.into_iter().flatten() {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(from)?, to)?;
+        } else if kind.is_dir() {
+            copy(&from, &to)?;
+            std::fs::set_permissions(&to, entry.metadata()?.permissions())?;
+        } else {
+            // One that was removed meanwhile is used by nobody.
+            if_there(std::fs::copy(from, to))?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs blocking work on a thread meant for it.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -7,6 +7,7 @@
 //! - No request under `/system` is read, not even its body, before the client is admitted.
 //! - A change that was begun is carried to its end, also when the client goes away meanwhile.
 
+mod backup;
 mod body;
 mod bundles;
 mod calls;
@@ -48,6 +49,8 @@ use host::logs::Logs;
 use host::runtime::Runtime;
 use host::secrets::Secrets;
 use host::store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// What the API speaks for.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Where archives of images and handlers are kept while they are read.
     pub state_dir: PathBuf,
+    /// Has the daemon begin anew.
+    pub restart: CancellationToken,
     /// The address of the admin listener, if there is one.
     pub admin_listen: Option<SocketAddr>,
 }
@@ -87,7 +92,15 @@ impl Api {
             self.logs.clone(),
         );
         let archives = Archives::open(&self.state_dir)?;
+        let backups = backup::Handles {
+            store: self.store.clone(),
+            secrets: self.secrets.clone(),
+            archives: archives.clone(),
+            one: Arc::new(Semaphore::new(1)),
+            restart: self.restart,
+        };
         let router = Router::new()
+            .merge(backup::routes(backups))
             .merge(functions::routes(self.fleet.clone(), self.cron.clone()))
             .merge(secrets::routes(self.fleet.clone(), self.secrets.clone()))
             .merge(namespaces::routes(self.fleet.clone(), self.secrets))

@@ -32,6 +32,11 @@ impl Archives {
         Ok(Self(directory.into()))
     }
 
+    /// Returns the place of an archive that is to be written, and goes when this is dropped.
+    pub(super) fn reserve(&self) -> Archive {
+        Archive(self.0.join(format!("{}.tar", uuid::Uuid::new_v4())))
+    }
+
     /// Writes a body of at most `limit` bytes to a file, as long as it leaves as much of the disk free as it
     /// takes: what is in the archive will be unpacked.
     pub(super) async fn receive(&self, mut body: Body, limit: u64) -> Result<Archive, ErrorResponse> {
@@ -97,7 +102,7 @@ fn too_large(room: u64) -> ErrorResponse {
     ErrorResponse::new(ErrorCode::BodyTooLarge, text)
 }
 
-fn disk(error: io::Error) -> ErrorResponse {
+pub(super) fn disk(error: io::Error) -> ErrorResponse {
     let text = format!("the archive could not be written under the state directory: {error}");
     let code = if has_no_room(&error) { ErrorCode::DiskFull } else { ErrorCode::DiskFailed };
     ErrorResponse::new(code, text)

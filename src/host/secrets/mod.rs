@@ -104,6 +104,13 @@ impl Secrets {
         .await
     }
 
+    /// Copies all secrets to a directory, for a backup. Blocks.
+    pub fn copy(&self, to: &Path) -> io::Result<()> {
+        // No value is halfway to another.
+        let _changing = lock(&self.0.changing);
+        private_file::copy(&self.0.root, to)
+    }
+
     /// Forgets a secret. Functions that run keep what they have mounted.
     pub async fn delete(&self, namespace: NamespaceName, name: SecretName) -> Result<(), SecretError> {
         self.blocking(move |files| files.delete(&namespace, &name)).await

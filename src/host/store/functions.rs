@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -68,6 +68,8 @@ struct Files {
     functions: PathBuf,
     namespaces: PathBuf,
     known: Mutex<Known>,
+    /// Held for reading over each change.
+    changing: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +105,7 @@ impl Functions {
             functions: state_dir.join("functions"),
             namespaces: state_dir.join("namespaces"),
             known: Mutex::default(),
+            changing: RwLock::default(),
         };
         for directory in [&files.functions, &files.namespaces] {
             make_directory(directory)?;
@@ -183,6 +186,19 @@ impl Functions {
         write(&self.0.namespaces, &name, encode(namespace)?.as_bytes())
     }
 
+    /// Does `work` while no function and no namespace changes.
+    pub(super) fn frozen<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _frozen = self.0.changing.write().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
+    /// Notes the removal of a function of another state directory, whose containers are here.
+    pub(super) fn bury(&self, key: &FunctionKey, incarnation: &Incarnation) -> Result<(), StoreError> {
+        let tombstone = Tombstone { key: key.clone(), incarnation: incarnation.clone() };
+        make_directory(&self.0.directory(key))?;
+        write(&self.0.directory(key), &file_name(&self.0.tombstone(&tombstone)), b"")
+    }
+
     /// Begins the removal of a function; returns its tombstone when that is on disk, or nothing if there is
     /// no such function.
     pub(super) async fn remove(&self, key: &FunctionKey) -> Result<Option<Tombstone>, StoreError> {
@@ -194,6 +210,7 @@ impl Functions {
     pub(super) async fn forget(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
         let (files, tombstone) = (self.0.clone(), tombstone.clone());
         blocking(move || {
+            let _change = files.change();
             let path = files.tombstone(&tombstone);
             remove(&path)?;
             lock(&files.known).removed.retain(|removed| *removed != tombstone);
@@ -256,13 +273,18 @@ impl Functions {
     ) -> Result<(), StoreError> {
         let text = encode(namespace)?;
         let (files, name) = (self.0.clone(), format!("{name}{RECORD}"));
-        blocking(move || write(&files.namespaces, &name, text.as_bytes())).await
+        blocking(move || {
+            let _change = files.change();
+            write(&files.namespaces, &name, text.as_bytes())
+        })
+        .await
     }
 
     /// Forgets a namespace; returns when that is on disk.
     pub(super) async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), StoreError> {
         let (files, name) = (self.0.clone(), name.clone());
         blocking(move || {
+            let _change = files.change();
             // Files that were set aside keep it.
             let _ = fs::remove_dir(files.functions.join(name.as_str()));
             remove(&files.namespaces.join(format!("{name}{RECORD}")))
@@ -384,7 +406,12 @@ impl Files {
         Ok(())
     }
 
+    fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.changing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn put(&self, record: &FunctionRecord, text: &[u8]) -> Result<(), StoreError> {
+        let _change = self.change();
         let key = &record.key;
         let directory = self.directory(key);
         make_directory(&directory)?;
@@ -414,6 +441,7 @@ impl Files {
     }
 
     fn remove(&self, key: &FunctionKey) -> Result<Option<Tombstone>, StoreError> {
+        let _change = self.change();
         let Some(incarnation) = lock(&self.known).live.get(key).map(|live| live.incarnation.clone()) else {
             return Ok(None);
         };
@@ -461,7 +489,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Returns the error of a file operation, with the way out where there is one.
-fn failed(operation: &str, path: &Path, error: io::Error) -> StoreError {
+pub(super) fn failed(operation: &str, path: &Path, error: io::Error) -> StoreError {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSPC | Errno::EDQUOT) => disk::full(path, 0),
         Some(Errno::EROFS) => StoreError::ReadOnly { path: path.to_owned(), begun: false },

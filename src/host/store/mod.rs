@@ -13,6 +13,7 @@
 //!
 //! Only this room names sled, so that another store can take its place.
 
+mod backup;
 mod ballast;
 mod blobs;
 mod database;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use backup::finish_restore;
 pub use error::StoreError;
 pub use functions::{SetAside, Tombstone};
 pub use jobs::{LeftJob, StoredJob};
@@ -59,6 +61,7 @@ const COUNTS: &str = "counts/";
 /// The store. Reads are direct, writes go through the one writer.
 #[derive(Debug)]
 pub struct Store {
+    state_dir: PathBuf,
     identity: Box<str>,
     functions: Functions,
     sled: Sled,
@@ -112,7 +115,8 @@ impl Store {
         };
         let identity = identity::read(state_dir)?;
         let writer = Writer::start(database.clone(), open, large.clone(), ballast, functions.clone())?;
-        Ok(Self { identity, functions, sled: Sled { database, large, writer }, held: None })
+        let sled = Sled { database, large, writer };
+        Ok(Self { state_dir: state_dir.to_owned(), identity, functions, sled, held: None })
     }
 
     /// Reports whether nothing was ever kept in `state_dir`.
@@ -136,7 +140,8 @@ impl Store {
         let identity = identity::read(substitute)?;
         let ballast = Ballast::of(database.dir());
         let writer = Writer::start(database.clone(), None, large.clone(), ballast, functions.clone())?;
-        Ok(Self { identity, functions, sled: Sled { database, large, writer }, held: Some(held) })
+        let sled = Sled { database, large, writer };
+        Ok(Self { state_dir: substitute.to_owned(), identity, functions, sled, held: Some(held) })
     }
 
     /// Reports whether this store only takes the place of another one.
@@ -391,7 +396,8 @@ fn understand<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreEr
 
 /// Reports whether no start has come as far as to keep anything: the password is made after the store.
 fn was_never_used(state_dir: &Path) -> bool {
-    ["secrets", "functions"].iter().all(|name| !state_dir.join(name).exists()) && !identity::is_given(state_dir)
+    ["secrets", "functions"].iter().all(|name| !state_dir.join(name).exists())
+        && !identity::is_given(state_dir)
 }
 
 /// Marks an empty database as one of this version.

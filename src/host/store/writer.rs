@@ -17,7 +17,7 @@ use super::blobs::{LargeValues, References};
 use super::database::{Absence, Database};
 use super::error::{StoreError, is_read_only};
 use super::functions::Functions;
-use super::{disk, mark, references};
+use super::{backup, disk, functions, mark, references};
 use model::function::{FunctionKey, Incarnation};
 use model::sync::lock;
 
@@ -96,6 +96,7 @@ type Ack = oneshot::Sender<Result<(), Arc<StoreError>>>;
 #[derive(Debug)]
 enum Message {
     Write { operations: Vec<Operation>, ack: Option<Ack> },
+    Freeze { state_dir: PathBuf, to: PathBuf, ack: oneshot::Sender<Result<(), StoreError>> },
     Repair { ack: oneshot::Sender<Result<PathBuf, StoreError>> },
     Close { ack: Ack },
 }
@@ -149,6 +150,13 @@ impl Writer {
     pub(super) fn write_soon(&self, operations: Vec<Operation>) {
         // After close there is nothing left to keep: the daemon has stopped.
         let _ = self.send(Message::Write { operations, ack: None });
+    }
+
+    /// Has a copy taken of what is stored, between two writes.
+    pub(super) async fn freeze(&self, state_dir: PathBuf, to: PathBuf) -> Result<(), StoreError> {
+        let (ack, done) = oneshot::channel();
+        self.send(Message::Freeze { state_dir, to, ack })?;
+        done.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Puts a database aside that cannot be opened, and begins with an empty one; returns where it is then.
@@ -268,6 +276,7 @@ impl Thread {
             let mut pending = Pending::default();
             let mut acks = Vec::new();
             let mut closing = None;
+            let mut freezing = Vec::new();
             let looked = self.look();
             for message in std::iter::once(first).chain(receiver.try_iter().take(MAX_BATCH)) {
                 match message {
@@ -286,6 +295,7 @@ impl Thread {
                         }
                         acks.extend(ack);
                     }
+                    Message::Freeze { state_dir, to, ack } => freezing.push((state_dir, to, ack)),
                     Message::Repair { ack } => {
                         // What is in this batch meets the store that was made in its place.
                         let _ = ack.send(self.repair());
@@ -293,10 +303,18 @@ impl Thread {
                     Message::Close { ack } => closing = Some(ack),
                 }
             }
-            let flush = !acks.is_empty() || closing.is_some();
+            let flush = !acks.is_empty() || closing.is_some() || !freezing.is_empty();
             let result = looked.and_then(|()| self.write(pending, flush));
             self.say(&result);
             let result = result.map_err(Arc::new);
+            for (state_dir, to, ack) in freezing {
+                let frozen = match &result {
+                    Ok(()) => backup::freeze(&state_dir, &self.functions, &to)
+                        .map_err(|error| functions::failed("copying to", &to, error)),
+                    Err(error) => Err(share(error.clone())),
+                };
+                let _ = ack.send(frozen);
+            }
             for ack in acks {
                 // Whoever asked may have gone away; the write stands.
                 let _ = ack.send(result.clone());

@@ -26,7 +26,7 @@ pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
 pub use secret::{Secret, SecretsExport};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Orphan, Provider, Pruned, Repaired,
-    SetAside, Share, StoreStatus, Version,
+    Restored, SetAside, Share, StoreStatus, Version,
 };
 
 /// Whether a field says nothing, and is left out.

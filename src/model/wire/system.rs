@@ -136,6 +136,13 @@ pub struct StoreStatus {
     pub orphans: Vec<Orphan>,
 }
 
+/// What `POST /system/restore` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Functions in the backup.
+    pub functions: u64,
+}
+
 /// What `POST /system/store/repair` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repaired {

@@ -20,6 +20,7 @@ use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::api::Api;
 use model::config::Config;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::support::fake_network::FakeNetwork;
@@ -96,6 +97,7 @@ impl World {
             store: store.clone(),
             access: Arc::new(Access::new(&config.gateway, credentials, exposure)),
             state_dir: state.path().to_owned(),
+            restart: CancellationToken::new(),
             admin_listen: None,
         };
         Self { fleet, queue, cron, runtime, router: api.router().expect("routes"), state, _run: run }

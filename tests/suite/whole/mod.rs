@@ -31,6 +31,7 @@
 //! ```
 
 mod admin;
+mod backup;
 mod canaries;
 mod chaos;
 mod clock;
