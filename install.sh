@@ -580,7 +580,14 @@ start_daemon() {
     [ ! -f "$LOG_FILE" ] || mv "$LOG_FILE" "$LOG_FILE.1"
     private "$LOG_FILE"
     setsid nohup "$BINARY" serve --config "$CONFIG" >"$LOG_FILE" 2>&1 </dev/null &
-    echo $! >"$PID_FILE"
+    pid=$!
+    echo $pid >"$PID_FILE"
+    # Until it is the daemon, or has ended, it has another name.
+    tries=0
+    until daemon_runs || [ ! -d "/proc/$pid" ] || [ $tries -ge 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
     note "without systemd: the daemon is process $(cat "$PID_FILE"); its output goes to $LOG_FILE"
     note "after a reboot run this again, or let your init run: $BINARY serve --config $CONFIG"
 }
@@ -608,6 +615,8 @@ wait_for_gateway() {
     tries=0
     # The gateway is on this machine: no proxy of the environment is used.
     until curl -fs --noproxy '*' -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
+        reason=$(curl -s --noproxy '*' -m 2 "$INGLE_GATEWAY/healthz" 2>/dev/null || true)
+        [ -z "$reason" ] || stop "the daemon runs, and takes no changes: $reason" "$BINARY doctor"
         tries=$((tries + 1))
         if [ $tries -gt 120 ] || { ! by_systemd && ! daemon_runs; }; then
             failed_start
