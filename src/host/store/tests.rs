@@ -253,17 +253,21 @@ async fn a_file_that_cannot_be_used_is_named_and_set_aside_and_hides_no_other() 
 #[test]
 fn a_first_start_that_was_cut_off_begins_anew_and_a_damaged_store_does_not() {
     let dir = tempfile::tempdir().expect("a directory");
+    // All that is left is a store whose settings are torn.
     let damage = || {
-        std::fs::create_dir_all(dir.path().join("db")).expect("made");
-        std::fs::write(dir.path().join("db/conf"), "torn").expect("torn");
+        for name in ["identity", "functions", "namespaces"] {
+            let path = dir.path().join(name);
+            std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).expect("removed");
+        }
+        let conf = dir.path().join("db/conf");
+        let mut settings = std::fs::read(&conf).expect("readable");
+        settings[20..].fill(0);
+        std::fs::write(&conf, settings).expect("torn");
     };
+    drop(Store::open(dir.path()).expect("opens"));
     damage();
     drop(Store::open(dir.path()).expect("opens"));
     // As a store of format 1: it was used, and holds functions.
-    for name in ["identity", "functions", "namespaces", "db"] {
-        let path = dir.path().join(name);
-        std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).expect("removed");
-    }
     std::fs::create_dir(dir.path().join("secrets")).expect("made");
     damage();
     let error = Store::open(dir.path()).expect_err("a person has to look at it").to_string();

@@ -49,7 +49,8 @@ fn are_both() -> bool {
 /// Starts the daemon, which sets up the network first, and then waits a minute for containerd.
 fn daemon(host: &Host) -> Child {
     let directory = host.directory().join("daemon");
-    fs::create_dir_all(&directory).expect("a directory");
+    // A state directory that was used: with a new one, the daemon asks containerd first whose containers there are.
+    fs::create_dir_all(directory.join("state/functions")).expect("a directory");
     let config = directory.join("config.toml");
     let text = format!(
         "[gateway]\nlisten = \"0.0.0.0:{GATEWAY_PORT}\"\n[containerd]\nsocket = \"/run/no.sock\"\n\

@@ -85,7 +85,8 @@ fn what_belongs_to_no_function_is_found_among_what_does() {
         let below = daemon.containerd.path().join("run-ingle");
         fs::create_dir_all(below.join("io").join(stray(3))).expect("a directory for FIFOs");
         fs::create_dir_all(below.join("net").join(stray(4))).expect("a directory for network files");
-        let labels = ["ingle/function=stray", "ingle/namespace=openfaas-fn"];
+        // Of a function that is there, and has no use for them.
+        let labels = ["ingle/function=env", "ingle/namespace=openfaas-fn"];
         let layer = daemon.containerd.ctr(&["snapshots", "prepare", &stray(5)]);
         assert!(layer.status.success(), "{layer:?}");
         let named = daemon.containerd.ctr(&["snapshots", "label", &stray(5), labels[0], labels[1]]);
@@ -101,11 +102,31 @@ fn what_belongs_to_no_function_is_found_among_what_does() {
             &stray(6),
         ]);
         assert!(container.status.success(), "{container:?}");
+        // Of one that nobody knows: it may be that of another state directory.
+        let foreign = daemon.containerd.ctr(&[
+            "containers",
+            "create",
+            "--label",
+            "ingle/function=stray",
+            "--label",
+            labels[1],
+            "docker.io/examples/hello:latest",
+            &stray(7),
+        ]);
+        assert!(foreign.status.success(), "{foreign:?}");
         let output = daemon.state_dir().join("logs/openfaas-fn/stray");
         fs::create_dir_all(&output).expect("a directory for output");
-        assert_eq!(daemon.replica_parts().len(), owned.len() + 8, "{:#?}", daemon.replica_parts());
+        assert_eq!(daemon.replica_parts().len(), owned.len() + 10, "{:#?}", daemon.replica_parts());
 
         daemon.json(Method::POST, "/system/prune").await;
+        let others = || {
+            let mut parts = daemon.replica_parts();
+            parts.retain(|part| !part.contains(&stray(7)));
+            parts
+        };
+        eventually!(others() == owned, "{:#?}\n{}", daemon.replica_parts(), daemon.log());
+        assert_eq!(daemon.replica_parts().len(), owned.len() + 2, "it is left alone");
+        daemon.json(Method::POST, "/system/prune?orphans=true").await;
         eventually!(daemon.replica_parts() == owned, "{:#?}\n{}", daemon.replica_parts(), daemon.log());
         assert!(!output.exists());
         assert_eq!(daemon.call("env").await.0, StatusCode::OK);

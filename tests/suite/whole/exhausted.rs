@@ -75,11 +75,20 @@ fn a_full_disk_and_one_that_is_read_only_are_refused_in_words_and_passed_when_th
         assert_eq!(daemon.describe("hello").await["replicas"], 1, "what was refused changed nothing");
         // Ended and begun on a full disk: what ran serves.
         daemon.end(Signal::SIGKILL);
-        daemon.resume().await;
-        eventually!(within 30, daemon.call("hello").await.0 == StatusCode::OK, "{}", daemon.log());
+        daemon.spawn();
+        eventually!(
+            within 30,
+            daemon.client.get(daemon.url("/function/hello")).send().await
+                .is_ok_and(|answer| answer.status() == StatusCode::OK),
+            "{}",
+            daemon.log()
+        );
         assert!(daemon.describe("late").await.is_null());
+        let health = daemon.client.get(daemon.url("/healthz")).send().await.expect("an answer");
+        refused(health, StatusCode::SERVICE_UNAVAILABLE, &["is full"]).await;
 
         fs::remove_file(&filler).expect("it is there");
+        daemon.serves().await;
         daemon.ready("late", json!({})).await;
         assert_eq!(daemon.call("late").await.0, StatusCode::OK);
 
