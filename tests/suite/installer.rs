@@ -189,3 +189,27 @@ fn options_that_make_no_sense_are_refused() {
         assert_eq!(output.status.code(), Some(1), "{options:?}");
     }
 }
+
+#[test]
+fn a_daemon_that_has_not_reached_its_exec_is_waited_for() {
+    let machine = Machine::new()
+        .with_program("setsid", "sleep 1; exec /usr/bin/setsid \"$@\"")
+        .with_program("ingle", "sleep 3");
+    let installer = Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh");
+    // Its functions alone: the whole of it would install.
+    let script = r#"
+        for function in note private daemon_runs start_daemon; do
+            eval "$(sed -n "/^$function() {.*}$/p; /^$function() {$/,/^}/p" "$1")"
+        done
+        RUN=$2/run PID_FILE=$RUN/ingle.pid LOG_FILE=$2/log CONFIG=$2/config BINARY=$2/ingle
+        start_daemon
+        daemon_runs
+    "#;
+    let output = Command::new("sh")
+        .args(["-euc", script, "sh"])
+        .args([&installer, machine.programs.path()])
+        .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", machine.programs.path().display()))
+        .output()
+        .expect("run a shell");
+    assert!(output.status.success(), "{output:?}");
+}

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use host::fd_store;
 use listenfd::ListenFd;
@@ -20,6 +21,10 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
 
 use crate::gateway::access::client::{Client, Listener};
+
+/// How long an address may be in use before that is an error, and the pause between two attempts.
+const IN_USE_WAIT: Duration = Duration::from_secs(2);
+const IN_USE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A listening socket, with the kind of its clients.
 #[derive(Debug)]
@@ -166,7 +171,18 @@ fn bind_tcp(address: SocketAddr, is_to_come: bool) -> io::Result<TcpListener> {
     if is_to_come {
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    // After `kill -9` of the last daemon its socket lives on in a child that it has forked and that has not reached
+    // its exec yet.
+    let end = Instant::now() + IN_USE_WAIT;
+    loop {
+        match bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Err(nix::Error::EADDRINUSE) if Instant::now() < end => {
+                #[expect(clippy::disallowed_methods, reason = "nothing else is begun before the ports")]
+                std::thread::sleep(IN_USE_PAUSE);
+            }
+            bound => break bound?,
+        }
+    }
     // As much as the kernel allows (net.core.somaxconn): a restart may take a while.
     listen(&socket, Backlog::MAXCONN)?;
     Ok(TcpListener::from(socket))
@@ -194,4 +210,30 @@ fn leads_somewhere(path: &Path) -> bool {
         .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
     // `EAGAIN`: the backlog is full.
     matches!(connected, Ok(()) | Err(nix::Error::EAGAIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_becomes_free_within_two_seconds_is_listened_on() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = other.local_addr().expect("bound");
+        // As the child of a daemon that was killed.
+        let ends = std::thread::spawn(move || {
+            #[expect(clippy::disallowed_methods, reason = "the port is in use for so long")]
+            std::thread::sleep(Duration::from_millis(700));
+            drop(other);
+        });
+        bind_tcp(address, false).expect("it is free by then");
+        ends.join().expect("no panic");
+    }
+
+    #[test]
+    fn an_address_that_stays_in_use_is_an_error() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let error = bind_tcp(other.local_addr().expect("bound"), false).expect_err("it is in use");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 }
