@@ -238,3 +238,23 @@ async fn a_restart_holds_what_was_held_before() {
         Queue::open(&world.config, world.store.clone(), directory, Handle::current()).expect("a queue");
     assert_eq!(next.0.quota.total(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_not_given_out_twice_when_nothing_is_remembered() {
+    let mut world = World::new().await;
+    world.config.queue.max_records = 0;
+    let mut last = 0;
+    for _ in 0..3 {
+        world.queue.stop(PATIENCE).await;
+        let directory = world.queue.0.directory.clone();
+        let queue = Queue::open(&world.config, world.store.clone(), directory, Handle::current());
+        world.queue = queue.expect("a queue");
+        let running = world.queue.clone();
+        tokio::spawn(async move { running.run().await });
+        let (number, end) = world.call("env", "/200", 0, |_| {}).await.expect("accepted");
+        assert_eq!(end.await, Ok(CallState::Done));
+        assert!(number > last, "{number} after {last}");
+        last = number;
+        world.until("it is forgotten", |queue| queue.0.store.call_records().next().is_none()).await;
+    }
+}

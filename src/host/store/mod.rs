@@ -23,6 +23,7 @@ mod functions;
 mod held;
 mod identity;
 mod jobs;
+mod numbers;
 mod record;
 mod sealed;
 mod takeover;
@@ -44,7 +45,7 @@ pub use record::{FunctionRecord, RevisionRecord, RevisionUse, UpdateFailure, new
 pub use timers::StoredTimer;
 
 use ballast::Ballast;
-use blobs::{LargeValues, References};
+use blobs::LargeValues;
 use database::{Absence, Database};
 use functions::Functions;
 use held::Held;
@@ -94,9 +95,9 @@ impl Store {
         }
         let opened = opened.and_then(|(db, file)| {
             let functions = takeover::open(state_dir, &db, &large)?;
-            let references = references(&db)?;
-            large.retain(&references)?;
-            Ok((functions, Open { db, file, references }))
+            let open = Open::new(db, file, &large)?;
+            large.retain(&open.references)?;
+            Ok((functions, open))
         });
         let (functions, open) = match opened {
             Ok((functions, open)) => {
@@ -404,16 +405,6 @@ fn was_never_used(state_dir: &Path) -> bool {
 fn mark(db: &sled::Db, large: &LargeValues) -> Result<(), StoreError> {
     let marked = db.insert(SCHEMA_KEY, large.store(SCHEMA.to_string().as_bytes())?);
     marked.map(drop).map_err(|error| StoreError::failed("writing the store's format", error))
-}
-
-/// Counts the rows that name each file. Must run before there is a writer.
-fn references(db: &sled::Db) -> Result<References, StoreError> {
-    let mut references = References::default();
-    for row in db.iter() {
-        let (_, stored) = row.map_err(|error| StoreError::failed("reading the store", error))?;
-        references.add(&stored);
-    }
-    Ok(references)
 }
 
 impl crate::network::Leases for Store {

@@ -17,7 +17,7 @@ use super::blobs::{LargeValues, References};
 use super::database::{Absence, Database};
 use super::error::{StoreError, is_read_only};
 use super::functions::Functions;
-use super::{backup, disk, functions, mark, references};
+use super::{backup, disk, functions, mark, numbers, understand};
 use model::function::{FunctionKey, Incarnation};
 use model::sync::lock;
 
@@ -248,6 +248,8 @@ pub(super) struct Open {
     /// sled's log file, opened once more for the fdatasync that sled does not do.
     pub(super) file: File,
     pub(super) references: References,
+    /// The mark of the numbers of calls.
+    reserved: u64,
 }
 
 impl Thread {
@@ -350,10 +352,8 @@ impl Thread {
         if !may_be_tried || Instant::now() < self.reopen_at {
             return Err(error);
         }
-        let opened = self.database.open(&self.ballast).and_then(|(db, file)| {
-            let references = references(&db)?;
-            Ok(Open { db, file, references })
-        });
+        let opened =
+            self.database.open(&self.ballast).and_then(|(db, file)| Open::new(db, file, &self.large));
         match opened {
             Ok(open) => {
                 tracing::warn!(store = %self.database.dir().display(), "the store was opened anew after a write that failed");
@@ -386,7 +386,7 @@ impl Thread {
         let (db, file) = self.database.open(&self.ballast)?;
         mark(&db, &self.large)?;
         self.database.publish(db.clone());
-        self.open = Some(Open { db, file, references: References::default() });
+        self.open = Some(Open::new(db, file, &self.large)?);
         tracing::warn!(damaged = %damaged.display(), "the store of queued calls was set aside, and begins anew");
         Ok(damaged)
     }
@@ -421,8 +421,22 @@ impl Thread {
                 Operation::Delete { key } => changes.push((key, None)),
             }
         }
+        self.reserve_numbers(&mut changes)?;
         // All of them, or none.
         pending.take(changes);
+        Ok(())
+    }
+
+    /// Adds the mark of the numbers of calls where one comes near to it.
+    fn reserve_numbers(&mut self, changes: &mut Vec<Change>) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let keys = changes.iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key);
+        let Some(mark) = keys.filter_map(|key| numbers::reserve(open.reserved, key)).max() else {
+            return Ok(());
+        };
+        open.reserved = mark;
+        let value = self.stored(mark.to_string().as_bytes())?;
+        changes.push((numbers::KEY.to_owned(), Some(value)));
         Ok(())
     }
 
@@ -481,6 +495,18 @@ impl Thread {
 }
 
 impl Open {
+    /// Reads of an open database what its writer has to know. Must run before there is one.
+    pub(super) fn new(db: sled::Db, file: File, large: &LargeValues) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::failed("reading the store", error);
+        let mut references = References::default();
+        for row in db.iter() {
+            references.add(&row.map_err(failed)?.1);
+        }
+        let mark = db.get(numbers::KEY).map_err(failed)?;
+        let mark = mark.map(|stored| understand(numbers::KEY, &large.resolve(&stored)?)).transpose()?;
+        Ok(Self { db, file, references, reserved: mark.unwrap_or(0) })
+    }
+
     /// Applies the pending operations, and updates the counts of the files that the rows name.
     fn apply(&mut self, pending: Pending) -> sled::Result<()> {
         let keys: Vec<String> = pending.keys.iter().cloned().collect();
