@@ -548,6 +548,28 @@ async fn a_full_queue_is_said_and_the_run_made_when_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_left_out_has_the_reason_that_kept_it_from_being_made() {
+    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let world = World::over(state, "max_calls = 1", "0 * * * *", &[], &[OK]).await;
+    world.pause(true).await;
+    world.turn("09:00:00").await;
+    for now in ["10:00:00", "10:00:30", "10:01:00"] {
+        world.turn(now).await;
+        assert_eq!(world.counts(), (1, 0, 0), "{now}");
+    }
+    world.turn("10:01:01").await;
+    let left_out = world.timer().left_out.expect("one was left out");
+    assert_eq!((left_out.due, world.counts()), (at("10:00:00"), (1, 0, 1)));
+    assert!(left_out.reason.contains("queue.max_calls"), "{left_out:?}");
+    // The queue is as full, but that is not why.
+    world.turn("11:00:00").await;
+    world.turn("14:30:00").await;
+    let left_out = world.timer().left_out.expect("one was left out");
+    assert_eq!((left_out.due, world.counts()), (at("14:00:00"), (1, 0, 5)));
+    assert!(left_out.reason.contains("not running"), "{left_out:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_zone_that_has_gone_is_said_and_stops_nobody_else() {
     let world = World::new("TZ=Mars/Olympus @daily", &[]).await;
     world.turn("08:10:00").await;

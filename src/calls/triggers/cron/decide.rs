@@ -4,10 +4,13 @@ use jiff::{SignedDuration, Timestamp};
 use schedule::Timetable;
 
 use super::record::{LeftOut, Row};
+use super::timer::Problem;
 use model::function::{CronSettings, Missed, Overlap};
 
 /// How late a run may be: after that its time has passed. As long as a restart takes, and a little more.
 pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(60);
+/// Why a run was missed that no attempt was made for.
+const NOBODY_LOOKED: &str = "the daemon was not running or was held up, or the clock was set forward";
 /// Runs of one function that wait for another to end.
 const MOST_OWED: usize = 32;
 /// Runs that were missed are counted up to this: a clock that jumps by years leaves out millions.
@@ -22,7 +25,8 @@ pub(super) struct Decided {
     pub(super) run: Option<Timestamp>,
 }
 
-/// Decides. `delay` is how much later than their time runs are made; `free`: no run of it is under way.
+/// Decides. `delay` is how much later than their time runs are made; `free`: no run of it is under way; `problem` is
+/// why the last attempt failed.
 pub(super) fn decide(
     row: &Row,
     settings: &CronSettings,
@@ -30,6 +34,7 @@ pub(super) fn decide(
     now: Timestamp,
     delay: SignedDuration,
     free: bool,
+    problem: Option<&Problem>,
 ) -> Decided {
     let mut row = row.clone();
     let mut run = None;
@@ -44,7 +49,12 @@ pub(super) fn decide(
         row.done(due);
         row.counts.missed += missed;
         if !wanted {
-            row.left_out = left_out(due, "the daemon was not running, or the clock was set forward");
+            // What was due by the last attempt was part of it.
+            let refusal = problem.filter(|problem| due + delay <= problem.at);
+            row.left_out = match refusal {
+                Some(problem) => left_out(due, &format!("it was not accepted in time: {}", problem.reason)),
+                None => left_out(due, NOBODY_LOOKED),
+            };
         } else if settings.overlap == Overlap::Allow || free && row.owed.is_empty() {
             run = Some(due);
         } else if settings.overlap == Overlap::Queue && row.owed.len() < MOST_OWED {
@@ -121,7 +131,7 @@ mod tests {
             let mut made = Vec::new();
             for (step, free) in steps {
                 now += SignedDuration::from_secs(step);
-                let decided = decide(&row, &settings, &timetable, now, delay, free);
+                let decided = decide(&row, &settings, &timetable, now, delay, free, None);
                 row = decided.row;
                 made.extend(decided.run);
                 let (counts, until) = (row.counts, now - delay);
@@ -129,7 +139,7 @@ mod tests {
                 // Of one gap no more is counted.
                 let due = timetable.count(start(), until, 100_000) as u64;
                 prop_assert!(accounted == due || due > 1000 && accounted <= due, "{} of {} at {}", accounted, due, now);
-                let again = decide(&row, &settings, &timetable, now, delay, false);
+                let again = decide(&row, &settings, &timetable, now, delay, false, None);
                 prop_assert_eq!((&again.row, again.run), (&row, None), "looking again changes nothing");
             }
             let in_order = made.windows(2).all(|pair| pair[0] < pair[1]);
@@ -152,7 +162,7 @@ mod tests {
                 real += SignedDuration::from_secs(step);
                 // The clock is never more than this beside the real time, so never set back by more than three hours.
                 let now = real + SignedDuration::from_secs(off / 2);
-                let decided = decide(&row, &settings, &timetable, now, SignedDuration::ZERO, true);
+                let decided = decide(&row, &settings, &timetable, now, SignedDuration::ZERO, true, None);
                 row = decided.row;
                 made.extend(decided.run);
             }
@@ -171,7 +181,7 @@ mod tests {
         for now in
             ["2026-10-24T11:00:00Z", "2026-10-24T12:00:00Z", "2026-10-25T12:00:01Z", "2031-01-01T12:00:00Z"]
         {
-            let decided = decide(&row, &settings, &timetable, at(now), SignedDuration::ZERO, true);
+            let decided = decide(&row, &settings, &timetable, at(now), SignedDuration::ZERO, true, None);
             row = decided.row;
             made.extend(decided.run);
         }

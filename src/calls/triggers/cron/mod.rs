@@ -41,7 +41,7 @@ use host::store::Store;
 use model::function::{CronSettings, FunctionKey, Incarnation};
 use model::sync::lock;
 use record::{Row, Run};
-use timer::Timer;
+use timer::{Problem, Timer};
 
 /// The longest time between two looks at the clock and at the functions.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ impl Cron {
     /// Looks at one timer.
     async fn look(&self, function: &FunctionKey, now: Timestamp) {
         let shared = &self.0;
-        let (before, settings, timetable, delay, due, entry) = {
+        let (before, settings, timetable, delay, due, entry, problem) = {
             let timers = shared.timers();
             let Some(timer) = timers.get(function) else { return };
             let Some(settings) = timer.settings() else { return };
@@ -190,6 +190,7 @@ impl Cron {
                 timer.delay,
                 is_due,
                 timer.entry.clone(),
+                timer.problem.clone(),
             )
         };
         let mut row = before.clone();
@@ -204,7 +205,8 @@ impl Cron {
                 Ok(_) => return Ok(()),
                 Err(reason) => return Err(reason.into()),
             };
-            let Decided { row: after, run } = decide(&row, &settings, &timetable, now, delay, free);
+            let Decided { row: after, run } =
+                decide(&row, &settings, &timetable, now, delay, free, problem.as_ref());
             if run.is_some() {
                 self.accept(&entry, after, run, now).await?;
             } else if after != row {
@@ -216,13 +218,13 @@ impl Cron {
             }
             Ok(())
         };
-        let problem =
-            done.await.err().map(|error: Box<dyn Error + Send + Sync>| model::error::chain(&*error));
+        let reason = done.await.err().map(|error: Box<dyn Error + Send + Sync>| model::error::chain(&*error));
         shared.change(function, now, |timer| {
-            if let Some(problem) = problem.as_ref().filter(|problem| timer.problem.as_ref() != Some(*problem)) {
+            let known = timer.problem.take().map(|problem| problem.reason);
+            if let Some(problem) = reason.as_ref().filter(|reason| known.as_ref() != Some(*reason)) {
                 tracing::error!(%function, problem, "a function is not called as its schedule says; trying again");
             }
-            timer.problem = problem;
+            timer.problem = reason.map(|reason| Problem { reason, at: now });
         });
     }
 

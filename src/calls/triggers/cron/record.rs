@@ -100,7 +100,7 @@ pub struct Counts {
     pub accepted: u64,
     /// They were left out because an earlier one had not ended.
     pub skipped: u64,
-    /// Their time passed while nobody looked.
+    /// Their time passed while nobody looked, or none was accepted.
     pub missed: u64,
 }
 

@@ -96,7 +96,11 @@ impl Cron {
             waiting: timer.row.owed.len(),
             left_out: timer.row.left_out.clone(),
             counts: timer.row.counts,
-            problem: timer.problem.clone().or_else(|| timer.timetable.clone().err()),
+            problem: timer
+                .problem
+                .as_ref()
+                .map(|problem| problem.reason.clone())
+                .or_else(|| timer.timetable.clone().err()),
         })
     }
 

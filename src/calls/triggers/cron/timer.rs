@@ -32,8 +32,17 @@ pub(super) struct Timer {
     pub(super) row: Row,
     /// When it is to be looked at next.
     pub(super) wake: Option<Timestamp>,
-    /// Why runs are not accepted, in words.
-    pub(super) problem: Option<String>,
+    /// Why runs are not accepted.
+    pub(super) problem: Option<Problem>,
+}
+
+/// A reason why runs are not accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    /// In words.
+    pub(super) reason: String,
+    /// The time of the last attempt.
+    pub(super) at: Timestamp,
 }
 
 impl Timer {
