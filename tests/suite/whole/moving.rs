@@ -224,19 +224,29 @@ fn the_first_boot_deploys_its_directory_once() {
         eventually!(within 30, daemon.call("hello.dev").await.0 == StatusCode::OK, "{}", daemon.log());
         let mark = daemon.state_dir().join("first-boot.done");
         assert!(!mark.exists(), "not all was done");
-        fs::remove_file(directory.path().join("2.yml")).expect("it is there");
-        eventually!(within 90, mark.exists(), "{}", daemon.log());
 
-        // Once: what is removed later stays removed.
+        // What is removed meanwhile stays removed, also after a restart.
         let body = json!({ "functionName": "hello", "namespace": "dev" });
         let answer = daemon.api(Method::DELETE, "/system/functions").json(&body).send().await;
         assert_eq!(answer.expect("an answer").status(), StatusCode::ACCEPTED);
         daemon.nothing_left().await;
+        let functions = async |daemon: &Daemon| {
+            let path = "/system/functions?namespace=dev";
+            let list = daemon.api(Method::GET, path).send().await.expect("an answer");
+            list.json::<Vec<Value>>().await.expect("JSON")
+        };
         daemon.stop().await;
         daemon.resume().await;
-        let list =
-            daemon.api(Method::GET, "/system/functions?namespace=dev").send().await.expect("an answer");
-        assert_eq!(list.json::<Vec<Value>>().await.expect("JSON"), Vec::<Value>::new());
+        eventually!(within 30, daemon.log().matches("2.yml").count() >= 2, "{}", daemon.log());
+        assert_eq!(functions(&daemon).await, Vec::<Value>::new());
+        fs::remove_file(directory.path().join("2.yml")).expect("it is there");
+        eventually!(within 90, mark.exists(), "{}", daemon.log());
+
+        // Once, for all of them.
+        assert_eq!(functions(&daemon).await, Vec::<Value>::new());
+        daemon.stop().await;
+        daemon.resume().await;
+        assert_eq!(functions(&daemon).await, Vec::<Value>::new());
         let log = daemon.log();
         let served = log.matches("first boot's functions are deployed").count();
         assert_eq!(served, 1, "{log}");
