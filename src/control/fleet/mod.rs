@@ -16,6 +16,7 @@ mod decide;
 mod error;
 mod footprint;
 mod health;
+mod name_locks;
 mod namespaces;
 mod owner;
 mod reaper;
@@ -54,6 +55,7 @@ use model::config::Config;
 use model::function::{FunctionKey, FunctionSpec, Incarnation, NamespaceName, PullPolicy};
 use model::sync::lock;
 use model::wire;
+use name_locks::NameLocks;
 use namespaces::Namespaces;
 use owner::{AdoptableReplica, Owner, StoredFunction};
 use reaper::Reaper;
@@ -70,7 +72,9 @@ pub struct Fleet {
     context: Arc<Context>,
     pull_policy: PullPolicy,
     namespaces: Namespaces,
-    /// Held while a function is added or taken out, so that two requests for one name follow each other.
+    /// Held while a function is added, changed or taken out, so that two requests for one name follow each other.
+    names: NameLocks,
+    /// Held for moments, and never while anything is written.
     owners: Arc<Mutex<Owners>>,
     tasks: TaskTracker,
 }
@@ -127,6 +131,7 @@ impl Fleet {
             context: Arc::new(context),
             pull_policy: config.images.pull_policy,
             namespaces,
+            names: NameLocks::default(),
             owners: Arc::new(Mutex::new(owners)),
             tasks: TaskTracker::new(),
         }))
@@ -394,11 +399,15 @@ impl Fleet {
             default_memory: true,
         };
 
-        let mut owners = self.owners.lock().await;
-        // It may have been deleted meanwhile.
-        self.namespaces.check(&key.namespace)?;
-        if let Some(inbox) = owners.inboxes.get(&key) {
-            return self.ask(inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
+        let _name = self.names.lock(&key).await;
+        let inbox = {
+            let owners = self.owners.lock().await;
+            // It may have been deleted meanwhile. From here on it is not, because the name is held.
+            self.namespaces.check(&key.namespace)?;
+            owners.inboxes.get(&key).cloned()
+        };
+        if let Some(inbox) = inbox {
+            return self.ask(&inbox, |done| Command::Deploy { revision: Box::new(revision), done }).await?;
         }
         if only_update {
             return Err(FleetError::NotFound(key));
@@ -417,6 +426,7 @@ impl Fleet {
         self.context.store.put_function(&record).await?;
         let number = revision.number;
         tracing::info!(function = %key, revision = number, image = %revision.spec.image, "deployed");
+        let mut owners = self.owners.lock().await;
         let entry =
             self.add(&mut owners, StoredFunction::new(record, revision), Vec::new(), CallStats::default());
         owners.directory.insert([entry]);
@@ -451,9 +461,10 @@ impl Fleet {
 
     /// Removes a function: calls get 404 from now on, its replicas drain and go.
     pub async fn remove(&self, key: &FunctionKey) -> Result<(), FleetError> {
+        let _name = self.names.lock(key).await;
+        let inbox = self.inbox(key).await?;
+        self.ask(&inbox, |done| Command::Remove { done }).await??;
         let mut owners = self.owners.lock().await;
-        let inbox = owners.inboxes.get(key).ok_or_else(|| FleetError::NotFound(key.clone()))?;
-        self.ask(inbox, |done| Command::Remove { done }).await??;
         owners.inboxes.remove(key);
         owners.directory.remove(key);
         tracing::info!(function = %key, "removed");
@@ -506,15 +517,20 @@ impl Fleet {
 
     /// Deletes a namespace that has no functions.
     pub async fn delete_namespace(&self, name: &NamespaceName) -> Result<(), FleetError> {
-        // No function is added meanwhile.
-        let owners = self.owners.lock().await;
-        if let Some(key) = owners.inboxes.keys().find(|key| key.namespace == *name) {
-            return Err(FleetError::NamespaceInUse {
-                namespace: name.clone(),
-                reason: format!("it has functions, among them {}; remove them first", key.name),
-            });
-        }
-        self.namespaces.delete(&self.context.store, name).await
+        let deletion = self.namespaces.begin_delete().await;
+        let taken = {
+            // No function is added meanwhile, nor after the namespace was taken out.
+            let owners = self.owners.lock().await;
+            let function = owners.inboxes.keys().find(|key| key.namespace == *name).cloned();
+            if let Some(key) = function.or_else(|| self.names.any_of(name)) {
+                return Err(FleetError::NamespaceInUse {
+                    namespace: name.clone(),
+                    reason: format!("it has functions, among them {}; remove them first", key.name),
+                });
+            }
+            deletion.take(name)?
+        };
+        taken.delete(&self.context.store).await
     }
 }
 

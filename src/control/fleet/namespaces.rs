@@ -68,18 +68,51 @@ impl Namespaces {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, store: &Store, name: &NamespaceName) -> Result<(), FleetError> {
-        let _changing = self.changing.lock().await;
-        self.check(name)?;
+    /// Waits until no other namespace is being changed.
+    pub(super) async fn begin_delete(&self) -> Deletion<'_> {
+        Deletion { namespaces: self, _changing: self.changing.lock().await }
+    }
+}
+
+/// The right to delete a namespace.
+#[derive(Debug)]
+pub(super) struct Deletion<'a> {
+    namespaces: &'a Namespaces,
+    _changing: tokio::sync::MutexGuard<'a, ()>,
+}
+
+/// A namespace that cannot be found any more, and is still on disk.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    deletion: Deletion<'a>,
+    name: NamespaceName,
+    namespace: wire::Namespace,
+}
+
+impl<'a> Deletion<'a> {
+    /// Takes a namespace out: from now on nothing is deployed into it.
+    pub(super) fn take(self, name: &NamespaceName) -> Result<Taken<'a>, FleetError> {
+        self.namespaces.check(name)?;
         if *name == NamespaceName::default() {
             return Err(FleetError::NamespaceInUse {
                 namespace: name.clone(),
                 reason: "it is the default namespace".into(),
             });
         }
-        store.delete_namespace(name).await?;
-        lock(&self.by_name).remove(name);
-        Ok(())
+        let namespace = lock(&self.namespaces.by_name).remove(name);
+        let namespace = namespace.ok_or_else(|| FleetError::NamespaceNotFound(name.clone()))?;
+        Ok(Taken { deletion: self, name: name.clone(), namespace })
+    }
+}
+
+impl Taken<'_> {
+    /// Deletes it, or else puts it back.
+    pub(super) async fn delete(self, store: &Store) -> Result<(), FleetError> {
+        let deleted = store.delete_namespace(&self.name).await;
+        if deleted.is_err() {
+            lock(&self.deletion.namespaces.by_name).insert(self.name, self.namespace);
+        }
+        Ok(deleted?)
     }
 }
 

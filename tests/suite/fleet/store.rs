@@ -159,3 +159,66 @@ async fn a_container_carries_a_record_that_can_be_read() {
     let carried = FunctionRecord::of_container(&carried).expect("a record");
     assert_eq!((carried.key, carried.wanted.number), (key(), 1));
 }
+
+/// A FIFO in place of a function's file: whoever reads it waits until somebody writes.
+struct SlowFile(PathBuf);
+
+impl SlowFile {
+    fn of(world: &World, name: &str) -> Self {
+        let path = world.state.path().join(format!("functions/openfaas-fn/{name}.json"));
+        if path.exists() {
+            fs::remove_file(&path).expect("removed");
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        Self(path)
+    }
+
+    /// Whether somebody waits for it.
+    fn is_read(&self) -> bool {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let flags = nix::libc::O_NONBLOCK;
+        fs::OpenOptions::new().write(true).custom_flags(flags).open(&self.0).is_ok()
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_keeps_one_function_waiting_holds_up_no_other() {
+    let world = World::new().await;
+    world.serve("you/echo:1").await;
+    let deploy = |name: &str| {
+        let deployment =
+            Deployment { service: name.into(), image: "you/echo:1".into(), ..Deployment::default() };
+        let fleet = world.fleet.clone();
+        async move { fleet.deploy(deployment, false).await }
+    };
+    // A function that is new, and one that is there and has to be removed after its update.
+    for name in ["new", "f"] {
+        let slow = SlowFile::of(&world, name);
+        let waiting = tokio::spawn(deploy(name));
+        let removal = (name == "f").then(|| {
+            let fleet = world.fleet.clone();
+            tokio::spawn(async move { fleet.remove(&key()).await })
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let others = async {
+            let other = format!("beside-{name}");
+            deploy(&other).await.expect("deployed");
+            deploy(&other).await.expect("updated");
+            world.fleet.remove(&FunctionKey::parse(&other).expect("a name")).await.expect("removed");
+        };
+        let done = tokio::time::timeout(Duration::from_secs(10), others).await;
+        assert!(!waiting.is_finished(), "{name} waits for its file");
+        assert!(slow.is_read(), "{name} goes on");
+        done.expect("others go on");
+        // It may be read more than once.
+        let ends = || {
+            slow.is_read();
+            waiting.is_finished()
+        };
+        eventually!(ends(), "{name} still waits");
+        waiting.await.expect("no panic").expect("deployed");
+        if let Some(removal) = removal {
+            removal.await.expect("no panic").expect("removed after the update");
+        }
+    }
+}
