@@ -36,6 +36,7 @@ use calls::triggers::cron::Cron;
 use control::first_boot;
 use control::fleet::Fleet;
 use host::bundles::Handlers;
+use host::liveness::Liveness;
 use host::logs::Logs;
 use host::network::Network;
 use host::network::cni::Cni;
@@ -73,10 +74,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("starting the control threads")?;
     let mut sockets = Inherited::take();
+    let liveness = Liveness::default();
+    liveness.start(runtime.handle()).context("starting the thread that pings systemd")?;
     let signalled = CancellationToken::new();
     let signals = runtime.block_on(async { stop_on_signal(signalled.clone()) })?;
     let result = loop {
-        match runtime.block_on(serve(config.clone(), sockets, &signalled)) {
+        match runtime.block_on(serve(config.clone(), sockets, &signalled, liveness.clone())) {
             Ok(Some(kept)) => sockets = kept,
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
@@ -101,6 +104,7 @@ async fn serve(
     mut config: Config,
     mut inherited: Inherited,
     signalled: &CancellationToken,
+    liveness: Liveness,
 ) -> anyhow::Result<Option<Inherited>> {
     let stop = signalled.child_token();
     // The ports first: when one is taken, nothing else is begun.
@@ -188,8 +192,13 @@ async fn serve(
         restart: restart.clone(),
         admin_listen: listeners.admin.as_ref().and(config.gateway.admin_listen),
     };
-    let gateway =
-        Gateway { directory: fleet.directory().clone(), queue: queue.clone(), access, api: api.router()? };
+    let gateway = Gateway {
+        directory: fleet.directory().clone(),
+        queue: queue.clone(),
+        access,
+        liveness,
+        api: api.router()?,
+    };
     tracing::info!(version = VERSION, commit = COMMIT, listen = %config.gateway.listen, "serving");
     listeners.keep();
     // Where there is no systemd this says nothing to nobody.

@@ -6,6 +6,7 @@ pub mod bundles;
 pub mod config_file;
 pub mod exec;
 pub mod fd_store;
+pub mod liveness;
 pub mod logs;
 pub mod network;
 pub mod private_file;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use calls::queue::Queue;
 use directory::{CallStats, Directory, DirectoryWriter, Endpoint, Entry, Phase, Publisher, View};
+use host::liveness::Liveness;
 use host::store::Store;
 use http1::{HeadScan, ResponseHead, slots};
 use ingle::gateway::access::Access;
@@ -55,7 +56,8 @@ impl Gate {
         let exposure = Exposure::of(&config.gateway, "10.62.0.0/16".parse()?, [10, 62, 0, 1].into());
         let access =
             Arc::new(Access::new(&config.gateway, Some(Credentials::new("admin", "secret")), exposure));
-        let gateway = Gateway { directory, queue, access, api: axum::Router::new() };
+        let gateway =
+            Gateway { directory, queue, access, liveness: Liveness::default(), api: axum::Router::new() };
         runtime.spawn(serve(listener, gateway, Limits::of(&config), std::future::pending()));
         let directory = (writer, publisher);
         Ok(Self { address, answer, _runtime: runtime, _state: state, _directory: directory })

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["model/error", "model/finding", "model/sync", "model/wire"],
     &["model/function"],
     &["model/config", "model/stack"],
-    &["host/config_file", "host/exec", "host/fd_store", "host/private_file"],
+    &["host/config_file", "host/exec", "host/fd_store", "host/liveness", "host/private_file"],
     &["host/runtime"],
     &["host/bundles", "host/logs", "host/network", "host/secrets"],
     &["host/store"],

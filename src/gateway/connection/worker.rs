@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use calls::queue::Queue;
 use directory::Directory;
+use host::liveness::Liveness;
 use model::config::Config;
 use tokio::runtime::Handle;
 
@@ -21,6 +22,8 @@ pub struct Gateway {
     pub queue: Queue,
     /// The rules of access to the API: credentials that open it are not passed on to functions.
     pub access: Arc<Access>,
+    /// Where the threads that carry calls respond that they turn over.
+    pub liveness: Liveness,
     /// Everything that is no call of a function. Its handlers run on the runtime of the daemon, never on the
     /// threads that carry calls.
     pub api: Router,

@@ -86,6 +86,7 @@ pub async fn serve(
         .collect::<io::Result<Vec<_>>>()?;
     let listeners = listeners.into();
     tokio::select! {
+        () = gateway.liveness.respond("accept".to_owned()) => {}
         () = accept(Some(&listeners.public), &threads, limits.max_connections) => {}
         () = accept(listeners.admin.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
         () = accept(listeners.local.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
@@ -179,7 +180,12 @@ impl Thread {
             let worker = worker.clone();
             move || {
                 assign_shard(index);
-                runtime.block_on(take(worker, accepted));
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = worker.gateway.liveness.respond(format!("calls-{index}")) => {}
+                        () = take(worker.clone(), accepted) => {}
+                    }
+                });
             }
         };
         let handle = std::thread::Builder::new().name(format!("calls-{index}")).spawn(run)?;

@@ -42,6 +42,7 @@ use std::time::Duration;
 use ::calls::queue::Queue;
 use directory::CallStats;
 use directory::{Directory, DirectoryWriter, Endpoint, Entry, Publisher, View};
+use host::liveness::Liveness;
 use host::store::Store;
 use ingle::gateway::access::Access;
 use ingle::gateway::access::basic::Credentials;
@@ -116,6 +117,7 @@ impl Gate {
             directory: directory.clone(),
             queue: queue.clone(),
             access: Arc::new(Access::new(&config.gateway, Some(credentials), exposure)),
+            liveness: Liveness::default(),
             api: api::router(),
         };
         tokio::spawn({

@@ -15,6 +15,7 @@
 //! disk         an image in use stays, one that is not goes
 //! lifecycle    deploy, update, scale, wake, remove; nothing is left
 //! restarts     the daemon restarted under load
+//! liveness     systemd is told that the threads turn over, for as long as they do
 //! moving       export and apply, and the first boot
 //! survival     the daemon restarted, killed, and everything killed
 //! registry     pulled from a registry, and started again without it
@@ -47,6 +48,7 @@ mod inside;
 mod languages;
 mod lifecycle;
 mod limits;
+mod liveness;
 mod long_calls;
 mod moving;
 mod power;
