@@ -10,7 +10,7 @@ use super::codec::{self, DecodeError};
 use super::payload::Payload;
 use super::schedule::admission::{Tenant, Usage};
 use http1::MAX_METHOD;
-use model::function::FunctionKey;
+use model::function::{FunctionKey, Incarnation};
 
 /// Tries of a call that are remembered apart: they are kept with it in one record, which must stay small.
 const KEPT_TRIES: usize = 8;
@@ -47,6 +47,9 @@ pub struct Job {
 pub struct JobMetadata {
     /// The function.
     pub function: FunctionKey,
+    /// The life of the function that it was queued for: no other one makes it. Absent if any may, and in rows of earlier
+    /// versions.
+    pub incarnation: Option<Incarnation>,
     /// `X-Call-Id`: the client's own, or a new one. It stays the same over all attempts.
     pub call_id: CallId,
     /// Its method.
@@ -77,6 +80,7 @@ impl JobMetadata {
     pub fn new(function: FunctionKey, call_id: String, method: String, path: &str) -> Self {
         Self {
             function,
+            incarnation: None,
             call_id: call_id.into(),
             method: method.into(),
             path: path.into(),
@@ -143,6 +147,8 @@ impl JobMetadata {
 
     /// All attempts are forgotten: it is made as if it were new.
     pub(super) fn reset_attempts(&mut self) {
+        // Whoever asks for it again means the function that is there now.
+        self.incarnation = None;
         self.tried = 0;
         self.tries.clear();
         self.started_at = None;
@@ -301,6 +307,7 @@ mod tests {
     fn filled(chosen: &str) -> (Job, CallRecord) {
         let function = FunctionKey::parse(&format!("{}.{}", "f".repeat(63), "n".repeat(63))).expect("a name");
         let mut facts = JobMetadata::new(function, chosen.into(), chosen.into(), chosen);
+        facts.incarnation = Some(Incarnation::new(u64::MAX));
         facts.keep = Some(u64::MAX);
         facts.callback = Some(Callback { url: chosen.into(), ended: None });
         let inline = facts.inline();

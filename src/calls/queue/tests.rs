@@ -258,3 +258,20 @@ async fn a_number_is_not_given_out_twice_when_nothing_is_remembered() {
         world.until("it is forgotten", |queue| queue.0.store.call_records().next().is_none()).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_not_made_by_a_namesake_of_its_function_unless_it_is_replayed() {
+    let world = World::new().await;
+    let queue = &world.queue;
+    let of = |life| move |facts: &mut JobMetadata| facts.incarnation = Some(Incarnation::new(life));
+    let (_, end) = world.call("env", "/200", 0, of(1)).await.expect("accepted");
+    assert_eq!(end.await, Ok(CallState::Done), "the function that is there");
+    let (number, end) = world.call("env", "/200", 0, of(2)).await.expect("accepted");
+    assert_eq!(end.await, Ok(CallState::Failed), "one that was there before");
+    let dead = queue.dead(&DeadLetterFilter::default(), 100).await;
+    let [call] = &dead[..] else { panic!("{dead:?}") };
+    let reason = format!("{:?}", call.facts.tries);
+    assert!(call.number == number && reason.contains("was removed"), "{call:?}");
+    queue.replay(number).await.expect("queued again");
+    world.until("it is made", |queue| queue.dead_count() == 0 && is_empty(queue)).await;
+}

@@ -40,7 +40,7 @@ pub(super) struct Context {
     pub(super) remains: Mutex<Remains>,
 }
 
-/// What is on the machine and has no owner.
+/// Things on the machine that have no owner.
 #[derive(Debug, Default)]
 pub(super) struct Remains {
     /// Removals of functions that end once the reaper finds nothing of them.

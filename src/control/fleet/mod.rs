@@ -50,7 +50,7 @@ use host::logs::Logs;
 use host::network::Network;
 use host::runtime::{ContainerRecord, ContainerState, Runtime, label, machine_memory};
 use host::secrets::Secrets;
-use host::store::{FunctionRecord, RevisionRecord, Store, StoreError, Tombstone, new_incarnation};
+use host::store::{FunctionRecord, Store, StoreError, Tombstone, new_incarnation};
 use model::config::Config;
 use model::function::{FunctionKey, FunctionSpec, Incarnation, NamespaceName, PullPolicy};
 use model::sync::lock;
@@ -213,11 +213,11 @@ impl Fleet {
         let store = &self.context.store;
         let (path, record) =
             store.edited_function(key)?.ok_or_else(|| FleetError::NothingSetAside(key.clone()))?;
-        let kept = record.revisions;
+        let deployment = record.wanted.deployment.clone();
         let number = if self.directory.get(key).is_some() {
-            self.deploy(record.wanted.deployment, true).await?
+            self.deploy(deployment, true).await?
         } else {
-            self.deploy_anew(record.wanted.deployment, false, kept).await?
+            self.deploy_anew(deployment, false, Some(record)).await?
         };
         store.discard(path).await?;
         Ok(number)
@@ -358,15 +358,15 @@ impl Fleet {
     /// resolved and it is on disk. Pulling and starting go on. With `only_update`, a function that is
     /// not there is an error.
     pub async fn deploy(&self, deployment: wire::Deployment, only_update: bool) -> Result<u64, FleetError> {
-        self.deploy_anew(deployment, only_update, Vec::new()).await
+        self.deploy_anew(deployment, only_update, None).await
     }
 
-    /// The same; a function that was not there has `kept` revisions to go back to.
+    /// The same; a function that was not there goes on with the life and the revisions of this record of it.
     async fn deploy_anew(
         &self,
         deployment: wire::Deployment,
         only_update: bool,
-        mut kept: Vec<RevisionRecord>,
+        record: Option<FunctionRecord>,
     ) -> Result<u64, FleetError> {
         let spec = FunctionSpec::try_from(&deployment)?;
         spec.check_settings()?;
@@ -389,6 +389,8 @@ impl Fleet {
         admission::check_handler(&self.context.handlers, &spec)?;
         admission::check_command(&image, &spec, &self.context.config.watchdog)?;
         self.context.disk.check_room(&image).await?;
+        let (life, mut kept) = record
+            .map_or_else(|| (new_incarnation(), Vec::new()), |record| (record.incarnation, record.revisions));
         kept.retain(|revision| revision::from_record(revision).is_ok());
         let revision = Revision {
             number: 1 + kept.iter().map(|revision| revision.number).max().unwrap_or(0),
@@ -414,7 +416,7 @@ impl Fleet {
         }
         let record = FunctionRecord {
             key: key.clone(),
-            incarnation: new_incarnation(),
+            incarnation: life,
             wanted: revision::to_record(&revision),
             serving: None,
             desired: revision.spec.scale.min,

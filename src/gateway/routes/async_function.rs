@@ -85,6 +85,7 @@ impl AsyncCall {
             request.method.to_owned(),
             &forward.path.to_string(),
         );
+        facts.incarnation = Some(entry.incarnation.clone());
         (facts.callback, facts.keep) = (callback, keep);
         Ok(Self { entry, facts, head, wait: None })
     }

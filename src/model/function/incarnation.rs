@@ -1,4 +1,4 @@
-//! What tells a function from an earlier one of the same name.
+//! The id that tells a function from an earlier one of the same name.
 
 use std::fmt;
 

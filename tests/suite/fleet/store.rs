@@ -137,6 +137,7 @@ async fn a_file_of_a_function_that_does_not_run_is_accepted_with_its_revisions()
     let world = World::new().await;
     world.serve("you/echo:1").await;
     world.serve("you/echo:2").await;
+    let before = world.fleet.directory().get(&key()).map(|entry| entry.incarnation.clone());
     world.fleet.scale(&key(), 0).await.expect("scaled");
     eventually!(replicas(&world).is_empty(), "{:?}", replicas(&world));
     let world = restart_after(world, |state| {
@@ -148,6 +149,8 @@ async fn a_file_of_a_function_that_does_not_run_is_accepted_with_its_revisions()
     let number = world.fleet.accept(&key()).await.expect("accepted");
     world.served(number).await;
     assert_eq!(world.kept(), [(3, "you/echo:9".into()), (2, "you/echo:9".into()), (1, "you/echo:1".into())]);
+    let life = world.fleet.directory().get(&key()).map(|entry| entry.incarnation.clone());
+    assert_eq!(life, before, "its queued calls are made");
 }
 
 #[tokio::test]

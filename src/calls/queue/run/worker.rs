@@ -125,6 +125,13 @@ impl Queue {
             let reason = format!("there is no function {function} any more");
             return (AttemptResult::unsent(Outcome::Permanent { reason }, 404), shared.config.retry.clone());
         };
+        if job.facts.incarnation.as_ref().is_some_and(|life| *life != entry.incarnation) {
+            let reason = format!(
+                "function {function} was removed, and this call is not for the one that was deployed since; \
+                 'ingle queue replay' makes it with that one"
+            );
+            return (AttemptResult::unsent(Outcome::Permanent { reason }, 404), shared.config.retry.clone());
+        }
         let policy = shared.policy_of(&entry);
         let tried = attempt::attempt(&entry, job, shared, &policy).await;
         (tried, policy)

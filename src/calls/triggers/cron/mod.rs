@@ -256,7 +256,8 @@ impl Cron {
     ) -> Result<String, CronError> {
         let (shared, function) = (&self.0, &entry.key);
         let call_id = Uuid::new_v4().to_string();
-        let facts = JobMetadata::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
+        let mut facts = JobMetadata::new(function.clone(), call_id.clone(), "POST".to_owned(), "/");
+        facts.incarnation = Some(entry.incarnation.clone());
         let head = request::of(function, &call_id, due, now);
         let keep = |number| {
             row.accepted(Run { number, call_id: call_id.clone(), due, at: now, end: None });
