@@ -57,8 +57,6 @@ const QUEUE_DRAIN: Duration = Duration::from_secs(10);
 const CONTAINERD_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two attempts.
 const CONTAINERD_PAUSE: Duration = Duration::from_millis(500);
-/// How long the answer of a request that has the daemon begin anew is given to go out.
-const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// Pause between two looks for a state directory that is missing.
 const STATE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -212,18 +210,12 @@ async fn serve(
         stop.clone()
             .run_until_cancelled_owned(async move { if is_held { found.await } else { first_boot.await } }),
     );
-    let restarting = tokio::spawn({
-        let (stop, restart) = (stop.clone(), restart.clone());
-        async move {
-            if stop.run_until_cancelled(restart.cancelled()).await.is_some() {
-                // The answer goes out first.
-                tokio::time::sleep(RESTART_PAUSE).await;
-                stop.cancel();
-            }
-        }
-    });
     let shutdown = async {
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // The request that asks for it is answered like all others that are under way.
+            () = restart.cancelled() => stop.cancel(),
+        }
         if signalled.is_cancelled() {
             drop(lock(&copies).take());
         }
@@ -266,7 +258,6 @@ async fn serve(
     let _ = first_boot.await;
     fleet.stop().await;
     logs.shutdown().await;
-    restarting.abort();
     served.context("serving")?;
     let begins_anew = !signalled.is_cancelled() && (restart.is_cancelled() || missing.is_some());
     Ok(lock(&copies).take().filter(|_| begins_anew))
@@ -281,7 +272,8 @@ struct Owner {
 /// Finds out whose the containers on this machine are, if there are any.
 async fn owner_of_containers(runtime: &dyn Runtime) -> anyhow::Result<Option<Owner>> {
     let mut containers = runtime.containers().await.context("looking for containers of functions")?;
-    containers.retain(|container| container.labels.contains_key(label::FUNCTION));
+    // What has no address is a layer that a start has left, and nothing that could run.
+    containers.retain(|container| container.labels.contains_key(label::ADDRESS));
     let identity = containers.iter().find_map(|container| container.labels.get(label::STATE).cloned());
     Ok((!containers.is_empty()).then_some(Owner { identity }))
 }

@@ -123,7 +123,7 @@ async fn functions(client: &Client, config: &Config) -> anyhow::Result<Vec<Findi
     Ok(found)
 }
 
-/// What of the state directory cannot be used.
+/// Returns findings for what of the state directory cannot be used.
 fn store(status: &wire::StoreStatus) -> Vec<Finding> {
     let look = "ingle store check";
     let out = status

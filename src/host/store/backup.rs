@@ -18,11 +18,13 @@ use crate::private_file::{self, if_there};
 
 /// Parts whose files are never written in place: a link is a copy.
 const LINKED: [&str; 4] = ["functions", "namespaces", "large", "queue"];
-/// What else is in a backup. Output of functions is not.
+/// Other parts of a backup. Output of functions is none.
 const COPIED: [&str; 5] = ["db", "identity", "secrets", "function-secrets", "handlers"];
+/// Notes of the first boot, if there are any.
+const NOTES: [&str; 2] = ["first-boot.done", "first-boot.progress"];
 /// The last member of an archive: one that was cut off has none.
 const END: &str = "ingle-backup";
-/// What [`END`] holds.
+/// Content of [`END`].
 const FORMAT: &str = "1\n";
 /// A restore that is being unpacked, one that is to be put in place, and what it has replaced.
 const PARTIAL: &str = "restore.partial";
@@ -73,6 +75,10 @@ impl Store {
                     private_file::copy(&state_dir.join(part), &copy_at.join(part))
                         .map_err(|error| failed(&copy_at, error))?;
                 }
+                for note in NOTES {
+                    if_there(fs::copy(state_dir.join(note), copy_at.join(note)))
+                        .map_err(|error| failed(&copy_at, error))?;
+                }
                 secrets(&copy_at.join("function-secrets")).map_err(|error| failed(&copy_at, error))?;
                 pack(&copy_at, &archive).map_err(|error| failed(&archive, error))
             });
@@ -88,18 +94,25 @@ impl Store {
     /// and not in it are removed then. Returns the number of functions in it. Blocks.
     pub fn restore(&self, archive: &Path) -> Result<u64, StoreError> {
         let partial = self.state_dir.join(PARTIAL);
+        self.take_in(archive, &partial).inspect_err(|_| {
+            // The error to tell is the one above; the next start removes what is left.
+            let _ = fs::remove_dir_all(&partial);
+        })
+    }
+
+    fn take_in(&self, archive: &Path, partial: &Path) -> Result<u64, StoreError> {
         let new = self.state_dir.join(NEW);
         let refuse = |reason: String| StoreError::Unusable { path: PathBuf::from("the backup"), reason };
         if new.exists() {
             return Err(refuse("another one waits to be put in place: restart the daemon".into()));
         }
-        if_there(fs::remove_dir_all(&partial)).map_err(|error| failed(&partial, error))?;
-        private_file::make_directory(&partial).map_err(|error| failed(&partial, error))?;
-        unpack(archive, &partial).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull => failed(&partial, error),
+        if_there(fs::remove_dir_all(partial)).map_err(|error| failed(partial, error))?;
+        private_file::make_directory(partial).map_err(|error| failed(partial, error))?;
+        unpack(archive, partial).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => failed(partial, error),
             _ => refuse(model::error::chain(&error)),
         })?;
-        let other = Store::open(&partial)?;
+        let other = Store::open(partial)?;
         if let Some(error) = other.absence() {
             return Err(refuse(model::error::chain(&error)));
         }
@@ -113,7 +126,7 @@ impl Store {
         }
         let count = other.functions_count();
         drop(other);
-        fs::rename(&partial, &new)
+        fs::rename(partial, &new)
             .and_then(|()| private_file::sync_directory(&self.state_dir))
             .map_err(|error| failed(&new, error))?;
         Ok(count)
@@ -122,7 +135,8 @@ impl Store {
 
 /// Puts a backup in place that was taken in. Runs before the state directory is used.
 pub fn finish_restore(state_dir: &Path) -> Result<(), StoreError> {
-    let new = state_dir.join(NEW);
+    let (new, partial) = (state_dir.join(NEW), state_dir.join(PARTIAL));
+    if_there(fs::remove_dir_all(&partial)).map_err(|error| failed(&partial, error))?;
     if !new.exists() {
         return Ok(());
     }
@@ -134,7 +148,7 @@ pub fn finish_restore(state_dir: &Path) -> Result<(), StoreError> {
             private_file::make_directory(&replaced)?;
             private_file::write(&new, "begun", b"", 0o600)?;
         }
-        for part in LINKED.into_iter().chain(COPIED) {
+        for part in LINKED.into_iter().chain(COPIED).chain(NOTES) {
             let (from, to) = (new.join(part), state_dir.join(part));
             if from.exists() {
                 if to.exists() {
@@ -177,7 +191,7 @@ fn unpack(archive: &Path, to: &Path) -> io::Result<()> {
                 }
                 whole = true;
             }
-            Some(part) if LINKED.contains(&part) || COPIED.contains(&part) => {
+            Some(part) if LINKED.into_iter().chain(COPIED).chain(NOTES).any(|known| known == part) => {
                 let kind = entry.header().entry_type();
                 let is_code = part == "handlers";
                 if !(kind.is_file() || kind.is_dir() || kind.is_symlink() && is_code) {
@@ -196,20 +210,7 @@ fn unpack(archive: &Path, to: &Path) -> io::Result<()> {
     if !to.join("identity").is_file() || !to.join("db").is_dir() {
         return Err(wrong("it has no state directory in it".into()));
     }
-    sync_tree(to)
-}
-
-fn sync_tree(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            sync_tree(&entry.path())?;
-        } else if kind.is_file() {
-            File::open(entry.path())?.sync_all()?;
-        }
-    }
-    private_file::sync_directory(directory)
+    private_file::sync_tree(to)
 }
 
 /// Links the files of a directory, and of those in it. What is not there is an empty directory.

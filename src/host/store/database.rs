@@ -1,6 +1,7 @@
 //! sled's database, which may be away: it could not be opened, or a write has failed and it is opened anew.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,11 +31,11 @@ pub(super) struct Database {
 /// Why the database is away.
 #[derive(Debug, Clone)]
 pub(super) enum Absence {
-    /// A write has failed, and it is opened anew as soon as the disk allows.
+    /// A write that failed. The database is opened anew as soon as the disk allows.
     Broken,
     /// The same, because the file system took no writes.
     ReadOnly,
-    /// It cannot be opened until a person has looked at it.
+    /// Damage, for a person to look at.
     OutOfService(String),
     /// The daemon stops.
     Closed,
@@ -89,15 +90,15 @@ impl Database {
 
     /// Opens the database, or makes it, and the log's file once more for fdatasync, which sled does not do.
     pub(super) fn open(&self, ballast: &Ballast) -> Result<(sled::Db, File), StoreError> {
-        // sled panics at some kinds of damage.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_open(ballast))).unwrap_or_else(
-            |_| {
-                Err(StoreError::failed(
-                    format!("opening {}", self.dir.display()),
-                    "its log is damaged, and sled has panicked",
-                ))
-            },
-        )
+        self.guarded(|| self.try_open(ballast))
+    }
+
+    /// Does what reads the whole database: sled panics at some kinds of damage.
+    pub(super) fn guarded<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            let reason = "its log is damaged, and sled has panicked";
+            Err(StoreError::failed(format!("reading {}", self.dir.display()), reason))
+        })
     }
 
     fn try_open(&self, ballast: &Ballast) -> Result<(sled::Db, File), StoreError> {

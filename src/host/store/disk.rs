@@ -6,7 +6,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::StoreError;
 
-/// What must be free on the disk, in bytes, or nothing is written. sled takes no more writes after one that
+/// Bytes that must be free on the disk, or nothing is written. sled takes no more writes after one that
 /// failed, and could be opened anew only by a daemon that is started anew: a full disk must never be met.
 /// More than is written between two looks.
 pub(super) const RESERVE: u64 = 16 << 20;

@@ -258,7 +258,9 @@ impl Functions {
         let directory = &self.0.namespaces;
         let names = names_in(directory).map_err(|error| failed("reading", directory, error))?;
         let paths = names.iter().filter(|name| name.ends_with(RECORD)).map(|name| directory.join(name));
-        let read = paths.map(|path| {
+        // Files that cannot be used were named, and hide no other.
+        let unusable: Vec<_> = self.set_aside().into_iter().map(|aside| aside.path).collect();
+        let read = paths.filter(|path| !unusable.contains(path)).map(|path| {
             sealed::open(&path)
                 .map_err(|error| StoreError::failed(format!("reading {}", path.display()), error))
         });

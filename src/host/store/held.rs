@@ -39,7 +39,8 @@ impl Held {
             for name in ["namespaces", "functions"] {
                 let unfinished = self.directory.join(format!("{name}.adopting"));
                 private_file::if_there(fs::remove_dir_all(&unfinished))?;
-                copy(&self.substitute.join(name), &unfinished)?;
+                private_file::copy(&self.substitute.join(name), &unfinished)?;
+                private_file::sync_tree(&unfinished)?;
                 fs::rename(&unfinished, self.directory.join(name))?;
             }
             private_file::sync_directory(&self.directory)
@@ -63,19 +64,4 @@ impl Held {
             .and_then(|()| change())
             .map_err(|error| StoreError::failed(format!("writing to {}", path.display()), error))
     }
-}
-
-/// Copies a directory with the files in it, and has them on disk.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    private_file::make_directory(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to.join(name))?;
-        } else {
-            private_file::write(to, &name.to_string_lossy(), &fs::read(entry.path())?, 0o600)?;
-        }
-    }
-    private_file::sync_directory(to)
 }

@@ -1,4 +1,4 @@
-//! What must survive: functions and namespaces, a file each; calls, timers, counts and address leases, on sled.
+//! The store of all that must survive: functions and namespaces, a file each; calls, timers, counts and address leases, on sled.
 //!
 //! Functions do not depend on sled ([`functions`] says how they are kept). When sled cannot be opened, what is in it
 //! is out of service, and functions are served.
@@ -94,10 +94,12 @@ impl Store {
             opened = database.open(&ballast);
         }
         let opened = opened.and_then(|(db, file)| {
-            let functions = takeover::open(state_dir, &db, &large)?;
-            let open = Open::new(db, file, &large)?;
-            large.retain(&open.references)?;
-            Ok((functions, open))
+            database.guarded(|| {
+                let functions = takeover::open(state_dir, &db, &large)?;
+                let open = Open::new(db, file, &large)?;
+                large.retain(&open.references)?;
+                Ok((functions, open))
+            })
         });
         let (functions, open) = match opened {
             Ok((functions, open)) => {

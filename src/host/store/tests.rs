@@ -250,6 +250,26 @@ async fn a_file_that_cannot_be_used_is_named_and_set_aside_and_hides_no_other() 
     assert_eq!(asides(&store), 1, "it is named until somebody has looked");
 }
 
+#[tokio::test]
+async fn a_namespace_that_cannot_be_used_hides_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("opens");
+    for name in ["a", "b"] {
+        let namespace = wire::Namespace { name: name.into(), ..wire::Namespace::default() };
+        store.put_namespace(&name.parse().expect("a name"), &namespace).await.expect("written");
+    }
+    store.close().await;
+    drop(store);
+    let file = dir.path().join("namespaces/a.json");
+    let text = std::fs::read_to_string(&file).expect("readable");
+    std::fs::write(&file, text.replace("\"format\": 1", "\"format\": 9")).expect("of a later version");
+    let store = Store::open(dir.path()).expect("opens again");
+    let names: Vec<_> = store.namespaces().expect("readable").into_iter().map(|found| found.name).collect();
+    assert_eq!(names, ["b"]);
+    let [aside] = &store.set_aside()[..] else { panic!("it is not named") };
+    assert_eq!(aside.subject, "namespace a");
+}
+
 #[test]
 fn a_first_start_that_was_cut_off_begins_anew_and_a_damaged_store_does_not() {
     let dir = tempfile::tempdir().expect("a directory");

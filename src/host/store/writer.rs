@@ -230,7 +230,7 @@ struct Thread {
     large: Arc<LargeValues>,
     /// For the next start.
     ballast: Ballast,
-    /// Whose rows may be written.
+    /// The functions whose rows may be written.
     functions: Functions,
     holds: bool,
     /// Something was applied and not flushed.
@@ -352,8 +352,10 @@ impl Thread {
         if !may_be_tried || Instant::now() < self.reopen_at {
             return Err(error);
         }
-        let opened =
-            self.database.open(&self.ballast).and_then(|(db, file)| Open::new(db, file, &self.large));
+        let opened = self.database.guarded(|| {
+            let (db, file) = self.database.open(&self.ballast)?;
+            Open::new(db, file, &self.large)
+        });
         match opened {
             Ok(open) => {
                 tracing::warn!(store = %self.database.dir().display(), "the store was opened anew after a write that failed");

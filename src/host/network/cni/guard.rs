@@ -55,7 +55,7 @@ const HOLDERS: &str = "rules";
 /// The program that holds the owned copy. Signals to the whole service must not end it.
 const HOLDER: &str = "trap '' TERM INT HUP; exec nft -i";
 const QUIT: &str = "quit\n";
-/// What systemd calls the socket that holds the owned copy.
+/// Name under which systemd keeps the socket that holds the owned copy.
 const SOCKET: &str = "rules";
 /// Longest time that the holder may take to load the owned copy.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -273,11 +273,11 @@ struct Holder {
     nft: Child,
     /// The path of its input.
     input: PathBuf,
-    /// Its input, which both open for reading and writing: it does not end with the daemon.
+    /// The input, which both open for reading and writing: it does not end with the daemon.
     fifo: File,
     /// A duplicate of its netlink socket.
     socket: Option<OwnedFd>,
-    /// What it holds, and under which name.
+    /// The table that it holds, and its name.
     loaded: Table,
     name: String,
 }
