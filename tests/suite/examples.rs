@@ -8,22 +8,24 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::TemporaryDirectory;
 use crate::support::sample_archive;
 
 /// The sample's binary out of its archive, running on a port of its own.
 struct Sample {
     process: Child,
     port: u16,
-    _files: tempfile::TempDir,
+    _files: TemporaryDirectory,
 }
 
 impl Sample {
     fn start(variables: &[(&str, &str)]) -> Self {
-        let files = tempfile::tempdir().expect("make a directory");
+        let files = TemporaryDirectory::new();
         for (archive, member) in
             [(sample_archive(), "layer.tar"), (files.path().join("layer.tar"), "./hello")]
         {
-            let untar = Command::new("tar").arg("-xf").arg(&archive).arg(member).current_dir(&files).status();
+            let untar =
+                Command::new("tar").arg("-xf").arg(&archive).arg(member).current_dir(files.path()).status();
             assert!(untar.expect("run tar").success(), "{member} is in {}", archive.display());
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0")

@@ -26,6 +26,7 @@ use host::runtime::Runtime;
 use host::secrets::Secrets;
 use host::store::Store;
 
+use crate::support::TemporaryDirectory;
 use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::{FakeRuntime, Step};
 use crate::support::tap::{Open, Tap, Tapped};
@@ -38,8 +39,8 @@ struct World {
     runtime: FakeRuntime,
     network: Arc<FakeNetwork>,
     logs: Arc<Logs>,
-    state: tempfile::TempDir,
-    run: tempfile::TempDir,
+    state: TemporaryDirectory,
+    run: TemporaryDirectory,
     /// Configuration of the daemon.
     settings: String,
     /// What stands before the runtime.
@@ -48,15 +49,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let (state, run) =
-            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (state, run) = (TemporaryDirectory::new(), TemporaryDirectory::new());
         Self::over(FakeRuntime::default(), Arc::new(FakeNetwork::new()), state, run).await
     }
 
     /// One that keeps this many revisions.
     async fn keeping(revisions: usize) -> Self {
-        let (state, run) =
-            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (state, run) = (TemporaryDirectory::new(), TemporaryDirectory::new());
         let (runtime, network) = (FakeRuntime::default(), Arc::new(FakeNetwork::new()));
         let settings = format!("{SETTINGS}revisions = {revisions}\n");
         Self::with(runtime, network, state, run, settings, Arc::new(Open)).await
@@ -64,8 +63,7 @@ impl World {
 
     /// One whose runtime has a tap before it.
     async fn tapped(tap: Arc<dyn Tap>) -> Self {
-        let (state, run) =
-            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (state, run) = (TemporaryDirectory::new(), TemporaryDirectory::new());
         let (runtime, network) = (FakeRuntime::default(), Arc::new(FakeNetwork::new()));
         Self::with(runtime, network, state, run, SETTINGS.to_owned(), tap).await
     }
@@ -73,8 +71,8 @@ impl World {
     async fn over(
         runtime: FakeRuntime,
         network: Arc<FakeNetwork>,
-        state: tempfile::TempDir,
-        run: tempfile::TempDir,
+        state: TemporaryDirectory,
+        run: TemporaryDirectory,
     ) -> Self {
         Self::with(runtime, network, state, run, SETTINGS.to_owned(), Arc::new(Open)).await
     }
@@ -82,8 +80,8 @@ impl World {
     async fn with(
         runtime: FakeRuntime,
         network: Arc<FakeNetwork>,
-        state: tempfile::TempDir,
-        run: tempfile::TempDir,
+        state: TemporaryDirectory,
+        run: TemporaryDirectory,
         settings: String,
         tap: Arc<dyn Tap>,
     ) -> Self {

@@ -2,6 +2,7 @@
 //!
 //! Each runs `install.sh --check` in a network and mounts of its own, with programs of its own first in PATH.
 
+use crate::support::TemporaryDirectory;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,7 @@ use std::process::{Command, Output};
 
 /// A machine as the installer sees it.
 struct Machine {
-    programs: tempfile::TempDir,
+    programs: TemporaryDirectory,
     /// Shell commands that make it what it is.
     made_by: String,
 }
@@ -18,10 +19,7 @@ struct Machine {
 impl Machine {
     /// A network with nothing in it, and a binary that need not be built.
     fn new() -> Self {
-        let machine = Self {
-            programs: tempfile::tempdir().expect("make a directory"),
-            made_by: "ip link set lo up".into(),
-        };
+        let machine = Self { programs: TemporaryDirectory::new(), made_by: "ip link set lo up".into() };
         machine.with_program("ingle", "echo ingle 0.1.0")
     }
 

@@ -2,6 +2,7 @@
 //! disk or the daemon meanwhile, the reader goes on, files and memory stay bounded, and no line is
 //! lost that need not be.
 
+use crate::support::TemporaryDirectory;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +24,7 @@ const MEBI: u64 = 1024 * 1024;
 
 /// A machine with one function, and what the daemon would have of it.
 struct Room {
-    dir: tempfile::TempDir,
+    dir: TemporaryDirectory,
     config: config::Logs,
     key: FunctionKey,
 }
@@ -31,7 +32,7 @@ struct Room {
 impl Room {
     fn new(file_limit: u64) -> Self {
         Self {
-            dir: tempfile::tempdir().expect("a directory"),
+            dir: TemporaryDirectory::new(),
             config: config::Logs { file_limit, line_limit: 64 * 1024, journal: false },
             key: FunctionKey::parse("f.ns").expect("a key"),
         }

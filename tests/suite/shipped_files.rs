@@ -1,5 +1,6 @@
 //! The files that are installed agree with the code that reads them, and with each other.
 
+use crate::support::TemporaryDirectory;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -40,7 +41,7 @@ fn the_installer_names_the_commit_of_a_checkout_and_of_nothing_else() {
     let installer = shipped("install.sh");
     let (_, rest) = installer.split_once("\ncommit() {\n").expect("the function");
     let (body, _) = rest.split_once("\n}\n").expect("the end of it");
-    let outer = tempfile::tempdir().expect("a directory");
+    let outer = TemporaryDirectory::new();
     let here = outer.path().join("here");
     fs::create_dir(&here).expect("a directory");
     let run = |script: &str| {

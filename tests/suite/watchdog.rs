@@ -24,15 +24,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::support::TemporaryDirectory;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::{Method, Response, StatusCode};
-use tempfile::TempDir;
 
 /// A watchdog that runs, and what it needs.
 struct Watchdog {
     process: Child,
-    directory: TempDir,
+    directory: TemporaryDirectory,
     address: SocketAddr,
     metrics: SocketAddr,
     client: reqwest::Client,
@@ -69,7 +69,7 @@ impl Watchdog {
 
     /// Starts one in front of this shell script.
     async fn script(script: &str, variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let path = directory.path().join("fn.sh");
         fs::write(&path, script).expect("written");
         let command = format!("sh {}", path.display());
@@ -80,13 +80,13 @@ impl Watchdog {
 
     /// Starts one in front of this command.
     async fn command(command: &str, variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let all: Vec<(&str, &str)> = [("fprocess", command)].iter().chain(variables).copied().collect();
         Self::start(directory, &all).await
     }
 
     /// Returns when it answers.
-    async fn start(directory: TempDir, variables: &[(&str, &str)]) -> Self {
+    async fn start(directory: TemporaryDirectory, variables: &[(&str, &str)]) -> Self {
         let (address, metrics) = (free_address(), free_address());
         let log = fs::File::create(directory.path().join("log")).expect("made");
         let process = Command::new(crate::support::watchdog())

@@ -7,12 +7,13 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use super::world::World;
+use crate::support::TemporaryDirectory;
 
 /// A world that can be reached over HTTP.
 struct Served {
     world: World,
     url: String,
-    home: tempfile::TempDir,
+    home: TemporaryDirectory,
 }
 
 impl Served {
@@ -22,7 +23,7 @@ impl Served {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let router = world.router.clone();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { world, url, home: tempfile::tempdir().expect("a home") }
+        Self { world, url, home: TemporaryDirectory::new() }
     }
 
     async fn run(&self, line: &str) -> Output {

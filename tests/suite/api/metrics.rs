@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::world::World;
+use crate::support::TemporaryDirectory;
 
 /// Whether a line of the text is exactly this one.
 fn has(text: &str, line: &str) -> bool {
@@ -98,12 +99,12 @@ async fn prometheus_can_read_it() {
 struct Prometheus {
     process: std::process::Child,
     port: u16,
-    directory: tempfile::TempDir,
+    directory: TemporaryDirectory,
 }
 
 impl Prometheus {
     fn start(target: std::net::SocketAddr) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let config = format!(
             "global: {{scrape_interval: 200ms}}\nscrape_configs:\n- job_name: ingle\n  static_configs: [{{targets: ['{target}']}}]\n"
         );

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::support::TemporaryDirectory;
 use crate::support::fake_network::FakeNetwork;
 use crate::support::fake_runtime::FakeRuntime;
 
@@ -32,8 +33,8 @@ pub(super) struct World {
     pub(super) cron: Cron,
     pub(super) runtime: FakeRuntime,
     pub(super) router: Router,
-    state: tempfile::TempDir,
-    _run: tempfile::TempDir,
+    state: TemporaryDirectory,
+    _run: TemporaryDirectory,
 }
 
 /// An answer, read whole.
@@ -56,8 +57,8 @@ impl World {
 
     /// Creates a world whose API asks for these credentials.
     pub(super) async fn guarded(settings: &str, credentials: Option<Credentials>) -> Self {
-        let state = tempfile::tempdir().expect("a directory");
-        let run = tempfile::tempdir().expect("a directory");
+        let state = TemporaryDirectory::new();
+        let run = TemporaryDirectory::new();
         let mut config = Config::parse(settings, |_| None).expect("settings");
         config.logs.journal = false;
         let runtime = FakeRuntime::default();

@@ -13,13 +13,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
+use crate::support::TemporaryDirectory;
 
 use gateway::{Gateway, Reply, Request};
 
 /// A user with a home of their own, who is logged in by the environment.
 struct User {
-    home: TempDir,
+    home: TemporaryDirectory,
     environment: Vec<(String, String)>,
 }
 
@@ -39,7 +39,7 @@ impl User {
 
     /// Somebody who has nothing set up.
     fn stranger() -> Self {
-        let home = tempfile::tempdir().expect("a home");
+        let home = TemporaryDirectory::new();
         let path = |name: &str| home.path().join(name).display().to_string();
         let environment = [("HOME", path("")), ("INGLE_DAEMON_STATE_DIR", path("state"))];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();

@@ -7,6 +7,7 @@ use host::runtime::{ContainerRequest, Image, ImageConfig, Mount, RuntimeError};
 use serde_json::json;
 
 use super::room::{Room, require_containerd};
+use crate::support::TemporaryDirectory;
 use crate::support::{Item, busybox};
 
 /// Changes the image's configuration under a request.
@@ -89,7 +90,7 @@ async fn room_refuses(room: &Room, request: &ContainerRequest) -> RuntimeError {
 #[tokio::test]
 async fn a_link_in_the_image_cannot_read_the_hosts_users() {
     require_containerd!();
-    let host = tempfile::tempdir().expect("a directory");
+    let host = TemporaryDirectory::new();
     let file = host.path().join("passwd");
     std::fs::write(&file, "thief:x:0:0::/:/bin/sh\n").expect("a file");
     let absolute: &'static str = file.display().to_string().leak();
@@ -184,7 +185,7 @@ async fn capabilities_are_those_that_were_added() {
 async fn system_calls_that_reach_the_host_are_refused() {
     require_containerd!();
     require!("cc");
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let (source, program) = (directory.path().join("calls.c"), directory.path().join("calls"));
     std::fs::write(&source, CALLS).expect("a file");
     let cc = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).output();

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::room::{Room, event, require_containerd};
+use crate::support::TemporaryDirectory;
 use crate::support::{Behaviour, exit_code, runtime_contract};
 
 /// Says that it is ready, and leaves with code 0 when it gets SIGTERM.
@@ -296,7 +297,7 @@ async fn a_start_that_was_cut_off_is_listed_and_removed() {
 
 #[tokio::test]
 async fn an_old_or_absent_containerd_is_said() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let socket = directory.path().join("none.sock");
     let text = format!("[containerd]\nsocket = {:?}\n", socket.display().to_string());
     let config = model::config::Config::parse(&text, |_| None).expect("a configuration");

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::later::{Seen, noting};
 use super::{Answer, Gate, PATIENCE, SocketAddr, mirror, nowhere, replica};
+use crate::support::TemporaryDirectory;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const FAILS: &str = "HTTP/1.1 500 Internal Server Error\r\nX-Mine: yes\r\nContent-Length: 3\r\n\r\nbad";
@@ -19,7 +20,7 @@ const HERE: &str =
     "retry_min_wait = \"20ms\"\nretry_max_wait = \"50ms\"\ncallback_networks = \"127.0.0.0/8\"\n";
 
 async fn gate(replicas: &[SocketAddr], settings: &str) -> Gate {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     Gate::over(state, &format!("{HERE}{settings}"), replicas, |_, _| {}).await
 }
 
@@ -193,7 +194,7 @@ async fn a_callback_that_is_given_up_is_kept_and_can_be_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_url_is_refused_and_nothing_is_queued() {
     let seen = Seen::default();
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let gate = Gate::over(state, "", &[noting(&seen, &[OK]).await], |_, _| {}).await;
     for (url, part) in [
         ("nonsense", "no URL"),
@@ -220,7 +221,7 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
     let seen = Seen::default();
     let receiver = noting(&seen, &[OK]).await;
     let settings = "retry_attempts = 2\nretry_min_wait = \"20ms\"\nretry_max_wait = \"50ms\"\n";
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let gate = Gate::over(state, settings, &[mirror().await], |_, _| {}).await;
     let answer = gate.queue_for(&format!("http://localhost:{}/", receiver.port()), "").await;
     assert_eq!(answer.code, 202, "only who looks the name up can tell");
@@ -308,7 +309,7 @@ fn callbacks_to_unnamed_hosts_are_limited_in_attempts_concurrency_and_rate() {
 async fn a_receiver_can_tell_that_it_is_us() {
     let seen = Seen::default();
     let receiver = noting(&seen, &[FAILS, OK, OK]).await;
-    let files = tempfile::tempdir().expect("a directory");
+    let files = TemporaryDirectory::new();
     let secret = files.path().join("secret");
     let gate = gate(
         &[mirror().await],

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::TemporaryDirectory;
 use ::calls::triggers::cron::{Cron, CronError, End, Outcome, TimerStatus};
 use host::runtime::ImageConfig;
 use host::store::{FunctionRecord, RevisionRecord};
 use jiff::Timestamp;
 use model::function::{FunctionKey, Incarnation};
 use model::wire::Deployment;
-use tempfile::TempDir;
 
 use super::later::{Seen, noting};
 use super::{Gate, SocketAddr};
@@ -39,12 +39,12 @@ struct World {
 impl World {
     /// With this schedule, and these annotations beside it.
     async fn new(schedule: &str, more: &[(&str, &str)]) -> Self {
-        Self::over(Arc::new(tempfile::tempdir().expect("a directory")), "", schedule, more, &[OK]).await
+        Self::over(Arc::new(TemporaryDirectory::new()), "", schedule, more, &[OK]).await
     }
 
     /// The same, with this state, these settings of the queue, and these answers.
     async fn over(
-        state: Arc<TempDir>,
+        state: Arc<TemporaryDirectory>,
         settings: &str,
         schedule: &str,
         more: &[(&str, &str)],
@@ -299,7 +299,7 @@ async fn the_end_of_a_run_has_the_next_one_made_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_tried_again_is_under_way_and_one_that_was_given_up_is_not() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let skip = [("ingle.cron-overlap", "skip"), ("com.openfaas.retry.attempts", "2")];
     let settings = "retry_min_wait = \"600s\"\nretry_max_wait = \"600s\"\n";
     let world = World::over(state, settings, "* * * * *", &skip, &[FAILS]).await;
@@ -319,7 +319,7 @@ async fn a_run_that_is_tried_again_is_under_way_and_one_that_was_given_up_is_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_is_said_and_ends_the_run() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let skip = [("ingle.cron-overlap", "skip"), ("com.openfaas.retry.attempts", "1")];
     let world = World::over(state, "", "* * * * *", &skip, &[FAILS]).await;
     world.turn("08:01:00").await;
@@ -523,7 +523,7 @@ async fn a_run_that_is_asked_for_is_made_whatever_else_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_said_and_the_run_made_when_there_is_room() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let world = World::over(state, "max_calls = 1", "* * * * *", &[], &[OK]).await;
     world.pause(true).await;
     world.turn("08:01:00").await;
@@ -549,7 +549,7 @@ async fn a_full_queue_is_said_and_the_run_made_when_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_left_out_has_the_reason_that_kept_it_from_being_made() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let world = World::over(state, "max_calls = 1", "0 * * * *", &[], &[OK]).await;
     world.pause(true).await;
     world.turn("09:00:00").await;

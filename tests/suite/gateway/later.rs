@@ -7,6 +7,7 @@ use model::function::FunctionKey;
 use model::wire::Deployment;
 
 use super::{Answer, Client, Gate, SocketAddr, replica};
+use crate::support::TemporaryDirectory;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -165,7 +166,7 @@ async fn a_long_head_goes_through_a_file_and_leaves_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_any_more_harms_nothing_else() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let gate = Gate::over(state.clone(), "", &[], |_, _| {}).await;
     gate.queue.pause("default", true).await.expect("paused");
     for number in 0..3 {
@@ -198,7 +199,7 @@ async fn what_cannot_be_read_any_more_harms_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_not_kept() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let seen = Seen::default();
     let replicas = [noting(&seen, &[OK]).await];
     let gate =
@@ -240,7 +241,7 @@ async fn what_is_refused_is_not_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_function_leaves_others_room() {
     let room = |settings: &'static str| async move {
-        let gate = Gate::over(Arc::new(tempfile::tempdir().expect("a directory")), settings, &[], |_, _| {});
+        let gate = Gate::over(Arc::new(TemporaryDirectory::new()), settings, &[], |_, _| {});
         let gate = gate.await;
         gate.queue.pause("default", true).await.expect("paused");
         gate
@@ -295,7 +296,7 @@ async fn one_function_leaves_others_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_is_made_by_the_next_process() {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let gate = Gate::over(state.clone(), "", &[], |_, _| {}).await;
     gate.queue.pause("default", true).await.expect("paused");
     for number in 0..20 {

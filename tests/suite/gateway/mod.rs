@@ -39,6 +39,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::TemporaryDirectory;
 use ::calls::queue::Queue;
 use directory::CallStats;
 use directory::{Directory, DirectoryWriter, Endpoint, Entry, Publisher, View};
@@ -50,7 +51,6 @@ use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
 use model::function::{Incarnation, ReplicaId};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -70,7 +70,7 @@ struct Gate {
     publisher: Mutex<Publisher>,
     queue: Queue,
     store: Arc<Store>,
-    state: Arc<TempDir>,
+    state: Arc<TemporaryDirectory>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -83,13 +83,13 @@ impl Gate {
 
     /// The same, with other settings.
     async fn with(replicas: &[SocketAddr], change: impl FnOnce(&mut View, &mut Limits)) -> Self {
-        let state = Arc::new(tempfile::tempdir().expect("a directory"));
+        let state = Arc::new(TemporaryDirectory::new());
         Self::over(state, "", replicas, change).await
     }
 
     /// The same, with this state and these settings of the queue.
     async fn over(
-        state: Arc<TempDir>,
+        state: Arc<TemporaryDirectory>,
         queue: &str,
         replicas: &[SocketAddr],
         change: impl FnOnce(&mut View, &mut Limits),

@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::later::{Seen, noting};
 use super::{Answer, Gate, PATIENCE, SocketAddr, endpoint, mirror, nowhere, replica};
+use crate::support::TemporaryDirectory;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/x\r\nContent-Length: 4\r\n\r\nbody";
 const FAILS: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
@@ -19,7 +20,7 @@ const QUICK: &str = "retry_min_wait = \"20ms\"\nretry_max_wait = \"50ms\"\n";
 const HERE: &str = "callback_networks = \"127.0.0.0/8\"\n";
 
 async fn gate(replicas: &[SocketAddr], settings: &str) -> Gate {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let quick = if settings.contains("retry_min_wait") { "" } else { QUICK };
     Gate::over(state, &format!("{HERE}{quick}{settings}"), replicas, |_, _| {}).await
 }
@@ -101,7 +102,7 @@ async fn a_call_is_remembered_with_what_happened_to_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waited_for_a_replica_was_a_cold_start() {
     let address = mirror().await;
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let gate = Gate::over(state, HERE, &[], |view, _| view.phase = Phase::Starting).await;
     gate.queue_as("cold", "", "").await;
     gate.ended("cold", CallState::Running).await;

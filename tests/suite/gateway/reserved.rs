@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::later::{Seen, noting};
 use super::{Gate, PATIENCE, mirror, replica};
+use crate::support::TemporaryDirectory;
 
 /// The admin's credentials: `admin:secret`.
 const ADMIN: &str = "Basic YWRtaW46c2VjcmV0";
@@ -73,7 +74,7 @@ async fn no_function_sees_credentials_of_the_api_in_any_kind_of_call() {
 async fn reserved_response_headers_are_removed_in_every_kind_of_call() {
     let seen = Seen::default();
     let receiver = noting(&seen, &[OK]).await;
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     let function = noting(&Seen::default(), &[SPEAKS]).await;
     let gate = Gate::over(state, "callback_networks = \"127.0.0.0/8\"\n", &[function], |_, _| {}).await;
     for way in WAYS {

@@ -9,6 +9,7 @@ use host::store::LeftJob;
 
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, nowhere, replica};
+use crate::support::TemporaryDirectory;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const FAILS: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
@@ -16,7 +17,7 @@ const FAILS: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n
 const SHORT: &str = "retry_min_wait = \"20ms\"\nretry_max_wait = \"50ms\"\n";
 
 async fn gate(replicas: &[SocketAddr], settings: &str) -> Gate {
-    let state = Arc::new(tempfile::tempdir().expect("a directory"));
+    let state = Arc::new(TemporaryDirectory::new());
     Gate::over(state, &format!("{SHORT}{settings}"), replicas, |_, _| {}).await
 }
 

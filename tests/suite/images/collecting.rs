@@ -13,6 +13,7 @@ use model::wire::Deployment;
 use serde_json::json;
 
 use super::Place;
+use crate::support::TemporaryDirectory;
 use crate::support::oci::{self, TestImage};
 use crate::support::registry::{HandmadeRegistry, Reply, honest};
 
@@ -23,7 +24,7 @@ const EAGER: &str = "[images]\nkeep_unused = \"1ms\"\ndisk_watermark = \"0%\"\nd
 struct Keeper {
     disk: Disk,
     store: Arc<Store>,
-    _state: tempfile::TempDir,
+    _state: TemporaryDirectory,
 }
 
 impl std::ops::Deref for Keeper {
@@ -39,7 +40,7 @@ impl Place {
     }
 
     fn keeper(&self, settings: &str) -> Keeper {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = TemporaryDirectory::new();
         let config = Config::parse(settings, |_| None).expect("settings");
         let logs = Logs::new(&config.logs, state.path(), state.path()).expect("logs");
         let store = Arc::new(Store::open(state.path()).expect("a store"));

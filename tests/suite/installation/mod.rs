@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::TemporaryDirectory;
 use crate::support::{sample_archive, unique_name};
 
 #[test]
@@ -13,7 +14,7 @@ fn from_the_first_run_to_the_purge() {
     require_root!();
     require!("unshare", "containerd", "ctr", "runc", "ip", "nft", "curl", "pgrep");
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let checkout = tempfile::tempdir().expect("a directory");
+    let checkout = TemporaryDirectory::new();
     let output = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
         .arg(project.join("tests/suite/installation/run.sh"))

@@ -7,6 +7,7 @@ use host::network::Network;
 
 use super::id;
 use super::world::{call, inside, on_a_host, run, serve};
+use crate::support::TemporaryDirectory;
 
 const BRIDGE: &str = r#"{"type": "bridge", "bridge": "ingle0", "isDefaultGateway": true, "ipMasq": true,
     "ipam": {"type": "host-local", "subnet": "10.62.0.0/16"}}"#;
@@ -138,7 +139,7 @@ fn a_broken_conflist_is_an_error_at_start() {
 /// Gives conflists to a network that is never made ready, which needs no root.
 fn on_a_host_without_root(test: impl FnOnce(&dyn Fn(&str, &str))) {
     use host::network::{MemoryLeases, cni::Cni};
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let path = directory.path().join("broken.conflist");
     test(&|text, part| {
         fs::write(&path, text).expect("a file");

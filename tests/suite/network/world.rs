@@ -1,5 +1,6 @@
 //! A host for one test, and what is around it.
 
+use crate::support::TemporaryDirectory;
 use std::fs;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A host with nothing on it.
 pub(super) struct Host {
-    directory: tempfile::TempDir,
+    directory: TemporaryDirectory,
     pub(super) leases: Arc<dyn Leases>,
     pub(super) conflist: PathBuf,
     pub(super) plugin_dir: PathBuf,
@@ -45,7 +46,7 @@ pub(super) fn on_a_host(test: impl AsyncFnOnce(Host) + Send + 'static) {
         let no = None::<&str>;
         mount(no, "/", no, MsFlags::MS_REC | MsFlags::MS_PRIVATE, no).expect("own mounts");
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), no).expect("an empty /run");
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let resolvers = directory.path().join("resolv.conf");
         fs::write(&resolvers, format!("nameserver {RESOLVER}\nsearch test\n")).expect("resolv.conf");
         let target = fs::canonicalize("/etc/resolv.conf").unwrap_or_else(|_| {

@@ -9,17 +9,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::support::TemporaryDirectory;
 use model::config::Config;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sha2::Digest as _;
-use tempfile::TempDir;
 
 /// A running containerd.
 #[derive(Debug)]
 pub(crate) struct PrivateContainerd {
-    directory: TempDir,
+    directory: TemporaryDirectory,
     namespace: String,
     process: Option<Child>,
     /// Containers that were seen: a shim that is killed leaves a socket behind that is named after
@@ -30,7 +30,7 @@ pub(crate) struct PrivateContainerd {
 impl PrivateContainerd {
     /// Starts one; returns when it answers.
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("ingle-test-").tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let mut containerd =
             Self { directory, namespace: super::unique_name(), process: None, seen: Mutex::default() };
         let path = containerd.path();

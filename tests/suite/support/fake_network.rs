@@ -3,6 +3,7 @@
 //! Addresses are of 127.0.0.0/8, so a test can listen where a replica would. It passes the same contract
 //! as the real one (`network.rs`).
 
+use crate::support::TemporaryDirectory;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -20,14 +21,14 @@ static LAST: AtomicU8 = AtomicU8::new(0);
 /// A network that gives out addresses and remembers who has them.
 #[derive(Debug)]
 pub(crate) struct FakeNetwork {
-    files: tempfile::TempDir,
+    files: TemporaryDirectory,
     attached: Mutex<BTreeMap<ReplicaId, IpAddr>>,
     broken: AtomicBool,
 }
 
 impl FakeNetwork {
     pub(crate) fn new() -> Self {
-        let files = tempfile::tempdir().expect("a directory for the files of replicas");
+        let files = TemporaryDirectory::new();
         Self { files, attached: Mutex::default(), broken: AtomicBool::new(false) }
     }
 

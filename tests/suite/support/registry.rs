@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::support::TemporaryDirectory;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;
 use hyper::{Request, Response};
-use tempfile::TempDir;
 
 use super::oci::{TestImage, digest};
 
@@ -32,7 +32,7 @@ pub(crate) const PASSWORD: &str = "se:cret";
 /// A running `docker-registry`.
 #[derive(Debug)]
 pub(crate) struct DockerRegistry {
-    directory: TempDir,
+    directory: TemporaryDirectory,
     process: Option<Child>,
     port: u16,
     setup: Setup,
@@ -41,7 +41,7 @@ pub(crate) struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one; returns when it answers.
     pub(crate) async fn start(setup: Setup) -> Self {
-        let directory = tempfile::Builder::new().prefix("ingle-registry-").tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         // Free a moment ago, and nobody else is likely to take it in the next one.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let mut registry = Self { directory, process: None, port, setup };

@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
 
 use super::Watchdog;
+use crate::support::TemporaryDirectory;
 
 /// Answers with all that it was asked, as a careful program does, unless the path says otherwise. What it takes for
 /// the head of a request goes into `requests`, with a zero after each.
@@ -92,7 +93,7 @@ const LAST_BYTES: usize = 15;
 
 /// A watchdog in front of the handler.
 async fn watchdog(variables: &[(&str, &str)]) -> Watchdog {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let path = directory.path().join("handler.py");
     std::fs::write(&path, HANDLER).expect("written");
     let command = format!("python3 {}", path.display());

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::Watchdog;
+use crate::support::TemporaryDirectory;
 
 /// Size of a large upload in bytes, close to the gateway's default limit.
 const LARGE: usize = 90 << 20;
@@ -58,7 +59,7 @@ async fn watchdogs(variables: &[(&str, &str)]) -> Vec<(&'static str, Watchdog, f
         .into_iter()
         .chain([("upstream_url", &*url)])
         .collect();
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let handler = directory.path().join("handler.py");
     fs::write(&handler, AFTERBURN).expect("written");
     let command = format!("python3 {}", handler.display());

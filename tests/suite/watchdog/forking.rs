@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{Watchdog, runs};
+use crate::support::TemporaryDirectory;
 
 /// Bytes of all values, in no order that a text would have.
 fn bytes(length: usize) -> Vec<u8> {
@@ -64,7 +65,7 @@ async fn a_request_sets_no_variable_that_controls_programs() {
     require!("python3");
     let script = "import json, os, urllib.request\n\
                   print(json.dumps([urllib.request.getproxies(), sorted(os.environ)]))";
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     fs::write(directory.path().join("env.py"), script).expect("written");
     let command = format!("python3 {}", directory.path().join("env.py").display());
     for mode in ["streaming", "serializing", "classic"] {

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 
 use super::{Watchdog, free_address};
+use crate::support::TemporaryDirectory;
 
 #[tokio::test]
 async fn an_idle_watchdog_leaves_at_once() {
@@ -153,7 +154,7 @@ async fn the_lock_file_is_there_as_long_as_requests_are_taken() {
 async fn as_process_1_it_reaps_what_others_leave() {
     require_root!();
     require!("unshare");
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     // Each request leaves a process behind, which ends by itself when nobody is its parent any more.
     let script = "(sleep 0.1 &) ; cat /proc/[0-9]*/stat | grep -c ') Z '; true";
     std::fs::write(directory.path().join("fn.sh"), script).expect("written");

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Watchdog, free_address};
+use crate::support::TemporaryDirectory;
 
 /// Answers each connection by hand: what it reads, up to the end of a head, and what it then says.
 async fn answer_by_hand(listener: TcpListener, answer: impl Fn(&str) -> String) {
@@ -251,7 +252,7 @@ async fn the_end_of_the_server_is_the_end_of_the_watchdog() {
 
 #[tokio::test]
 async fn files_are_sent_with_their_type() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let path = directory.path().display().to_string();
     fs::create_dir(directory.path().join("sub")).expect("made");
     fs::write(directory.path().join("index.html"), "<p>home").expect("written");

@@ -1,22 +1,14 @@
 //! A backup that is taken and put back while the daemon runs.
 
 use std::fs;
-use std::process::Output;
 
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use super::moving::{done, ingle};
 use crate::support::daemon::{Daemon, in_own_network};
-
-async fn ingle(daemon: &Daemon, arguments: &[&str]) -> Output {
-    let directory = daemon.containerd.path();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ingle"));
-    command.env("INGLE_DAEMON_STATE_DIR", daemon.state_dir()).env("HOME", directory);
-    command.env("INGLE_DAEMON_RUN_DIR", directory.join("run-ingle"));
-    command.args(arguments).output().await.expect("run ingle")
-}
 
 async fn statuses(daemon: &Daemon) -> Vec<(String, String)> {
     let answer = daemon.api(Method::GET, "/system/calls?limit=1000").send().await.expect("an answer");
@@ -67,8 +59,7 @@ fn what_a_backup_holds_is_there_again_and_nothing_else() {
             (daemon.describe("hello").await, statuses(&daemon).await, daemon.password());
         let file = daemon.containerd.path().join("ingle.tar");
         let name = file.display().to_string();
-        let backup = ingle(&daemon, &["backup", &name]).await;
-        assert!(backup.status.success(), "{backup:?}");
+        done(&daemon, &["backup", &name]).await;
         // Another program reads it.
         let list = Command::new("tar").args(["-tf", &name]).output().await.expect("run tar");
         let list = String::from_utf8(list.stdout).expect("text");
@@ -96,9 +87,8 @@ fn what_a_backup_holds_is_there_again_and_nothing_else() {
         assert!(!refused.status.success() && said.contains("the backup"), "{refused:?}");
         assert_eq!(daemon.describe("late").await["phase"], "ready");
 
-        let restored = ingle(&daemon, &["restore", &name]).await;
-        let said = String::from_utf8_lossy(&restored.stdout).into_owned();
-        assert!(restored.status.success() && said.contains("2 functions"), "{restored:?}");
+        let said = done(&daemon, &["restore", &name]).await;
+        assert!(said.contains("2 functions"), "{said}");
         eventually!(
             within 30,
             daemon.client.get(daemon.url("/function/late")).send().await

@@ -8,6 +8,7 @@ use std::process::Command;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, address, in_own_network};
 use crate::support::registry::write_login;
 
@@ -84,7 +85,7 @@ fn secrets_of_callers_and_admins_reach_no_log_metric_or_stranger() {
     require!("containerd", "runc", "ip", "nft");
     in_own_network(async {
         let server = redirecting();
-        let logins = tempfile::tempdir().expect("a directory");
+        let logins = TemporaryDirectory::new();
         let login = logins.path().join("config.json");
         write_login(&login, &server, "tester", "canary-registry-password");
         let mut daemon = Daemon::bare(&format!(

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::TemporaryDirectory;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::daemon::{Daemon, in_own_network, run};
 use crate::support::{Item, busybox, write_archive};
@@ -25,8 +25,8 @@ pub(super) fn libraries(program: &str) -> Vec<Item> {
 
 /// A daemon whose watchdog would be at the path that comes with it, and an image of busybox and what the watchdog
 /// needs, with this configuration.
-pub(super) async fn daemon_with_box(config: Value) -> (Daemon, PathBuf, TempDir) {
-    let directory = tempfile::tempdir().expect("a directory");
+pub(super) async fn daemon_with_box(config: Value) -> (Daemon, PathBuf, TemporaryDirectory) {
+    let directory = TemporaryDirectory::new();
     let watchdog = directory.path().join("fwatchdog");
     let daemon = Daemon::start(&format!("[functions]\nwatchdog = {watchdog:?}\n")).await;
     let mut items = busybox();

@@ -10,6 +10,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::commands::libraries;
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::long::{Chance, VARIABLE, long};
 use crate::support::{Item, busybox, write_archive};
@@ -70,7 +71,7 @@ fn each_second_is_accounted_for_once_however_often_the_daemon_is_killed() {
         let mut chance = Chance::new(seed);
         let watchdog = crate::support::watchdog();
         let mut daemon = Daemon::start(&format!("[functions]\nwatchdog = {watchdog:?}\n")).await;
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let archive = directory.path().join("notes.tar");
         let mut items = busybox();
         items.extend(["bin/cat", "bin/touch"].map(|name| Item::Link(name, "busybox")));

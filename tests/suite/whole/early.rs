@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::support::TemporaryDirectory;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::task::LocalSet;
 
 use super::languages::{archive, done};
@@ -42,7 +42,7 @@ func main() {
 "#;
 
 /// The watchdog, built in a directory.
-fn watchdog(directory: &TempDir) -> PathBuf {
+fn watchdog(directory: &TemporaryDirectory) -> PathBuf {
     let built = directory.path().join("fwatchdog");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/whole/early/watchdog.rs");
     let (source, path) = (source.display().to_string(), built.display().to_string());
@@ -53,7 +53,7 @@ fn watchdog(directory: &TempDir) -> PathBuf {
 }
 
 /// An archive with an image of that watchdog and perhaps a server, which runs `command`.
-fn plain(directory: &TempDir, command: &str, server: Option<Vec<u8>>) -> PathBuf {
+fn plain(directory: &TemporaryDirectory, command: &str, server: Option<Vec<u8>>) -> PathBuf {
     let mut items =
         vec![Item::File("usr/bin/fwatchdog", fs::read(watchdog(directory)).expect("built"), 0o755)];
     items.extend(server.map(|server| Item::File("usr/bin/server", server, 0o755)));
@@ -66,7 +66,7 @@ fn plain(directory: &TempDir, command: &str, server: Option<Vec<u8>>) -> PathBuf
     file
 }
 
-fn go(directory: &TempDir) -> PathBuf {
+fn go(directory: &TemporaryDirectory) -> PathBuf {
     let path = |name: &str| directory.path().join(name).display().to_string();
     fs::write(path("main.go"), GO).expect("written");
     let (cache, built, source) = (path("cache"), path("server"), path("main.go"));
@@ -76,7 +76,7 @@ fn go(directory: &TempDir) -> PathBuf {
 }
 
 /// An archive with an example's image, and that watchdog in the place of ours.
-fn example(directory: &TempDir, name: &str) -> PathBuf {
+fn example(directory: &TemporaryDirectory, name: &str) -> PathBuf {
     let path = |name: &str| directory.path().join(name).display().to_string();
     let (layout, file) = (format!("{}:1", path(name)), path("image.tar"));
     let from = format!("docker-archive:{}", archive(name).expect("looked for").display());
@@ -144,7 +144,7 @@ fn no_call_is_answered_by_a_watchdog_that_is_ready_before_its_server() {
             }
         }
     }
-    let directory = || tempfile::tempdir().expect("a directory");
+    let directory = || TemporaryDirectory::new();
     in_own_network(LocalSet::new().run_until(async {
         // Nobody handles SIGTERM in these images.
         let mut daemon = Daemon::bare("[functions]\nstop_grace = \"100ms\"\n").await;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::commands::{IMAGE, daemon_with_box};
 use super::moving::{done, ingle};
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, in_own_network};
 
 /// Deploys the code of a directory.
@@ -26,7 +27,7 @@ fn code_without_an_image_runs_and_a_rollback_brings_the_old_one_back() {
         let (mut daemon, watchdog, _files) =
             daemon_with_box(json!({ "Cmd": ["/bin/sh"], "User": "1234" })).await;
         fs::copy(crate::support::watchdog(), watchdog).expect("copied");
-        let code = tempfile::tempdir().expect("a directory");
+        let code = TemporaryDirectory::new();
         let script = code.path().join("greet.sh");
         fs::create_dir(code.path().join("lib")).expect("made");
         fs::write(code.path().join("lib/name"), "you").expect("written");

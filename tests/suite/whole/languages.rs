@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use super::moving::ingle;
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::registry::{DockerRegistry, Setup, push_archive};
 
@@ -116,7 +117,7 @@ fn a_server_without_an_image_of_its_own_runs_in_that_of_its_language() {
     in_own_network(async {
         let registry = DockerRegistry::start(Setup::default()).await;
         // Python as its makers would ship it: nothing in its configuration says what a function is.
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let layout = format!("{}:1", directory.path().join("python").display());
         let (from, to) = (format!("docker-archive:{}", archive.display()), format!("oci:{layout}"));
         done("skopeo", &["--insecure-policy", "copy", "--quiet", &from, &to]);

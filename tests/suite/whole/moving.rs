@@ -7,6 +7,7 @@ use std::process::Output;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, SAMPLE, in_own_network};
 
 /// Runs a client command against the daemon.
@@ -105,7 +106,7 @@ fn secrets_move_in_a_file_that_a_passphrase_closes() {
     require!("containerd", "runc", "ip", "nft", "age", "script");
     in_own_network(async {
         let daemon = Daemon::start("").await;
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let path = |name: &str| directory.path().join(name).display().to_string();
         let value = |name: &str| fs::read(daemon.state_dir().join("function-secrets").join(name)).ok();
         done(&daemon, &["namespace", "create", "dev"]).await;
@@ -203,7 +204,7 @@ fn the_first_boot_deploys_its_directory_once() {
     require_root!();
     require!("containerd", "runc", "ip", "nft");
     in_own_network(async {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = TemporaryDirectory::new();
         let mut daemon = Daemon::bare(&format!("[functions]\nfirst_boot = {:?}\n", directory.path())).await;
         let stack = format!(
             "namespaces: {{dev: }}\nfunctions:\n  hello:\n    image: {SAMPLE}\n    namespace: dev\n    \

@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::TemporaryDirectory;
 use crate::support::daemon::{Daemon, in_own_network};
 use crate::support::registry::{DockerRegistry, PASSWORD, Setup, USER, push_archive, write_login};
 
@@ -112,7 +113,7 @@ fn credentials_are_those_of_docker() {
     in_own_network(async {
         let registry = DockerRegistry::start(Setup { password: true, tls: false }).await;
         push_sample(&registry, &[&format!("--dest-creds={USER}:{PASSWORD}")]);
-        let logins = tempfile::tempdir().expect("a directory");
+        let logins = TemporaryDirectory::new();
         let file = logins.path().join("config.json");
         let mut daemon = Daemon::bare(&format!("[images]\ndocker_config = {file:?}\n")).await;
         daemon.resume().await;

@@ -122,6 +122,18 @@ fn nothing_is_changed_while_the_state_directory_is_missing() {
         assert!(pruned.status.success(), "{pruned:?}");
         daemon.serves().await;
         daemon.nothing_left().await;
+
+        // A layer that a start has left is no container, and keeps nobody from beginning.
+        daemon.stop().await;
+        fs::remove_dir_all(unmount(&daemon)).expect("removed");
+        for words in
+            [["prepare", "left-0000000001"].as_slice(), &["label", "left-0000000001", "ingle/function=left"]]
+        {
+            let made = daemon.containerd.ctr(&[&["snapshots"], words].concat());
+            assert!(made.status.success(), "{made:?}");
+        }
+        daemon.resume().await;
+        daemon.load(&crate::support::sample_archive()).await;
         daemon.ready("hello", json!({})).await;
         assert_eq!(daemon.describe("hello").await["revision"], 1);
         daemon.end(nix::sys::signal::Signal::SIGTERM);

@@ -7,6 +7,7 @@ use model::function::{FunctionSpec, Incarnation};
 use serde_json::json;
 
 use super::*;
+use crate::support::TemporaryDirectory;
 use crate::support::tap::{Open, Tapped};
 use crate::support::{Behaviour, exit_code, runtime_contract};
 
@@ -165,7 +166,7 @@ async fn images_are_names() {
     }
     let echo: ImageRef = "echo".parse().expect("a name");
     runtime.resolve(&echo, PullPolicy::Never).await.expect_err("it is not here");
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = TemporaryDirectory::new();
     let archive = directory.path().join("echo.tar");
     std::fs::write(&archive, "").expect("a file");
     runtime.load(archive).await.expect("loaded");
