@@ -27,8 +27,8 @@ pub(super) struct Segment {
 pub(super) struct Filter {
     /// The first moment.
     pub(super) since: Option<Time>,
-    /// The last moment.
-    pub(super) until: Option<Time>,
+    /// The last moment, and the first one after it that a clock must have written which was ahead.
+    pub(super) until: Option<(Time, Time)>,
     /// The replica.
     pub(super) instance: Option<String>,
 }
@@ -36,13 +36,11 @@ pub(super) struct Filter {
 impl Filter {
     fn takes(&self, head: &Head<'_>) -> bool {
         self.since.as_ref().is_none_or(|since| head.time >= since.as_str())
-            && self.until.as_ref().is_none_or(|until| head.time <= until.as_str())
+            && self
+                .until
+                .as_ref()
+                .is_none_or(|(last, ahead)| head.time <= last.as_str() || head.time > ahead.as_str())
             && self.instance.as_ref().is_none_or(|instance| head.instance == instance)
-    }
-
-    /// Whether this line, and so every one before it, is too old.
-    fn is_before(&self, head: &Head<'_>) -> bool {
-        self.since.as_ref().is_some_and(|since| head.time < since.as_str())
     }
 }
 
@@ -106,9 +104,6 @@ impl History {
         for (index, segment) in self.segments.iter().enumerate().rev() {
             let done = each_line_backwards(segment, |offset, line| {
                 let Some(head) = record::head(line) else { return true };
-                if self.filter.is_before(&head) {
-                    return false;
-                }
                 if self.filter.takes(&head) {
                     start = (index, offset);
                     missing -= 1;
@@ -298,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_tail_counts_lines_that_are_wanted() {
-        let filter = Filter { since: time(10), until: time(40), instance: Some("b".into()) };
+        let filter = Filter { since: time(10), until: time(40).zip(time(90)), instance: Some("b".into()) };
         let made = || segments(&[(0, 30), (30, 50)], 1, b"");
         let wanted: Vec<_> = (10..=40).filter(|n| n % 2 == 1).collect();
         assert_eq!(numbers(made(), filter.clone(), None), wanted);

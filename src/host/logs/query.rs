@@ -35,13 +35,13 @@ pub(super) fn lines(output: Arc<Output>, query: Query) -> impl Stream<Item = Log
     let Query { tail, since, follow, instance } = query;
     let (until, follower) = if follow { output.follow() } else { (output.last_time(), None) };
     let refused = follow && follower.is_none();
-    let filter = Filter { since: since.map(Time::of), until: Some(until), instance };
+    let filter = Filter { since: since.map(Time::of), until: None, instance };
     let answer = Answer {
         output,
         filter,
         follower,
         refused,
-        step: Step::Start { tail },
+        step: Step::Start { tail, until },
         ready: Vec::new().into_iter(),
     };
     stream::unfold(answer, async |mut answer| Some((answer.next().await?, answer)))
@@ -62,7 +62,7 @@ struct Answer {
 
 #[derive(Debug)]
 enum Step {
-    Start { tail: Option<usize> },
+    Start { tail: Option<usize>, until: Time },
     History(History),
     Follow,
 }
@@ -74,9 +74,10 @@ impl Answer {
                 return Some(line);
             }
             match std::mem::replace(&mut self.step, Step::Follow) {
-                Step::Start { tail } => {
+                Step::Start { tail, until } => {
                     self.output.flush().await;
-                    let (output, filter) = (self.output.clone(), self.filter.clone());
+                    let output = self.output.clone();
+                    let filter = Filter { until: Some((until, Time::latest())), ..self.filter.clone() };
                     let history = spawn_blocking(move || {
                         let segments = lock(output.files()).segments();
                         History::new(output.key().clone(), segments, filter, tail)

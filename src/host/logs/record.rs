@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! - The time has a fixed width, so that times compare as text.
-//! - The times of one function strictly increase, whatever the clock does: a time tells where in
-//!   the output a line stands.
+//! - The times of one function strictly increase, but where the clock is set back by more than [`STEP`]: within
+//!   that, a time tells where in the output a line stands.
 //! - The text has no newline, so a line that was not written to its end spoils no other.
 
 use std::fmt::{self, Write as _};
@@ -14,6 +14,9 @@ use jiff::Timestamp;
 const TIME: usize = 30;
 /// Where the fraction begins.
 const FRACTION: usize = 20;
+/// How far the clock must be set back for times to follow it, in nanoseconds. Until then they stand still, as a
+/// clock that is only adjusted catches up soon; one that was years ahead does not.
+pub(super) const STEP: i64 = 60_000_000_000;
 /// Enough bytes of a line to read everything that comes before the text: ids have at most 76.
 pub(super) const HEAD: usize = 128;
 
@@ -52,6 +55,12 @@ impl Time {
         Clock::after(nanos - 1).next(nanos).clone()
     }
 
+    /// Returns the last moment that a line may have now, unless the clock was ahead when it was written.
+    pub(super) fn latest() -> Self {
+        let nanos = now().saturating_add(STEP);
+        Clock::after(nanos - 1).next(nanos).clone()
+    }
+
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
@@ -82,9 +91,10 @@ impl Clock {
         Self { last, second: i64::MIN, time: Time(String::new()) }
     }
 
-    /// A time that is `now`, or as soon as possible after the last one if `now` is not later.
+    /// Gives out `now`, or the next moment after the last time if `now` is before that by less than [`STEP`].
     pub(super) fn next(&mut self, now: i64) -> &Time {
-        self.last = now.max(self.last.saturating_add(1));
+        let (now, next) = (now.max(0), self.last.saturating_add(1));
+        self.last = if now.saturating_add(STEP) < next { now } else { now.max(next) };
         self.write(self.last);
         &self.time
     }
@@ -195,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn times_increase_when_the_clock_steps_back() {
+    fn times_increase_when_the_clock_is_adjusted() {
         let mut clock = Clock::after(5_000_000_000);
         let mut last = clock.last();
         for now in
@@ -207,6 +217,15 @@ mod tests {
             last = time;
         }
         assert_eq!(last.as_str(), "1970-01-01T02:46:39.999999999Z");
+    }
+
+    #[test]
+    fn times_follow_a_clock_that_was_far_ahead() {
+        let day = 86_400_000_000_000;
+        let mut clock = Clock::after(900 * day);
+        assert_eq!(clock.next(3 * day).as_str(), "1970-01-04T00:00:00.000000000Z");
+        assert_eq!(clock.next(3 * day - STEP + 1).as_str(), "1970-01-04T00:00:00.000000001Z");
+        assert_eq!(clock.next(4 * day).as_str(), "1970-01-05T00:00:00.000000000Z");
     }
 
     #[test]
