@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! every five minutes   earlier images of a name beyond the last two; output of functions that are gone;
-//!                      handlers that no revision names
+//!                      handlers that no revision names; once a day what pulls that broke off have left
 //!                      above images.disk_watermark: what pulls that broke off have left, then unused
 //!                      images, until below images.disk_target
 //! a deploy             the same, if its image does not fit otherwise
@@ -20,9 +20,11 @@ mod in_use;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 pub use error::DiskError;
 pub use in_use::Pin;
@@ -39,6 +41,8 @@ use model::wire;
 
 /// What an image must leave free when it is deployed: for logs, the store, and what functions write.
 const RESERVE: u64 = 256 << 20;
+/// How often pulls that broke off and that no function waits for are given up.
+const KEEP_BROKEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is on the disk.
 #[derive(Debug)]
@@ -52,8 +56,8 @@ pub struct Disk {
     /// Held while it is found out whether an image is in use and its record is removed, and while an
     /// image is pinned.
     gate: Mutex<()>,
-    /// One collection at a time.
-    collecting: Mutex<()>,
+    /// One collection at a time. When broken pulls were given up last, by no clock that is set.
+    collecting: Mutex<Instant>,
     /// Images that were found to fit and may not be here yet. Held while another one is weighed.
     accepted: Mutex<Vec<ResolvedImage>>,
 }
@@ -75,7 +79,7 @@ impl Disk {
             config: config.clone(),
             pins: Pins::default(),
             gate: Mutex::default(),
-            collecting: Mutex::default(),
+            collecting: Mutex::new(Instant::now()),
             accepted: Mutex::default(),
         }
     }
@@ -93,7 +97,11 @@ impl Disk {
 
     /// Removes what is too much, and makes notes of what is not used any more.
     pub async fn collect(&self) -> Result<(), DiskError> {
-        let _one = self.collecting.lock().await;
+        let mut given_up = self.collecting.lock().await;
+        if given_up.elapsed() >= KEEP_BROKEN {
+            self.discard_broken_pulls().await?;
+            *given_up = Instant::now();
+        }
         let plan = self.plan().await?;
         for (name, unused_since) in &plan.notes {
             if let Err(error) = self.runtime.mark_image(name, *unused_since).await {

@@ -1,7 +1,9 @@
 //! What keeps containerd's garbage collector away while an image is coming in.
 //!
 //! Invariant: from the first byte of an image to its record, everything that belongs to it is held by
-//! one lease. A lease that nobody releases, as after `kill -9`, expires by itself.
+//! one lease. One that nobody releases, as after `kill -9`, stays for the next attempt, until the image's turn
+//! comes in `discard_broken_pulls`: it must not depend on the clock, which is set during the first pulls of a
+//! machine that has no clock of its own.
 
 use std::time::Duration;
 
@@ -19,7 +21,6 @@ use crate::runtime::RuntimeError;
 pub(super) const LABEL: &str = "ingle/image";
 /// containerd removes a lease at this time.
 const EXPIRES: &str = "containerd.io/gc.expire";
-const DAY: i64 = 24 * 60 * 60;
 
 /// A lease in containerd.
 #[derive(Debug, Clone)]
@@ -29,16 +30,10 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// The lease for what is made of `digest`; the one that is there, if an attempt was broken off.
-    ///
-    /// Its name changes with the day and it lives to the end of the next: an attempt has at least a
-    /// day, and however often one fails there are never more than two of an image.
+    /// Takes the lease for what is made of `digest`; the one that is there, if an attempt was broken off.
     pub(super) async fn open(client: &Client, digest: &str) -> Result<Self, RuntimeError> {
-        let day = Timestamp::now().as_second().div_euclid(DAY);
-        let id = format!("ingle-image-{}-{day}", digest.trim_start_matches("sha256:"));
-        let expires = Timestamp::from_second((day + 2) * DAY).unwrap_or(Timestamp::MAX);
-        let labels =
-            [(EXPIRES.to_owned(), expires.to_string()), (LABEL.to_owned(), digest.to_owned())].into();
+        let id = format!("ingle-image-{}", digest.trim_start_matches("sha256:"));
+        let labels = [(LABEL.to_owned(), digest.to_owned())].into();
         let request = CreateRequest { id: id.clone(), labels };
         let answer = LeasesClient::new(client.channel()).create(client.request(request)).await;
         client.made(answer, "taking a lease")?;

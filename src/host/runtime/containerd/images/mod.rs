@@ -9,7 +9,7 @@
 //!
 //! Invariants
 //! - Everything is under one lease from its first byte until the record is written ([`lease`]), so a
-//!   daemon that is killed leaves only what a later attempt goes on with and what expires.
+//!   daemon that is killed leaves only what a later attempt goes on with, or [`Images::discard_broken_pulls`] removes.
 //! - What a name was resolved to is what is pulled: a tag is never looked up twice.
 //! - An image goes when the control plane says so, which knows what is in use, and never by itself.
 //! - An image that is here is started from without any network. What is missing of one is fetched by
@@ -387,7 +387,7 @@ fn is_passing(error: &RuntimeError) -> bool {
 /// Lets go of what nobody will come back for. The error that led here is the one to report.
 async fn give_up(lease: Lease) {
     if let Err(error) = lease.release().await {
-        tracing::warn!(%error, "a lease stays until it expires");
+        tracing::warn!(%error, "a lease stays until broken pulls are discarded");
     }
 }
 
