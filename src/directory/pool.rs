@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use model::config::MAX_THREADS;
 use model::sync::lock;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -22,17 +23,20 @@ const MAX_IDLE: usize = 128;
 /// How long one is kept. Node and uvicorn close theirs after 5 s, others later: one that both sides
 /// may close at the same time would lose a call that cannot be sent again.
 const IDLE_FOR: Duration = Duration::from_secs(4);
-/// The thread's share of an endpoint's connections: threads that serve calls have one each, all
-/// others share the first.
-const SHARDS: usize = 17;
+/// Shares of a pool that are made at once, when the first of them is used.
+const BLOCK: usize = 16;
+/// Blocks of shares that a pool may have.
+const BLOCKS: usize = (MAX_THREADS + 1) / BLOCK;
 
 thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Gives this thread a share of its own: the thread is the `index`th that serves calls.
+/// Gives this thread a share of its own in every pool: the thread is the `index`th of [`MAX_THREADS`] that serve
+/// calls, counted from 0. All others share one: a connection must stay with the runtime that it was made on.
 pub fn assign_shard(index: usize) {
-    SHARD.set(1 + index % (SHARDS - 1));
+    assert!(index < MAX_THREADS, "thread {index} of {MAX_THREADS}");
+    SHARD.set(1 + index);
 }
 
 /// Connections to one replica, kept open between calls.
@@ -40,8 +44,11 @@ pub fn assign_shard(index: usize) {
 pub struct ConnectionPool {
     address: SocketAddr,
     /// One list per share, the one used last at the end. Uncontended: see the module.
-    idle: [Mutex<Vec<Idle>>; SHARDS],
+    idle: [OnceLock<Box<Block>>; BLOCKS],
 }
+
+/// Shares of a pool, side by side.
+type Block = [Mutex<Vec<Idle>>; BLOCK];
 
 #[derive(Debug)]
 struct Idle {
@@ -52,7 +59,7 @@ struct Idle {
 impl ConnectionPool {
     /// No connection yet.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, idle: [const { Mutex::new(Vec::new()) }; SHARDS] }
+        Self { address, idle: [const { OnceLock::new() }; BLOCKS] }
     }
 
     /// Where they go.
@@ -100,7 +107,8 @@ impl ConnectionPool {
     }
 
     fn shard(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        lock(&self.idle[SHARD.get()])
+        let (block, share) = (SHARD.get() / BLOCK, SHARD.get() % BLOCK);
+        lock(&self.idle[block].get_or_init(Box::default)[share])
     }
 }
 
@@ -144,6 +152,22 @@ mod tests {
         let mut accepted = accepted.into_std().expect("a socket");
         std::io::Write::write_all(&mut accepted, b"x").expect("written");
         assert!(pool.checkout().is_none(), "the byte would be the next call's answer");
+    }
+
+    #[test]
+    fn no_two_threads_share_connections() {
+        let pool = &ConnectionPool::new(([127, 0, 0, 1], 1).into());
+        let list = move || std::ptr::from_ref(&*pool.shard()).addr();
+        let mut lists = std::collections::HashSet::from([list()]);
+        std::thread::scope(|scope| {
+            let own = move |index| {
+                assign_shard(index);
+                list()
+            };
+            let threads: Vec<_> = (0..MAX_THREADS).map(|index| scope.spawn(move || own(index))).collect();
+            lists.extend(threads.into_iter().map(|thread| thread.join().expect("a share")));
+        });
+        assert_eq!(lists.len(), MAX_THREADS + 1);
     }
 
     #[tokio::test]

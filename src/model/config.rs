@@ -22,6 +22,8 @@ use crate::function::{
 
 /// Where the configuration file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ingle/config.toml";
+/// Threads that may serve calls, at most.
+pub const MAX_THREADS: usize = 255;
 /// Stands for the name of the file, which a parser of its text does not know.
 const FILE: &str = "%FILE%";
 
@@ -434,7 +436,7 @@ impl Config {
                 state_dir: from.get("daemon.state_dir", "/var/lib/ingle", path),
                 run_dir: from.get("daemon.run_dir", "/run/ingle", path),
                 log: from.get("daemon.log", "info", text),
-                threads: from.get("daemon.threads", &cores.to_string(), count),
+                threads: from.get("daemon.threads", &cores.min(MAX_THREADS).to_string(), threads),
             },
         }
     }
@@ -527,6 +529,11 @@ fn boolean(text: &str) -> Result<bool, String> {
 
 fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "is not a whole number above 0".into())
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let threads = count(text)?;
+    if threads > MAX_THREADS { Err(format!("is over {MAX_THREADS}")) } else { Ok(threads) }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
