@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use model::function::ReplicaId;
+use tokio::sync::Notify;
 
+use super::in_flight::InFlight;
 use super::pool::ConnectionPool;
 
 /// A replica that can be called.
@@ -15,20 +16,68 @@ pub struct Endpoint {
     pub id: ReplicaId,
     /// Address that the replica listens on.
     pub address: SocketAddr,
-    /// Calls that it is answering.
-    pub in_flight: AtomicU32,
     /// Connections to it.
     pub pool: ConnectionPool,
+    in_flight: InFlight,
+    /// Rung by the last call of a closed replica.
+    drained: Notify,
 }
 
 impl Endpoint {
-    /// A replica at `address`, with no connection yet.
+    /// Returns a replica at `address`, with no connection yet.
     pub fn new(id: ReplicaId, address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { id, address, in_flight: AtomicU32::new(0), pool: ConnectionPool::new(address) })
+        Arc::new(Self {
+            id,
+            address,
+            pool: ConnectionPool::new(address),
+            in_flight: InFlight::default(),
+            drained: Notify::new(),
+        })
     }
 
-    /// Calls that it is answering.
+    /// Returns the number of calls that the replica is answering.
     pub fn load(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.count()
+    }
+
+    /// Returns whether the replica takes calls.
+    pub fn is_open(&self) -> bool {
+        self.in_flight.is_open()
+    }
+
+    /// Takes no more calls from now on, and returns once those that were taken have ended.
+    pub async fn drain(&self) {
+        self.in_flight.close();
+        while self.load() > 0 {
+            self.drained.notified().await;
+        }
+    }
+}
+
+/// A call in flight: its replica is not stopped before this is dropped, or its drain has taken too long.
+#[derive(Debug)]
+pub struct Lease(Arc<Endpoint>);
+
+impl Lease {
+    /// Returns a lease of the replica, or `None` if it takes no more calls.
+    pub fn take(endpoint: &Arc<Endpoint>) -> Option<Self> {
+        // A call that is not taken leaves as well.
+        let taken = endpoint.in_flight.enter();
+        let lease = Self(endpoint.clone());
+        taken.then_some(lease)
+    }
+
+    /// Returns the replica.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.0.in_flight.leave() {
+            // Kept for a drain that has not begun to wait.
+            self.0.drained.notify_one();
+        }
     }
 }

@@ -5,11 +5,12 @@
 //! change a function's view holds its [`Publisher`]; there is one of each.
 
 mod endpoint;
+mod in_flight;
 mod pool;
 mod stats;
 mod view;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Lease};
 pub use pool::{ConnectionPool, assign_shard};
 pub use stats::{BOUNDS, CallStats, CodeCounts, OTHER, StatsSnapshot};
 pub use view::{KeptRevision, LastExit, Phase, Update, View};
@@ -21,6 +22,11 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use model::function::{FunctionKey, Incarnation, NamespaceName};
 use tokio::sync::{Notify, watch};
+
+/// Atomics of [`in_flight`].
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU32, Ordering};
+}
 
 /// All functions, by the names under which they can be called.
 #[derive(Debug, Default)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::exchange::{Caller, Failure, Lease};
+use super::exchange::{Caller, Failure};
 use super::{Call, InvokeError};
-use directory::{Endpoint, Entry, Phase};
+use directory::{Endpoint, Entry, Lease, Phase};
 use http1::Alarm;
 
 /// Shortest `Retry-After` of a function that does not come up.
@@ -124,10 +124,14 @@ fn lookup(entry: &Entry, refused: &[Arc<Endpoint>]) -> Lookup {
         return Lookup::Removed;
     }
     let is_left = |endpoint: &&Arc<Endpoint>| !refused.iter().any(|other| Arc::ptr_eq(other, endpoint));
-    if let Some(endpoint) = view.endpoints.iter().filter(is_left).min_by_key(|endpoint| endpoint.load()) {
-        return Lookup::Replica(Lease::new(endpoint.clone()));
+    // One that takes no more calls leaves the view in a moment.
+    let open = || view.endpoints.iter().filter(|endpoint| endpoint.is_open());
+    while let Some(endpoint) = open().filter(is_left).min_by_key(|endpoint| endpoint.load()) {
+        if let Some(lease) = Lease::take(endpoint) {
+            return Lookup::Replica(lease);
+        }
     }
-    if !view.endpoints.is_empty() {
+    if open().next().is_some() {
         return Lookup::AllRefused;
     }
     let reason = || view.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());

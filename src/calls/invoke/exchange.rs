@@ -5,15 +5,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use directory::Endpoint;
+use directory::Lease;
 use http1::{Alarm, Buffer, Decoder, Framing, HeadError, HeadScan, ResponseHead, slots};
 
 /// The largest head of an answer, and of all interim ones together.
@@ -111,27 +109,6 @@ impl Outgoing {
 
     fn is_flushed(&self) -> bool {
         self.sent == self.bytes.len()
-    }
-}
-
-/// A replica that answers a call; counted as in flight as long as it lives.
-#[derive(Debug)]
-pub struct Lease(Arc<Endpoint>);
-
-impl Lease {
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
-    }
-
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -31,8 +31,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use directory::{Endpoint, Entry};
-use exchange::Lease;
+use directory::{Endpoint, Entry, Lease};
 use http1::Alarm;
 
 /// How long one attempt to connect may take. A replica is on this machine: it answers at once, or

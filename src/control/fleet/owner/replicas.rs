@@ -16,8 +16,6 @@ use host::runtime::Progress;
 use host::store::FunctionRecord;
 use model::function::ReplicaId;
 
-/// Drained replicas are asked this often whether their calls have ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
 /// What a call may take over its limit before its replica is stopped all the same.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
@@ -128,13 +126,10 @@ impl Owner {
                 let (launcher, stop) = (self.context.launcher.clone(), self.context.stop.clone());
                 let gone = id.clone();
                 self.work(id, async move {
-                    let end = Instant::now() + timeout + DRAIN_MARGIN;
-                    // A call that chose this replica just before it was taken out is counted soon after.
-                    loop {
-                        tokio::time::sleep(DRAIN_CHECK).await;
-                        if endpoint.load() == 0 || Instant::now() >= end || stop.is_cancelled() {
-                            break;
-                        }
+                    tokio::select! {
+                        () = endpoint.drain() => {}
+                        () = tokio::time::sleep(timeout + DRAIN_MARGIN) => {}
+                        () = stop.cancelled() => {}
                     }
                     launcher.stop(&gone, grace).await;
                     TaskDone::Gone { id: gone }
