@@ -614,9 +614,15 @@ wait_for_gateway() {
     export INGLE_GATEWAY
     tries=0
     # The gateway is on this machine: no proxy of the environment is used.
-    until curl -fs --noproxy '*' -o /dev/null -m 2 "$INGLE_GATEWAY/healthz"; do
-        reason=$(curl -s --noproxy '*' -m 2 "$INGLE_GATEWAY/healthz" 2>/dev/null || true)
-        [ -z "$reason" ] || stop "the daemon runs, and takes no changes: $reason" "$BINARY doctor"
+    while :; do
+        # Status and reason of one response: the next one may be another.
+        reply=$(curl -s --noproxy '*' -m 2 -w ' %{http_code}' "$INGLE_GATEWAY/healthz" 2>/dev/null || true)
+        case $reply in
+            *' 200') break ;;
+            # Nobody listens, or not in time.
+            *' 000' | '') ;;
+            *) stop "the daemon runs, and takes no changes: ${reply% *}" "$BINARY doctor" ;;
+        esac
         tries=$((tries + 1))
         if [ $tries -gt 120 ] || { ! by_systemd && ! daemon_runs; }; then
             failed_start
