@@ -168,7 +168,7 @@ fn flushed_rules_let_nothing_through_while_the_daemon_is_killed_and_until_the_ne
         // The rules do this; neighbours are also kept apart by their bridge ports.
         run("nft", "flush ruleset");
         for (address, port) in goals.into_iter().filter(|(address, _)| *address != b.address) {
-            assert!(call(Some(&a.netns), address, port).is_ok(), "{address}:{port} without rules");
+            eventually!(call(Some(&a.netns), address, port).is_ok(), "{address}:{port} without rules");
         }
     });
 }
@@ -242,11 +242,12 @@ fn changed_rules_reach_both_copies() {
         let next = host.network();
         next.ensure().await.expect("ready");
         eventually!(both_have("{ 192.168.77.1 }"), "the copies are {}", run("nft", "list ruleset"));
-        let (held, copies) = (holder(), owned());
+        let held = holder();
         assert_ne!(held, first);
         drop(network);
         sleep(Duration::from_secs(1)).await;
-        assert_eq!((holder(), owned()), (held, copies), "the first one does not come back");
+        // Its holder may have loaded its copy anew, as the first one's end has touched the plain one.
+        assert_eq!((holder(), owned().len()), (held, 1), "the first one does not come back");
         assert!(
             both_have("{ 192.168.77.1 }"),
             "the first one put its own back: {}",
