@@ -208,7 +208,7 @@ impl Launcher {
             probed = ready => match probed {
                 Probed::Ready => Ok(()),
                 Probed::TimedOut { last } => {
-                    let output = self.logs.last_lines(&launch.id, ERROR_LINES);
+                    let output = self.logs.last_burst(&launch.id, ERROR_LINES);
                     Err(LaunchError::NotReady { function, limit, last, output })
                 }
             },

@@ -218,21 +218,27 @@ impl Logs {
     /// The last lines that a replica wrote (at most 20, the beginning of each), oldest first; kept for
     /// a little while after [`Logs::close`].
     pub fn last_lines(&self, id: &ReplicaId, n: usize) -> Vec<String> {
-        let state = lock(&self.state);
-        let recent = state
-            .attached
-            .get(id)
-            .map(|attached| &attached.recent)
-            .or_else(|| state.gone.iter().rev().find(|(gone, _)| gone == id).map(|(_, recent)| recent));
-        recent.map(|recent| recent.last(n)).unwrap_or_default()
+        self.recent(id).map(|recent| recent.last(n)).unwrap_or_default()
     }
 
-    /// The last lines of a replica whose process has just ended: waits for what is still on its way
-    /// through the shim, and closes the replica.
+    /// Returns the last lines that a replica wrote, as [`Logs::last_lines`] does, after the first lines of the burst
+    /// that they end: the reason stands above a stack trace.
+    pub fn last_burst(&self, id: &ReplicaId, n: usize) -> Vec<String> {
+        self.recent(id).map(|recent| recent.ending(n)).unwrap_or_default()
+    }
+
+    fn recent(&self, id: &ReplicaId) -> Option<Arc<Recent>> {
+        let state = lock(&self.state);
+        let gone = || state.gone.iter().rev().find(|(gone, _)| gone == id).map(|(_, recent)| recent);
+        state.attached.get(id).map(|attached| &attached.recent).or_else(gone).cloned()
+    }
+
+    /// Returns the last burst of a replica whose process has just ended: waits for what is still on its way through
+    /// the shim, and closes the replica.
     pub async fn last_words(&self, id: &ReplicaId, n: usize) -> Vec<String> {
         tokio::time::sleep(SHIM).await;
         self.close(id).await;
-        self.last_lines(id, n)
+        self.last_burst(id, n)
     }
 
     /// Deletes a function's files and ends the streams of those who follow it. Its replicas should
@@ -342,7 +348,8 @@ mod tests {
         let mut following = std::pin::pin!(following);
         assert_eq!(following.next().await.expect("a line").text, "to stdout");
         write(&stdio.stderr, b"to stderr, not ended");
-        assert_eq!(logs.last_words(&id, 1).await, ["to stderr, not ended"]);
+        assert_eq!(logs.last_words(&id, 2).await, ["to stdout", "to stderr, not ended"]);
+        assert_eq!(logs.last_lines(&id, 1), ["to stderr, not ended"]);
         assert_eq!(following.next().await.expect("a line").text, "to stderr, not ended");
         logs.close(&id).await;
 

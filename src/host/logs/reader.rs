@@ -35,23 +35,63 @@ const PAUSE: Duration = Duration::from_secs(1);
 const RECENT: usize = 20;
 const RECENT_TEXT: usize = 200;
 
-/// The last lines of a replica, for the answer to "why did it not start?".
+/// Lines that are kept of the beginning of a burst.
+const BURST_HEAD: usize = 3;
+/// Silence after which a line begins a new burst, in nanoseconds.
+const BURST_PAUSE: i64 = 1_000_000_000;
+
+/// The last lines of a replica, for the answer to "why did it not start?", and the first ones of the burst that they
+/// end: a stack trace is longer than what is kept, and the reason stands above it.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<VecDeque<String>>);
+pub(super) struct Recent(Mutex<RecentLines>);
+
+#[derive(Debug, Default)]
+struct RecentLines {
+    last: VecDeque<String>,
+    /// The first lines of the last burst, and the number of all its lines.
+    head: Vec<String>,
+    burst: usize,
+    /// When the last line came.
+    at: i64,
+}
 
 impl Recent {
-    fn push(&self, text: &str) {
+    fn push(&self, now: i64, text: &str) {
         let mut lines = lock(&self.0);
-        let mut line = if lines.len() < RECENT { None } else { lines.pop_front() }.unwrap_or_default();
+        let text = beginning(text, RECENT_TEXT);
+        if now.saturating_sub(lines.at) > BURST_PAUSE {
+            lines.head.clear();
+            lines.burst = 0;
+        }
+        (lines.at, lines.burst) = (now, lines.burst + 1);
+        if lines.head.len() < BURST_HEAD {
+            lines.head.push(text.to_owned());
+        }
+        let full = lines.last.len() >= RECENT;
+        let mut line = if full { lines.last.pop_front() } else { None }.unwrap_or_default();
         line.clear();
-        line.push_str(beginning(text, RECENT_TEXT));
-        lines.push_back(line);
+        line.push_str(text);
+        lines.last.push_back(line);
     }
 
-    /// The last `n`, oldest first.
+    /// Returns the last `n`, oldest first.
     pub(super) fn last(&self, n: usize) -> Vec<String> {
         let lines = lock(&self.0);
-        lines.iter().skip(lines.len().saturating_sub(n)).cloned().collect()
+        lines.last.iter().skip(lines.last.len().saturating_sub(n)).cloned().collect()
+    }
+
+    /// Returns the last `n`, oldest first. Where the burst that they end began before them, its first lines and `…`
+    /// come first.
+    pub(super) fn ending(&self, n: usize) -> Vec<String> {
+        let lines = lock(&self.0);
+        let last = lines.last.iter().skip(lines.last.len().saturating_sub(n));
+        let above = lines.burst.saturating_sub(n);
+        let mut all: Vec<String> = lines.head.iter().take(above).cloned().collect();
+        if above > all.len() {
+            all.push("…".to_owned());
+        }
+        all.extend(last.cloned());
+        all
     }
 }
 
@@ -81,7 +121,7 @@ impl Sink {
     }
 
     async fn put(&mut self, now: i64, source: Source, text: &str) {
-        self.recent.push(text);
+        self.recent.push(now, text);
         let is_kept = self.throttle.admits(now, text.len());
         self.tell_of_surplus(now, false);
         if !is_kept {
@@ -230,4 +270,37 @@ pub(super) async fn read(
     }
     sink.tell_of_surplus(now(), true);
     sink.output.flush().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recent(lines: impl IntoIterator<Item = (i64, String)>) -> Recent {
+        let recent = Recent::default();
+        for (second, line) in lines {
+            recent.push(second * BURST_PAUSE, &line);
+        }
+        recent
+    }
+
+    #[test]
+    fn the_reason_above_a_stack_trace_is_kept() {
+        let served = (0..100).map(|n| (2 * n, format!("served {n}")));
+        let trace = (0..60).map(|n| (300, if n == 0 { "panic: boom".into() } else { format!("frame {n}") }));
+        let recent = recent(served.chain(trace));
+        assert_eq!(recent.ending(2), ["panic: boom", "frame 1", "frame 2", "…", "frame 58", "frame 59"]);
+    }
+
+    #[test]
+    fn lines_of_a_short_burst_come_once_and_in_order() {
+        for count in 0..8 {
+            let all: Vec<String> = (0..count).map(|n| format!("line {n}")).collect();
+            let recent = recent(all.iter().map(|line| (1, line.clone())));
+            assert_eq!(recent.ending(5), all, "{count} lines");
+        }
+        let recent = recent([(1, "old".into()), (9, "new".into())]);
+        assert_eq!(recent.ending(1), ["new"]);
+        assert_eq!(recent.ending(5), ["old", "new"]);
+    }
 }
