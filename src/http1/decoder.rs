@@ -54,8 +54,12 @@ pub struct Chunked {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum At {
-    /// In the size: its value, and how many digits it had.
-    Size(u64, u8),
+    /// Before the size.
+    SizeStart,
+    /// In the size: its value so far.
+    Size(u64),
+    /// In blanks after the size.
+    Padding(u64),
     /// In an extension, after the size.
     Extension(u64),
     /// After the CR of the size's line.
@@ -81,7 +85,7 @@ enum At {
 impl Decoder {
     /// A body of chunks, none read yet.
     pub fn chunked() -> Self {
-        Self::Chunked(Chunked { at: At::Size(0, 0), overhead: 0 })
+        Self::Chunked(Chunked { at: At::SizeStart, overhead: 0 })
     }
 
     /// Whether the whole body has been seen.
@@ -131,18 +135,29 @@ impl Chunked {
     /// smuggling is made of.
     fn step(&mut self, byte: u8) -> Result<(), FrameError> {
         self.at = match (&self.at, byte) {
-            (At::Size(size, digits), _) if byte.is_ascii_hexdigit() => {
-                // 15 digits are an exbibyte; more could only overflow.
-                if *digits >= 15 {
+            (At::SizeStart, _) => At::Size(hex_digit(byte).ok_or(FrameError::Size)?),
+            (At::Size(size) | At::Padding(size) | At::Extension(size), b'\r') => At::SizeLf(*size),
+            (At::Size(size) | At::Padding(size), b';') => At::Extension(*size),
+            // Blanks may stand before an extension, and some servers pad sizes with them.
+            (At::Size(size) | At::Padding(size), b' ' | b'\t') => {
+                let size = *size;
+                self.count_overhead(byte)?;
+                At::Padding(size)
+            }
+            (At::Size(size), _) => {
+                let size = *size;
+                let digit = hex_digit(byte).ok_or(FrameError::Size)?;
+                if size == 0 {
+                    // Zeros in front are many bytes for nothing.
+                    self.count_overhead(byte)?;
+                }
+                // More than an exbibyte could only overflow.
+                if size >> 56 != 0 {
                     return Err(FrameError::Size);
                 }
-                let digit = char::from(byte).to_digit(16).ok_or(FrameError::Size)?;
-                At::Size(size * 16 + u64::from(digit), digits + 1)
+                At::Size(size * 16 + digit)
             }
-            (At::Size(_, 0), _) => return Err(FrameError::Size),
-            (At::Size(size, _) | At::Extension(size), b'\r') => At::SizeLf(*size),
-            (At::Size(size, _), b';') => At::Extension(*size),
-            (At::Size(..), _) => return Err(FrameError::Size),
+            (At::Padding(_), _) => return Err(FrameError::Size),
             (At::Extension(size), _) => {
                 let size = *size;
                 self.count_overhead(byte)?;
@@ -151,7 +166,7 @@ impl Chunked {
             (At::SizeLf(0), b'\n') => At::TrailerStart,
             (At::SizeLf(size), b'\n') => At::Data(*size),
             (At::DataCr, b'\r') => At::DataLf,
-            (At::DataLf, b'\n') => At::Size(0, 0),
+            (At::DataLf, b'\n') => At::SizeStart,
             (At::DataCr | At::DataLf, _) => return Err(FrameError::ChunkEnd),
             (At::TrailerStart, b'\r') => At::EndLf,
             (At::Trailer, b'\r') => At::TrailerLf,
@@ -174,6 +189,10 @@ impl Chunked {
         self.overhead += 1;
         if self.overhead > MAX_OVERHEAD { Err(FrameError::Overhead) } else { Ok(()) }
     }
+}
+
+fn hex_digit(byte: u8) -> Option<u64> {
+    char::from(byte).to_digit(16).map(u64::from)
 }
 
 /// Appends `data` as one chunk. An empty chunk would end the body, so it is none.
@@ -225,6 +244,12 @@ mod tests {
     fn chunks_extensions_and_trailers_are_read() {
         let input = b"5\r\nhello\r\n1;a=\"b\"\r\n \r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nnext";
         assert_eq!(read(input, &[]), Ok((b"hello 0123456789".to_vec(), 4, true)));
+        // RFC 9112, 7.1.1, allows blanks before an extension, and any number of zeros; Go and nginx take blanks
+        // that pad a size.
+        for size in ["5 \t;a=\"b;c\" ; d", "5  ", "000000000000000000005", "0005 "] {
+            let input = format!("{size}\r\nhello\r\n000 \r\n\r\n");
+            assert_eq!(read(input.as_bytes(), &[]), Ok((b"hello".to_vec(), 0, true)), "{size:?}");
+        }
     }
 
     #[test]
@@ -235,7 +260,9 @@ mod tests {
             (b"-1\r\n", FrameError::Size),
             (b"0x5\r\nhello\r\n", FrameError::Size),
             (b" 5\r\nhello\r\n", FrameError::Size),
-            (b"5 \r\nhello\r\n", FrameError::Size),
+            (b"5 0\r\nhello\r\n", FrameError::Size),
+            (b"5 \nhello\r\n", FrameError::Size),
+            (b";a\r\n", FrameError::Size),
             (b"5\nhello\r\n", FrameError::Size),
             (b"5;a\nb\r\nhello\r\n", FrameError::Line),
             (b"5\rhello\r\n", FrameError::Line),
@@ -249,6 +276,10 @@ mod tests {
         }
         let long = [b"1;", vec![b'a'; MAX_OVERHEAD as usize + 1].as_slice()].concat();
         assert_eq!(read(&long, &[]), Err(FrameError::Overhead));
+        for padding in [b' ', b'0'] {
+            let long = [b"0", vec![padding; MAX_OVERHEAD as usize + 1].as_slice()].concat();
+            assert_eq!(read(&long, &[]), Err(FrameError::Overhead));
+        }
     }
 
     #[test]
