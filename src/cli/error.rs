@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::terminal::plain;
 use host::network::NetworkError;
 use model::config::ConfigError;
 
@@ -68,7 +69,7 @@ pub fn report(error: &anyhow::Error) -> Exit {
         // Ctrl-C is how some commands end.
         (Exit::Interrupted, _) if error.to_string().is_empty() => Ok(()),
         (_, Some(error)) => error.print(),
-        (_, None) => writeln!(io::stderr(), "ingle: {error:#}"),
+        (_, None) => writeln!(io::stderr(), "ingle: {}", plain(&format!("{error:#}"))),
     };
     exit
 }

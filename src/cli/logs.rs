@@ -1,6 +1,7 @@
 //! `ingle logs`
 
-use std::io::{self, Write as _};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,6 +14,7 @@ use model::wire::LogLine;
 
 use super::Globals;
 use super::error::CliError;
+use super::terminal::coloured;
 
 /// The daemon cuts lines long before this.
 const MAX_LINE: usize = 16 << 20;
@@ -104,6 +106,7 @@ impl Logs {
     }
 
     fn print(&self, lines: &mut Lines) -> anyhow::Result<()> {
+        let terminal = io::stdout().is_terminal();
         let mut out = io::stdout().lock();
         while let Some(line) = lines.take() {
             if self.json {
@@ -113,7 +116,8 @@ impl Logs {
             }
             let line: LogLine =
                 serde_json::from_slice(&line).context("a line of the log is not what the API sends")?;
-            writeln!(out, "{} {} {}", line.timestamp, line.instance, line.text)?;
+            let text = if terminal { coloured(&line.text).into() } else { Cow::Borrowed(&*line.text) };
+            writeln!(out, "{} {} {text}", line.timestamp, line.instance)?;
         }
         Ok(out.flush()?)
     }

@@ -44,6 +44,7 @@ mod stack;
 mod stdin;
 mod store;
 mod system;
+mod terminal;
 
 use std::ffi::OsString;
 use std::sync::LazyLock;

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::client::Answer;
+use super::terminal::plain;
 
 /// Prints a line of the result.
 pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
+    if io::stdout().is_terminal() {
+        return writeln!(io::stdout(), "{}", plain(&text.to_string()));
+    }
     writeln!(io::stdout(), "{text}")
 }
 
 /// Tells something beside the result.
 pub(crate) fn note(text: impl std::fmt::Display) {
     // A note that nobody can read is no reason to stop.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", plain(&text.to_string()));
 }
 
 /// The form in which an answer is printed.
