@@ -181,7 +181,9 @@ async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io:
         Some(status) => {
             let headers = [INTERNAL, ("Retry-After", b"1")];
             let headers = if matches!(failure, Failure::Busy(_)) { &headers } else { &headers[..1] };
-            answer.text(status, &format!("{failure}\n"), headers).await
+            let output = if let Failure::Ended(_, output) = &failure { &output[..] } else { &[] };
+            let text = format!("{failure}\n{}", String::from_utf8_lossy(output));
+            answer.text(status, &text, headers).await
         }
         None => Err(io::Error::other("the client has gone")),
     }

@@ -23,9 +23,9 @@ pub(super) enum Failure {
     /// There is no room for the request now.
     #[error("{0}")]
     Busy(String),
-    /// It ended, and not well.
+    /// Failed command, with the output that the caller alone is shown.
     #[error("{0}")]
-    Ended(String),
+    Ended(String, Vec<u8>),
     /// Time limit of the process exceeded; the classic watchdog used another status for it.
     #[error("{text}")]
     Timeout {
@@ -65,7 +65,7 @@ impl Failure {
             Self::Body(BodyError::Malformed) => Some(StatusCode::BAD_REQUEST),
             Self::Body(BodyError::Late) => Some(StatusCode::REQUEST_TIMEOUT),
             Self::Body(BodyError::Gone) | Self::Client(_) => None,
-            Self::Start(_) | Self::Ended(_) | Self::Spool(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Start(_) | Self::Ended(..) | Self::Spool(_) => Some(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Timeout { status, .. } | Self::Request(status, _) => Some(*status),
             Self::Busy(_) => Some(StatusCode::SERVICE_UNAVAILABLE),
             Self::Upstream(_) => Some(StatusCode::BAD_GATEWAY),

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe::Sender;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
@@ -19,6 +18,7 @@ use super::call::Call;
 use super::cgi;
 use super::failure::Failure;
 use super::log::Lines;
+use super::mode::Ending;
 use super::process::{End, Process};
 use super::settings::{Mode, Settings};
 use super::shared::Shared;
@@ -41,11 +41,11 @@ pub(super) struct Fork {
     mode: Mode,
     program: Arc<Program>,
     /// Nothing ends with a process here.
-    _ended: oneshot::Sender<String>,
+    _ended: Ending,
 }
 
 impl Fork {
-    pub(super) fn new(settings: &Settings, ended: oneshot::Sender<String>) -> Result<Self, String> {
+    pub(super) fn new(settings: &Settings, ended: Ending) -> Result<Self, String> {
         let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
         Ok(Self { mode: settings.mode, program, _ended: ended })
     }
@@ -109,7 +109,9 @@ impl Fork {
             } else if settings.write_debug && !output.held.is_empty() {
                 shared.log.line("stdout", &output.held, "");
             }
-            return Err(Failure::Ended(end.to_string()));
+            // The first watchdog appends the output: the reason is in it, and nothing else shows it.
+            let output = if self.mode == Mode::Classic { output.held } else { Vec::new() };
+            return Err(Failure::Ended(end.to_string(), output));
         }
         output.end().await.map_err(Failure::Client)?;
         shared.log.say(&format!("Wrote {} Bytes - Duration: {}s", answer.sent, answer.took()));

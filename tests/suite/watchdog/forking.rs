@@ -185,6 +185,12 @@ async fn a_process_that_fails_is_an_error_with_its_reason() {
             assert_eq!(answer.text().await.expect("text"), reason, "{mode}");
         }
     }
+    // As the first watchdog has it; the log is not the caller's.
+    let script = "cat; echo to stderr >&2; exit 3";
+    let watchdog = Watchdog::script(script, &[("mode", "classic")]).await;
+    let (status, text) = watchdog.post("secret\n").await;
+    assert_eq!((status, &*text), (StatusCode::INTERNAL_SERVER_ERROR, "exit status 3\nsecret\nto stderr\n"));
+    assert!(!watchdog.log().contains("secret"), "{}", watchdog.log());
     let watchdog = Watchdog::command("/no/such/command", &[]).await;
     let (status, text) = watchdog.post("x").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
