@@ -20,11 +20,11 @@
 use std::sync::Arc;
 
 use tokio::net::unix::pipe;
-use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
-use super::child::Child;
+use super::child::{Child, Ending};
 use super::failure::Failure;
 use super::plug::Plug;
 use super::process::from_process;
@@ -81,7 +81,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Afterburn {
-    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: Ending) -> Result<Self, String> {
         let mut pipes = None;
         let child = Child::start(shared, ended, |given| {
             let (stdin, theirs) = Stdin::new()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,11 @@ use super::log::Lines;
 use super::process::{Process, from_process};
 use super::shared::Shared;
 use super::spawn::{Given, Program, nothing};
+
+/// Told when a process ends that the function cannot do without: how.
+pub(super) type Ended = mpsc::UnboundedReceiver<String>;
+/// The other side of [`Ended`]. If all are dropped, the process was told to end.
+pub(super) type Ending = mpsc::UnboundedSender<String>;
 
 /// How long it may take to leave after SIGTERM.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -35,7 +40,7 @@ impl Child {
     /// when it ends by itself, and how.
     pub(super) fn start(
         shared: &Arc<Shared>,
-        ended: oneshot::Sender<String>,
+        ended: Ending,
         adjust: impl FnOnce(&mut Given) -> std::io::Result<()>,
     ) -> Result<Self, String> {
         let settings = &shared.settings;
@@ -77,7 +82,7 @@ impl Child {
 async fn watch(
     mut process: Process,
     followers: Vec<JoinHandle<()>>,
-    ended: oneshot::Sender<String>,
+    ended: Ending,
     stop: CancellationToken,
     gone: CancellationToken,
 ) {

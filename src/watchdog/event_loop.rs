@@ -12,8 +12,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
+use super::child::Ended;
 use super::connection;
-use super::mode::{Ended, Service};
+use super::mode::Service;
 use super::settings::{Mode, Settings};
 use super::shared::Shared;
 

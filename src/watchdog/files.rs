@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
-use tokio::sync::oneshot;
 
 use super::answer::INTERNAL;
 use super::call::Call;
 use super::cgi;
+use super::child::Ending;
 use super::failure::Failure;
 use super::settings::Settings;
 
@@ -27,11 +27,11 @@ pub(super) struct Files {
     /// Without symbolic links, so that what is below it can be told.
     root: PathBuf,
     /// No process is needed here.
-    _ended: oneshot::Sender<String>,
+    _ended: Ending,
 }
 
 impl Files {
-    pub(super) fn new(settings: &Settings, ended: oneshot::Sender<String>) -> Result<Self, String> {
+    pub(super) fn new(settings: &Settings, ended: Ending) -> Result<Self, String> {
         let path = &settings.static_path;
         let root = std::fs::canonicalize(path)
             .map_err(|error| format!("static_path {}: {error}", path.display()))?;
@@ -267,7 +267,7 @@ mod tests {
             std::fs::write(root.path().join(file), "x").expect("written");
         }
         std::os::unix::fs::symlink(".env", root.path().join("env")).expect("linked");
-        let (ended, _) = oneshot::channel();
+        let (ended, _) = tokio::sync::mpsc::unbounded_channel();
         let files = Files { root: std::fs::canonicalize(&root).expect("there"), _ended: ended };
         for path in ["/.env", "/%2eenv", "/./.env", "/.git/config", "/sub/.htpasswd", "/.well-known/.b"] {
             assert_eq!(files.find(path), None, "{path}");
@@ -287,7 +287,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("../secret", root.join("out")).expect("linked");
         std::os::unix::fs::symlink("sub/index.html", root.join("in")).expect("linked");
-        let (ended, _) = oneshot::channel();
+        let (ended, _) = tokio::sync::mpsc::unbounded_channel();
         let root = std::fs::canonicalize(root).expect("there");
         let files = Files { root: root.clone(), _ended: ended };
         let found =

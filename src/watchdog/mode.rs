@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::afterburn::Afterburn;
 use super::call::Call;
+use super::child::Ended;
 use super::failure::Failure;
 use super::files::Files;
 use super::fork::Fork;
@@ -13,9 +14,6 @@ use super::openwhisk::Whisk;
 use super::proxy::Proxy;
 use super::settings::{Mode, Settings};
 use super::shared::Shared;
-
-/// Told when a process ends that the function cannot do without: how.
-pub(super) type Ended = oneshot::Receiver<String>;
 
 /// A mode, with what it needs.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ impl Service {
     pub(super) fn start(shared: &Arc<Shared>) -> Result<(Self, Ended), String> {
         let settings = &shared.settings;
         // Kept by those modes that have no such process: it never says anything.
-        let (sender, ended) = oneshot::channel();
+        let (sender, ended) = mpsc::unbounded_channel();
         let service = match settings.mode {
             Mode::Streaming | Mode::Serializing | Mode::Classic => Self::Fork(Fork::new(settings, sender)?),
             Mode::Http => Self::Proxy(Proxy::start(shared, sender)?),

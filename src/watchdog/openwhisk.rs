@@ -17,11 +17,12 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::call::Call;
 use super::cgi;
+use super::child::Ending;
 use super::failure::Failure;
 use super::process::{Process, from_process, to_process};
 use super::proxy::Proxy;
@@ -56,15 +57,28 @@ pub(super) struct Action {
     program: Arc<Program>,
     /// Whether `/init` was called.
     initialized: Cell<bool>,
-    _ended: oneshot::Sender<String>,
+    _ended: Ending,
 }
 
 /// An action that is called as a function.
 #[derive(Debug)]
 pub(super) struct Client {
+    shared: Arc<Shared>,
     proxy: Proxy,
-    /// What `/init` is sent, until it was answered.
-    init: Mutex<Option<String>>,
+    /// Body of `/init`.
+    init: String,
+    /// Held for `/init`, and for the whole call unless the action takes several at once.
+    state: Mutex<ActionState>,
+    takes_several: bool,
+}
+
+/// State of an action's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ActionState {
+    New,
+    Initialized,
+    /// It has failed, or a call was given up: it is started anew, as `OpenWhisk` does.
+    Spent,
 }
 
 #[derive(Deserialize)]
@@ -171,12 +185,14 @@ impl Run<'_> {
 }
 
 impl Whisk {
-    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: Ending) -> Result<Self, String> {
         let settings = &shared.settings;
         if settings.upstream.given {
             let proxy = Proxy::start(shared, ended)?;
-            let init = Mutex::new(Some(init(settings)?));
-            return Ok(Self::Client(Client { proxy, init }));
+            let takes_several = settings.openwhisk_concurrent;
+            let (init, state) = (init(settings)?, Mutex::new(ActionState::New));
+            let shared = shared.clone();
+            return Ok(Self::Client(Client { shared, proxy, init, state, takes_several }));
         }
         let initialized = Cell::new(false);
         let program = Program::new(&settings.command).map_err(|error| settings.cannot_start(&error))?;
@@ -198,7 +214,7 @@ impl Whisk {
                 ("POST", "/run") => action.run(whole, shared).await?,
                 _ => (StatusCode::NOT_FOUND, json!({ "error": "an action has POST /init and POST /run" })),
             },
-            Self::Client(client) => client.call(request, whole, &shared.settings).await?,
+            Self::Client(client) => client.call(request, whole).await?,
         };
         let text = value.to_string();
         let reason = status.canonical_reason().unwrap_or_default();
@@ -317,17 +333,12 @@ impl Action {
 }
 
 impl Client {
-    async fn call(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &[u8],
-        settings: &Settings,
-    ) -> Result<(StatusCode, Value), Failure> {
+    async fn call(&self, request: &RequestHead<'_, '_>, body: &[u8]) -> Result<(StatusCode, Value), Failure> {
         let value = if body.is_empty() { b"{}" } else { body };
         let value: &RawValue = serde_json::from_slice(value).map_err(|error| {
             Failure::Request(StatusCode::BAD_REQUEST, format!("an action takes a JSON object: {error}"))
         })?;
-        let limit = settings.exec_timeout.unwrap_or(NO_LIMIT);
+        let limit = self.shared.settings.exec_timeout.unwrap_or(NO_LIMIT);
         let call = request.header(Header::CallId).unwrap_or_default();
         let call = String::from_utf8_lossy(call);
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -337,26 +348,41 @@ impl Client {
             "action_name": "function",
             "activation_id": call,
             "transaction_id": call,
-            "deadline": milliseconds(now.saturating_add(limit)),
+            // Text on the wire: a number ends OpenWhisk's runtime for Python.
+            "deadline": milliseconds(now.saturating_add(limit)).to_string(),
         });
         // The value goes before the closing brace, unchanged.
         let run = run.to_string();
         let run: [&[u8]; 4] =
             [&run.as_bytes()[..run.len() - 1], b",\"value\":", value.get().as_bytes(), b"}"];
         let work = async {
-            let mut init = self.init.lock().await;
-            if let Some(body) = &*init {
-                let (status, text) = self.proxy.post("/init", &[body.as_bytes()]).await?;
+            let mut state = self.state.lock().await;
+            if *state == ActionState::Spent {
+                self.proxy.restart(&self.shared).await?;
+                *state = ActionState::New;
+            }
+            if *state == ActionState::New {
+                let (status, text) = self.proxy.post("/init", &[self.init.as_bytes()]).await?;
                 // It was initialized by a call that did not wait for the end of it.
                 let known = StatusCode::FORBIDDEN.as_u16();
                 if status != 200 && status != known {
+                    *state = ActionState::Spent;
                     let text = String::from_utf8_lossy(&text).into_owned();
                     return Err(Failure::Upstream(format!("the action's /init answered {status}: {text}")));
                 }
-                *init = None;
+                *state = ActionState::Initialized;
             }
-            drop(init);
-            self.proxy.post("/run", &run).await
+            if self.takes_several {
+                drop(state);
+                return self.proxy.post("/run", &run).await;
+            }
+            // Unless it answers well, also when the call is given up in the middle.
+            *state = ActionState::Spent;
+            let answer = self.proxy.post("/run", &run).await?;
+            if matches!(answer.0, 200 | 503) {
+                *state = ActionState::Initialized;
+            }
+            Ok(answer)
         };
         let late = |_| Failure::late("the action did not answer within exec_timeout");
         let (status, text) = timeout(limit, work).await.map_err(late)??;

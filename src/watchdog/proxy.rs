@@ -10,13 +10,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
 use super::body::Body;
 use super::call::Call;
-use super::child::Child;
+use super::child::{Child, Ending};
 use super::failure::Failure;
 use super::settings::{Settings, Upstream};
 use super::shared::Shared;
@@ -35,23 +34,34 @@ const READY: Duration = Duration::from_secs(5);
 /// The process, and connections to it.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    child: Option<Child>,
+    /// Absent for a server that somebody else has started.
+    child: RefCell<Option<Child>>,
     upstream: Upstream,
     idle: RefCell<Vec<TcpStream>>,
-    _ended: Option<oneshot::Sender<String>>,
+    ended: Ending,
 }
 
 impl Proxy {
     /// Starts the process.
-    pub(super) fn start(shared: &Arc<Shared>, ended: oneshot::Sender<String>) -> Result<Self, String> {
+    pub(super) fn start(shared: &Arc<Shared>, ended: Ending) -> Result<Self, String> {
         let settings = &shared.settings;
-        // A server may be one that somebody else has started.
-        let (child, _ended) = if settings.command.is_empty() {
-            (None, Some(ended))
-        } else {
-            (Some(Child::start(shared, ended, |_| Ok(()))?), None)
+        let child = match settings.command.is_empty() {
+            true => None,
+            false => Some(Child::start(shared, ended.clone(), |_| Ok(()))?),
         };
-        Ok(Self { child, upstream: settings.upstream.clone(), idle: RefCell::default(), _ended })
+        let (child, upstream) = (RefCell::new(child), settings.upstream.clone());
+        Ok(Self { child, upstream, idle: RefCell::default(), ended })
+    }
+
+    /// Ends the process, and starts it anew. A server that somebody else has started is left alone.
+    pub(super) async fn restart(&self, shared: &Arc<Shared>) -> Result<(), Failure> {
+        if shared.settings.command.is_empty() {
+            return Ok(());
+        }
+        self.stop().await;
+        let child = Child::start(shared, self.ended.clone(), |_| Ok(())).map_err(Failure::Upstream)?;
+        *self.child.borrow_mut() = Some(child);
+        Ok(())
     }
 
     /// Sends JSON, in parts, to a path, and reads the whole response: its status and its body.
@@ -239,7 +249,8 @@ impl Proxy {
 
     pub(super) async fn stop(&self) {
         self.idle.borrow_mut().clear();
-        if let Some(child) = &self.child {
+        let child = self.child.borrow_mut().take();
+        if let Some(child) = child {
             child.stop().await;
         }
     }

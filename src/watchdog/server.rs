@@ -86,13 +86,13 @@ async fn serve(settings: Settings, log: Log) -> Result<ExitCode, String> {
     let code = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        end = &mut ended => Some(end),
+        end = ended.recv() => Some(end),
     };
     drop(lock);
     shared.drain();
     let code = if let Some(end) = code {
         // It took what it was at with it; a new container is better than one without its process.
-        let how = end.unwrap_or_else(|_| "it was told to".into());
+        let how = end.unwrap_or_else(|| "it was told to".into());
         log.say(&format!("the process has ended ({how}), and so does the watchdog"));
         stop.cancel();
         shared.close();

@@ -82,6 +82,7 @@ pub(super) struct Settings {
     /// The code that an action is given, and what of it is called.
     pub(super) openwhisk_code: Option<PathBuf>,
     pub(super) openwhisk_main: String,
+    pub(super) openwhisk_concurrent: bool,
 }
 
 /// A server on this machine.
@@ -215,6 +216,7 @@ impl Settings {
             marshal_request: from.switch(&["marshal_request"], false),
             openwhisk_code: from.text(&["openwhisk_code"]).map(|(_, text)| text.into()),
             openwhisk_main: from.text(&["openwhisk_main"]).map_or_else(|| "main".into(), |(_, text)| text),
+            openwhisk_concurrent: from.switch(&["__OW_ALLOW_CONCURRENT"], false),
             command,
         };
         let served_elsewhere = mode == Mode::OpenWhisk && settings.upstream.given;

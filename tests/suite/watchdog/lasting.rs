@@ -6,6 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Watchdog, free_address};
+use crate::support::TemporaryDirectory;
 
 /// Reads requests and answers them with number of process, path, and body.
 const ECHO: &str = r#"
@@ -203,4 +204,61 @@ async fn an_action_is_called_as_a_function() {
     }
     assert_eq!(function.post("no JSON").await.0, StatusCode::BAD_REQUEST);
     assert_eq!(function.get("/_/ready").await.0, StatusCode::OK);
+}
+
+/// An action as OpenWhisk's runtimes are: one call at a time, and of no use after one that failed.
+const ACTION: &str = r#"
+import http.server, json, os, sys, threading, time
+busy, dead, inits = threading.Lock(), [False], [0]
+class Action(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/init":
+            inits[0] += 1
+            return self.answer(403 if inits[0] > 1 else 200, {})
+        if dead[0] or not inits[0] or not isinstance(body["deadline"], str) or not busy.acquire(blocking=False):
+            dead[0] = True
+            return self.answer(502, {"error": "of no use any more"})
+        time.sleep(body["value"].get("sleep", 0))
+        busy.release()
+        dead[0] = bool(body["value"].get("fail"))
+        self.answer(502 if dead[0] else 200, {"process": os.getpid()})
+    def answer(self, status, value):
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Action).serve_forever()
+"#;
+
+#[tokio::test]
+async fn an_action_gets_one_call_at_a_time_and_is_back_after_one_that_failed() {
+    require!("python3");
+    let directory = TemporaryDirectory::new();
+    std::fs::write(directory.path().join("action.py"), ACTION).expect("written");
+    let server = free_address();
+    let (command, url) = (format!("python3 action.py {}", server.port()), format!("http://{server}"));
+    let variables = [
+        ("mode", "openwhisk"),
+        ("fprocess", command.as_str()),
+        ("upstream_url", url.as_str()),
+        ("exec_timeout", "4s"),
+    ];
+    let function = Watchdog::start(directory, &variables).await;
+    let call = async |body: &str| function.post(body.to_owned()).await;
+    let (status, first) = call("{}").await;
+    assert_eq!(status, StatusCode::OK, "{first} {}", function.log());
+    let together = futures_util::future::join_all((0..8).map(|_| call("{\"sleep\": 0.05}"))).await;
+    assert!(together.iter().all(|answer| *answer == (StatusCode::OK, first.clone())), "{together:?}");
+    assert_eq!(call("{\"fail\": true}").await.0, StatusCode::BAD_GATEWAY);
+    let (status, second) = call("{}").await;
+    assert_eq!(status, StatusCode::OK, "{second} {}", function.log());
+    assert_ne!(second, first, "the failed process is used again");
+    // Nor is one that is at a call still which has taken too long.
+    assert_eq!(call("{\"sleep\": 30}").await.0, StatusCode::GATEWAY_TIMEOUT);
+    let (status, third) = call("{}").await;
+    assert_eq!(status, StatusCode::OK, "{third} {}", function.log());
+    assert_ne!(third, second, "the process of a call that took too long is used");
 }
