@@ -34,6 +34,9 @@ use tokio::time::Instant;
 use directory::{Endpoint, Entry, Lease};
 use http1::Alarm;
 
+/// How much longer than a function's timeout its response is waited for: a watchdog has the same timeout, and its
+/// response says more.
+pub const OUTWAIT: Duration = Duration::from_millis(500);
 /// How long one attempt to connect may take. A replica is on this machine: it answers at once, or
 /// its network is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

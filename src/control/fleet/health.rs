@@ -51,7 +51,7 @@ async fn ask(endpoint: &Endpoint, probe: &Probe) -> Result<(), String> {
         replica::get(stream, endpoint.address, path).await
     });
     match answer.await {
-        Ok(Ok(http::StatusCode::OK)) => Ok(()),
+        Ok(Ok(status)) if replica::is_healthy(status) => Ok(()),
         Ok(Ok(status)) => Err(format!("GET {path} answered {status}")),
         Ok(Err(error)) => Err(format!("GET {path} failed: {error}")),
         Err(_) => Err(format!("GET {path} took over {:?}", probe.timeout)),

@@ -17,13 +17,15 @@ use host::network::{Attachment, Network};
 use host::runtime::{ContainerRequest, LayerRequest, Progress, Runtime, Stdio, machine_memory};
 use host::secrets::Secrets;
 use model::config;
-use model::function::{FunctionSpec, Incarnation, PullPolicy, ReplicaId};
+use model::function::{Incarnation, PullPolicy, ReplicaId};
 
 /// Lines of output that an error carries.
 const ERROR_LINES: usize = 5;
-/// What a function may write after its limit before the watchdog cuts it: the gateway's own limit
-/// comes first, so that its 504 names it.
+/// What a watchdog may take to read and write beyond the limit of its function.
 const WATCHDOG_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a watchdog still takes requests after SIGTERM. A replica is told to leave once it has no calls.
+const WATCHDOG_LEAVES: Duration = Duration::from_millis(10);
 
 /// What one launch is given.
 #[derive(Debug)]
@@ -156,7 +158,7 @@ impl Launcher {
             netns: attachment.netns,
             stdio,
             mounts,
-            env: self.derived_env(spec),
+            env: watchdog_env(&revision, self.config.timeout),
             pids: spec.pids.unwrap_or(self.config.pids),
             memory: match &spec.limits.memory {
                 Some(limit) => Some(limit.bytes()),
@@ -214,19 +216,25 @@ impl Launcher {
             },
         }
     }
+}
 
-    /// Variables that the function's one timeout means for a watchdog; the function's own are
-    /// stronger.
-    fn derived_env(&self, spec: &FunctionSpec) -> BTreeMap<String, String> {
-        let timeout = spec.timeout.unwrap_or(self.config.timeout);
-        let seconds = |time: Duration| format!("{}ms", time.as_millis());
-        let outer = seconds(timeout + WATCHDOG_MARGIN);
-        BTreeMap::from([
-            ("exec_timeout".into(), seconds(timeout)),
-            ("read_timeout".into(), outer.clone()),
-            ("write_timeout".into(), outer),
-        ])
-    }
+/// Returns the variables by which a watchdog is told of the function's timeout. The function's own variables are
+/// stronger; those of its image are unless the function names a timeout.
+fn watchdog_env(revision: &Revision, default: Duration) -> BTreeMap<String, String> {
+    let timeout = revision.timeout(default);
+    let outer = timeout + WATCHDOG_MARGIN;
+    let is_free = |name| revision.image.config.variable(name).is_none();
+    let derived = [
+        ("exec_timeout", timeout, true),
+        ("read_timeout", outer, true),
+        ("write_timeout", outer, true),
+        ("healthcheck_interval", WATCHDOG_LEAVES, false),
+    ];
+    derived
+        .into_iter()
+        .filter(|(name, _, of_timeout)| is_free(name) || *of_timeout && revision.spec.timeout.is_some())
+        .map(|(name, time, _)| (name.to_owned(), format!("{}ms", time.as_millis())))
+        .collect()
 }
 
 /// Waits for the end of a replica's first process.
@@ -263,4 +271,39 @@ pub(super) enum Step {
 impl Step {
     /// Every step, in the order of a launch.
     pub(super) const ALL: [Self; 3] = [Self::Logs, Self::Network, Self::Container];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::question::tests::revision;
+
+    #[test]
+    fn a_timeout_is_the_functions_else_its_images_else_the_default() {
+        let default = Duration::from_secs(60);
+        let image = ["exec_timeout=150s", "write_timeout=155s"];
+        for (own, image, timeout, write_timeout) in [
+            (&[][..], &[][..], 60, Some("62000ms")),
+            (&[("exec_timeout", "5s")], &[], 5, Some("7000ms")),
+            // The image's own stays.
+            (&[], &image, 150, None),
+            (&[("exec_timeout", "200s")], &image, 200, Some("202000ms")),
+            (&[], &["exec_timeout=0"], 60, Some("62000ms")),
+            (&[], &["exec_timeout=soon"], 60, Some("62000ms")),
+        ] {
+            let revision = revision(&[], own, image);
+            assert_eq!(revision.timeout(default), Duration::from_secs(timeout), "{own:?} {image:?}");
+            let env = watchdog_env(&revision, default);
+            assert_eq!(env.get("write_timeout").map(String::as_str), write_timeout, "{own:?} {image:?}");
+        }
+    }
+
+    #[test]
+    fn a_watchdog_leaves_at_once_unless_its_image_says_otherwise() {
+        let interval = |image: &[&str]| {
+            watchdog_env(&revision(&[], &[], image), Duration::from_secs(60)).remove("healthcheck_interval")
+        };
+        assert_eq!(interval(&[]).as_deref(), Some("10ms"));
+        assert_eq!(interval(&["healthcheck_interval=5s"]), None);
+    }
 }

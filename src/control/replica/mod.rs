@@ -21,6 +21,7 @@ use model::function::FunctionSpec;
 pub use error::LaunchError;
 pub use launch::{Launch, Launcher};
 pub(crate) use probe::get;
+pub(crate) use question::is_healthy;
 pub use revision::Revision;
 
 /// Whether this machine's watchdog is to run a function's command: one is given, and its image has none for it.

@@ -194,9 +194,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_annotated_path_must_answer_200() {
-        let (address, mut asked) = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]).await;
+    async fn the_annotated_path_must_answer_as_kubernetes_wants_it() {
         let revision = revision(&[("com.openfaas.ready.http.path", "/up")], &[], &[]);
+        for head in ["200 OK", "204 No Content", "301 Moved Permanently\r\nLocation: /", "399 Odd"] {
+            let answer = format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\n\r\n").leak();
+            let (address, _asked) = server(vec![&*answer].leak()).await;
+            assert_eq!(until_ready(address, &revision, LIMIT, unasked).await, Probed::Ready, "{head}");
+        }
+        let (address, mut asked) = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]).await;
         let probed = until_ready(address, &revision, Duration::from_millis(50), unasked).await;
         let Probed::TimedOut { last } = probed else { panic!("it is not ready") };
         assert_eq!(last, "GET /up answered 404 Not Found");

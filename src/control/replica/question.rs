@@ -36,7 +36,7 @@ pub(super) struct Question {
 /// How an answer is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// 200 alone means that it is ready: somebody has named the path.
+    /// 200 to 399 mean that it is ready, as for Kubernetes: somebody has named the path.
     Must,
     /// 503 and 429 mean that it is not; any other answer, 404 included, is that of a function that has no such path.
     May,
@@ -49,11 +49,16 @@ impl Answer {
     pub(super) fn is_ready(self, status: StatusCode) -> bool {
         let full = status == StatusCode::TOO_MANY_REQUESTS;
         match self {
-            Self::Must => status == StatusCode::OK,
+            Self::Must => is_healthy(status),
             Self::May => !full && status != StatusCode::SERVICE_UNAVAILABLE,
             Self::PassedOn => !full && !status.is_server_error(),
         }
     }
+}
+
+/// Whether Kubernetes, whose probes these are, would take this answer for that of a healthy server.
+pub(crate) fn is_healthy(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
 }
 
 /// The server behind a watchdog.
@@ -155,18 +160,12 @@ fn loopback_port(url: &str) -> Option<u16> {
 fn variable<'r>(revision: &'r Revision, name: &str) -> Option<&'r str> {
     let Revision { spec, image, .. } = revision;
     let own = spec.env_vars.get(name).map(String::as_str);
-    // Of several lines the last one counts.
-    let of_image = || {
-        let mut lines = image.config.env.iter().rev().filter_map(|line| line.split_once('='));
-        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
-    };
-    own.or_else(of_image).filter(|value| !value.is_empty())
+    own.or_else(|| image.config.variable(name)).filter(|value| !value.is_empty())
 }
 
 /// Whether a variable is there, also if it is empty.
 fn is_set(Revision { spec, image, .. }: &Revision, name: &str) -> bool {
-    let mut of_image = image.config.env.iter().filter_map(|line| line.split_once('='));
-    spec.env_vars.contains_key(name) || of_image.any(|(found, _)| found == name)
+    spec.env_vars.contains_key(name) || image.config.variable(name).is_some()
 }
 
 #[cfg(test)]
@@ -321,7 +320,7 @@ pub(super) mod tests {
             let codes = [200, 204, 404, 429, 500, 502, 503, 504];
             codes.map(|code| answer.is_ready(StatusCode::from_u16(code).expect("a status")))
         };
-        assert_eq!(ready(Answer::Must), [true, false, false, false, false, false, false, false]);
+        assert_eq!(ready(Answer::Must), [true, true, false, false, false, false, false, false]);
         assert_eq!(ready(Answer::May), [true, true, true, false, true, true, false, true]);
         assert_eq!(ready(Answer::PassedOn), [true, true, true, false, false, false, false, false]);
     }

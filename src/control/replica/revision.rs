@@ -1,9 +1,10 @@
 //! A version of a function, with its image.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use host::runtime::ResolvedImage;
-use model::function::FunctionSpec;
+use model::function::{FunctionSpec, exec_timeout};
 use model::wire;
 
 /// One version of a function's spec, with the image that its name meant.
@@ -24,6 +25,12 @@ pub struct Revision {
 }
 
 impl Revision {
+    /// Returns how long a call may take: what the function says, else what its image tells a watchdog, else `default`.
+    pub fn timeout(&self, default: Duration) -> Duration {
+        let image = || self.image.config.variable("exec_timeout").and_then(|text| exec_timeout(text).ok()?);
+        self.spec.timeout.or_else(image).unwrap_or(default)
+    }
+
     /// Returns the memory limit that each replica gets because the function sets none; `default` is the value of
     /// `functions.memory` on this machine.
     pub fn default_memory(&self, default: u64) -> Option<u64> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use calls::invoke::{
-    Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+    Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, OUTWAIT, Outgoing, PIECE,
 };
 use directory::Entry;
 use http1::{Alarm, Framing, method};
@@ -79,7 +79,7 @@ pub(super) async fn serve(
             to_head: request.to_head,
             upgrade: request.upgrade,
             reuse: call.reuse,
-            deadline: request.started + call.timeout,
+            deadline: request.started + call.timeout + OUTWAIT,
         },
         limit: call.timeout,
         body_limit: call.body_limit,
@@ -91,7 +91,7 @@ pub(super) async fn serve(
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
             timer.record_status(client.code);
-            match answer(exchange, outgoing, &mut client, alarm, call.timeout).await {
+            match answer(exchange, outgoing, &mut client, alarm, call.timeout + OUTWAIT).await {
                 Ok(()) if client.persists() => return Disposition::KeepAlive,
                 // Closed in order, for a body that ends with the connection.
                 Ok(()) => return Disposition::LingeringClose,

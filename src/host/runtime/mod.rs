@@ -166,6 +166,12 @@ impl ImageConfig {
         let words = self.entrypoint.iter().chain(&self.cmd);
         words.filter_map(|word| word.rsplit('/').next()).any(|name| name.ends_with("watchdog"))
     }
+
+    /// Returns a variable of the environment, also an empty one. Of several lines the last one counts.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let mut lines = self.env.iter().rev().filter_map(|line| line.split_once('='));
+        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
 }
 
 /// One image as listed.

@@ -22,6 +22,7 @@ pub use probe::{Probe, Probes};
 pub use retry::{Codes, Jitter, RetryPolicy, RetrySettings, attempts};
 pub use spec::{
     Asynchronous, CALLBACKS, FunctionSpec, Resources, Scale, capabilities, capability, check_queue_name,
+    exec_timeout,
 };
 
 /// Why a request that describes a function was refused: the field as the client spelled it, and

@@ -142,13 +142,10 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
         let settings = Settings { labels: &labels, annotations: &annotations };
         settings.check_clash()?;
 
-        let exec_timeout = || env_vars.get("exec_timeout").map(|text| parse_duration(text)).transpose();
+        let variable = || env_vars.get("exec_timeout").map(|text| exec_timeout(text)).transpose();
         let timeout = match settings.parse("ingle.timeout", parse_duration)? {
             Some(timeout) => Some(timeout),
-            None => exec_timeout()
-                .map_err(|reason| Invalid::new("envVars.exec_timeout", reason))?
-                // The watchdogs read 0 as "no limit"; the gateway always has one.
-                .filter(|timeout| !timeout.is_zero()),
+            None => variable().map_err(|reason| Invalid::new("envVars.exec_timeout", reason))?.flatten(),
         };
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Invalid::new("annotations.ingle.timeout", "is 0; a function needs time to answer"));
@@ -254,6 +251,12 @@ fn check_size(maps: [&BTreeMap<String, String>; 3]) -> Result<(), Invalid> {
         ));
     }
     Ok(())
+}
+
+/// Reads the variable `exec_timeout`. `None` if it sets no limit: watchdogs read 0 so, and the gateway always has one.
+pub fn exec_timeout(text: &str) -> Result<Option<Duration>, String> {
+    let timeout = parse_duration(text)?;
+    Ok(Some(timeout).filter(|timeout| !timeout.is_zero()))
 }
 
 fn check_variables(env_vars: &BTreeMap<String, String>) -> Result<(), Invalid> {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use crate::invoke::{
-    BodyError, Call, CallTimer, Caller, Exchange, Expected, Failure, InvokeError, Outgoing, PIECE,
+    BodyError, Call, CallTimer, Caller, Exchange, Expected, Failure, InvokeError, OUTWAIT, Outgoing, PIECE,
 };
 use crate::queue::job::Job;
 use crate::queue::keep::record::Start;
@@ -81,7 +81,7 @@ pub(in crate::queue) async fn attempt(
             to_head: method == "HEAD",
             upgrade: false,
             reuse: size == 0 || method::takes_body(method),
-            deadline: timer.started() + timeout,
+            deadline: timer.started() + timeout + OUTWAIT,
         },
         limit: timeout,
         body_limit,

@@ -91,7 +91,7 @@ fn base_view(context: &Context, shown: &Arc<Revision>, desired: u32) -> View {
         revisions: Arc::default(),
         retry_at: None,
         crash_looping: false,
-        timeout: shown.spec.timeout.unwrap_or(config.timeout),
+        timeout: shown.timeout(config.timeout),
         body_limit: shown.spec.body_limit.unwrap_or(config.body_limit),
     }
 }

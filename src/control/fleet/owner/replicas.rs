@@ -121,7 +121,7 @@ impl Owner {
                 let endpoint = endpoint.clone();
                 slot.stage = Stage::Draining;
                 slot.cancel.cancel();
-                let timeout = slot.revision.spec.timeout.unwrap_or(self.context.config.timeout);
+                let timeout = slot.revision.timeout(self.context.config.timeout);
                 let grace = self.context.config.stop_grace;
                 let (launcher, stop) = (self.context.launcher.clone(), self.context.stop.clone());
                 let gone = id.clone();
