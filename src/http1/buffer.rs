@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Bytes that a buffer holds before it grows: enough for nearly every head, and a piece of a body
 /// that is large against the cost of a system call.
 const SIZE: usize = 16 << 10;
-/// Buffers that a thread keeps for the next connection.
-const KEPT: usize = 64;
+/// Buffers that a thread keeps for the next connection. Few are in use at once, because what waits and is empty has
+/// none; and after many have been, each that is kept may keep the allocator from giving back all of its neighbours.
+const KEPT: usize = 8;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -47,7 +48,16 @@ impl Buffer {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
+            // What has grown for one head is not kept for the time until the next one.
+            if self.bytes.len() > SIZE {
+                self.bytes = Vec::new();
+            }
         }
+    }
+
+    /// How many bytes of memory it holds.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Gives the memory back if nothing is in it.
@@ -79,14 +89,22 @@ impl Buffer {
         self.end < self.bytes.len() || self.start >= self.end - self.start
     }
 
+    /// Returns how many bytes of memory it holds to read more, if it is not to grow beyond `limit`.
+    pub fn capacity_to_read(&self, limit: usize) -> usize {
+        if self.bytes.is_empty() || self.is_full() { self.grown(limit) } else { self.capacity() }
+    }
+
+    fn grown(&self, limit: usize) -> usize {
+        (self.bytes.len() * 2).clamp(SIZE.min(limit), limit)
+    }
+
     /// Makes room for more, up to `limit` bytes in all. `false` when it is that large already.
     pub fn grow(&mut self, limit: usize) -> bool {
-        let size = self.bytes.len();
-        if size >= limit {
+        if self.bytes.len() >= limit {
             return false;
         }
         // New memory comes zeroed from the allocator, at no cost.
-        let mut bytes = vec![0; (size * 2).clamp(SIZE.min(limit), limit)];
+        let mut bytes = vec![0; self.grown(limit)];
         bytes[..self.end].copy_from_slice(&self.bytes[..self.end]);
         self.bytes = bytes;
         true
@@ -165,6 +183,19 @@ mod tests {
         assert!(buffer.is_full());
         assert!(!buffer.grow(SIZE + 10));
         assert_eq!(buffer.data().len(), SIZE + 10);
+    }
+
+    #[tokio::test]
+    async fn what_has_grown_is_given_back_once_all_of_it_was_used() {
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, &vec![7; SIZE]).await;
+        assert!(buffer.grow(SIZE * 4));
+        buffer.consume(SIZE - 1);
+        assert_eq!(buffer.capacity(), SIZE * 2);
+        buffer.consume(1);
+        assert_eq!(buffer.capacity(), 0);
+        assert_eq!(fill(&mut buffer, b"ab").await, 2);
+        assert_eq!(buffer.capacity(), SIZE);
     }
 
     #[tokio::test]
