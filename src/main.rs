@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Gives memory back to the kernel after a peak: glibc keeps what lies below something that is still in use.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match ingle::cli::run(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
