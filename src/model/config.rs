@@ -75,6 +75,8 @@ pub struct Gateway {
     pub max_connections: usize,
     /// Whether `POST /` takes the requests of Alexa skills.
     pub alexa: bool,
+    /// Bytes that requests may hold that have not arrived whole.
+    pub request_memory: usize,
     /// The proxies in front of the gateway whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Names of the gateway that browsers may use while the API asks for no password.
@@ -307,6 +309,12 @@ impl Config {
                 "images.disk_target: {disk_target}% is above images.disk_watermark, which is {disk_watermark}%"
             ));
         }
+        let Gateway { request_memory, header_limit, .. } = config.gateway;
+        if request_memory < header_limit {
+            reader.mistakes.push(format!(
+                "gateway.request_memory: {request_memory} bytes are less than one head may have (gateway.header_limit)"
+            ));
+        }
         if config.queue.callback_secret_file.is_some() && config.queue.callback_hosts.is_empty() {
             // Otherwise anybody could have us sign what he likes, for himself, and pass it on as ours.
             reader.mistakes.push(
@@ -344,6 +352,7 @@ impl Config {
                 drain_timeout: from.get("gateway.drain_timeout", "75s", duration),
                 max_connections: from.get("gateway.max_connections", "8192", count),
                 alexa: from.get("gateway.alexa", "false", boolean),
+                request_memory: from.get("gateway.request_memory", "64Mi", size),
                 trusted_proxies: from
                     .get("gateway.trusted_proxies", "", |text| networks(text).map(TrustedProxies::from)),
                 hosts: from.get("gateway.hosts", "", hosts),

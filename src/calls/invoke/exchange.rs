@@ -16,6 +16,8 @@ use http1::{Alarm, Buffer, Decoder, Framing, HeadError, HeadScan, ResponseHead, 
 
 /// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes of memory that may stay with a call for all the time that its answer takes.
+const KEPT: usize = 1 << 10;
 /// Bytes that are gathered before they are sent.
 pub const PIECE: usize = 16 << 10;
 
@@ -97,6 +99,13 @@ impl Outgoing {
         !self.forgotten
     }
 
+    /// Gives the memory back of what was sent, once the answer has begun and nothing is sent again.
+    pub fn forget(&mut self) {
+        if self.is_flushed() && self.bytes.capacity() > KEPT {
+            (self.bytes, self.sent, self.forgotten) = (Vec::new(), 0, true);
+        }
+    }
+
     /// Whether nothing has been sent.
     pub fn is_untouched(&self) -> bool {
         self.sent == 0 && !self.forgotten
@@ -107,8 +116,12 @@ impl Outgoing {
         self.complete
     }
 
+    fn unsent(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
     fn is_flushed(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.unsent() == 0
     }
 }
 
@@ -179,7 +192,7 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         loop {
             self.send(cx, out, caller)?;
-            match self.input.poll_fill(&mut self.stream, cx) {
+            match self.poll_input(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Connection(self.closed()))),
                 Poll::Ready(Ok(_)) => {
                     if self.take_head(expected, caller)? {
@@ -193,13 +206,23 @@ impl Exchange {
                 Poll::Pending => break,
             }
         }
-        if out.complete && caller.poll_gone(cx).is_ready() {
+        if !self.wants_body(out) && caller.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Failure::Gone));
         }
         let body_deadline = if out.is_flushed() && !out.complete { caller.body_deadline() } else { None };
         let deadline = body_deadline.map_or(expected.deadline, |body| body.min(expected.deadline));
         ready!(alarm.poll(cx, deadline));
         Poll::Ready(Err(if body_deadline.is_some() { Failure::BodyStalled } else { Failure::Timeout }))
+    }
+
+    /// Reads from the replica. A buffer is held only if something is in it.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let is_pending = self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending();
+        let read = if is_pending { Poll::Pending } else { self.input.poll_fill(&mut self.stream, cx) };
+        if read.is_pending() {
+            self.input.release();
+        }
+        read
     }
 
     /// Looks for a head in what has been read, and gives interim ones on. `true` when the answer's
@@ -280,13 +303,19 @@ impl Exchange {
                     return Poll::Ready(Ok(true));
                 }
             }
-            match ready!(self.input.poll_fill(&mut self.stream, cx)) {
+            match ready!(self.poll_input(cx)) {
                 Ok(0) if self.decoder == Decoder::UntilClose => return Poll::Ready(Ok(false)),
                 Ok(0) => return Poll::Ready(Err(Failure::Connection(self.closed()))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(Failure::Connection(error))),
             }
         }
+    }
+
+    /// Whether the caller has been asked for its body, and not had it: then it is not looked at otherwise, or it would
+    /// keep what comes, and nobody would be woken to send that on.
+    pub fn wants_body(&self, out: &Outgoing) -> bool {
+        !out.complete && out.unsent() < PIECE && self.send_error.is_none()
     }
 
     /// Sends what can be sent now. A replica that stops reading is no failure yet: it may have
@@ -298,7 +327,7 @@ impl Exchange {
         caller: &mut C,
     ) -> Result<(), Failure> {
         while self.send_error.is_none() {
-            while !out.complete && out.bytes.len() - out.sent < PIECE {
+            while !out.complete && out.unsent() < PIECE {
                 if out.sent >= PIECE {
                     out.bytes.drain(..out.sent);
                     out.sent = 0;

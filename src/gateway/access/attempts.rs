@@ -7,12 +7,14 @@
 //! guesses must not lock out the others.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use model::sync::lock;
 use tokio::time::Instant;
+
+use super::client::block_of;
 
 /// Wrong attempts that an address may make in a burst.
 const BURST: u32 = 10;
@@ -114,16 +116,6 @@ impl Table {
             tracing::warn!(%address, attempts = known.unlogged, "wrong user or password for the API");
             (known.logged_at, known.unlogged) = (Some(now), 0);
         }
-    }
-}
-
-/// Returns the address that attempts are counted by.
-fn block_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        address => address,
     }
 }
 

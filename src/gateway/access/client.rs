@@ -1,6 +1,35 @@
 //! The client of a connection: its address, and the listener that accepted it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use model::config::TrustedProxies;
+
+/// Returns the address that counts as one client: an IPv4 address, or the /64 of an IPv6 address, the prefix of one
+/// subscriber.
+pub(in crate::gateway) fn block_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address => address,
+    }
+}
+
+/// Returns the address of the client: behind trusted proxies, the last address in the `lines` of `X-Forwarded-For`,
+/// which come last first, that is not a trusted proxy, because the client itself may have sent those before it.
+pub(in crate::gateway) fn client_behind<'a>(
+    proxies: &TrustedProxies,
+    peer: IpAddr,
+    lines: impl Iterator<Item = &'a str>,
+) -> IpAddr {
+    let mut client = peer;
+    let mut hops = lines.flat_map(|line| line.rsplit(','));
+    while proxies.contains(client) {
+        let Some(hop) = hops.next().and_then(|hop| hop.trim().parse().ok()) else { break };
+        client = hop;
+    }
+    client
+}
 
 /// A socket that the gateway listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use http_body::Body;
 use reqwest::Url;
 
 use super::AccessError;
-use super::client::Client;
+use super::client::{Client, client_behind};
 use model::config::{self, HostPatterns, TrustedProxies};
 
 /// Names of this gateway that no web page can have: browsers and functions do not ask a name server for them.
@@ -89,17 +89,11 @@ impl OriginPolicy {
         }
     }
 
-    /// Returns the address of the client: behind trusted proxies, the last address in `X-Forwarded-For` that is not a
-    /// trusted proxy, because the client itself may have sent those before it.
+    /// Returns the address of the client, also behind trusted proxies.
     pub(super) fn client<B>(&self, request: &Request<B>) -> IpAddr {
-        let mut client = request.extensions().get().unwrap_or(&Client::UNKNOWN).address.ip();
+        let peer = request.extensions().get().unwrap_or(&Client::UNKNOWN).address.ip();
         let lines = request.headers().get_all("x-forwarded-for").iter().rev();
-        let mut hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
-        while self.proxies.contains(client) {
-            let Some(hop) = hops.next().and_then(|hop| hop.trim().parse().ok()) else { break };
-            client = hop;
-        }
-        client
+        client_behind(&self.proxies, peer, lines.map(|line| line.to_str().unwrap_or_default()))
     }
 
     /// Returns the URL under which the client knows the gateway, as a trusted proxy states it, else the client.

@@ -6,6 +6,7 @@ use axum::extract::{FromRequest, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use crate::gateway::connection::places::Collected;
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
 /// The largest body in bytes, where nothing else is said.
@@ -43,10 +44,15 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for MaybeJson<T> {
 }
 
 async fn read(request: Request, limit: usize) -> Result<bytes::Bytes, ErrorResponse> {
+    let collected = request.extensions().get::<Collected>().cloned().unwrap_or_default();
     let body = request.into_body();
     if http_body::Body::size_hint(&body).lower() > limit as u64 {
         return Err(too_large(limit as u64));
     }
+    let body = body.map_frame(move |frame| {
+        collected.add(frame.data_ref().map_or(0, bytes::Bytes::len));
+        frame
+    });
     match tokio::time::timeout(TIME, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit as u64)),

@@ -11,9 +11,10 @@ use http::response::Parts;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use calls::invoke::{BodyError, Caller, may_pass};
+use calls::invoke::{BodyError, Caller, PIECE, may_pass};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
+use super::places::{Evicted, Place};
 use super::request::RequestInfo;
 use super::response::{Disposition, push_connection, push_date, push_error, push_via};
 use super::stream::Stream;
@@ -43,6 +44,22 @@ pub(in crate::gateway) struct Downstream<'a> {
     allowance: u64,
     must_continue: bool,
     body_deadline: Option<Instant>,
+    place: &'a mut Place,
+    /// Bytes that the request holds elsewhere.
+    pub(in crate::gateway) kept: usize,
+    /// Bytes of memory of that to which the body is appended.
+    piece: usize,
+    /// The place knows that the body is waited for.
+    waits: bool,
+    /// When the wait for the body has begun, if that is not each time that some of it has come.
+    waits_since: Option<Instant>,
+    /// The end of the body, looked for in input that nobody takes yet: what comes next, and where that begins.
+    ahead: Option<(Decoder, usize)>,
+    /// All of the body has been read, taken or not; or the connection is a tunnel, whose end is not waited for.
+    whole: bool,
+    evicted: Option<Evicted>,
+    /// Bytes for whose reservation reading waits.
+    wanted: usize,
     /// How long it may take to send or read something.
     pub(in crate::gateway) stall: Duration,
     worker: &'a Worker,
@@ -59,6 +76,7 @@ pub(in crate::gateway) struct Downstream<'a> {
 }
 
 impl<'a> Downstream<'a> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a connection, which lends them")]
     pub(in crate::gateway) fn new(
         stream: &'a mut Stream,
         input: &'a mut Buffer,
@@ -66,6 +84,9 @@ impl<'a> Downstream<'a> {
         request: &'a RequestInfo,
         body_limit: u64,
         worker: &'a Worker,
+        place: &'a mut Place,
+        kept: usize,
+        piece: usize,
     ) -> Self {
         Self {
             stream,
@@ -82,6 +103,15 @@ impl<'a> Downstream<'a> {
             allowance: body_limit,
             must_continue: request.expects_continue,
             body_deadline: None,
+            place,
+            kept,
+            piece,
+            waits: false,
+            waits_since: None,
+            ahead: None,
+            whole: false,
+            evicted: None,
+            wanted: 0,
             stall: worker.limits.idle_timeout,
             worker,
             persists: request.persists,
@@ -120,7 +150,18 @@ impl<'a> Downstream<'a> {
         self.body = Decoder::UntilClose;
         self.chunked = false;
         self.allowance = u64::MAX;
+        self.whole = true;
         self.worker.stop_awaiting()
+    }
+
+    /// Counts the wait for the body from `since`: it is small, and coming bit by bit makes it no younger.
+    pub(in crate::gateway) fn wait_since(&mut self, since: Instant) {
+        self.waits_since = Some(since);
+    }
+
+    /// The response to a request that is not waited for any more, because others wanted what it took.
+    pub(in crate::gateway) fn evicted(&self) -> Option<ErrorResponse> {
+        self.evicted.map(|evicted| evicted.response(ErrorCode::BodyStalled))
     }
 
     /// The request's body is taken as data, without chunks.
@@ -144,7 +185,7 @@ impl<'a> Downstream<'a> {
         match read.await {
             Some(Ok(more)) => Ok(more),
             Some(Err(BodyError::TooLarge)) => Err(BodyReadError::TooLarge),
-            Some(Err(BodyError::Gone)) => Err(BodyReadError::Gone),
+            Some(Err(BodyError::Gone)) => Err(self.evicted().map_or(BodyReadError::Gone, BodyReadError::Bad)),
             Some(Err(BodyError::Bad(reason))) => {
                 let text = format!("the body is malformed: {reason}");
                 Err(BodyReadError::Bad(ErrorResponse::new(ErrorCode::BadBody, text)))
@@ -219,7 +260,8 @@ impl<'a> Downstream<'a> {
 
     /// Writes all there is. `false` when the client does not take it.
     pub(in crate::gateway) async fn flush(&mut self, alarm: &mut Alarm) -> bool {
-        let deadline = Instant::now() + self.stall;
+        // One that gives way is not waited for.
+        let deadline = Instant::now() + if self.evicted.is_some() { Duration::ZERO } else { self.stall };
         let written = alarm.within(deadline, poll_fn(|cx| self.poll_flush(cx))).await;
         written.is_some_and(|written| written.is_ok())
     }
@@ -246,10 +288,76 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Passes on the body that is in the input: all chunks at once, because a chunk may be a single byte, for which a
-    /// step of its own costs too much. Returns whether there is more; `None` if there was nothing.
+    /// Reads from the client. A buffer is held only if something is in it. What is read is appended to what takes
+    /// `piece` bytes of memory then.
+    fn poll_input(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending() {
+            self.input.release();
+            return Poll::Pending;
+        }
+        if self.may_give_way() {
+            let wanted = self.kept + self.out.capacity() + self.input.capacity_to_read(PIECE) + piece;
+            if !matches!(self.place.poll_room(cx, wanted), Poll::Ready(Ok(()))) {
+                self.wanted = wanted;
+                return Poll::Pending;
+            }
+        }
+        let read = self.input.poll_fill(self.stream, cx);
+        if read.is_pending() {
+            self.input.release();
+        }
+        read
+    }
+
+    fn held(&self) -> usize {
+        self.kept + self.input.capacity() + self.out.capacity() + self.piece
+    }
+
+    /// Whether the request gives way if others want its memory or place: not when all of it is here, nor when it is
+    /// being answered.
+    fn may_give_way(&mut self) -> bool {
+        self.code == 0 && !self.is_whole()
+    }
+
+    /// Notes what is held while something is waited for, and whether the request has to give way.
+    fn note_wait(&mut self, cx: &mut Context<'_>) {
+        let wanted = std::mem::take(&mut self.wanted);
+        if !self.may_give_way() {
+            self.waits = false;
+            self.place.work();
+            return;
+        }
+        if !self.waits {
+            self.waits = true;
+            self.place.wait(self.waits_since.unwrap_or_else(Instant::now));
+        }
+        if let Poll::Ready(Err(evicted)) = self.place.poll_hold(cx, wanted.max(self.held())) {
+            self.evicted = Some(evicted);
+        }
+    }
+
+    /// Whether all of the body has been read, taken or not.
+    fn is_whole(&mut self) -> bool {
+        if self.whole || self.body.is_done() {
+            return true;
+        }
+        let (decoder, at) = self.ahead.get_or_insert_with(|| (self.body.clone(), 0));
+        // What is malformed is refused when it is taken.
+        while let Ok(found) = decoder.decode(&self.input.data()[*at..]) {
+            *at += found.skip + found.data;
+            self.whole = found.end;
+            if found.end || found.data == 0 {
+                break;
+            }
+        }
+        self.whole
+    }
+
+    /// Passes the body that is in the input on: all of its chunks, for a chunk may be a byte, and the next one taking
+    /// it on has more to do than that. `Some`: whether there is more; `None`: nothing was there.
     fn take_body(&mut self, out: &mut Vec<u8>) -> Result<Option<bool>, BodyError> {
         let mut taken = false;
+        self.ahead = None;
         while !self.input.is_empty() || self.body.is_done() {
             let input = self.input.data();
             let found = self.body.decode(input).map_err(|error| BodyError::Bad(error.to_string()))?;
@@ -279,6 +387,11 @@ impl Caller for Downstream<'_> {
         loop {
             if let Some(more) = self.take_body(out)? {
                 self.body_deadline = None;
+                self.waits = false;
+                self.piece = out.capacity();
+                if !more {
+                    self.place.work();
+                }
                 return Poll::Ready(Ok(more));
             }
             // Asked for only now: a replica is there to take the body, and the client has not begun
@@ -290,13 +403,19 @@ impl Caller for Downstream<'_> {
                 // Before the answer, nobody else writes; an error shows up when reading.
                 let _ = self.poll_flush(cx);
             }
-            match self.input.poll_fill(self.stream, cx) {
+            let full = out.len() + PIECE;
+            // It grows by doubling.
+            let piece = if full > out.capacity() { full.max(2 * out.capacity()) } else { out.capacity() };
+            match self.poll_input(cx, piece) {
                 Poll::Ready(Ok(0)) if self.body == Decoder::UntilClose => return Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(BodyError::Gone)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     self.body_deadline.get_or_insert_with(|| Instant::now() + self.stall);
-                    return Poll::Pending;
+                    self.piece = out.capacity();
+                    self.note_wait(cx);
+                    let gone = self.evicted.map_or(Poll::Pending, |_| Poll::Ready(BodyError::Gone));
+                    return gone.map(Err);
                 }
             }
         }
@@ -312,12 +431,14 @@ impl Caller for Downstream<'_> {
         }
         // What comes early is the next request, or the body, and is kept until its turn.
         while self.input.has_room() {
-            match ready!(self.input.poll_fill(self.stream, cx)) {
-                Ok(count) if count > 0 => {}
-                _ => return Poll::Ready(()),
+            match self.poll_input(cx, self.piece) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
             }
         }
-        Poll::Pending
+        self.note_wait(cx);
+        self.evicted.map_or(Poll::Pending, |_| Poll::Ready(()))
     }
 
     fn head(&mut self, head: &ResponseHead<'_, '_>) {
@@ -377,6 +498,7 @@ impl Caller for Downstream<'_> {
 
     fn data(&mut self, data: &[u8]) {
         self.bytes_moved += data.len() as u64;
+        self.waits = false;
         if self.in_chunks {
             push_chunk(self.out, data);
         } else {

@@ -3,6 +3,7 @@
 //! One task serves a connection and everything on it. It holds no buffer while it waits for a request.
 
 pub(super) mod downstream;
+pub(super) mod places;
 pub(super) mod request;
 pub(super) mod response;
 pub(super) mod stream;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use self::downstream::Downstream;
+use self::places::{Evicted, Place};
 use self::request::RequestInfo;
 use self::response::{Disposition, push_error};
 use self::stream::Stream;
@@ -41,11 +43,14 @@ pub(in crate::gateway) struct Connection {
     pub(in crate::gateway) stream: Stream,
     pub(in crate::gateway) client: Client,
     pub(in crate::gateway) worker: Arc<Worker>,
+    pub(in crate::gateway) place: Place,
     pub(in crate::gateway) input: Buffer,
     /// To the client.
     pub(in crate::gateway) out: Vec<u8>,
     /// To a replica.
     pub(in crate::gateway) outgoing: Outgoing,
+    /// Bytes that the request at hand holds elsewhere.
+    pub(in crate::gateway) kept: usize,
     pub(in crate::gateway) alarm: Alarm,
 }
 
@@ -54,17 +59,20 @@ pub(in crate::gateway) enum More {
     Read,
     End,
     Late,
+    Evicted(Evicted),
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, client: Client, worker: Arc<Worker>) -> Self {
+    pub(super) fn new(stream: Stream, client: Client, worker: Arc<Worker>, place: Place) -> Self {
         Self {
             stream,
             client,
             worker,
+            place,
             input: Buffer::default(),
             out: Vec::new(),
             outgoing: Outgoing::default(),
+            kept: 0,
             alarm: Alarm::default(),
         }
     }
@@ -75,26 +83,50 @@ impl Connection {
         request: &'a RequestInfo,
         body_limit: u64,
     ) -> (Downstream<'a>, &'a mut Outgoing, &'a mut Alarm) {
-        let Self { stream, worker, input, out, outgoing, alarm, .. } = self;
+        let Self { stream, worker, place, input, out, outgoing, kept, alarm, .. } = self;
         out.clear();
-        (Downstream::new(stream, input, out, request, body_limit, worker), outgoing, alarm)
+        let piece = outgoing.bytes.capacity();
+        let client = Downstream::new(stream, input, out, request, body_limit, worker, place, *kept, piece);
+        (client, outgoing, alarm)
     }
 
-    /// Waits for more input.
-    pub(in crate::gateway) fn poll_more(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<More> {
-        // A buffer is taken only when there is something to read.
-        let can_read = !self.input.is_empty() || self.stream.poll_read_ready(cx).is_ready();
-        if can_read && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
-            return Poll::Ready(if matches!(read, Ok(count) if count > 0) { More::Read } else { More::End });
-        }
-        if self.input.is_empty() {
+    /// Waits for more of a head, which may have `limit` bytes.
+    pub(in crate::gateway) fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Instant,
+        limit: usize,
+    ) -> Poll<More> {
+        self.place.serve(cx);
+        // A buffer is taken only when there is something to read, and memory for it.
+        let is_idle = self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending();
+        let mut reserved = if is_idle {
+            Poll::Ready(Ok(()))
+        } else {
+            self.place.poll_room(cx, self.input.capacity_to_read(limit))
+        };
+        if matches!(reserved, Poll::Ready(Ok(()))) {
+            if !is_idle {
+                if self.input.is_full() {
+                    self.input.grow(limit);
+                }
+                if let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
+                    let is_end = !read.is_ok_and(|count| count > 0);
+                    return Poll::Ready(if is_end { More::End } else { More::Read });
+                }
+            }
             self.input.release();
-            if self.out.capacity() > KEPT_OUTPUT {
-                self.out = Vec::new();
-            }
-            if self.outgoing.bytes.capacity() > KEPT_OUTPUT {
-                self.outgoing = Outgoing::default();
-            }
+            reserved = self.place.poll_hold(cx, self.input.capacity());
+        }
+        if self.out.capacity() > KEPT_OUTPUT {
+            self.out = Vec::new();
+        }
+        if self.outgoing.bytes.capacity() > KEPT_OUTPUT {
+            self.outgoing = Outgoing::default();
+        }
+        if let Poll::Ready(Err(evicted)) = reserved {
+            // One that has sent nothing hears nothing: it would take that for the response to its next request.
+            return Poll::Ready(if is_idle { More::End } else { More::Evicted(evicted) });
         }
         ready!(self.alarm.poll(cx, deadline));
         Poll::Ready(More::Late)
@@ -107,6 +139,19 @@ impl Connection {
         if self.flush().await {
             self.linger(LINGER_BRIEFLY).await;
         }
+    }
+
+    /// Responds to a head that gives way to others. A client that does not take that now is not waited for.
+    pub(in crate::gateway) async fn evict_head(&mut self, error: &ErrorResponse) {
+        self.input = Buffer::default();
+        self.out.clear();
+        push_error(&mut self.out, None, error, false);
+        poll_fn(|cx| {
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &self.out);
+            Poll::Ready(())
+        })
+        .await;
+        self.linger(LINGER_BRIEFLY).await;
     }
 
     /// Responds with an error, before anything of the body was read.
@@ -132,20 +177,28 @@ impl Connection {
     pub(in crate::gateway) async fn linger(&mut self, limit: Duration) {
         self.out = Vec::new();
         self.outgoing = Outgoing::default();
-        let end = Instant::now() + limit;
-        let mut deadline = Instant::now() + LINGER_BRIEFLY;
+        let begin = Instant::now();
+        let end = begin + limit;
+        let mut deadline = begin + LINGER_BRIEFLY;
+        self.place.linger();
         poll_fn(|cx| {
             // Says that nothing more comes; an error shows up when reading.
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
             loop {
                 self.input.consume(self.input.data().len());
-                match self.input.poll_fill(&mut self.stream, cx) {
-                    Poll::Ready(Ok(count)) if count > 0 && Instant::now() < end => {
-                        deadline = (Instant::now() + LINGER_BRIEFLY).min(end);
+                let can_read = self.stream.poll_read_ready(cx).is_ready();
+                if can_read && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
+                    if !read.is_ok_and(|count| count > 0) || Instant::now() >= end {
+                        return Poll::Ready(());
                     }
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return self.alarm.poll(cx, deadline),
+                    deadline = (Instant::now() + LINGER_BRIEFLY).min(end);
+                    continue;
                 }
+                self.input.release();
+                if self.place.is_evicted() {
+                    return Poll::Ready(());
+                }
+                return self.alarm.poll(cx, deadline);
             }
         })
         .await;

@@ -8,7 +8,7 @@ use axum::Router;
 use calls::queue::Queue;
 use directory::Directory;
 use host::liveness::Liveness;
-use model::config::Config;
+use model::config::{Config, TrustedProxies};
 use tokio::runtime::Handle;
 
 use crate::gateway::access::Access;
@@ -36,10 +36,14 @@ pub struct Limits {
     pub header_limit: usize,
     /// How long a client may take to send a head, or stay silent or not read.
     pub idle_timeout: Duration,
-    /// Connections at the same time.
+    /// Connections at the same time; loopback has as many of its own, and so have trusted proxies.
     pub max_connections: usize,
     /// Whether `POST /` takes the requests of Alexa skills.
     pub alexa: bool,
+    /// Bytes that requests may hold that have not arrived whole.
+    pub request_memory: usize,
+    /// The proxies in front.
+    pub trusted_proxies: TrustedProxies,
     /// Calls that may wait for one function.
     pub max_waiting: usize,
     /// Threads that serve.
@@ -56,6 +60,8 @@ impl Limits {
             idle_timeout: config.gateway.idle_timeout,
             max_connections: config.gateway.max_connections,
             alexa: config.gateway.alexa,
+            request_memory: config.gateway.request_memory,
+            trusted_proxies: config.gateway.trusted_proxies.clone(),
             max_waiting: config.functions.max_waiting,
             threads: config.daemon.threads,
             drain: config.gateway.drain_timeout,

@@ -74,6 +74,7 @@ async fn read(connection: &mut Connection, request: &RequestInfo) -> Result<Vec<
     let (mut client, _, alarm) = connection.downstream(request, LIMIT);
     let stall = client.stall;
     client.take_body_plain();
+    client.wait_since(request.started);
     let mut body = Vec::new();
     let whole = async {
         while client.take_piece(&mut body, alarm).await? {}

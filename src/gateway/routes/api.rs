@@ -17,6 +17,7 @@ use http::request::Parts;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
 use tower::ServiceExt as _;
@@ -27,6 +28,7 @@ use http1::{Alarm, Header, RequestHead};
 use crate::gateway::access::client::Client;
 use crate::gateway::connection::Connection;
 use crate::gateway::connection::downstream::Downstream;
+use crate::gateway::connection::places::Collected;
 use crate::gateway::connection::request::RequestInfo;
 use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::ErrorResponse;
@@ -55,24 +57,35 @@ pub(super) fn parts(head: &RequestHead<'_, '_>, client: Client) -> Result<Parts,
 }
 
 /// Serves one request of the API.
-pub(super) async fn serve(connection: &mut Connection, request: &RequestInfo, parts: Parts) -> Disposition {
+pub(super) async fn serve(
+    connection: &mut Connection,
+    request: &RequestInfo,
+    mut parts: Parts,
+) -> Disposition {
     let worker = connection.worker.clone();
     // The API has its own limits, by route.
     let (mut client, _, alarm) = connection.downstream(request, u64::MAX);
     client.take_body_plain();
+    let collected = Collected::default();
     let (body, sender) = if request.has_body() {
         let (sender, receiver) = mpsc::channel(WAITING_PIECES);
-        (Body::from_stream(ReceiverStream::new(receiver)), Some(PollSender::new(sender)))
+        let taken = collected.clone();
+        let pieces = ReceiverStream::new(receiver).map(move |piece: Result<Bytes, io::Error>| {
+            piece.iter().for_each(|bytes| taken.remove(bytes.len()));
+            piece
+        });
+        (Body::from_stream(pieces), Some(PollSender::new(sender)))
     } else {
         (Body::empty(), None)
     };
+    parts.extensions.insert(collected.clone());
     let router = worker.gateway.api.clone();
     let routed = http::Request::from_parts(parts, body);
     let handler = worker.runtime.spawn(async move {
         let Ok(answer) = router.oneshot(routed).await;
         answer
     });
-    let mut upload = Upload { sender, piece: Vec::new() };
+    let mut upload = Upload { sender, piece: Vec::new(), head: client.kept, collected };
     let Some(response) = wait(handler, &mut upload, &mut client, alarm).await else {
         return Disposition::Close;
     };
@@ -86,22 +99,31 @@ pub(super) async fn serve(connection: &mut Connection, request: &RequestInfo, pa
 struct Upload {
     sender: Option<Sender>,
     piece: Vec<u8>,
+    /// Bytes that the request's head takes.
+    head: usize,
+    /// Bytes of the body that the handler has in memory.
+    collected: Collected,
 }
 
 impl Upload {
-    /// Passes on what has arrived. A handler that does not want it drops its end.
-    fn run(&mut self, cx: &mut Context<'_>, client: &mut Downstream<'_>) {
+    /// Passes on what has arrived, and returns whether more of it is wanted now. A handler that does not want it
+    /// drops its end.
+    fn run(&mut self, cx: &mut Context<'_>, client: &mut Downstream<'_>) -> bool {
         while let Some(sender) = &mut self.sender {
             match sender.poll_reserve(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => self.sender = None,
-                Poll::Pending => return,
+                Poll::Pending => return false,
             }
-            let Some(sender) = &mut self.sender else { return };
+            let Some(sender) = &mut self.sender else { return false };
+            client.kept = self.head + self.collected.bytes();
             match client.poll_body(cx, &mut self.piece) {
                 Poll::Ready(Ok(more)) => {
                     let piece = Bytes::from(std::mem::take(&mut self.piece));
-                    let sent = piece.is_empty() || sender.send_item(Ok(piece)).is_ok();
+                    let sent = piece.is_empty() || {
+                        self.collected.add(piece.len());
+                        sender.send_item(Ok(piece)).is_ok()
+                    };
                     if !more || !sent {
                         self.sender = None;
                     }
@@ -110,9 +132,18 @@ impl Upload {
                 Poll::Pending => {
                     // The place is given back, or the handler could never see the end.
                     sender.abort_send();
-                    return;
+                    return true;
                 }
             }
+        }
+        false
+    }
+
+    /// Ends a body that is waited for: what has come is not all of it.
+    fn cut(&mut self, cx: &mut Context<'_>) {
+        match self.sender.as_mut().map(|sender| sender.poll_reserve(cx)) {
+            Some(Poll::Ready(Ok(()))) => self.fail(&BodyError::Gone),
+            _ => self.sender = None,
         }
     }
 
@@ -138,7 +169,10 @@ async fn wait(
     alarm: &mut Alarm,
 ) -> Option<Result<Response, ErrorResponse>> {
     poll_fn(|cx| {
-        upload.run(cx, client);
+        let wants_more = upload.run(cx, client);
+        if let Some(evicted) = client.evicted() {
+            return Poll::Ready(Some(Err(evicted)));
+        }
         match Pin::new(&mut handler).poll(cx) {
             Poll::Ready(Ok(response)) => return Poll::Ready(Some(Ok(response))),
             Poll::Ready(Err(error)) => {
@@ -147,11 +181,17 @@ async fn wait(
             }
             Poll::Pending => {}
         }
-        if upload.sender.is_none() {
-            return client.poll_gone(cx).map(|()| None);
+        if !wants_more {
+            return client.poll_gone(cx).map(|()| {
+                upload.cut(cx);
+                client.evicted().map(Err)
+            });
         }
         match client.body_deadline() {
-            Some(deadline) => alarm.poll(cx, deadline).map(|()| None),
+            Some(deadline) => alarm.poll(cx, deadline).map(|()| {
+                upload.cut(cx);
+                None
+            }),
             None => Poll::Pending,
         }
     })

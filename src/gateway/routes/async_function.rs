@@ -256,10 +256,14 @@ async fn read(
     request: &RequestInfo,
     alarm: &mut Alarm,
 ) -> Result<(), BodyReadError> {
+    let (head, mut size) = (client.kept, 0);
     let mut piece = Vec::new();
     let mut more = request.has_body();
     while more {
         more = client.take_piece(&mut piece, alarm).await?;
+        // All of it where it does without a file, in what has grown by doubling; else what was written last.
+        size += piece.len();
+        client.kept = head + 2 * size.min(PIECE);
         let written = draft.push(&piece).await;
         written.map_err(|error: QueueError| BodyReadError::Bad(error.into()))?;
         piece.clear();

@@ -103,10 +103,11 @@ pub(super) async fn serve(
         }
         Err(error) => error,
     };
-    if matches!(error, InvokeError::CallerGone { .. }) {
-        return Disposition::Close;
-    }
-    let error = ErrorResponse::from(error);
+    let error = match client.evicted() {
+        Some(evicted) => evicted,
+        None if matches!(error, InvokeError::CallerGone { .. }) => return Disposition::Close,
+        None => ErrorResponse::from(error),
+    };
     timer.record_status(error.status.as_u16());
     client.respond_error(&error, alarm).await
 }
@@ -158,9 +159,11 @@ async fn answer(
                     }
                 }
             }
-            if !tunnel && outgoing.is_complete() && client.poll_gone(cx).is_ready() {
+            let wants_body = running.as_ref().is_some_and(|exchange| exchange.wants_body(outgoing));
+            if !tunnel && !wants_body && client.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Gone));
             }
+            outgoing.forget();
             // Both sides wait for something: that may take as long as the first byte may.
             if seen != client.bytes_moved {
                 seen = client.bytes_moved;

@@ -13,18 +13,18 @@ mod target;
 
 use std::future::poll_fn;
 
-use http1::{HeadError, HeadScan, RequestHead, slots};
+use http1::{HeadError, HeadScan, Header, RequestHead, slots};
 use tokio::time::Instant;
 
 use self::async_function::AsyncCall;
 use self::forwarded::{ForwardedRequest, hops};
 use self::function::FunctionRequest;
 use self::target::{Route, route};
-use super::access::client::Listener;
+use super::access::client::{Listener, client_behind};
 use super::connection::request::RequestInfo;
 use super::connection::response::Disposition;
 use super::connection::{Connection, LINGER, More};
-use super::error::ErrorResponse;
+use super::error::{ErrorCode, ErrorResponse};
 
 /// Number of passes through the gateway at which a request is refused. Intended chains of functions are much shorter.
 const MAX_HOPS: usize = 16;
@@ -70,7 +70,9 @@ pub(super) async fn serve(connection: &mut Connection) {
 async fn next(connection: &mut Connection) -> Option<(RequestInfo, Request)> {
     let idle = connection.worker.limits.idle_timeout;
     let limit = connection.worker.limits.header_limit;
-    let deadline = Instant::now() + idle;
+    let begin = Instant::now();
+    let deadline = begin + idle;
+    connection.place.wait_for_request(begin);
     let mut scan = HeadScan::default();
     loop {
         if scan.is_due(connection.input.data()) {
@@ -81,14 +83,20 @@ async fn next(connection: &mut Connection) -> Option<(RequestInfo, Request)> {
             }
         }
         if connection.input.data().len() >= limit
-            || (connection.input.is_full() && !connection.input.grow(limit))
+            || (connection.input.is_full() && connection.input.capacity() >= limit)
         {
             return refuse_head(connection, HeadError::TooLarge.into()).await;
         }
-        match poll_fn(|cx| connection.poll_more(cx, deadline)).await {
+        match poll_fn(|cx| connection.poll_more(cx, deadline, limit)).await {
+            // Until now it was idle.
+            More::Read if scan.is_empty() => connection.place.wait(Instant::now()),
             More::Read => {}
             More::End => return None,
             More::Late if scan.is_empty() => return None,
+            More::Evicted(evicted) => {
+                connection.evict_head(&evicted.response(ErrorCode::HeadTooSlow)).await;
+                return None;
+            }
             More::Late => return refuse_head(connection, ErrorResponse::head_too_slow(idle)).await,
         }
     }
@@ -129,6 +137,7 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
                 Some(call) => queued(call),
                 None => {
                     connection.outgoing.begin(info.has_body());
+                    connection.outgoing.bytes.reserve(length);
                     forward.write_head(&entry, &mut connection.outgoing.bytes);
                     Request::Function(FunctionRequest::new(entry, head.method, head.framing))
                 }
@@ -148,7 +157,22 @@ fn take_head(connection: &mut Connection, limit: usize) -> Result<Option<(Reques
             Err(answer) => Request::Refused(answer),
         },
     };
+    let proxies = &connection.worker.limits.trusted_proxies;
+    if info.has_body() && proxies.contains(peer.ip()) {
+        let lines =
+            head.headers.iter().rev().filter(|header| Header::of(header.name) == Header::ForwardedFor);
+        let lines = lines.map(|header| std::str::from_utf8(header.value).unwrap_or_default());
+        connection.place.attribute(client_behind(proxies, peer.ip(), lines));
+    }
     connection.input.consume(length);
+    connection.place.work();
+    // What is held of the head beside the connection's own buffers, should the body be waited for.
+    connection.kept = match &request {
+        Request::Alexa => connection.outgoing.bytes.capacity(),
+        // It has grown by doubling; or its lines, and the table of them.
+        Request::Async(_) | Request::Api(_) => 2 * length,
+        Request::Function(_) | Request::Refused(_) => 0,
+    };
     Ok(Some((info, request)))
 }
 

@@ -9,6 +9,7 @@ pub mod listener;
 
 pub use super::connection::worker::{Gateway, Limits};
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,21 +19,23 @@ use std::time::Duration;
 
 use directory::assign_shard;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use self::listener::{Listeners, Socket};
 use super::access::client::Client;
 use super::connection::Connection;
+use super::connection::places::{Place, Places, Pool, Source};
 use super::connection::stream::Stream;
 use super::connection::worker::Worker;
 use super::routes;
 
 /// The pause after the kernel could not give a connection out, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Largest number of connections of the admin listener, and of the local socket. Clients of the public
-/// listener cannot use them up.
-const ADMIN_CONNECTIONS: usize = 256;
+/// Connections that were taken from the kernel's backlog and have no place yet: only so is it known whose they are.
+const WAITING: usize = 1024;
+/// How often it is looked for connections that could give way to those.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// How often connections to replicas are looked through for old ones.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long a client that keeps a connection is given to send one more request when stopping: it is
@@ -46,25 +49,23 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 struct Accepted {
     socket: OwnedFd,
     client: Client,
-    permit: ConnectionPermit,
+    place: Place,
+    counted: Counted,
 }
 
-/// One connection of a thread, and of all; given back when dropped, also by a task that panics.
-struct ConnectionPermit {
-    worker: Arc<Worker>,
-    _permit: OwnedSemaphorePermit,
-}
+/// One connection of a thread, until it is dropped, also by a task that panics.
+struct Counted(Arc<Worker>);
 
-impl ConnectionPermit {
-    fn take(worker: &Arc<Worker>, permit: OwnedSemaphorePermit) -> Self {
+impl Counted {
+    fn new(worker: &Arc<Worker>) -> Self {
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Self { worker: worker.clone(), _permit: permit }
+        Self(worker.clone())
     }
 }
 
-impl Drop for ConnectionPermit {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.worker.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -85,11 +86,12 @@ pub async fn serve(
         .map(|index| Thread::start(index, &gateway, &limits))
         .collect::<io::Result<Vec<_>>>()?;
     let listeners = listeners.into();
+    let places = Places::new(&limits);
     tokio::select! {
         () = gateway.liveness.respond("accept".to_owned()) => {}
-        () = accept(Some(&listeners.public), &threads, limits.max_connections) => {}
-        () = accept(listeners.admin.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
-        () = accept(listeners.local.as_ref(), &threads, ADMIN_CONNECTIONS) => {}
+        () = accept(Some(&listeners.public), &threads, &places) => {}
+        () = accept(listeners.admin.as_ref(), &threads, &places) => {}
+        () = accept(listeners.local.as_ref(), &threads, &places) => {}
         () = shutdown => {}
     }
     drop(listeners);
@@ -106,33 +108,81 @@ pub async fn serve(
     .map_err(io::Error::other)
 }
 
-/// Hands the connections of one listener to the threads. Without a listener this never returns.
-async fn accept(socket: Option<&Socket>, threads: &[Thread], max_connections: usize) {
+/// A connection that has no place yet.
+struct Waiting {
+    socket: OwnedFd,
+    client: Client,
+    pool: Pool,
+    source: Source,
+}
+
+/// Hands the connections of one listener to the threads. Where there is none this never ends.
+async fn accept(socket: Option<&Socket>, threads: &[Thread], places: &Arc<Places>) {
     let Some(socket) = socket else { return pending().await };
-    let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-    let mut next = 0;
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut look = interval(ROOM_PAUSE);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // First the permit: what is over the limit waits in the kernel's backlog.
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (socket, client) = match socket.accept().await {
-            Ok(Some(accepted)) => accepted,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
+        let is_full = tokio::select! {
+            accepted = socket.accept(), if waiting.len() < 2 * WAITING => {
+                match accepted {
+                    Ok(Some((socket, client))) => {
+                        let (pool, source) = (places.pool(&client), client.address.ip().into());
+                        let is_behind = waiting.iter().any(|waiting| waiting.pool == pool);
+                        waiting.push(Waiting { socket, client, pool, source });
+                        if is_behind {
+                            continue;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+                false
             }
+            _ = look.tick(), if !waiting.is_empty() => true,
         };
-        next += 1;
-        let (before, after) = threads.split_at(next % threads.len());
-        let load = |thread: &&Thread| thread.worker.connections.load(Ordering::Relaxed);
-        let Some(thread) = after.iter().chain(before).min_by_key(load) else { return };
-        let permit = ConnectionPermit::take(&thread.worker, permit);
-        if thread.connections.send(Accepted { socket, client, permit }).is_err() {
+        if !admit(&mut waiting, threads, places) {
             tracing::error!("a thread that serves calls is gone");
             return;
         }
+        if is_full {
+            // The newest of the addresses that have the most.
+            waiting.truncate(WAITING);
+            for pool in [Pool::Local, Pool::Admin, Pool::Loopback, Pool::Trusted, Pool::Public] {
+                let mut of_pool = waiting.iter().filter(|waiting| waiting.pool == pool);
+                if let Some(first) = of_pool.next() {
+                    places.make_room(pool, 1 + of_pool.count(), first.source);
+                }
+            }
+        }
     }
+}
+
+/// Gives places to those that wait, in turn to each address and first to those that have the fewest. `false`: a
+/// thread is gone.
+fn admit(waiting: &mut Vec<Waiting>, threads: &[Thread], places: &Arc<Places>) -> bool {
+    let mut turns = HashMap::new();
+    waiting.sort_by_cached_key(|&Waiting { pool, source, .. }| {
+        let turn = turns.entry((pool, source)).or_insert_with(|| places.taken_by(pool, source));
+        *turn += 1;
+        *turn
+    });
+    for Waiting { socket, client, pool, source } in std::mem::take(waiting) {
+        let load = |thread: &&Thread| thread.worker.connections.load(Ordering::Relaxed);
+        let Some(thread) = threads.iter().min_by_key(load) else { return false };
+        let Some(place) = places.take(pool, source) else {
+            waiting.push(Waiting { socket, client, pool, source });
+            continue;
+        };
+        let counted = Counted::new(&thread.worker);
+        if thread.connections.send(Accepted { socket, client, place, counted }).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Lets every connection end after the request that it is at, or the next one. Waits until all have
@@ -214,12 +264,12 @@ async fn take(worker: Arc<Worker>, mut accepted: mpsc::UnboundedReceiver<Accepte
 
 fn start(worker: &Arc<Worker>, accepted: Accepted) {
     let worker = worker.clone();
-    let Accepted { socket, client, permit } = accepted;
+    let Accepted { socket, client, place, counted } = accepted;
     tokio::spawn(async move {
         // Registering fails only when the socket, or this thread, is at its end.
         if let Ok(stream) = Stream::register(socket, client.listener) {
-            routes::serve(&mut Connection::new(stream, client, worker)).await;
+            routes::serve(&mut Connection::new(stream, client, worker, place)).await;
         }
-        drop(permit);
+        drop(counted);
     });
 }
