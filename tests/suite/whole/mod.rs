@@ -24,6 +24,7 @@
 //! limits       limits of a function on the machine
 //! inside       what a function sees and reaches
 //! failures     every step of a launch fails on a real containerd; nothing is left
+//! flood        more connections than there are places, with requests that do not arrive whole
 //! chaos        rounds in which something is killed while something is asked, under load
 //! exhausted    a full or read-only disk, no free file, no free address
 //! updates      updates in a row under load, without one failed call
@@ -43,6 +44,7 @@ mod doctor;
 mod early;
 mod exhausted;
 mod failures;
+mod flood;
 mod handlers;
 mod inside;
 mod languages;
