@@ -11,7 +11,7 @@ use model::wire::{Deployment, Namespace};
 use super::client::Client;
 use super::deploy::Waiting;
 use super::error::CliError;
-use super::handler::Carried;
+use super::handler::{self, Carried};
 use super::passphrase::Passphrase;
 use super::{Globals, encrypted, export, output, rollout, stack};
 
@@ -42,9 +42,11 @@ impl Apply {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         // All are read before anything is sent.
         let mut wanted = Stack::default();
+        let mut handlers = Vec::new();
         for file in self.files()? {
-            let read = stack::load(&file, &|_| true, !self.no_envsubst).await?;
+            let mut read = stack::load(&file, &|_| true, !self.no_envsubst).await?;
             read.notes.iter().for_each(output::note);
+            handlers.extend(handler::read_all(&mut read)?);
             wanted.gateway = wanted.gateway.or(read.gateway);
             wanted.namespaces.extend(read.namespaces);
             wanted.functions.extend(read.functions);
@@ -57,7 +59,9 @@ impl Apply {
         let client = Client::open(globals.gateway.as_deref(), wanted.gateway.as_deref())?;
         let mut carried = Carried::default();
         if let Some(directory) = &self.handlers {
-            carried = Carried::find(&client, &wanted.functions, directory).await?;
+            let is_carried = |function: &&Deployment| !handlers.iter().any(|packed| packed.is_of(function));
+            let functions = wanted.functions.iter().filter(is_carried);
+            carried = Carried::find(&client, functions, directory).await?;
         }
         for namespace in wanted.namespaces {
             apply_namespace(&client, namespace).await?;
@@ -66,6 +70,9 @@ impl Apply {
             encrypted::set(&client, secret).await?;
         }
         carried.hand_over(&client).await?;
+        for handler in handlers {
+            handler.hand_over(&client).await?;
+        }
         let mut changed: Vec<Deployment> = Vec::new();
         for mut deployment in wanted.functions {
             if let Some(namespace) = globals.namespace() {

@@ -47,9 +47,11 @@ pub(crate) struct Deploy {
 impl Deploy {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let handler = self.handler.as_deref().map(Packed::read).transpose()?;
+        let mut handlers = Vec::new();
         let (mut deployments, gateway) = match (self.stack.load().await?, self.name, self.image) {
-            (Some(stack), ..) => {
+            (Some(mut stack), ..) => {
                 stack.notes.iter().for_each(output::note);
+                handlers = handler::read_all(&mut stack)?;
                 (stack.functions, stack.gateway)
             }
             (None, Some(service), Some(image)) => {
@@ -73,6 +75,9 @@ impl Deploy {
             for deployment in &mut deployments {
                 set(deployment, handler::ANNOTATION, digest.to_string(), false);
             }
+        }
+        for handler in handlers {
+            handler.hand_over(&client).await?;
         }
         self.waiting.hand_over(&client, &deployments).await
     }

@@ -143,7 +143,11 @@ async fn deploy(files: &[PathBuf], fleet: &Fleet, progress: &mut Progress) -> Ve
                 failures.extend(made.err());
             }
         }
-        for function in stack.functions {
+        for (place, function) in stack.functions.into_iter().enumerate() {
+            if let Some(handler) = stack.handlers.get(&place) {
+                let (function, handler) = (&function.service, handler.display());
+                tracing::warn!(%function, %handler, "the first boot hands no code over: 'ingle apply -f' does");
+            }
             let name = function.service.clone();
             let deployed = match FunctionSpec::try_from(&function) {
                 Ok(spec) => deploy_missing(spec.key, function, fleet, progress).await,

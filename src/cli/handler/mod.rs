@@ -13,7 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::client::Client;
 use super::error::CliError;
+use super::options::set;
 use model::function::HandlerDigest;
+use model::stack::Stack;
 use model::wire::Deployment;
 
 pub(super) use files::{Carried, save};
@@ -40,6 +42,11 @@ impl Packed {
         Self { digest: HandlerDigest::of(&Sha256::digest(&archive).into()), archive }
     }
 
+    /// Whether a deployment names it.
+    pub(super) fn is_of(&self, deployment: &Deployment) -> bool {
+        of(deployment) == Some(self.digest.as_str())
+    }
+
     /// Hands it over, unless the gateway has it; what deployments name it by.
     pub(super) async fn hand_over(self, client: &Client) -> anyhow::Result<HandlerDigest> {
         let Self { digest, archive } = self;
@@ -51,6 +58,22 @@ impl Packed {
         }
         Ok(digest)
     }
+}
+
+/// Reads the directories with the code of a stack's functions, and lets these name it.
+pub(super) fn read_all(stack: &mut Stack) -> anyhow::Result<Vec<Packed>> {
+    let handlers = std::mem::take(&mut stack.handlers);
+    let read = |(place, directory): (usize, std::path::PathBuf)| {
+        let Some(function) = stack.functions.get_mut(place) else {
+            anyhow::bail!("{} belongs to no function", directory.display());
+        };
+        let packed = Packed::read(&directory).with_context(|| {
+            format!("functions.{}.handler, which has no lang or skip_build", function.service)
+        })?;
+        set(function, ANNOTATION, packed.digest.to_string(), false);
+        Ok(packed)
+    };
+    handlers.into_iter().map(read).collect()
 }
 
 /// What a deployment names its handler by, if it has one.

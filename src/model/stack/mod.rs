@@ -2,6 +2,7 @@
 //!
 //! Invariant: a file that has one mistake describes nothing. Everything it names is read and checked first.
 
+mod glob;
 mod parse;
 mod render;
 mod schema;
@@ -15,6 +16,9 @@ use std::path::{Path, PathBuf};
 
 /// A stack file, an environment file, and both with their variables filled in, have at most this many bytes.
 pub const MAX_FILE: usize = 1 << 20;
+
+/// What some editors put in front of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// What is wrong with a stack file, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +60,13 @@ pub fn read_text(from: impl std::io::Read) -> Result<String, StackError> {
     as_text(text)
 }
 
-/// Takes bytes for the text of a file.
+/// Takes bytes for the text of a file; a byte order mark in front is no part of it.
 pub fn as_text(bytes: Vec<u8>) -> Result<String, StackError> {
     if bytes.len() > MAX_FILE {
         return Err(StackError::new(format!("it is larger than {MAX_FILE} bytes")));
     }
-    String::from_utf8(bytes).map_err(|_| StackError::new("it is not UTF-8 text"))
+    let text = String::from_utf8(bytes).map_err(|_| StackError::new("it is not UTF-8 text"))?;
+    Ok(text.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(text))
 }
 
 #[cfg(test)]

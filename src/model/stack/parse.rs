@@ -1,7 +1,7 @@
 //! Text to deployments.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
 
@@ -17,6 +17,8 @@ pub struct Stack {
     pub namespaces: Vec<Namespace>,
     /// Its functions that were meant, by name.
     pub functions: Vec<Deployment>,
+    /// Directories with the code of functions that no `lang` builds, by the function's place in `functions`.
+    pub handlers: BTreeMap<usize, PathBuf>,
     /// What the user should know, but need not change.
     pub notes: Vec<String>,
 }
@@ -57,14 +59,13 @@ pub fn parse(
     let mut any = false;
     for document in serde_norway::Deserializer::from_str(&text) {
         let Some(file) = Option::<schema::File>::deserialize(document).map_err(wrong)? else { continue };
-        any |= file.functions.as_ref().is_some_and(|functions| !functions.is_empty());
-        any |= file.namespaces.as_ref().is_some_and(|namespaces| !namespaces.is_empty());
+        any |= file.functions.as_ref().is_some_and(|functions| !functions.0.is_empty());
+        any |= file.namespaces.as_ref().is_some_and(|namespaces| !namespaces.0.is_empty());
         stack.take(file, files, takes)?;
     }
     // What was understood above has no mistakes that this could find; only its keys are of interest.
     for document in serde_norway::Deserializer::from_str(&text) {
-        let keys = serde_norway::Value::deserialize(document).map_err(wrong)?;
-        let unknown = schema::unknown_keys(&keys);
+        let unknown = schema::unknown_keys(&schema::Keys::deserialize(document).map_err(wrong)?);
         stack.notes.extend(unknown.iter().map(|key| format!("note: {key} is not known; ignored")));
     }
     if !any {
@@ -97,10 +98,10 @@ fn fill_in_defaults(text: &str) -> Result<String, StackError> {
 fn refuse_variables_in_gateway(text: &str, gateway: Option<&str>) -> Result<(), StackError> {
     let named = |name: &str| Some(name.to_owned());
     let text = substitute::substitute(text, &named, MAX_FILE).map_err(StackError::new)?.text;
-    let documents = serde_norway::Deserializer::from_str(&text).map(serde_norway::Value::deserialize);
+    let documents = serde_norway::Deserializer::from_str(&text).map(Option::<schema::Address>::deserialize);
     let gateways = documents.map_while(Result::ok).filter_map(|document| {
-        let gateway = document.get("provider")?.get("gateway")?.as_str()?;
-        Some(gateway.to_owned()).filter(|gateway| !gateway.is_empty())
+        let gateway = document?.provider?.gateway?;
+        Some(gateway).filter(|gateway| !gateway.is_empty())
     });
     let fixed = gateways.into_iter().next();
     if fixed.as_deref() == gateway {
@@ -132,7 +133,7 @@ impl Stack {
         if self.gateway.is_none() {
             self.gateway = provider.gateway.filter(|url| !url.is_empty());
         }
-        for (name, namespace) in file.namespaces.into_iter().flatten() {
+        for (name, namespace) in file.namespaces.unwrap_or_default().0 {
             let namespace = namespace.unwrap_or_default();
             self.namespaces.push(Namespace {
                 name,
@@ -140,9 +141,16 @@ impl Stack {
                 annotations: map(namespace.annotations),
             });
         }
-        for (name, function) in file.functions.into_iter().flatten().filter(|(name, _)| takes(name)) {
+        let functions = file.functions.unwrap_or_default().0;
+        for (name, function) in functions.into_iter().filter(|(name, _)| takes(name)) {
             let function = function.ok_or_else(|| StackError::new(format!("functions.{name} is empty")))?;
-            self.functions.push(deployment(&name, function.merged(), files)?);
+            let function = function.merged();
+            if let Some(handler) = function.code() {
+                let place = || format!("functions.{name}.handler {handler:?}");
+                let directory = beside(files).map_err(|error| error.at(place()))?.join(handler);
+                self.handlers.insert(self.functions.len(), directory);
+            }
+            self.functions.push(deployment(&name, function, files)?);
         }
         Ok(())
     }
@@ -175,7 +183,7 @@ fn deployment(name: &str, function: schema::Function, files: &Files) -> Result<D
         annotations: map(function.annotations),
         limits: function.limits,
         requests: function.requests,
-        read_only_root_filesystem: function.readonly_root_filesystem,
+        read_only_root_filesystem: function.readonly_root_filesystem.map(|flag| flag.0),
     }))
 }
 
@@ -204,13 +212,18 @@ pub fn without_empty(deployment: Deployment) -> Deployment {
     }
 }
 
-fn environment_file(file: &str, files: &Files) -> Result<BTreeMap<String, String>, StackError> {
-    let Files::In(dir) = files else {
-        return Err(StackError::new(
+/// Returns the directory that the stack file's own files are in.
+fn beside(files: &Files) -> Result<&Path, StackError> {
+    match files {
+        Files::In(directory) => Ok(directory),
+        Files::Nowhere => Err(StackError::new(
             "cannot be read: the stack file came from a URL; fetch both, and deploy from the local copy",
-        ));
-    };
-    let text = open_text(&dir.join(file))?;
+        )),
+    }
+}
+
+fn environment_file(file: &str, files: &Files) -> Result<BTreeMap<String, String>, StackError> {
+    let text = open_text(&beside(files)?.join(file))?;
     let parsed: schema::EnvironmentFile =
         serde_norway::from_str(&text).map_err(|error| StackError::new(error.to_string()))?;
     Ok(parsed.environment.unwrap_or_default().0)

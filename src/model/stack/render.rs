@@ -1,7 +1,8 @@
 //! Deployments to text: what `ingle export` writes, and faas-cli reads.
 
 use super::StackError;
-use super::schema::{self, Texts};
+use super::schema::{self, Entries, Texts};
+use super::substitute::escape;
 use crate::function::NamespaceName;
 use crate::wire::{Deployment, Namespace};
 
@@ -15,15 +16,15 @@ pub fn render(namespaces: &[(Namespace, Vec<Deployment>)]) -> Result<String, Sta
         let file = schema::File {
             version: Some("1.0".into()),
             provider: Some(schema::Provider { name: Some("openfaas".into()), gateway: None }),
-            namespaces: (name != NamespaceName::DEFAULT).then(|| [(name, Some(described))].into()),
-            functions: Some(functions.map(|one| (one.service.clone(), Some(one.into()))).collect()),
+            namespaces: (name != NamespaceName::DEFAULT).then(|| Entries([(name, Some(described))].into())),
+            functions: Some(Entries(functions.map(|one| (one.service.clone(), Some(one.into()))).collect())),
         };
         let document = serde_norway::to_string(&file).map_err(|error| StackError::new(error.to_string()))?;
         if !text.is_empty() {
             text.push_str("---\n");
         }
         // Whoever reads it fills in variables; what stands here is meant as it is.
-        text.push_str(&document.replace("${", "$${"));
+        text.push_str(&escape(&document));
     }
     Ok(text)
 }

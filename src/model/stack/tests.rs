@@ -122,7 +122,8 @@ fn mistakes_name_the_function_and_the_key() {
         ("version: 1.0", &["no functions"]),
         ("version: 2.0\nfunctions: {a: {image: a}}", &["version is \"2.0\""]),
         ("provider: {name: faas}\nfunctions: {a: {image: a}}", &["provider.name is \"faas\""]),
-        ("functions: {a: {image: '${TAG^}'}}", &["${TAG^}"]),
+        ("functions: {a: {image: '${TAG!}'}}", &["${TAG!}"]),
+        ("functions: {a: {image: a}, a: {image: b}}", &["\"a\" stands there twice"]),
         ("functions: {a: {image: a}", &["line"]),
         ("- a", &["sequence"]),
         ("", &[""]),
@@ -153,6 +154,146 @@ functions:
     }
     assert_eq!(stack.notes.len(), 5);
     assert_eq!(stack.functions[0].image, "a");
+}
+
+#[test]
+fn a_handler_that_no_lang_builds_is_a_directory_beside_the_stack_file() {
+    let text = "
+x-code: &code {handler: shared, image: python:3}
+functions:
+  alone: {image: python:3, handler: ./code}
+  based: {<<: *code}
+  built: {image: a, handler: ./code, lang: python3-http}
+  empty: {image: a, handler: ''}
+  ready: {image: a, handler: ./code, skip_build: yes}
+  unnamed: {image: a, handler: ./code, lang: ''}
+";
+    let of = |files: &Files| parse(text, files, &|_| true, None);
+    let stack = of(&Files::In(PathBuf::from("/stacks"))).expect("valid");
+    let handlers = stack.handlers.iter();
+    let handlers: Vec<_> = handlers
+        .map(|(place, path)| (&*stack.functions[*place].service, path.to_str().expect("text")))
+        .collect();
+    let expected = [("alone", "/stacks/./code"), ("based", "/stacks/shared"), ("unnamed", "/stacks/./code")];
+    assert_eq!(handlers, expected);
+    assert_eq!(stack.notes, Vec::<String>::new());
+    let error = of(&Files::Nowhere).expect_err("remote").to_string();
+    assert!(error.contains("functions.alone.handler \"./code\"") && error.contains("from a URL"), "{error}");
+}
+
+/// go-yaml takes the text of every scalar where a text is meant, and the words of YAML 1.1 where a flag is.
+#[test]
+fn scalars_are_read_as_go_yaml_reads_them() {
+    for text in [
+        "yes",
+        "no",
+        "on",
+        "off",
+        "y",
+        "N",
+        "On",
+        "TRUE",
+        "true",
+        "0777",
+        "0o17",
+        "0x1F",
+        "0b11",
+        "1_000",
+        "1:30",
+        "190:20:30",
+        "1e3",
+        "1.10",
+        ".5",
+        "+1",
+        "-0",
+        ".inf",
+        ".NaN",
+        "2001-12-14",
+        "2001-12-14t21:59:43.10-05:00",
+        "=",
+        "12345678901234567890123",
+        "-12345678901234567890123",
+        "00.10",
+    ] {
+        let sent = one(&format!(
+            "functions: {{f: {{image: {text}, namespace: {text}, fprocess: {text}, environment: {{A: {text}, {text}: b}},
+              secrets: [{text}], labels: {{A: {text}}}, limits: {{memory: {text}, cpu: {text}}}}}}}"
+        ));
+        for place in [
+            "image",
+            "namespace",
+            "envProcess",
+            "envVars/A",
+            "secrets/0",
+            "labels/A",
+            "limits/memory",
+            "limits/cpu",
+        ] {
+            assert_eq!(sent.pointer(&format!("/{place}")).expect(place), text, "{place}");
+        }
+        assert_eq!(sent["envVars"][text], "b");
+    }
+    for word in ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE", "'yes'"] {
+        let sent = one(&format!("functions: {{f: {{image: a, readonly_root_filesystem: {word}}}}}"));
+        assert_eq!(sent["readOnlyRootFilesystem"], true, "{word}");
+    }
+    for word in ["n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE", "~", "null", ""]
+    {
+        let sent = one(&format!("functions: {{f: {{image: a, readonly_root_filesystem: {word}}}}}"));
+        assert_eq!(sent.get("readOnlyRootFilesystem"), None, "{word}");
+    }
+    for word in ["~", "null", "Null", "NULL", ""] {
+        let sent = one(&format!(
+            "functions:\n  f:\n    image: a\n    environment:\n      A: {word}\n    secrets:\n    - x\n    - {word}\n"
+        ));
+        assert_eq!(
+            sent,
+            serde_json::json!({"service": "f", "image": "a", "envVars": {"A": ""}, "secrets": ["x"]})
+        );
+    }
+}
+
+#[test]
+fn merge_keys_work_in_maps_and_keep_the_text_of_numbers() {
+    let stack = load(
+        "
+x-all: &all
+  shared: {image: s}
+  own: {image: replaced}
+x-limits: &limits {memory: 1Mi, cpu: 0.10}
+x-a: &a {V: 1.10, W: a}
+x-b: &b {W: b, X: 0x1F}
+x-base: &base {image: a, environment: {V: 1.10}, readonly_root_filesystem: on, limits: {cpu: 0.50}}
+functions:
+  <<: *all
+  own: {image: o, environment: {<<: [*a, *b]}, limits: {<<: *limits, memory: 2Mi}}
+  based: {<<: [*base]}
+",
+    )
+    .expect("valid");
+    assert_eq!(stack.notes, Vec::<String>::new());
+    let sent = serde_json::to_value(&stack.functions).expect("JSON");
+    assert_eq!(
+        sent,
+        serde_json::json!([
+            {"service": "based", "image": "a", "envVars": {"V": "1.10"}, "readOnlyRootFilesystem": true,
+             "limits": {"cpu": "0.50"}},
+            {"service": "own", "image": "o", "envVars": {"V": "1.10", "W": "a", "X": "0x1F"},
+             "limits": {"memory": "2Mi", "cpu": "0.10"}},
+            {"service": "shared", "image": "s"}
+        ])
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("env.yml"), "\u{feff}environment: {A: a}").expect("written");
+    let text = read_text("\u{feff}functions: {f: {image: a, environment_file: [env.yml]}}".as_bytes())
+        .expect("read");
+    let stack = parse(&text, &Files::In(dir.path().to_owned()), &|_| true, None).expect("valid");
+    assert_eq!(stack.functions[0].env_vars.as_ref().expect("variables")["A"], "a");
+    assert_eq!(stack.notes, Vec::<String>::new());
 }
 
 #[test]
@@ -285,7 +426,17 @@ fn what_is_rendered_is_read_again() {
         image: "ghcr.io/you/env:1.10".into(),
         namespace: Some("dev".into()),
         env_process: Some("sh -c 'echo ${HOME:-x} $${A} $B'".into()),
-        env_vars: map(&[("VERSION", "1.10"), ("ON", "yes"), ("LINES", "a\n# b: c\n"), ("EMPTY", "")]),
+        env_vars: map(&[
+            ("VERSION", "1.10"),
+            ("ON", "yes"),
+            ("LINES", "a\n# b: c\n"),
+            ("EMPTY", ""),
+            ("PASSWORD", "pa$$word"),
+            ("HASH", "$2y$10$a$$$"),
+            ("SHARE", r"\\server\share"),
+            ("PATTERN", r"^\d+\\\/\n$"),
+            ("BELL", "\u{7}\\\\\t/"),
+        ]),
         constraints: Some(vec!["node.platform.os == linux".into()]),
         secrets: Some(vec!["one".into()]),
         labels: map(&[("com.openfaas.scale.min", "2")]),

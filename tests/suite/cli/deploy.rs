@@ -241,6 +241,41 @@ fn the_gateway_of_a_stack_file_counts_and_gets_no_password_from_the_environment(
 }
 
 #[test]
+fn the_code_of_a_stack_files_handler_is_handed_over_unless_a_lang_builds_it() {
+    for command in ["deploy", "apply"] {
+        // The handler is not there, and taken; then the function is new.
+        let answers = vec![(404, ""), (201, ""), (404, ""), (202, "")];
+        let gateway = daemon((404, ""), answers, vec![READY]);
+        let user = User::of(&gateway);
+        std::fs::create_dir_all(user.home().join("stacks/code")).expect("made");
+        user.write("stacks/code/handler.py", "print('hello')");
+        user.write("stacks/stack.yml", "\u{feff}functions: {env: {image: 'python:3', handler: ./code}}");
+        user.run(&[command, "-f", "stacks/stack.yml"]).ok();
+        let seen = gateway.seen();
+        let sent: Vec<_> = seen.iter().filter(|request| request.method == "PUT").collect();
+        let [handler, function] = sent[..] else { panic!("{:#?}", gateway.lines()) };
+        assert_eq!(handler.header("content-type"), Some("application/x-tar"), "{handler:#?}");
+        let digest = handler.target.rsplit('/').next().expect("a digest");
+        assert_eq!(
+            function.json(),
+            serde_json::json!({"service": "env", "image": "python:3", "annotations": {"ingle.handler": digest}})
+        );
+
+        let gateway = daemon((404, ""), vec![(202, "")], vec![READY]);
+        let user = User::of(&gateway);
+        user.write("stack.yml", "functions: {env: {image: a, lang: go, handler: ./none}}");
+        user.run(&[command, "-f", "stack.yml"]).ok();
+
+        let gateway = daemon((404, ""), vec![], vec![READY]);
+        let user = User::of(&gateway);
+        user.write("stack.yml", "functions: {env: {image: a, handler: ./none}}");
+        user.run(&[command, "-f", "stack.yml"])
+            .fails(64, &["functions.env.handler", "./none", "No such file"]);
+        assert!(gateway.lines().is_empty());
+    }
+}
+
+#[test]
 fn a_wrong_stack_file_sends_nothing() {
     let gateway = daemon((404, ""), vec![], vec![READY]);
     let user = User::of(&gateway);

@@ -105,3 +105,34 @@ fn code_without_an_image_moves_with_its_function() {
         daemon.nothing_left().await;
     });
 }
+
+#[test]
+fn code_of_a_stack_file_runs_in_an_image_that_has_none() {
+    require_root!();
+    require!("containerd", "runc", "ip", "nft", "busybox", "ldd");
+    in_own_network(async {
+        let (daemon, watchdog, files) = daemon_with_box(json!({ "Cmd": ["/bin/sh"] })).await;
+        fs::copy(crate::support::watchdog(), watchdog).expect("copied");
+        let stack = files.path().join("stack.yml");
+        fs::create_dir(files.path().join("code")).expect("made");
+        fs::write(files.path().join("code/greet.sh"), "echo \"$PASSWORD\"").expect("written");
+        let text = format!(
+            "functions:
+  greet:
+    image: {IMAGE}
+    handler: ./code
+    fprocess: sh function/greet.sh
+    environment: {{PASSWORD: 'pa$$word'}}
+    annotations: {{ingle.pull-policy: Never}}
+"
+        );
+        fs::write(&stack, text).expect("written");
+        let apply = ["apply", "-f", &stack.display().to_string()];
+        done(&daemon, &apply).await;
+        assert_eq!(daemon.call("greet").await, (StatusCode::OK, "pa$word\n".into()));
+        let said = done(&daemon, &apply).await;
+        assert!(said.contains("greet is unchanged"), "{said}");
+        daemon.remove("greet").await;
+        daemon.nothing_left().await;
+    });
+}
