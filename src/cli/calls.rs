@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use reqwest::Method;
 
-use model::wire::Call;
+use model::wire::{Call, Try};
 
 use super::Globals;
 use super::output::{self, Form};
@@ -108,7 +108,7 @@ fn show(call: Call) -> anyhow::Result<()> {
     let wait = call.wait_ms.map(|wait| format!("{wait} ms before its first try")).unwrap_or_default();
     let received =
         call.received.map(|size| format!("{} with {size} bytes", code(&call))).unwrap_or_else(|| code(&call));
-    Ok(output::fields(&[
+    output::fields(&[
         ("Call id", call.call_id.clone()),
         ("Function", format!("{}.{}", call.name, call.namespace)),
         ("Status", call.status.clone()),
@@ -123,5 +123,20 @@ fn show(call: Call) -> anyhow::Result<()> {
         ("Answer", received),
         ("Reason", call.reason.clone().unwrap_or_default()),
         ("Answer kept until", time(&call.answer_until)),
-    ])?)
+    ])?;
+    if call.attempts.is_empty() { Ok(()) } else { attempts(call.attempts) }
+}
+
+/// Prints attempts that failed.
+pub(super) fn attempts(attempts: Vec<Try>) -> anyhow::Result<()> {
+    let row = |one: Try| {
+        let code = one.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
+        let reason = match one.repeats {
+            0 => one.reason,
+            count => format!("{} (as {count} before)", one.reason),
+        };
+        [output::time(&one.at), format!("{} ms", one.took_ms), code, reason]
+    };
+    let rows: Vec<_> = attempts.into_iter().map(row).collect();
+    Ok(output::table(["TRIED", "TOOK", "CODE", "REASON"], &rows)?)
 }

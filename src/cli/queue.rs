@@ -2,9 +2,10 @@
 
 use reqwest::Method;
 
-use model::wire::{DeadCall, DeadCount, QueueChange, QueueStatus};
+use model::wire::{DeadCall, DeadCount, QueueChange, QueueStatus, Replayed};
 
 use super::Globals;
+use super::calls::attempts;
 use super::client::Client;
 use super::error::CliError;
 use super::output::{self, Form};
@@ -122,7 +123,10 @@ impl Chosen {
             Some(number) => format!("call {number} was"),
             None => format!("{} calls were", answer.json::<DeadCount>()?.count),
         };
-        Ok(output::line(format!("{changed} {done}"))?)
+        // An older gateway does not say it.
+        let replayed = then.and_then(|_| answer.json::<Replayed>().ok());
+        let id = replayed.map(|replayed| format!(": ingle calls show {}", replayed.call_id));
+        Ok(output::line(format!("{changed} {done}{}", id.unwrap_or_default()))?)
     }
 }
 
@@ -169,17 +173,5 @@ fn show(call: DeadCall) -> anyhow::Result<()> {
     fields.extend(call.callback_url.map(|url| ("Callback to", url)));
     fields.push(("Queued", output::time(&call.queued_at)));
     output::fields(&fields)?;
-    let rows: Vec<_> = call
-        .tries
-        .into_iter()
-        .map(|one| {
-            let code = one.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
-            let reason = match one.repeats {
-                0 => one.reason,
-                count => format!("{} (as {count} before)", one.reason),
-            };
-            [output::time(&one.at), format!("{} ms", one.took_ms), code, reason]
-        })
-        .collect();
-    Ok(output::table(["TRIED", "TOOK", "CODE", "REASON"], &rows)?)
+    attempts(call.tries)
 }

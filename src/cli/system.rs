@@ -46,6 +46,9 @@ fn df(usage: DiskUsage) -> anyhow::Result<()> {
         row("handlers", usage.handlers),
         row("logs", usage.logs),
         row("store", usage.store),
+        row("queued calls", usage.queue.calls),
+        row("dead letters", usage.queue.dead),
+        row("call records", usage.queue.records),
     ];
     output::table(["KIND", "COUNT", "SIZE", "UNUSED"], &rows)?;
     if let Some(disk) = usage.disk {

@@ -51,7 +51,7 @@ pub use counters::Summary;
 pub use error::QueueError;
 pub use intake::Intake;
 pub use job::{Attempt, CallId, Callback, Ended, Excerpt, Job, JobMetadata, Method, ReceiverUrl};
-pub use keep::dead_letter::{DeadCall, DeadLetterFilter};
+pub use keep::dead_letter::DeadCall;
 pub use keep::query::{AnswerBody, Filter, KeptAnswer};
 pub use keep::record::{CallRecord, CallState, Start};
 pub use payload::Payload;
@@ -62,7 +62,7 @@ pub use state::DEFAULT_QUEUE;
 use codec::DecodeError;
 use directory::Directory;
 use host::store::{Store, StoreError, StoredJob};
-use model::config;
+use model::{config, wire};
 use schedule::admission::{Quota, Sender, Usage};
 use schedule::scheduler::{FairScheduler, Limits};
 use spool::Spool;
@@ -343,6 +343,16 @@ impl Queue {
     /// How many calls were given up and are kept.
     pub fn dead_count(&self) -> usize {
         self.0.state().dead.calls
+    }
+
+    /// What it keeps on the disk.
+    pub fn disk_usage(&self) -> wire::QueueUsage {
+        let share = |usage: Usage| wire::Share { count: usage.calls as u64, size: usage.bytes, unused: 0 };
+        let (dead, records) = {
+            let state = self.0.state();
+            (state.dead, state.records)
+        };
+        wire::QueueUsage { calls: share(self.0.quota.total()), dead: share(dead), records: share(records) }
     }
 
     /// Begins as many calls as there may be; the time that this went by.

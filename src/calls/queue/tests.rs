@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 
 use directory::{CallStats, DirectoryWriter, Endpoint, Entry, Phase, Publisher, View};
+use model::function::FunctionFilter;
 use model::function::{FunctionKey, FunctionSpec, Incarnation, ReplicaId};
 use model::wire::Deployment;
 use tempfile::TempDir;
@@ -195,7 +196,7 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
             .expect_err("it is not stored");
         assert!(matches!(error, QueueError::NoFunction { .. }), "{error}");
         // Given up once more.
-        let dead = queue.dead(&DeadLetterFilter::default(), 100).await;
+        let dead = queue.dead(&FunctionFilter::default(), 100).await;
         let again = dead.iter().find(|call| call.facts.callback.is_none()).expect("one was given up");
         queue.replay(again.number).await.expect("queued again");
     }
@@ -203,7 +204,7 @@ async fn the_quota_is_empty_after_calls_that_ended_in_every_way() {
     let summary = queue.summary();
     assert_eq!((summary.made, summary.cancelled, summary.given_up), (9, 6, 21), "{summary:?}");
     assert_eq!((summary.told, summary.untold), (9, 9), "{summary:?}");
-    queue.purge_all(&DeadLetterFilter::default()).await.expect("purged");
+    queue.purge_all(&FunctionFilter::default()).await.expect("purged");
     assert_eq!((queue.dead_count(), queue.dead_size()), (0, 0));
 }
 
@@ -268,7 +269,7 @@ async fn a_call_is_not_made_by_a_namesake_of_its_function_unless_it_is_replayed(
     assert_eq!(end.await, Ok(CallState::Done), "the function that is there");
     let (number, end) = world.call("env", "/200", 0, of(2)).await.expect("accepted");
     assert_eq!(end.await, Ok(CallState::Failed), "one that was there before");
-    let dead = queue.dead(&DeadLetterFilter::default(), 100).await;
+    let dead = queue.dead(&FunctionFilter::default(), 100).await;
     let [call] = &dead[..] else { panic!("{dead:?}") };
     let reason = format!("{:?}", call.facts.tries);
     assert!(call.number == number && reason.contains("was removed"), "{call:?}");

@@ -300,6 +300,7 @@ impl Disk {
         let handlers = self.handlers.stored(self.in_use().await?.into_handlers()).await?;
         let store = wire::Share { count: functions, size: self.store.size_on_disk()?, unused: 0 };
         Ok(wire::DiskUsage {
+            queue: wire::QueueUsage::default(),
             disk: disk.map(|disk| wire::FileSystem {
                 path: disk.path.display().to_string(),
                 size: disk.size,

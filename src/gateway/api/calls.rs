@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::params::Params;
 use super::{Answer, Done, to_the_end};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
-use ::calls::queue::{AnswerBody, CallRecord, CallState, Filter, KeptAnswer, Queue};
+use ::calls::queue::{AnswerBody, Attempt, CallRecord, CallState, Filter, KeptAnswer, Queue};
 use model::function::Invalid;
 use model::wire;
 
@@ -38,9 +38,9 @@ pub(super) fn routes(queue: Queue) -> Router {
 
 async fn list(State(queue): State<Queue>, params: Params) -> Answer<Vec<wire::Call>> {
     params.check(&["function", "namespace", "status", "limit"])?;
-    let (name, namespace) = params.function_and_namespace()?;
+    let functions = params.functions()?;
     let state = params.get("status").map(state).transpose()?;
-    let calls = queue.calls(Filter { name, namespace, state }, params.limit()?).await;
+    let calls = queue.calls(Filter { functions, state }, params.limit()?).await;
     Ok(axum::Json(calls.into_iter().map(call).collect()))
 }
 
@@ -80,6 +80,17 @@ async fn answer(State(queue): State<Queue>, Path(id): Path<String>) -> Result<Re
     Ok(response)
 }
 
+/// An attempt, as it is answered.
+pub(super) fn attempt(one: Attempt) -> wire::Try {
+    wire::Try {
+        at: one.at.to_string(),
+        took_ms: one.took_ms,
+        code: one.code,
+        reason: one.reason.into(),
+        repeats: one.repeats,
+    }
+}
+
 fn call(call: CallRecord) -> wire::Call {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let wait = call.started_at.map(|at| at.duration_since(call.queued_at).as_millis());
@@ -101,6 +112,7 @@ fn call(call: CallRecord) -> wire::Call {
         code: call.code,
         received: call.received,
         reason: call.reason.map(String::from),
+        attempts: call.attempts.into_iter().map(attempt).collect(),
         answer_until: time(call.result_until),
     }
 }

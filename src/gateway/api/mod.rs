@@ -108,9 +108,9 @@ impl Api {
             .merge(images::routes(self.runtime, self.fleet.disk().clone(), archives.clone()))
             .merge(bundles::routes(self.fleet.handlers().clone(), archives))
             .merge(calls::routes(self.queue.clone()))
-            .merge(queue::routes(self.queue))
+            .merge(queue::routes(self.queue.clone()))
             .merge(cron::routes(self.fleet.clone(), self.cron))
-            .merge(system::routes(self.fleet.clone()))
+            .merge(system::routes(self.fleet.clone(), self.queue))
             .merge(store::routes(self.fleet))
             .merge(info::routes(self.admin_listen, self.store.clone()))
             .merge(metrics::routes(scrape));

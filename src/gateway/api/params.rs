@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::fleet::{Fleet, FleetError};
-use model::function::{FunctionKey, FunctionName, Invalid, NamespaceName};
+use model::function::{FunctionFilter, FunctionKey, Invalid, NamespaceName};
 
 /// Rows in one answer, unless the query says otherwise.
 const LIMIT: usize = 100;
@@ -46,15 +46,9 @@ impl Params {
         Ok(())
     }
 
-    /// The function's name and the namespace that are asked for. A name alone is that of a function in the default
-    /// namespace, as everywhere.
-    pub(super) fn function_and_namespace(
-        &self,
-    ) -> Result<(Option<FunctionName>, Option<NamespaceName>), Invalid> {
-        let name = self.get("function").map(str::parse).transpose()?;
-        let namespace = self.namespace(None)?;
-        let namespace = if name.is_some() { Some(namespace.unwrap_or_default()) } else { namespace };
-        Ok((name, namespace))
+    /// The functions that are asked for.
+    pub(super) fn functions(&self) -> Result<FunctionFilter, Invalid> {
+        FunctionFilter::parse(self.get("function"), self.namespace(None)?)
     }
 
     /// How many rows are asked for, at most.
@@ -106,19 +100,17 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
-/// The function that a client means. Without a namespace it is the one of that name in the default
-/// namespace, or else what the same text names in the URL of a call: `name.namespace`.
+/// The function that a client means: the one of that name in the namespace, which without one is the default, or else
+/// what the same text names in the URL of a call, `name.namespace`.
 pub(super) fn function(
     fleet: &Fleet,
     name: &str,
     namespace: Option<NamespaceName>,
 ) -> Result<FunctionKey, Invalid> {
-    let parsed: FunctionName = name.parse()?;
-    let plain = FunctionKey::new(parsed, namespace.clone().unwrap_or_default());
-    if namespace.is_some() || fleet.directory().get(&plain).is_some() {
-        return Ok(plain);
-    }
-    Ok(fleet.directory().find(name).map_or(plain, |entry| entry.key.clone()))
+    let filter = FunctionFilter::parse(Some(name), namespace)?;
+    let named = filter.named();
+    let found = named.iter().find(|key| fleet.directory().get(key).is_some()).or_else(|| named.first());
+    found.cloned().ok_or_else(|| Invalid::new("service", "is empty; give a name"))
 }
 
 /// Refuses a namespace that is not there.

@@ -6,11 +6,12 @@ use axum::routing::{get, post, put};
 use http::StatusCode;
 
 use super::body::Json;
+use super::calls::attempt;
 use super::params::Params;
 use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
-use ::calls::queue::{self, DeadLetterFilter, Queue};
-use model::function::{Invalid, check_queue_name};
+use ::calls::queue::{self, Queue};
+use model::function::{FunctionFilter, Invalid, check_queue_name};
 use model::wire;
 
 /// The largest body in bytes.
@@ -58,10 +59,13 @@ async fn show(State(queue): State<Queue>, Path(text): Path<String>) -> Answer<wi
     Ok(axum::Json(dead(queue.dead_call(number(&text)?)?)))
 }
 
-async fn replay(State(queue): State<Queue>, Path(text): Path<String>) -> Done {
+async fn replay(
+    State(queue): State<Queue>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, axum::Json<wire::Replayed>), ErrorResponse> {
     let number = number(&text)?;
-    to_the_end(async move { queue.replay(number).await }).await?;
-    Ok(StatusCode::ACCEPTED)
+    let (number, call_id) = to_the_end(async move { queue.replay(number).await }).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(wire::Replayed { call_id: call_id.into(), number })))
 }
 
 type Counted = (StatusCode, axum::Json<wire::DeadCount>);
@@ -85,10 +89,9 @@ async fn purge_all(State(queue): State<Queue>, params: Params) -> Result<Counted
 }
 
 /// The calls that a query means: all of them, if it says nothing. A name that is mistyped must not mean all.
-fn which(params: &Params, others: &[&str]) -> Result<DeadLetterFilter, Invalid> {
+fn which(params: &Params, others: &[&str]) -> Result<FunctionFilter, Invalid> {
     params.check(&[&["function", "namespace"], others].concat())?;
-    let (name, namespace) = params.function_and_namespace()?;
-    Ok(DeadLetterFilter { name, namespace })
+    params.functions()
 }
 
 fn number(text: &str) -> Result<u64, Invalid> {
@@ -98,13 +101,6 @@ fn number(text: &str) -> Result<u64, Invalid> {
 fn dead(call: queue::DeadCall) -> wire::DeadCall {
     let queue::JobMetadata { function, call_id, method, path, queued_at, tried, tries, callback, .. } =
         call.facts;
-    let tries = tries.into_iter().map(|one| wire::Try {
-        at: one.at.to_string(),
-        took_ms: one.took_ms,
-        code: one.code,
-        reason: one.reason.into(),
-        repeats: one.repeats,
-    });
     wire::DeadCall {
         number: call.number,
         name: function.name.to_string(),
@@ -117,6 +113,6 @@ fn dead(call: queue::DeadCall) -> wire::DeadCall {
         answered: callback.as_ref().and_then(|callback| Some(callback.ended.as_ref()?.status)),
         callback_url: callback.map(|callback| callback.url.into()),
         tried,
-        tries: tries.collect(),
+        tries: tries.into_iter().map(attempt).collect(),
     }
 }

@@ -11,8 +11,8 @@ use super::functions::{Deployed, REVISION};
 use super::params::Params;
 use super::{Answer, Done, to_the_end};
 use crate::gateway::error::ErrorResponse;
-use control::fleet::Fleet;
-use model::function::{FunctionKey, Invalid};
+use control::fleet::{Fleet, FleetError};
+use model::function::Invalid;
 use model::wire;
 
 pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
@@ -30,13 +30,24 @@ async fn status(State(fleet): State<Arc<Fleet>>) -> axum::Json<wire::StoreStatus
 
 /// Deploys what a file says that was set aside.
 async fn accept(State(fleet): State<Arc<Fleet>>, params: Params) -> Result<Deployed, ErrorResponse> {
-    let (Some(name), namespace) = params.function_and_namespace()? else {
+    let functions = params.functions()?;
+    let accept = async move {
+        let mut accepted = None;
+        for key in functions.named() {
+            match (fleet.accept(key).await, accepted) {
+                // Nothing is set aside of the first that the name may stand for, nor of the second.
+                (Err(FleetError::NothingSetAside(_)), Some(first)) => accepted = Some(first),
+                (Err(error @ FleetError::NothingSetAside(_)), None) => accepted = Some(Err(error)),
+                (done, _) => return Some(done),
+            }
+        }
+        accepted
+    };
+    let Some(revision) = to_the_end(async move { accept.await.transpose() }).await? else {
         return Err(
             Invalid::new("function", "is missing: name the function whose file is to be accepted").into()
         );
     };
-    let key = FunctionKey::new(name, namespace.unwrap_or_default());
-    let revision = to_the_end(async move { fleet.accept(&key).await }).await?;
     Ok((StatusCode::ACCEPTED, [(REVISION, revision.into())]))
 }
 

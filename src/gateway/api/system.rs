@@ -8,15 +8,20 @@ use axum::routing::{get, post};
 
 use super::params::Params;
 use super::{Answer, to_the_end};
+use ::calls::queue::Queue;
 use control::fleet::Fleet;
 use model::wire;
 
-pub(super) fn routes(fleet: Arc<Fleet>) -> Router {
-    Router::new().route("/system/df", get(df)).route("/system/prune", post(prune)).with_state(fleet)
+pub(super) fn routes(fleet: Arc<Fleet>, queue: Queue) -> Router {
+    Router::new()
+        .route("/system/df", get(df))
+        .with_state((fleet.clone(), queue))
+        .merge(Router::new().route("/system/prune", post(prune)).with_state(fleet))
 }
 
-async fn df(State(fleet): State<Arc<Fleet>>) -> Answer<wire::DiskUsage> {
-    Ok(axum::Json(fleet.disk().usage().await?))
+async fn df(State((fleet, queue)): State<(Arc<Fleet>, Queue)>) -> Answer<wire::DiskUsage> {
+    let usage = fleet.disk().usage().await?;
+    Ok(axum::Json(wire::DiskUsage { queue: queue.disk_usage(), ..usage }))
 }
 
 async fn prune(State(fleet): State<Arc<Fleet>>, params: Params) -> Answer<wire::Pruned> {

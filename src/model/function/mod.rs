@@ -17,7 +17,7 @@ pub use cron::{CronSettings, Missed, Overlap};
 pub use handler::HandlerDigest;
 pub use image::{ImagePattern, ImageRef, PullPolicy};
 pub use incarnation::Incarnation;
-pub use name::{FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
+pub use name::{FunctionFilter, FunctionKey, FunctionName, NamespaceName, ReplicaId, SecretName};
 pub use probe::{Probe, Probes};
 pub use retry::{Codes, Jitter, RetryPolicy, RetrySettings, attempts};
 pub use spec::{

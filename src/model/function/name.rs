@@ -151,6 +151,43 @@ impl fmt::Display for FunctionKey {
     }
 }
 
+/// The functions that a query means: all, those of a namespace, or one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FunctionFilter {
+    /// What the name may stand for, the likelier first; nothing if there is no name.
+    named: Vec<FunctionKey>,
+    namespace: Option<NamespaceName>,
+}
+
+impl FunctionFilter {
+    /// Reads a query. A name is that of a function in the namespace, which without one is the default, or `name.namespace`
+    /// as in the URL of a call.
+    pub fn parse(name: Option<&str>, namespace: Option<NamespaceName>) -> Result<Self, Invalid> {
+        let Some(text) = name else { return Ok(Self { named: Vec::new(), namespace }) };
+        let plain = text.parse().map(|name| FunctionKey::new(name, namespace.clone().unwrap_or_default()));
+        let label = text.contains('.').then(|| FunctionKey::parse(text).ok()).flatten();
+        let label = label.filter(|label| namespace.as_ref().is_none_or(|meant| *meant == label.namespace));
+        let named: Vec<_> = plain.iter().cloned().chain(label).collect();
+        if named.is_empty() {
+            plain?;
+        }
+        Ok(Self { named, namespace })
+    }
+
+    /// The functions that the name may stand for, the likelier first; nothing if there is no name.
+    pub fn named(&self) -> &[FunctionKey] {
+        &self.named
+    }
+
+    /// Whether a function is meant.
+    pub fn means(&self, function: &FunctionKey) -> bool {
+        match &self.named[..] {
+            [] => self.namespace.as_ref().is_none_or(|meant| *meant == function.namespace),
+            named => named.contains(function),
+        }
+    }
+}
+
 /// The longest part of a function's name that is repeated in a replica's id.
 const MAX_SLUG: usize = 40;
 
@@ -264,5 +301,30 @@ mod tests {
         for other in others {
             assert!(!ReplicaId::is_one(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_filter_means_a_function_by_its_name_or_by_its_name_with_its_namespace() {
+        let (long, dev) = ("f".repeat(63), "n".repeat(63));
+        let label = format!("{long}.{dev}");
+        for (name, namespace, means, others) in [
+            (None, None, &["a", "a.dev"][..], &[][..]),
+            (None, Some("dev"), &["a.dev", "a.b.dev"], &["a", "a.b.openfaas-fn"]),
+            (Some("a"), None, &["a"], &["a.dev", "b"]),
+            (Some("a"), Some("dev"), &["a.dev"], &["a"]),
+            (Some("a.dev"), None, &["a.dev", "a.dev.openfaas-fn"], &["a", "a.b"]),
+            (Some("a.dev"), Some("dev"), &["a.dev", "a.dev.dev"], &["a", "a.dev.openfaas-fn"]),
+            (Some("a.dev"), Some("b"), &["a.dev.b"], &["a.dev", "a.b"]),
+            (Some("a.openfaas-fn"), None, &["a"], &["a.dev"]),
+            (Some(&label), None, &[&label], &["a"]),
+        ] {
+            let namespace = namespace.map(|name| name.parse().expect("a name"));
+            let filter = FunctionFilter::parse(name, namespace).expect("a filter");
+            let key = |text: &&str| FunctionKey::parse(text).expect("a name");
+            assert!(means.iter().all(|text| filter.means(&key(text))), "{filter:?}");
+            assert!(!others.iter().any(|text| filter.means(&key(text))), "{filter:?}");
+        }
+        assert!(FunctionFilter::parse(Some("../a"), None).is_err());
+        assert!(FunctionFilter::parse(Some(&long.repeat(3)), None).is_err());
     }
 }

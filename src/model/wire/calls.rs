@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Try;
+
 /// A queued call, as `GET /system/calls/ID` shows it.
 #[serde_with::skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +39,11 @@ pub struct Call {
     pub code: Option<u16>,
     /// Bytes of the answer's body.
     pub received: Option<u64>,
-    /// Why it failed, or failed the last time.
+    /// Why it failed, or failed the last time, or why its function takes no call now.
     pub reason: Option<String>,
+    /// Attempts that failed or were refused, as those of a call that was given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Try>,
     /// Until when its answer is kept, RFC 3339.
     pub answer_until: Option<String>,
 }

@@ -22,11 +22,11 @@ pub use function::{
 };
 pub use log::LogLine;
 pub use namespace::Namespace;
-pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Try};
+pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Replayed, Try};
 pub use secret::{Secret, SecretsExport};
 pub use system::{
-    DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Orphan, Provider, Pruned, Repaired,
-    Restored, SetAside, Share, StoreStatus, Version,
+    DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Orphan, Provider, Pruned, QueueUsage,
+    Repaired, Restored, SetAside, Share, StoreStatus, Version,
 };
 
 /// Whether a field says nothing, and is left out.

@@ -73,6 +73,16 @@ pub struct Try {
     pub repeats: u32,
 }
 
+/// What `POST /system/dead/NUMBER/replay` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replayed {
+    /// Its `X-Call-Id`, under which `GET /system/calls/ID` finds it.
+    pub call_id: String,
+    /// The number that it has from now on, should it be given up again.
+    pub number: u64,
+}
+
 /// How many calls were taken up again, or thrown away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadCount {

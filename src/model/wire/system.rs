@@ -78,6 +78,20 @@ pub struct DiskUsage {
     pub logs: Share,
     /// Functions, namespaces and counts.
     pub store: Share,
+    /// What the queue keeps; no part of it is in `store`'s count, and rows are part of its size.
+    #[serde(default)]
+    pub queue: QueueUsage,
+}
+
+/// What the queue keeps: how many rows, and the bytes of their heads and bodies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueUsage {
+    /// Calls and callbacks that are still to be made.
+    pub calls: Share,
+    /// Those that were given up.
+    pub dead: Share,
+    /// Records of calls that have ended, with the responses that are kept.
+    pub records: Share,
 }
 
 /// A file system.

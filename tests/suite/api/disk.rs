@@ -136,6 +136,13 @@ async fn what_is_there_is_measured_and_what_nobody_uses_is_pruned() {
     assert_eq!(usage["logs"]["unused"], 500, "{usage:#}");
     assert_eq!(usage["store"]["count"], 1);
     assert!(usage["store"]["size"].as_u64() > Some(0), "{usage:#}");
+    let nothing = json!({"count": 0, "size": 0, "unused": 0});
+    assert_eq!(usage["queue"], json!({"calls": nothing, "dead": nothing, "records": nothing}));
+    world.give_up("gone", "one").await;
+    // Its body of two bytes.
+    let one = json!({"count": 1, "size": 2, "unused": 0});
+    let record = json!({"count": 1, "size": 0, "unused": 0});
+    assert_eq!(df().await["queue"], json!({"calls": nothing, "dead": one, "records": record}));
 
     let answer = world.send("POST", "/system/prune", "").await;
     let pruned: Value = serde_json::from_str(&answer.body).expect("json");

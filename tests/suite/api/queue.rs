@@ -14,7 +14,7 @@ impl World {
     }
 
     /// Queues a call of a function that is not there, which is given up at once.
-    async fn give_up(&self, function: &str, call_id: &str) {
+    pub(super) async fn give_up(&self, function: &str, call_id: &str) {
         let before = self.json("/system/dead").await.as_array().expect("a list").len();
         let key = FunctionKey::parse(function).expect("a name");
         let facts = JobMetadata::new(key, call_id.to_owned(), "POST".to_owned(), "/a?b=c");
@@ -66,6 +66,10 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
     assert_eq!(of("function=gone&limit=1").await, json!([all[1]]));
     assert_eq!(of("function=lost&namespace=dev").await, json!([all[0]]));
     assert_eq!(of("function=lost").await, json!([]));
+    // As in the URL of a call, and as lists show it.
+    assert_eq!(of("function=lost.dev").await, json!([all[0]]));
+    assert_eq!(of("function=gone.openfaas-fn&limit=1").await, json!([all[1]]));
+    assert_eq!(of("function=lost.dev&namespace=openfaas-fn").await, json!([]));
     let number = all[0]["number"].as_u64().expect("a number");
     let shown = world.json(&format!("/system/dead/{number}")).await;
     assert_eq!(shown, all[0]);
@@ -76,7 +80,10 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
     assert_eq!(shown["tries"][0]["reason"], "there is no function lost.dev any more");
 
     // Still not there: it is given up once more, under another number.
-    world.change("POST", &format!("/system/dead/{number}/replay"), "", 202).await;
+    let answer = world.send("POST", &format!("/system/dead/{number}/replay"), "").await;
+    let replayed: Value = serde_json::from_str(&answer.body).expect("json");
+    assert_eq!((answer.status, &replayed["callId"]), (202, &json!("three")));
+    assert!(replayed["number"].as_u64() > Some(number), "{replayed}");
     eventually!(
         world.json("/system/dead").await.as_array().expect("a list").len() == 3,
         "it is not given up again"
@@ -91,8 +98,9 @@ async fn calls_that_were_given_up_are_listed_shown_replayed_and_thrown_away() {
         )
         .await;
     let newest = world.json("/system/dead?limit=1").await[0].clone();
+    assert_eq!(newest["number"], replayed["number"]);
     assert_eq!((&newest["callId"], newest["tries"].as_array().map(Vec::len)), (&json!("three"), Some(1)));
-    let answer = world.send("POST", "/system/dead/replay?function=gone", "").await;
+    let answer = world.send("POST", "/system/dead/replay?function=gone.openfaas-fn", "").await;
     assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"count":2}"#));
     eventually!(
         world.json("/system/dead").await.as_array().expect("a list").len() == 3,
@@ -141,6 +149,7 @@ async fn calls_are_listed_shown_and_cancelled() {
     assert_eq!(of("status=failed").await, json!([all[1]]));
     assert_eq!(of("function=gone").await, json!([all[1]]));
     assert_eq!(of("function=gone&namespace=dev").await, json!([all[0]]));
+    assert_eq!(of("function=gone.dev").await, json!([all[0]]));
     // Whatever an id is, it is found.
     let shown = world.json("/system/calls/one%2Fof%20us").await;
     assert_eq!(shown, all[1]);

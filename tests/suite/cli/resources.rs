@@ -264,18 +264,53 @@ fn commands_with_one_request() {
                 r#"{"disk":{"path":"/var/lib/containerd","size":2000000000,"free":1000000000},
                     "images":{"count":2,"size":63000000,"unused":31500000},"layers":{"count":9,"size":1,"unused":0},
                     "replicas":{"count":1,"size":2,"unused":0},"handlers":{"count":1,"size":5,"unused":5},"logs":{"count":1,"size":3,"unused":0},
-                    "store":{"count":1,"size":4,"unused":0}}"#,
+                    "store":{"count":1,"size":4,"unused":0},
+                    "queue":{"calls":{"count":7,"size":6,"unused":0},"dead":{"count":8,"size":7,"unused":0},
+                    "records":{"count":9,"size":8,"unused":0}}}"#,
             ),
             "GET /system/df",
             None,
-            "KIND      COUNT  SIZE     UNUSED\n\
-             images    2      63.0 MB  31.5 MB\n\
-             layers    9      1 B      0 B\n\
-             replicas  1      2 B      0 B\n\
-             handlers  1      5 B      5 B\n\
-             logs      1      3 B      0 B\n\
-             store     1      4 B      0 B\n\
+            "KIND          COUNT  SIZE     UNUSED\n\
+             images        2      63.0 MB  31.5 MB\n\
+             layers        9      1 B      0 B\n\
+             replicas      1      2 B      0 B\n\
+             handlers      1      5 B      5 B\n\
+             logs          1      3 B      0 B\n\
+             store         1      4 B      0 B\n\
+             queued calls  7      6 B      0 B\n\
+             dead letters  8      7 B      0 B\n\
+             call records  9      8 B      0 B\n\
              1.0 GB of 2.0 GB are free at /var/lib/containerd\n",
+        ),
+        row(
+            &["queue", "replay", "7"],
+            (202, r#"{"callId":"video-7","number":9}"#),
+            "POST /system/dead/7/replay",
+            None,
+            "call 7 was queued again: ingle calls show video-7\n",
+        ),
+        row(
+            &["calls", "show", "video-7"],
+            (
+                200,
+                r#"{"callId":"video-7","status":"failed","name":"video","namespace":"dev","method":"POST","path":"/",
+                    "sent":2,"queuedAt":"2025-01-31T12:00:00Z","tries":2,"code":500,"reason":"the function answered 500",
+                    "attempts":[{"at":"2025-01-31T12:00:01Z","tookMs":5,"code":429,"reason":"the function answered 429"},
+                    {"at":"2025-01-31T12:00:02Z","tookMs":6,"code":500,"reason":"the function answered 500"}]}"#,
+            ),
+            "GET /system/calls/video-7",
+            None,
+            "Call id:   video-7\n\
+             Function:  video.dev\n\
+             Status:    failed\n\
+             Request:   POST / with 2 bytes\n\
+             Queued:    2025-01-31T12:00:00Z\n\
+             Tries:     2\n\
+             Answer:    500\n\
+             Reason:    the function answered 500\n\
+             TRIED                 TOOK  CODE  REASON\n\
+             2025-01-31T12:00:01Z  5 ms  429   the function answered 429\n\
+             2025-01-31T12:00:02Z  6 ms  500   the function answered 500\n",
         ),
         row(
             &["system", "prune"],

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ::calls::queue::DeadLetterFilter;
+use model::function::FunctionFilter;
 use nix::sched::{CloneFlags, unshare};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -112,7 +112,7 @@ async fn a_call_that_is_given_up_is_told_of_too() {
         assert_eq!(header(&seen, name), [Some(value.to_owned())], "{name}");
     }
     assert_eq!(gate.stored(), 0);
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 9).await;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 9).await;
     assert_eq!((dead.len(), dead[0].facts.is_callback(), dead[0].body_size), (1, false, 5000));
     // Made again, it is told of again.
     gate.queue.replay(dead[0].number).await.expect("replayed");
@@ -174,7 +174,7 @@ async fn a_callback_that_is_given_up_is_kept_and_can_be_sent_again() {
     for (tries, reason) in
         [(2, "the receiver answered 500"), (1, "the receiver answered 410: it wants no more")]
     {
-        let dead = gate.queue.dead(&DeadLetterFilter::default(), 9).await;
+        let dead = gate.queue.dead(&FunctionFilter::default(), 9).await;
         let facts = &dead[0].facts;
         assert_eq!((dead.len(), facts.is_callback(), facts.tried), (1, true, tries));
         assert_eq!(facts.tries.last().expect("a try").reason, reason);
@@ -226,7 +226,7 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
     let answer = gate.queue_for(&format!("http://localhost:{}/", receiver.port()), "").await;
     assert_eq!(answer.code, 202, "only who looks the name up can tell");
     eventually!(gate.queue.summary().untold == 1, "{:?}", gate.queue.summary());
-    let reason = gate.queue.dead(&DeadLetterFilter::default(), 1).await[0].facts.tries[0].reason.clone();
+    let reason = gate.queue.dead(&FunctionFilter::default(), 1).await[0].facts.tries[0].reason.clone();
     assert!(reason.contains("is not a public address, and not in queue.callback_networks"), "{reason}");
     assert_eq!(count(&seen), 0, "it was called");
 }
@@ -468,7 +468,7 @@ async fn callbacks_leave_others_room_in_the_queue_and_among_those_that_were_give
     gate.queue.pause("callbacks", false).await.expect("resumed");
     eventually!(gate.queue.summary().untold == 4, "{:?}", gate.queue.summary());
     assert_eq!(gate.queue.expire().await.expect("expired"), 3, "more than max_dead");
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 9).await;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 9).await;
     let kinds: Vec<bool> = dead.iter().map(|call| call.facts.is_callback()).collect();
     assert_eq!(kinds, [true, false], "the call stays, although it is the oldest");
     assert_eq!(gate.queue_for(&format!("http://{gone}/"), "").await.code, 202);

@@ -190,7 +190,7 @@ async fn what_cannot_be_read_any_more_harms_nothing_else() {
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().made == 2, "{:?}", gate.queue.summary());
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(&calls::queue::DeadLetterFilter::default(), 9).await;
+    let dead = gate.queue.dead(&model::function::FunctionFilter::default(), 9).await;
     assert!(dead[0].facts.tries[0].reason.contains("cannot be read from the disk"), "{dead:?}");
     assert_eq!(gate.stored(), 1, "what a later version may know is left");
     assert_eq!(gate.queue("env", "").await.code, 202);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ::calls::queue::{AnswerBody, CallState, DeadLetterFilter, Filter, Queue, QueueError, Start};
+use ::calls::queue::{AnswerBody, CallState, Filter, Queue, QueueError, Start};
 use directory::Phase;
+use model::function::FunctionFilter;
 use tokio::io::AsyncReadExt as _;
 
 use super::later::{Seen, noting};
@@ -92,7 +93,7 @@ async fn a_call_is_remembered_with_what_happened_to_it() {
         (2, Some(500), Some("the function answered 500"))
     );
     // Made again, it is the newer one that is found.
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 1).await[0].number;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 1).await[0].number;
     gate.queue.pause("default", true).await.expect("paused");
     gate.queue.replay(dead).await.expect("replayed");
     assert_eq!(gate.state_of("two"), Some(CallState::Queued));
@@ -115,6 +116,54 @@ async fn a_call_that_waited_for_a_replica_was_a_cold_start() {
     gate.ended("warm", CallState::Done).await;
     let start = |id: &str| gate.queue.call(id).expect("known").start;
     assert_eq!((start("cold"), start("warm")), (Some(Start::Cold), Some(Start::Warm)));
+}
+
+/// An answer without a body.
+macro_rules! answer {
+    ($status:literal) => {
+        concat!("HTTP/1.1 ", $status, "\r\nContent-Length: 0\r\n\r\n")
+    };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_function_refuses_tells_the_status_and_the_reason_of_each_attempt() {
+    for answer in [answer!("400 Bad Request"), answer!("404 Not Found"), answer!("422 No"), answer!("501 No")]
+    {
+        let gate = gate(&[noting(&Seen::default(), &[answer]).await], "").await;
+        gate.queue_as("refused", "", "").await;
+        gate.ended("refused", CallState::Done).await;
+        let call = gate.queue.call("refused").expect("known");
+        let status = &answer["HTTP/1.1 ".len()..][..3];
+        let reason = format!("the function answered {status}, after which a call is not made again");
+        let [attempt] = &call.attempts[..] else { panic!("{call:?}") };
+        assert_eq!((attempt.code, attempt.reason.as_str()), (status.parse().ok(), reason.as_str()));
+        assert_eq!((call.tries, call.code, call.reason.as_deref()), (1, attempt.code, Some(reason.as_str())));
+    }
+    for (answers, codes) in [
+        (&[answer!("500 No"), answer!("429 Slow Down"), answer!("403 No")][..], vec![500, 429, 403]),
+        // One that is answered after all has only the attempts that failed.
+        (&[answer!("500 No"), answer!("200 OK")], vec![500]),
+    ] {
+        let gate = gate(&[noting(&Seen::default(), answers).await], "").await;
+        gate.queue_as("again", "", "").await;
+        gate.ended("again", CallState::Done).await;
+        let call = gate.queue.call("again").expect("known");
+        let found: Vec<_> = call.attempts.iter().filter_map(|attempt| attempt.code).collect();
+        assert_eq!((found, call.tries as usize), (codes, answers.len()), "{call:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_room_tells_why() {
+    let full =
+        "HTTP/1.1 429 Too Many Requests\r\nX-OpenFaaS-Internal: of-watchdog\r\nContent-Length: 0\r\n\r\n";
+    let gate = gate(&[noting(&Seen::default(), &[full; 50]).await], "").await;
+    gate.queue_as("waits", "", "").await;
+    let call = || gate.queue.call("waits").expect("known");
+    eventually!(call().code == Some(429), "{:?}", call());
+    let reason = "the function has as many calls as it takes (max_inflight)";
+    eventually!(call().reason.as_deref() == Some(reason), "{:?}", call());
+    assert_eq!((call().tries, call().attempts.len()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,7 +280,10 @@ async fn calls_are_listed_newest_first_and_by_what_they_are() {
     {
         assert_eq!(ids(Filter { state: Some(state), ..Filter::default() }, 9).await, [found]);
     }
-    let other = Filter { name: Some("other".parse().expect("a name")), ..Filter::default() };
+    let other = Filter {
+        functions: FunctionFilter::parse(Some("other"), None).expect("a filter"),
+        ..Filter::default()
+    };
     assert_eq!(ids(other, 9).await, [""; 0]);
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ::calls::queue::DeadLetterFilter;
 use host::store::LeftJob;
+use model::function::FunctionFilter;
 
 use super::later::{Seen, noting, request};
 use super::{Gate, SocketAddr, nowhere, replica};
@@ -63,7 +63,7 @@ async fn a_call_that_is_given_up_is_kept_and_can_be_made_again() {
     let answer = gate.queue("env/path?a=b", &"x".repeat(5000)).await;
     let id = answer.header("x-call-id").expect("an id");
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.queues());
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 10).await;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 10).await;
     assert_eq!(dead.len(), 1);
     let facts = &dead[0].facts;
     assert_eq!(
@@ -94,17 +94,17 @@ async fn calls_that_were_given_up_can_be_thrown_away_and_go_by_themselves() {
         gate.queue("env", &"x".repeat(5000)).await;
     }
     eventually!(gate.queue.summary().given_up == 3, "{:?}", gate.queue.summary());
-    let name = DeadLetterFilter { name: Some("other".parse().expect("a name")), namespace: None };
-    let namespace = DeadLetterFilter { name: None, namespace: Some("other".parse().expect("a name")) };
+    let name = FunctionFilter::parse(Some("other"), None).expect("a filter");
+    let namespace = FunctionFilter::parse(None, "other".parse().ok()).expect("a filter");
     for other in [name, namespace] {
         assert_eq!(gate.queue.purge_all(&other).await.expect("none"), 0);
     }
-    let newest = gate.queue.dead(&DeadLetterFilter::default(), 1).await[0].number;
+    let newest = gate.queue.dead(&FunctionFilter::default(), 1).await[0].number;
     assert_eq!(gate.queue.expire().await.expect("expired"), 1, "more than max_dead");
-    assert_eq!(gate.queue.dead(&DeadLetterFilter::default(), 9).await[0].number, newest, "the oldest goes");
+    assert_eq!(gate.queue.dead(&FunctionFilter::default(), 9).await[0].number, newest, "the oldest goes");
     gate.queue.purge(newest).await.expect("purged");
     assert_eq!((gate.queue.dead_count(), gate.bodies()), (1, 1));
-    assert_eq!(gate.queue.purge_all(&DeadLetterFilter::default()).await.expect("purged"), 1);
+    assert_eq!(gate.queue.purge_all(&FunctionFilter::default()).await.expect("purged"), 1);
     assert_eq!((gate.queue.dead_count(), gate.bodies()), (0, 0));
 }
 
@@ -126,7 +126,7 @@ async fn calls_that_were_given_up_are_kept_by_age_and_size() {
             .await
             .expect("kept");
         assert_eq!(gate.queue.expire().await.expect("looked at"), expired, "{year}");
-        gate.queue.purge_all(&DeadLetterFilter::default()).await.expect("purged");
+        gate.queue.purge_all(&FunctionFilter::default()).await.expect("purged");
     }
     assert_eq!((gate.queue.dead_count(), gate.queue.dead_size()), (0, 0));
     // By size, without being asked to.
@@ -157,7 +157,7 @@ async fn a_function_that_has_no_room_or_is_not_there_yet_costs_no_try() {
     let refusing = gate(&[address], "retry_attempts = 1").await;
     refusing.queue("env", "late").await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(refusing.stored(), 1, "{:?}", refusing.queue.dead(&DeadLetterFilter::default(), 1).await);
+    assert_eq!(refusing.stored(), 1, "{:?}", refusing.queue.dead(&FunctionFilter::default(), 1).await);
     let listener = tokio::net::TcpListener::bind(address).await.expect("still free");
     let (stream, _) = listener.accept().await.expect("a call");
     let mut connection = super::Client { stream, left: Vec::new() };
@@ -182,7 +182,7 @@ async fn what_ends_its_function_each_time_does_not_do_so_for_ever() {
     gate.queue("env", "").await;
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
     assert_eq!(tries.load(Ordering::Relaxed), 3);
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 1).await;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 1).await;
     assert!(dead[0].facts.tries[2].reason.contains("could not be reached"), "{dead:?}");
 }
 
@@ -205,7 +205,7 @@ async fn calls_of_a_function_that_was_removed_are_given_up_with_the_reason() {
     gate.remove();
     gate.queue.pause("default", false).await.expect("resumed");
     eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
-    let dead = gate.queue.dead(&DeadLetterFilter::default(), 1).await;
+    let dead = gate.queue.dead(&FunctionFilter::default(), 1).await;
     assert_eq!(dead[0].facts.tries[0].reason, "there is no function env.openfaas-fn any more");
 }
 

@@ -90,6 +90,7 @@ fn answered(head: &[u8], facts: &JobMetadata, ended: &Ended) -> HeaderMap {
     }
     let took = Duration::from_micros(ended.took_us);
     let said = [
+        ("x-attempts", ended.retries.saturating_add(1).to_string()),
         ("x-call-id", facts.call_id.to_string()),
         ("x-duration-seconds", format!("{}.{:06}", took.as_secs(), took.subsec_micros())),
         ("x-function-name", facts.function.to_string()),
@@ -121,7 +122,15 @@ fn is_ours(name: &str) -> bool {
             | Header::Upgrade
     );
     // Who is called back by another function would call back in turn, and so on.
-    let begins = ["webhook-", "x-body-omitted", "x-call-id", "x-duration-seconds", "x-function-", "x-retry"];
+    let begins = [
+        "webhook-",
+        "x-attempts",
+        "x-body-omitted",
+        "x-call-id",
+        "x-duration-seconds",
+        "x-function-",
+        "x-retry",
+    ];
     is_transport
         || matches!(name, "user-agent" | "x-callback-url")
         || begins.iter().any(|start| name.starts_with(start))
@@ -210,7 +219,7 @@ mod tests {
         };
         let head = b"Content-Type: text/plain\r\nX-Mine: 1\r\nx-mine: 2\r\nContent-Length: 7\r\nHost: evil\r\n\
             X-Function-Status: 200\r\nX-Function-Name: other\r\nX-Call-Id: other\r\nWebhook-Signature: v1,x\r\n\
-            Webhook-Id: other\r\nX-Retry: 7\r\nX-Body-Omitted: lost\r\nX-Duration-Seconds: 0\r\n\
+            Webhook-Id: other\r\nX-Retry: 7\r\nX-Attempts: 9\r\nX-Body-Omitted: lost\r\nX-Duration-Seconds: 0\r\n\
             Connection: close\r\nTransfer-Encoding: chunked\r\nX-Callback-Url: http://a/\r\nbad name: x\r\nnothing\r\n";
         let headers = answered(head, &facts, &ended);
         let mut found: Vec<(&str, &[u8])> =
@@ -220,6 +229,7 @@ mod tests {
             found,
             [
                 ("content-type", &b"text/plain"[..]),
+                ("x-attempts", b"2"),
                 ("x-call-id", "an \u{e9} id".as_bytes()),
                 ("x-duration-seconds", b"1.000002"),
                 ("x-function-name", b"env.openfaas-fn"),

@@ -2,31 +2,15 @@
 
 use jiff::Timestamp;
 
-use crate::queue::job::{Job, JobMetadata};
+use crate::queue::job::{CallId, Job, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::{Sender, Usage};
 use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
-use model::function::{FunctionKey, FunctionName, NamespaceName};
+use model::function::FunctionFilter;
 
 /// Calls that are thrown away or forgotten in one write; others may want their turn in between.
 pub(super) const PART: usize = 256;
-
-/// A selection of dead letters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DeadLetterFilter {
-    /// Only those of functions with this name.
-    pub name: Option<FunctionName>,
-    /// Only those of functions in this namespace.
-    pub namespace: Option<NamespaceName>,
-}
-
-impl DeadLetterFilter {
-    fn means(&self, function: &FunctionKey) -> bool {
-        self.name.as_ref().is_none_or(|name| *name == function.name)
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == function.namespace)
-    }
-}
 
 /// A call that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,20 +38,20 @@ impl DeadCall {
 
 impl Queue {
     /// Calls that were given up, newest first, at most `limit`.
-    pub async fn dead(&self, which: &DeadLetterFilter, limit: usize) -> Vec<DeadCall> {
+    pub async fn dead(&self, which: &FunctionFilter, limit: usize) -> Vec<DeadCall> {
         let which = which.clone();
         self.look_through(move |queue| queue.dead_calls(&which).rev().take(limit).collect()).await
     }
 
     /// The numbers of all that are meant, oldest first.
-    async fn dead_numbers(&self, which: &DeadLetterFilter) -> Vec<u64> {
+    async fn dead_numbers(&self, which: &FunctionFilter) -> Vec<u64> {
         let which = which.clone();
         self.look_through(move |queue| queue.dead_calls(&which).map(|call| call.number).collect()).await
     }
 
     /// All of them, one after the other, oldest first. What cannot be read is left out: it was said when the queue
     /// was opened.
-    pub(super) fn dead_calls(&self, which: &DeadLetterFilter) -> impl DoubleEndedIterator<Item = DeadCall> {
+    pub(super) fn dead_calls(&self, which: &FunctionFilter) -> impl DoubleEndedIterator<Item = DeadCall> {
         let which = which.clone();
         self.0.store.dead_jobs().filter_map(move |row| {
             let (number, bytes) = row.ok()?;
@@ -81,8 +65,8 @@ impl Queue {
         Ok(DeadCall::new(number, self.dead_job(number)?))
     }
 
-    /// Queues one of them again, as if it were new; the number that it has from then on.
-    pub async fn replay(&self, number: u64) -> Result<u64, QueueError> {
+    /// Queues one of them again, as if it were new; its number from then on, and its id.
+    pub async fn replay(&self, number: u64) -> Result<(u64, CallId), QueueError> {
         // One change at a time: a call that is taken up twice would share its body.
         let _one = self.0.dead_letter_lock.lock().await;
         let mut job = self.dead_job(number)?;
@@ -99,11 +83,11 @@ impl Queue {
             state.summary.accepted += u64::from(!job.facts.is_callback());
         }
         self.pump();
-        Ok(again)
+        Ok((again, job.facts.call_id))
     }
 
     /// Queues all of them again; how many. When the queue is full, the rest stays where it is.
-    pub async fn replay_all(&self, which: &DeadLetterFilter) -> Result<usize, QueueError> {
+    pub async fn replay_all(&self, which: &FunctionFilter) -> Result<usize, QueueError> {
         // In the order in which they were queued at first.
         let numbers = self.dead_numbers(which).await;
         let mut replayed = 0;
@@ -128,7 +112,7 @@ impl Queue {
     }
 
     /// Throws all of them away; how many.
-    pub async fn purge_all(&self, which: &DeadLetterFilter) -> Result<usize, QueueError> {
+    pub async fn purge_all(&self, which: &FunctionFilter) -> Result<usize, QueueError> {
         self.purge_some(&self.dead_numbers(which).await).await
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::dead_letter::{DeadCall, DeadLetterFilter, PART};
+use super::dead_letter::{DeadCall, PART};
 use super::fair_share::take_over;
 use super::record::CallRecord;
 use crate::queue::Queue;
 use crate::queue::error::QueueError;
 use crate::queue::payload::Payload;
 use crate::queue::schedule::admission::Usage;
-use model::function::FunctionKey;
+use model::function::{FunctionFilter, FunctionKey};
 
 /// A dead letter that may be evicted; of two the one that goes first is the lesser.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ impl Queue {
             function: call.facts.function,
         };
         let mut calls = self
-            .look_through(move |queue| queue.dead_calls(&DeadLetterFilter::default()).map(row).collect())
+            .look_through(move |queue| queue.dead_calls(&FunctionFilter::default()).map(row).collect())
             .await;
         calls.sort_unstable();
         let mut gone: Vec<_> =

@@ -11,27 +11,23 @@ use crate::queue::keep::record::{CallRecord, CallState};
 use crate::queue::payload::Payload;
 use crate::queue::run::body::BodySource;
 use crate::queue::run::response::header_lines;
+use crate::queue::schedule::scheduler::LaneKey;
 use crate::queue::state::readable;
 use crate::queue::{Queue, QueueError};
-use model::function::{FunctionKey, FunctionName, NamespaceName};
+use model::function::FunctionFilter;
 
 /// A selection of calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only those of functions with this name.
-    pub name: Option<FunctionName>,
-    /// Only those of functions in this namespace.
-    pub namespace: Option<NamespaceName>,
+    /// Only those of these functions.
+    pub functions: FunctionFilter,
     /// Only those in this state.
     pub state: Option<CallState>,
 }
 
 impl Filter {
     fn means(&self, call: &CallRecord) -> bool {
-        let FunctionKey { name, namespace, .. } = &call.function;
-        self.name.as_ref().is_none_or(|wanted| wanted == name)
-            && self.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
-            && self.state.is_none_or(|wanted| wanted == call.state)
+        self.functions.means(&call.function) && self.state.is_none_or(|wanted| wanted == call.state)
     }
 }
 
@@ -189,11 +185,14 @@ impl Queue {
     /// A call that has not ended.
     fn as_it_is(&self, number: u64, job: &Job) -> CallRecord {
         let mut call = CallRecord::of(&job.facts, &job.payload, CallState::Queued);
-        if let Some(running) = self.0.state().running.get(&number) {
+        let state = self.0.state();
+        if let Some(running) = state.running.get(&number) {
             call.state = CallState::Running;
             call.started_at.get_or_insert(running.since);
         } else if job.facts.not_before.is_some_and(|at| at > Timestamp::now()) {
             call.state = CallState::Waiting;
+        } else if let Some(refusal) = state.scheduler.refusal(&LaneKey::Function(call.function.clone())) {
+            (call.code, call.reason) = (Some(refusal.status), Some(refusal.reason.clone()));
         }
         call
     }

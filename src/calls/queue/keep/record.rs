@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantNames};
 
 use crate::queue::codec::{self, DecodeError};
-use crate::queue::job::{CallId, Excerpt, JobMetadata, Method};
+use crate::queue::job::{Attempt, CallId, Excerpt, JobMetadata, Method};
 use crate::queue::payload::Payload;
 use model::function::{FunctionKey, none_of};
 
@@ -69,8 +69,11 @@ pub struct CallRecord {
     pub code: Option<u16>,
     /// Bytes of the answer's body.
     pub received: Option<u64>,
-    /// Why it failed, or failed the last time.
+    /// Why it failed, or failed the last time, or why its function takes no call now.
     pub reason: Option<Excerpt>,
+    /// Attempts that failed or were refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
     /// Until when its answer is kept.
     pub result_until: Option<Timestamp>,
     /// Why the answer's body is not kept, if it is not.
@@ -95,6 +98,7 @@ impl CallRecord {
             code: facts.tries.last().and_then(|last| last.code),
             received: None,
             reason: facts.tries.last().map(|last| last.reason.clone()),
+            attempts: facts.tries.clone(),
             result_until: None,
             omitted: None,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::queue::job::{Callback, Ended, Excerpt, JobMetadata};
+use crate::queue::job::{Attempt, Callback, Ended, Excerpt, JobMetadata};
 use crate::queue::payload::Payload;
 use crate::queue::run::attempt::AttemptResult;
 use crate::queue::run::response::unwritten;
@@ -131,10 +131,17 @@ impl Queue {
                 Payload::nothing()
             });
         }
+        let refused = completion.refusal(now).map(|refusal| {
+            let mut facts = facts.clone();
+            facts.failed(refusal);
+            facts
+        });
+        let is_answered = completion.state == CallState::Done && refused.is_none();
+        let facts = refused.as_ref().unwrap_or(facts);
         let last = completion.last.as_ref().map(|(last, _)| last);
         let record = CallRecord {
             ended_at: Some(now),
-            tries: facts.tried + u32::from(completion.state == CallState::Done),
+            tries: facts.tried + u32::from(is_answered),
             start: last.and_then(|last| last.start),
             code: last.map(|last| last.status),
             received: last.and_then(|last| last.received),
@@ -147,6 +154,16 @@ impl Queue {
 }
 
 impl Completion {
+    /// Returns the last attempt if it was answered with an error after which a call is not made again: for the queue
+    /// that is an answer, for whoever looks at the call a failure.
+    fn refusal(&self, now: Timestamp) -> Option<Attempt> {
+        let (last, _) = self.last.as_ref().filter(|_| self.state == CallState::Done)?;
+        let code = last.status;
+        let reason = format!("the function answered {code}, after which a call is not made again");
+        let began = SignedDuration::try_from(self.took).ok().and_then(|took| now.checked_sub(took).ok());
+        (code >= 400).then(|| Attempt::ended(began.unwrap_or(now), self.took, Some(code), &reason))
+    }
+
     /// Makes the metadata of the callback, if the call asked for one.
     fn callback(&self, facts: &JobMetadata, omitted: Option<Excerpt>) -> Option<JobMetadata> {
         let Some(Callback { url, ended: None }) = &facts.callback else { return None };

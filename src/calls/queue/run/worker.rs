@@ -11,7 +11,7 @@ use crate::queue::job::Callback;
 use crate::queue::run::attempt::{self, AttemptResult};
 use crate::queue::run::complete::Completion;
 use crate::queue::run::outcome::Outcome;
-use crate::queue::schedule::scheduler::{LaneKey, Next};
+use crate::queue::schedule::scheduler::{LaneKey, Next, Refusal};
 use crate::queue::state::{Shared, readable};
 use crate::queue::{Attempt, CallState, Job, Queue};
 use host::store::StoreError;
@@ -72,6 +72,8 @@ impl Queue {
                 let age = Duration::try_from(at.duration_since(job.facts.queued_at)).unwrap_or_default();
                 let refused_for = self.0.state().scheduler.refused_for(lane, began);
                 if age.min(refused_for) <= self.0.config.max_age {
+                    let refusal = Refusal { status: tried.status, reason: reason.as_str().into() };
+                    self.0.state().scheduler.note_refusal(lane, refusal);
                     running.next = Next::Refused(*pause);
                     return;
                 }

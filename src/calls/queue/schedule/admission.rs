@@ -163,7 +163,6 @@ impl Quota {
     }
 
     /// Sum of all that is held.
-    #[cfg(test)]
     pub(in crate::queue) fn total(&self) -> Usage {
         lock(&self.0.held).total
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::queue::job::Excerpt;
 use model::function::{CALLBACKS, FunctionKey};
 
 /// How long a lane is left alone whose function had no room: the first time, and at most if it goes on like that.
@@ -65,6 +66,17 @@ struct Lane {
     rejections: u32,
     /// Since when.
     refused_since: Option<Instant>,
+    /// What it said.
+    refusal: Option<Refusal>,
+}
+
+/// The word of a function that has no room.
+#[derive(Debug, Clone)]
+pub(in crate::queue) struct Refusal {
+    /// Status that a client would have been answered.
+    pub(in crate::queue) status: u16,
+    /// Why, in words.
+    pub(in crate::queue) reason: Excerpt,
 }
 
 impl Lane {
@@ -272,6 +284,7 @@ impl FairScheduler {
             Next::Refused(asked) | Next::GivenUp(asked) => lane.refuse(now, asked),
             Next::Nothing | Next::At(_) => {
                 (lane.held_until, lane.rejections, lane.refused_since) = (None, 0, None);
+                lane.refusal = None;
             }
         }
         match next {
@@ -285,6 +298,18 @@ impl FairScheduler {
     pub(in crate::queue) fn refused_for(&self, function: &LaneKey, now: Instant) -> Duration {
         let since = self.lanes.get(function).and_then(|lane| lane.refused_since);
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Notes what a function says that has no room.
+    pub(in crate::queue) fn note_refusal(&mut self, function: &LaneKey, refusal: Refusal) {
+        if let Some(lane) = self.lanes.get_mut(function) {
+            lane.refusal = Some(refusal);
+        }
+    }
+
+    /// What a function said the last time, if it had no room.
+    pub(in crate::queue) fn refusal(&self, function: &LaneKey) -> Option<&Refusal> {
+        self.lanes.get(function)?.refusal.as_ref()
     }
 
     /// Takes out a call that is not being made. `false`: it is not here.
