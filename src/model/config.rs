@@ -569,7 +569,10 @@ fn memory(text: &str) -> Result<MemoryDefault, String> {
         let share = percent(text)?;
         return if share == 0 { Err("is 0%".into()) } else { Ok(MemoryDefault::Share(share)) };
     }
-    Memory::parse(text).map(|memory| MemoryDefault::Bytes(memory.bytes()))
+    match Memory::parse(text)?.bytes() {
+        0 => Err("is 0, with which no container can start".into()),
+        bytes => Ok(MemoryDefault::Bytes(bytes)),
+    }
 }
 
 fn images(text: &str) -> Result<Vec<ImagePattern>, String> {

@@ -157,8 +157,8 @@ impl TryFrom<&wire::Deployment> for FunctionSpec {
             handler: settings
                 .parse("ingle.handler", |text| text.parse().map_err(|error: Invalid| error.reason))?,
             secrets,
-            limits: resources("limits", body.limits.as_ref())?,
-            requests: resources("requests", body.requests.as_ref())?,
+            limits: resources("limits", body.limits.as_ref(), Memory::parse)?,
+            requests: resources("requests", body.requests.as_ref(), Memory::parse_request)?,
             read_only_root: body.read_only_root_filesystem.unwrap_or(false),
             pull_policy: settings.parse("ingle.pull-policy", str::parse)?,
             timeout,
@@ -271,11 +271,16 @@ fn check_variables(env_vars: &BTreeMap<String, String>) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn resources(field: &str, sent: Option<&wire::Resources>) -> Result<Resources, Invalid> {
+/// Reads limits or requests. Zero sets nothing, as with Kubernetes.
+fn resources(
+    field: &str,
+    sent: Option<&wire::Resources>,
+    memory: fn(&str) -> Result<Memory, String>,
+) -> Result<Resources, Invalid> {
     let Some(sent) = sent else { return Ok(Resources::default()) };
     Ok(Resources {
-        memory: amount(field, "memory", &sent.memory, Memory::parse)?,
-        cpu: amount(field, "cpu", &sent.cpu, Cpu::parse)?,
+        memory: amount(field, "memory", &sent.memory, memory)?.filter(|memory| memory.bytes() > 0),
+        cpu: amount(field, "cpu", &sent.cpu, Cpu::parse)?.filter(|cpu| cpu.millis() > 0),
     })
 }
 
@@ -460,6 +465,18 @@ mod tests {
     }
 
     #[test]
+    fn resources_of_zero_set_nothing_and_requests_may_be_small() {
+        let spec = FunctionSpec::try_from(&deployment(
+            r#"{"service":"env","image":"a","limits":{"memory":"0","cpu":"0m"},
+                "requests":{"memory":"1Mi","cpu":"0"}}"#,
+        ))
+        .expect("valid");
+        assert_eq!(spec.limits, Resources::default());
+        assert_eq!(spec.requests.memory.expect("memory").bytes(), 1 << 20);
+        assert_eq!(spec.requests.cpu, None);
+    }
+
+    #[test]
     fn settings_are_read_from_labels_and_annotations() {
         let spec = FunctionSpec::try_from(&deployment(
             r#"{"service":"env","image":"a/b:1","labels":{"com.openfaas.scale.min":"2"},
@@ -501,6 +518,8 @@ mod tests {
             (json!({"namespace": "b.c"}), "namespace"),
             (json!({"secrets": ["../../etc/shadow"]}), "secret"),
             (json!({"limits": {"memory": "lots"}}), "limits.memory"),
+            (json!({"limits": {"memory": "1Mi"}}), "limits.memory"),
+            (json!({"limits": {"memory": "-1Gi"}}), "limits.memory"),
             (json!({"requests": {"cpu": "-1"}}), "requests.cpu"),
             (json!({"labels": {"faas_function": "b"}}), "labels.faas_function"),
             (json!({"annotations": {"ingle.timeout": "soon"}}), "annotations.ingle.timeout"),

@@ -182,7 +182,7 @@ async fn a_wrong_deploy_is_refused_at_once_and_leaves_nothing() {
         (
             r#"{"service":"a","image":"x","requests":{"cpu":"-1"}}"#,
             400,
-            "requests.cpu: \"-1\" is not an amount of cpu: write cores (0.5) or thousandths (500m)",
+            "requests.cpu: \"-1\" is negative: write cores (0.5) or thousandths (500m); 0 sets nothing",
         ),
         (
             r#"{"service":"a","image":"x","labels":{"faas_function":"b"}}"#,
