@@ -4,7 +4,7 @@ use directory::{CallStats, DirectoryWriter, Endpoint, Entry, Phase, Publisher, V
 use model::function::FunctionFilter;
 use model::function::{FunctionKey, FunctionSpec, Incarnation, ReplicaId};
 use model::wire::Deployment;
-use tempfile::TempDir;
+use temporary::TemporaryDirectory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -20,7 +20,7 @@ struct World {
     config: config::Config,
     replica: SocketAddr,
     _directory: (DirectoryWriter, Mutex<Publisher>),
-    _state: TempDir,
+    _state: TemporaryDirectory,
 }
 
 fn key(name: &str) -> FunctionKey {
@@ -56,7 +56,7 @@ async fn serve(listener: TcpListener) {
 
 impl World {
     async fn new() -> Self {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let replica = listener.local_addr().expect("bound");
         tokio::spawn(serve(listener));

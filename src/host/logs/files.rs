@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_files_stay_within_their_limit_and_keep_the_newest() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let mut files = Files::new(dir.path().join("ns/f"), 1000);
         for n in 0..500 {
             files.append(format!("{n:>9}\n").as_bytes()).expect("written");
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_torn_line_is_closed_off() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         fs::write(dir.path().join(CURRENT), "whole\nto").expect("written");
         let mut files = Files::new(dir.path().to_owned(), 1000);
         files.append(b"next\n").expect("written");
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_was_deleted_is_made_again() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let mut files = Files::new(dir.path().join("ns/f"), 1000);
         files.append(b"one\n").expect("written");
         fs::remove_dir_all(dir.path().join("ns")).expect("removed");

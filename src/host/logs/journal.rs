@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_datagram_with_its_fields() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let path = dir.path().join("socket");
         assert!(Journal::find(&path).is_none());
         let journald = UnixDatagram::bind(&path).expect("bound");
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_journald_that_reads_nothing_or_is_gone_is_not_waited_for() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).expect("bound");
         let journal = Journal::find(&path).expect("there");

@@ -328,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_reaches_every_place() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let socket = dir.path().join("journal");
         let journald = UnixDatagram::bind(&socket).expect("bound");
         journald.set_nonblocking(true).expect("set");
@@ -378,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn opening_again_changes_nothing_and_asking_leaves_nothing() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let logs = Logs::with_journal(&config(), dir.path(), dir.path(), Path::new("/none")).expect("logs");
         let key = FunctionKey::parse("f.ns").expect("a key");
         let id = ReplicaId::from_existing("f-1");
@@ -401,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn something_else_in_the_place_of_a_fifo_is_an_error_that_leaves_nothing() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let logs = Logs::with_journal(&config(), dir.path(), dir.path(), Path::new("/none")).expect("logs");
         let key = FunctionKey::parse("f.ns").expect("a key");
         fs::create_dir_all(dir.path().join("io/f-1")).expect("made");

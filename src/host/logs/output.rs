@@ -358,7 +358,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_disk_that_hangs_holds_a_reader_up_once_and_lines_are_counted() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let output = output(dir.path().join("ns/f"));
         let line = "x".repeat(1000);
         let (mut waits, mut taken) = (0, 0u32);
@@ -407,7 +407,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_that_fails_stops_nothing_and_its_gap_is_told() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         std::fs::write(dir.path().join("ns"), "in the way").expect("written");
         let output = output(dir.path().join("ns/f"));
         let (_, follower) = output.follow();
@@ -427,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_kept_in_order_after_a_restart_with_the_clock_set_back() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let day = 86_400_000_000_000;
         for (now, text) in [(9 * day, "one"), (3 * day, "two"), (9 * day + 5, "three")] {
             let output = output(dir.path().join("ns/f"));
@@ -443,7 +443,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_may_follow() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let output = output(dir.path().join("ns/f"));
         let mut followers: Vec<_> = (0..MAX_FOLLOWERS).map(|_| output.follow().1.expect("room")).collect();
         assert!(output.follow().1.is_none());
@@ -453,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_function_has_no_task_and_no_buffer() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let output = output(dir.path().join("ns/f"));
         output.push(1, "r", Source::Stdout, "line").expect("room");
         output.common.tasks.close();

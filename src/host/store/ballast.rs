@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn room_is_held_once_and_let_go_once() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = temporary::TemporaryDirectory::new();
         let ballast = Ballast::of(dir.path());
         assert!(!ballast.release());
         ballast.hold().expect("held");

@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_in_one_place_also_after_a_restart() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         let store = Store::open(state.path()).expect("opened");
         let dead = |follower| LeftJob { dead: Some(b"dead".to_vec()), record: None, follower };
         for number in [2, 10, 9] {
@@ -220,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_has_ended_is_remembered_beside_what_follows_from_it() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         let store = Store::open(state.path()).expect("opened");
         store.put_job(3, b"call".to_vec()).await.expect("kept");
         let left = |record: &[u8], follower| LeftJob { dead: None, record: Some(record.to_vec()), follower };
@@ -237,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_number_is_not_given_out_twice_whatever_has_gone_since() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         let mut highest = 0;
         for round in 0..3 {
             let store = Store::open(state.path()).expect("opened");

@@ -195,7 +195,7 @@ timer timed.team true 1
 
     #[tokio::test]
     async fn the_store_of_format_1_is_taken_over_once() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         unpack(state.path(), &[]);
         let lives = |store: &Store| {
             let functions = store.functions().expect("readable").into_iter();
@@ -222,7 +222,7 @@ timer timed.team true 1
     #[tokio::test]
     async fn a_takeover_that_was_cut_off_is_gone_on_with() {
         // What is left of a whole takeover, put back to what is there at each of its steps.
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         unpack(state.path(), &[]);
         drop(Store::open(state.path()).expect("opens"));
         let cuts: [(&str, Cut); 4] = [
@@ -261,7 +261,7 @@ timer timed.team true 1
 
     #[test]
     fn an_identity_that_was_moved_away_is_no_reason_to_take_anything_over() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         unpack(state.path(), &[]);
         drop(Store::open(state.path()).expect("opens"));
         std::fs::remove_file(state.path().join("functions/openfaas-fn/zero.json")).expect("removed");

@@ -36,7 +36,7 @@ pub(super) fn record(name: &str, text: &str) -> FunctionRecord {
 
 #[tokio::test]
 async fn what_was_written_is_there_after_opening_again() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let big = "x".repeat(100_000);
     {
         let store = Store::open(dir.path()).expect("opens");
@@ -73,7 +73,7 @@ async fn delete_row(store: &Store, row: &str) {
 
 #[tokio::test]
 async fn the_file_of_a_value_is_removed_when_no_row_names_it() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     let (long, other) = ("x".repeat(50_000), "y".repeat(50_000));
     put_row(&store, "row/a", &long).await;
@@ -101,7 +101,7 @@ async fn the_file_of_a_value_is_removed_when_no_row_names_it() {
 
 #[tokio::test]
 async fn files_left_by_a_crash_are_removed_when_the_store_opens() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     put_row(&store, "row/a", &"x".repeat(50_000)).await;
     store.close().await;
@@ -118,7 +118,7 @@ async fn files_left_by_a_crash_are_removed_when_the_store_opens() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_can_be_read_while_it_is_replaced() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Arc::new(Store::open(dir.path()).expect("opens"));
     put_row(&store, "row/a", "cat").await;
     let reading = std::thread::spawn({
@@ -144,7 +144,7 @@ async fn a_row_can_be_read_while_it_is_replaced() {
 
 #[tokio::test]
 async fn counts_are_those_of_one_life_of_a_function() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     let life = Incarnation::new;
     let counts = |store: &Store, n| store.counts::<u64>(&key("a"), &life(n)).expect("readable");
@@ -180,7 +180,7 @@ async fn counts_are_those_of_one_life_of_a_function() {
 
 #[tokio::test]
 async fn a_removal_is_known_until_it_is_forgotten_also_after_a_restart() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     for name in ["a", "a.b"] {
         store.put_function(&record(name, "cat")).await.expect("written");
@@ -203,7 +203,7 @@ async fn a_removal_is_known_until_it_is_forgotten_also_after_a_restart() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_named_and_set_aside_and_hides_no_other() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     for name in ["a", "b", "c", "d", "sound"] {
         store.put_function(&record(name, "cat")).await.expect("written");
@@ -252,7 +252,7 @@ async fn a_file_that_cannot_be_used_is_named_and_set_aside_and_hides_no_other() 
 
 #[tokio::test]
 async fn a_namespace_that_cannot_be_used_hides_no_other() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     for name in ["a", "b"] {
         let namespace = wire::Namespace { name: name.into(), ..wire::Namespace::default() };
@@ -272,7 +272,7 @@ async fn a_namespace_that_cannot_be_used_hides_no_other() {
 
 #[test]
 fn a_first_start_that_was_cut_off_begins_anew_and_a_damaged_store_does_not() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     // All that is left is a store whose settings are torn.
     let damage = || {
         for name in ["identity", "functions", "namespaces"] {
@@ -297,7 +297,7 @@ fn a_first_start_that_was_cut_off_begins_anew_and_a_damaged_store_does_not() {
 
 #[tokio::test]
 async fn revisions_that_are_kept_are_in_use() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     let kept =
         |number| RevisionRecord { number, digest: format!("sha256:{number}"), ..RevisionRecord::default() };
@@ -320,7 +320,7 @@ async fn revisions_that_are_kept_are_in_use() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_opened_serves_functions_and_says_why() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Store::open(dir.path()).expect("opens");
     store.put_function(&record("a", "cat")).await.expect("written");
     store.close().await;
@@ -338,7 +338,7 @@ async fn a_store_that_cannot_be_opened_serves_functions_and_says_why() {
 
 #[tokio::test]
 async fn left_over_and_torn_snapshots_do_not_keep_it_from_opening() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     {
         let store = Store::open(dir.path()).expect("opens");
         store.put_function(&record("a", "cat")).await.expect("written");
@@ -357,7 +357,7 @@ async fn left_over_and_torn_snapshots_do_not_keep_it_from_opening() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_writers_at_once_all_get_through() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     let store = Arc::new(Store::open(dir.path()).expect("opens"));
     let writers: Vec<_> = (0..64)
         .map(|n| {
@@ -377,7 +377,7 @@ async fn many_writers_at_once_all_get_through() {
 
 #[test]
 fn a_store_of_a_later_version_is_refused() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = temporary::TemporaryDirectory::new();
     drop(Store::open(dir.path()).expect("opens"));
     {
         let db = sled::open(dir.path().join("db")).expect("opens");

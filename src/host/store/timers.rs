@@ -98,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_and_its_timer_are_there_together_and_go_with_their_function() {
-        let state = tempfile::tempdir().expect("a directory");
+        let state = temporary::TemporaryDirectory::new();
         let store = Store::open(state.path()).expect("a store");
         let env = FunctionKey::parse("env").expect("a name");
         // The one that `record` has.

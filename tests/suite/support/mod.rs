@@ -56,14 +56,13 @@ pub(crate) mod oci;
 pub(crate) mod registry;
 mod sample;
 pub(crate) mod tap;
-mod temporary;
 pub(crate) mod view;
 
+pub(crate) use ::temporary::TemporaryDirectory;
 pub(crate) use containerd::PrivateContainerd;
 pub(crate) use contract::{Behaviour, exit_code, runtime_contract};
 pub(crate) use image::{Item, busybox, write_archive};
 pub(crate) use sample::sample_archive;
-pub(crate) use temporary::TemporaryDirectory;
 
 /// How often `eventually!` looks.
 pub(crate) const POLL: Duration = Duration::from_millis(20);

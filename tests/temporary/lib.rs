@@ -11,10 +11,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A temporary directory. Its removal waits for whoever still writes there: sled's threads do so for a moment after
 /// their database was closed, and tempfile's own removal would leave the directory behind without a word.
 #[derive(Debug)]
-pub(crate) struct TemporaryDirectory(tempfile::TempDir);
+pub struct TemporaryDirectory(tempfile::TempDir);
 
 impl TemporaryDirectory {
-    pub(crate) fn new() -> Self {
+    /// Makes a directory where temporary files go.
+    #[expect(clippy::new_without_default, reason = "it makes something")]
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("make a directory"))
     }
 }
@@ -39,6 +41,7 @@ impl Drop for TemporaryDirectory {
                 eprintln!("{left}");
                 return;
             }
+            #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
             std::thread::sleep(PAUSE);
         }
     }
