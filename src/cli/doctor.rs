@@ -11,6 +11,7 @@ use model::wire;
 use super::client::Client;
 use super::error::CliError;
 use super::local_daemon::LocalDaemon;
+use super::terminal::plain_line;
 use super::{Globals, output};
 
 const GATEWAY: &str = "gateway";
@@ -207,7 +208,7 @@ fn print(found: &[Finding]) -> std::io::Result<()> {
         let word = format!("{word:<7}");
         let word = if colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word };
         // Texts of others may be of several lines, and hold anything.
-        let text = text.replace('\n', "; ").replace(char::is_control, " ");
+        let text = plain_line(&text.replace('\n', "; "));
         writeln!(out, "{word}  {check:<widest$}  {text}")?;
         if let Some(remedy) = remedy {
             writeln!(out, "{:<7}  {:<widest$}  -> {remedy}", "", "")?;

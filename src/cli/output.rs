@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::client::Answer;
-use super::terminal::plain;
+use super::terminal::{plain, plain_line};
 
 /// Prints a line of the result.
 pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
@@ -95,7 +95,7 @@ fn width(text: &str) -> usize {
 
 /// An empty cell would be taken for a missing one, and a line break would break the table.
 fn shown(cell: &str) -> String {
-    if cell.is_empty() { "-".to_owned() } else { cell.replace(char::is_control, " ") }
+    if cell.is_empty() { "-".to_owned() } else { plain_line(cell) }
 }
 
 /// Prints names and values below each other; a value that is empty is left out, and a value of
@@ -106,8 +106,8 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> io::Result<()> {
     let mut text = String::new();
     for (name, value) in shown() {
         for (index, line) in value.lines().enumerate() {
-            // A function's output is among the values, and must not drive the terminal.
-            let line = line.replace(char::is_control, " ");
+            // A function's output is among the values.
+            let line = plain_line(line);
             let label = if index == 0 { format!("{name}:") } else { String::new() };
             text.push_str(&format!("{label:<0$}{line}\n", widest + 3));
         }
@@ -175,7 +175,7 @@ impl Progress {
             return;
         }
         if self.terminal {
-            let cut: String = text.chars().filter(|c| !c.is_control()).take(PROGRESS_WIDTH).collect();
+            let cut: String = plain_line(text).chars().take(PROGRESS_WIDTH).collect();
             let mut err = io::stderr().lock();
             let _ = write!(err, "\r\x1b[K{cut}").and_then(|()| err.flush());
         } else {

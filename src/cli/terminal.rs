@@ -23,6 +23,11 @@ pub(crate) fn plain(text: &str) -> String {
     shown
 }
 
+/// Returns text of others as [`plain`] does, on one line.
+pub(crate) fn plain_line(text: &str) -> String {
+    plain(&text.replace(['\n', '\r', '\t'], " "))
+}
+
 /// Returns a line of output of others as [`plain`] does, but with its colours: these end with the line, and may not
 /// conceal anything.
 pub(crate) fn coloured(line: &str) -> String {
@@ -73,6 +78,7 @@ mod tests {
         let text = "a\x1b[2Jb\x1b]0;title\x07\r\x08\x7f\u{9b}8m\u{202e}gpj\tc\nd é";
         let shown = plain(text);
         assert_eq!(shown, "a^[[2Jb^[]0;title^G^M^H^?\\u{9b}8m\\u{202e}gpj\tc\nd é");
+        assert_eq!(plain_line("a\tb\r\nc\x1b[2J"), "a b  c^[[2J");
         assert_eq!(coloured("no colours"), "no colours");
         assert_eq!(coloured("\x1b[32mok\x1b[0m\x1b[2J"), "\x1b[32mok\x1b[0m^[[2J\x1b[0m");
         assert_eq!(coloured("\x1b[38;5;8mgrey"), "\x1b[38;5;8mgrey\x1b[0m");
