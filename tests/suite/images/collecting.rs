@@ -194,12 +194,8 @@ async fn an_image_is_removed_by_name_and_can_be_pulled_again() {
     assert_eq!(place.pull(&name).await.expect("pulled again"), pulled);
 }
 
-#[tokio::test]
-async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_function() {
-    require_root!();
-    require!("containerd");
-    let place = Place::start().await;
-    let keeper = place.keeper("");
+/// Pulls an image half: returns it, what it was resolved to, and the registry that has the half of it.
+async fn broken_pull(place: &Place) -> (TestImage, ResolvedImage, HandmadeRegistry) {
     let made = TestImage::new("broken", &[1 << 20, 1 << 20]);
     let (image, lost) = (made.clone(), made.layers[1].clone());
     let registry = HandmadeRegistry::serve(move |asked| {
@@ -216,6 +212,16 @@ async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_fun
         }
     }
     assert_eq!(place.leases().len(), 1);
+    (made, resolved, registry)
+}
+
+#[tokio::test]
+async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_function() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let keeper = place.keeper("");
+    let (made, resolved, _registry) = broken_pull(&place).await;
     let needed = place.runtime.room_for(&resolved).await.expect("measured");
     let layer = made.layer(0).len() as u64;
     assert!((7 * layer - 10_000..7 * layer + 10_000).contains(&needed), "one layer less to fetch: {needed}");
@@ -227,6 +233,29 @@ async fn a_prune_takes_what_a_pull_that_broke_off_has_left_but_not_that_of_a_fun
     keeper.store.delete_function(&key).await.expect("deleted");
     let pruned = keeper.prune().await.expect("pruned");
     assert!(pruned.images.is_empty() && pruned.freed > 1 << 20, "{pruned:?}");
+    place.assert_empty();
+}
+
+#[tokio::test]
+async fn what_a_pull_that_broke_off_has_left_is_given_up_after_a_day_unless_a_function_waits_for_it() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let keeper = place.keeper("");
+    let (_, resolved, _registry) = broken_pull(&place).await;
+    let key = keeper.function("env", &Image { resolved, chain_id: String::new() }, None).await;
+    let a_day_later = async || {
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(25 * 60 * 60)).await;
+        tokio::time::resume();
+        keeper.collect().await.expect("collected");
+    };
+    a_day_later().await;
+    assert_eq!(place.leases().len(), 1, "the function waits for it");
+    keeper.store.delete_function(&key).await.expect("deleted");
+    keeper.collect().await.expect("collected");
+    assert_eq!(place.leases().len(), 1, "somebody may try again");
+    a_day_later().await;
     place.assert_empty();
 }
 
