@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::{Gate, PATIENCE, answering, endpoint, mirror, replica};
+use super::{Client, Gate, PATIENCE, answering, endpoint, mirror, replica};
 use crate::support::view::view;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -272,6 +272,22 @@ async fn with_little_memory(replica: std::net::SocketAddr) -> Gate {
     Gate::with(&[replica], |_, limits| (limits.request_memory, limits.threads) = (128 << 10, 1)).await
 }
 
+/// Returns how many of the first of 20 clients were told to give way: some, and not all.
+async fn evicted(clients: &mut [Client], what: &str) -> usize {
+    let mut closed = 0;
+    for client in clients {
+        if tokio::time::timeout(SOON, client.stream.readable()).await.is_err() {
+            break;
+        }
+        let answer = client.answer().await;
+        assert_eq!((answer.code, answer.header("connection")), (408, Some("close")), "{what}");
+        assert!(answer.body.contains("gateway.request_memory"), "{what}: {}", answer.body);
+        closed += 1;
+    }
+    assert!((1..20).contains(&closed), "{what}: {closed} were closed");
+    closed
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_for_its_function_gives_way_until_its_body_is_here() {
     let unread = replica(|connection, _| async move {
@@ -304,17 +320,7 @@ async fn a_call_that_waits_for_its_function_gives_way_until_its_body_is_here() {
             let _ = tokio::time::timeout(SOON, client.stream.write_all(&body)).await;
             unfinished.push(client);
         }
-        let mut closed = 0;
-        for client in &mut unfinished {
-            if tokio::time::timeout(SOON, client.stream.readable()).await.is_err() {
-                break;
-            }
-            let answer = client.answer().await;
-            assert_eq!((answer.code, answer.header("connection")), (408, Some("close")), "{what}");
-            assert!(answer.body.contains("gateway.request_memory"), "{what}: {}", answer.body);
-            closed += 1;
-        }
-        assert!((1..20).contains(&closed), "{what}: {closed} were closed");
+        evicted(&mut unfinished, what).await;
         for client in &whole {
             let readable = tokio::time::timeout(SOON, client.stream.readable()).await;
             assert!(readable.is_err(), "{what}: a call that has arrived whole was closed");
@@ -350,18 +356,7 @@ async fn the_unfinished_request_that_waits_longest_gives_its_memory_to_the_next(
             tokio::time::sleep(Duration::from_millis(20)).await;
             clients.push(client);
         }
-        let mut closed = 0;
-        for client in &mut clients {
-            let readable = tokio::time::timeout(SOON, client.stream.readable()).await.is_ok();
-            if !readable {
-                break;
-            }
-            let answer = client.answer().await;
-            assert_eq!((answer.code, answer.header("connection")), (408, Some("close")), "{what}");
-            assert!(answer.body.contains("gateway.request_memory"), "{what}: {}", answer.body);
-            closed += 1;
-        }
-        assert!((1..20).contains(&closed), "{what}: {closed} were closed");
+        let closed = evicted(&mut clients, what).await;
         for client in &mut clients[closed..] {
             let readable = tokio::time::timeout(Duration::from_millis(1), client.stream.readable()).await;
             assert!(readable.is_err(), "{what}: one that waits less was closed");
