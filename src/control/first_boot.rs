@@ -20,7 +20,7 @@ use model::wire::Deployment;
 
 /// The file that says that it was done.
 const MARK: &str = "first-boot.done";
-/// What is done so far, a line each.
+/// File of the functions and namespaces that are done so far, a line each.
 const PROGRESS: &str = "first-boot.progress";
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -61,7 +61,7 @@ impl Liveness {
 struct Watch {
     liveness: Liveness,
     control: RuntimeMetrics,
-    /// What the counters of the control threads were at the last look that found all well.
+    /// Counters of the control threads at the last look that found all well.
     seen: Vec<(u64, Duration)>,
 }
 

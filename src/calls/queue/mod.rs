@@ -345,7 +345,7 @@ impl Queue {
         self.0.state().dead.calls
     }
 
-    /// What it keeps on the disk.
+    /// Returns the bytes that calls, dead letters and records take on the disk.
     pub fn disk_usage(&self) -> wire::QueueUsage {
         let share = |usage: Usage| wire::Share { count: usage.calls as u64, size: usage.bytes, unused: 0 };
         let (dead, records) = {

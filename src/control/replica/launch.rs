@@ -21,7 +21,7 @@ use model::function::{Incarnation, PullPolicy, ReplicaId};
 
 /// Lines of output that an error carries.
 const ERROR_LINES: usize = 5;
-/// What a watchdog may take to read and write beyond the limit of its function.
+/// Time that a watchdog may take to read and write beyond the limit of its function.
 const WATCHDOG_MARGIN: Duration = Duration::from_secs(2);
 
 /// How long a watchdog still takes requests after SIGTERM. A replica is told to leave once it has no calls.

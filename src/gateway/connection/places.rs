@@ -129,7 +129,7 @@ struct Connected {
     held: AtomicUsize,
     /// Bytes of `Places::leaving`.
     leaving: AtomicUsize,
-    /// That of its task, which is the same for its life.
+    /// Waker of the task, which is the same for the life of the connection.
     waker: OnceLock<Waker>,
 }
 
@@ -306,7 +306,7 @@ pub(in crate::gateway) struct Place {
     places: Arc<Places>,
     memory: PollSemaphore,
     reserved: Option<OwnedSemaphorePermit>,
-    /// What it has of `Places::spare` until there is memory for it.
+    /// Part of `Places::spare` that is held until there is memory.
     spare: Option<OwnedSemaphorePermit>,
     /// More is to be reserved than there was.
     blocked: bool,

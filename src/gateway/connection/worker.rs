@@ -22,7 +22,7 @@ pub struct Gateway {
     pub queue: Queue,
     /// The rules of access to the API: credentials that open it are not passed on to functions.
     pub access: Arc<Access>,
-    /// Where the threads that carry calls respond that they turn over.
+    /// Judge of the threads that carry calls: they respond that they turn over.
     pub liveness: Liveness,
     /// Everything that is no call of a function. Its handlers run on the runtime of the daemon, never on the
     /// threads that carry calls.

@@ -154,7 +154,7 @@ impl fmt::Display for FunctionKey {
 /// The functions that a query means: all, those of a namespace, or one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionFilter {
-    /// What the name may stand for, the likelier first; nothing if there is no name.
+    /// Returns the functions that the name may stand for, the likelier first; none if there is no name.
     named: Vec<FunctionKey>,
     namespace: Option<NamespaceName>,
 }

@@ -44,7 +44,7 @@ impl Glob {
         self.ends(text).last()
     }
 
-    /// Where beginnings that match end, each place in the pattern being looked at once for a character.
+    /// Returns the ends of beginnings that match, each place in the pattern being looked at once for a character.
     fn ends(&self, text: &str) -> impl Iterator<Item = usize> {
         let mut places = BTreeSet::new();
         self.enter(0, &mut places);

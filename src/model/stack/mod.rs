@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// A stack file, an environment file, and both with their variables filled in, have at most this many bytes.
 pub const MAX_FILE: usize = 1 << 20;
 
-/// What some editors put in front of a text.
+/// Byte order mark, which some editors put in front of a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// What is wrong with a stack file, and where in it.

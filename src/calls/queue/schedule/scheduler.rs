@@ -66,7 +66,7 @@ struct Lane {
     rejections: u32,
     /// Since when.
     refused_since: Option<Instant>,
-    /// What it said.
+    /// Word of the function the last time that it had no room.
     refusal: Option<Refusal>,
 }
 
@@ -307,7 +307,7 @@ impl FairScheduler {
         }
     }
 
-    /// What a function said the last time, if it had no room.
+    /// Returns the word of a function the last time that it had no room.
     pub(in crate::queue) fn refusal(&self, function: &LaneKey) -> Option<&Refusal> {
         self.lanes.get(function)?.refusal.as_ref()
     }
