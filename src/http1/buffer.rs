@@ -21,6 +21,12 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A stream that shows what it holds without giving it away.
+pub trait Peek {
+    /// Copies the first bytes that have arrived, and leaves them. Never waits.
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize>;
+}
+
 /// Bytes that were read and not yet used. Takes its memory when it is first filled, and gives it
 /// back when it is empty and released, or dropped.
 #[derive(Debug, Default)]
@@ -110,16 +116,28 @@ impl Buffer {
         true
     }
 
+    /// Returns what a stream would fill it with while it is empty.
+    pub fn peek(&mut self, from: &impl Peek) -> io::Result<&[u8]> {
+        debug_assert!(self.is_empty(), "what was peeked at is not held");
+        self.take();
+        let count = from.peek(&mut self.bytes)?;
+        Ok(&self.bytes[..count])
+    }
+
+    fn take(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes =
+                FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_else(|| vec![0; SIZE]);
+        }
+    }
+
     /// Reads once. `Ok(0)` is the end of the stream; a full buffer must not be filled.
     pub fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.is_empty() {
-            self.bytes =
-                FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_else(|| vec![0; SIZE]);
-        }
+        self.take();
         if self.end == self.bytes.len() && self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use crate::Framing;
+
 /// Bytes of chunk extensions and trailers that a whole body may have. Nothing reads them, so they
 /// are only a way to keep a connection busy.
 const MAX_OVERHEAD: u32 = 16 << 10;
@@ -82,6 +84,17 @@ enum At {
     End,
 }
 
+impl From<Framing> for Decoder {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::Length(0),
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::chunked(),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
 impl Decoder {
     /// A body of chunks, none read yet.
     pub fn chunked() -> Self {
@@ -94,6 +107,18 @@ impl Decoder {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunked) => chunked.at == At::End,
             Self::UntilClose => false,
+        }
+    }
+
+    /// Passes over all of the body that is in `input`. Returns how many bytes that are.
+    pub fn skip(&mut self, input: &[u8]) -> Result<usize, FrameError> {
+        let mut at = 0;
+        loop {
+            let found = self.decode(&input[at..])?;
+            at += found.skip + found.data;
+            if found.end || found.data == 0 {
+                return Ok(at);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ mod host;
 pub mod method;
 
 pub use alarm::Alarm;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, Peek};
 pub use decoder::{Decoder, end_chunks, push_chunk};
 pub use head::{
     Framing, HeadError, HeadScan, Header, MAX_METHOD, RequestHead, ResponseHead, slots, wants_json,

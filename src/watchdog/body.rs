@@ -40,13 +40,7 @@ impl<'a> Body<'a> {
         framing: Framing,
         deadline: Instant,
     ) -> Self {
-        let decoder = match framing {
-            Framing::Length(length) => Decoder::Length(length),
-            Framing::Chunked => Decoder::chunked(),
-            // Only answers end with their connection.
-            Framing::None | Framing::UntilClose => Decoder::Length(0),
-        };
-        Self { stream, buffer, decoder, given: 0, deadline }
+        Self { stream, buffer, decoder: framing.into(), given: 0, deadline }
     }
 
     /// The next piece; `None` when that was all. May be given up and called again: nothing is lost.

@@ -7,7 +7,7 @@ use rustix::io::ioctl_fionread;
 use tokio::io::AsyncRead;
 
 use super::failure::Failure;
-use http1::{Buffer, Decoder, Framing, HeadScan, Header, RequestHead, ResponseHead, slots};
+use http1::{Buffer, Decoder, HeadScan, Header, RequestHead, ResponseHead, slots};
 
 /// The largest head of an answer.
 const MAX_HEAD: usize = 1 << 20;
@@ -38,13 +38,8 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             if let Some((head, length)) = parsed {
                 scan = HeadScan::default();
                 let interim = head.code < 200 && head.code != 101;
-                self.decoder = match head.framing {
-                    _ if head.code == 101 => Decoder::UntilClose,
-                    Framing::None => Decoder::Length(0),
-                    Framing::Length(length) => Decoder::Length(length),
-                    Framing::Chunked => Decoder::chunked(),
-                    Framing::UntilClose => Decoder::UntilClose,
-                };
+                self.decoder =
+                    if head.code == 101 { Decoder::UntilClose } else { Decoder::from(head.framing) };
                 let bytes = (!interim).then(|| self.buffer.data()[..length].to_vec());
                 self.buffer.consume(length);
                 if bytes.is_some() {

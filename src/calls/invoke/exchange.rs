@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use directory::Lease;
-use http1::{Alarm, Buffer, Decoder, Framing, HeadError, HeadScan, ResponseHead, slots};
+use http1::{Alarm, Buffer, Decoder, HeadError, HeadScan, ResponseHead, slots};
 
 /// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;
@@ -261,12 +261,7 @@ impl Exchange {
                 self.decoder = Decoder::UntilClose;
             } else if code >= 200 {
                 self.persists = head.persists() && expected.reuse;
-                self.decoder = match head.framing {
-                    Framing::None => Decoder::Length(0),
-                    Framing::Length(length) => Decoder::Length(length),
-                    Framing::Chunked => Decoder::chunked(),
-                    Framing::UntilClose => Decoder::UntilClose,
-                };
+                self.decoder = head.framing.into();
             }
             self.input.consume(length);
             if code == 101 || code >= 200 {

@@ -94,11 +94,7 @@ impl<'a> Downstream<'a> {
             out,
             written: 0,
             request,
-            body: match request.framing {
-                Framing::None | Framing::UntilClose => Decoder::Length(0),
-                Framing::Length(length) => Decoder::Length(length),
-                Framing::Chunked => Decoder::chunked(),
-            },
+            body: request.framing.into(),
             chunked: request.framing == Framing::Chunked,
             allowance: body_limit,
             must_continue: request.expects_continue,
@@ -343,12 +339,9 @@ impl<'a> Downstream<'a> {
         }
         let (decoder, at) = self.ahead.get_or_insert_with(|| (self.body.clone(), 0));
         // What is malformed is refused when it is taken.
-        while let Ok(found) = decoder.decode(&self.input.data()[*at..]) {
-            *at += found.skip + found.data;
-            self.whole = found.end;
-            if found.end || found.data == 0 {
-                break;
-            }
+        if let Ok(count) = decoder.skip(&self.input.data()[*at..]) {
+            *at += count;
+            self.whole = decoder.is_done();
         }
         self.whole
     }

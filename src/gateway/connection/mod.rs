@@ -10,13 +10,14 @@ pub(super) mod stream;
 pub(super) mod worker;
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use calls::invoke::Outgoing;
-use http1::{Alarm, Buffer};
+use http1::{Alarm, Buffer, Decoder, RequestHead, slots};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
@@ -100,7 +101,7 @@ impl Connection {
         self.place.serve(cx);
         // A buffer is taken only when there is something to read, and memory for it.
         let is_idle = self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending();
-        let mut reserved = if is_idle {
+        let mut reserved = if is_idle || (self.place.is_pressed() && self.has_whole_request()) {
             Poll::Ready(Ok(()))
         } else {
             self.place.poll_room(cx, self.input.capacity_to_read(limit))
@@ -130,6 +131,22 @@ impl Connection {
         }
         ready!(self.alarm.poll(cx, deadline));
         Poll::Ready(More::Late)
+    }
+
+    /// Looks into the stream for a request that has arrived whole, before anything of it is read.
+    fn has_whole_request(&mut self) -> bool {
+        if !self.input.is_empty() {
+            return false;
+        }
+        let is_whole = match self.input.peek(&self.stream) {
+            Ok(bytes) => bytes.is_empty() || is_one_request(bytes),
+            // Other errors show up when reading.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if !is_whole {
+            self.input.release();
+        }
+        is_whole
     }
 
     /// Responds to a head that could not be read, and waits until the client has read that.
@@ -202,5 +219,40 @@ impl Connection {
             }
         })
         .await;
+    }
+}
+
+/// Whether `bytes` are one request and nothing of another, or what is no request at all.
+fn is_one_request(bytes: &[u8]) -> bool {
+    let mut slots = slots();
+    match RequestHead::parse(bytes, &mut slots) {
+        Ok(Some((head, length))) => {
+            let mut body = Decoder::from(head.framing);
+            body.skip(&bytes[length..]).map_or(true, |count| body.is_done() && length + count == bytes.len())
+        }
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_whole_request_is_told_from_less_and_from_more() {
+        let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice();
+        let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc".as_slice();
+        let chunks = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        for whole in [get, post, chunks] {
+            assert!(is_one_request(whole));
+            for length in 0..whole.len() {
+                assert!(!is_one_request(&whole[..length]), "{length} of {}", whole.escape_ascii());
+            }
+            assert!(!is_one_request(&[whole, b"G"].concat()));
+            assert!(!is_one_request(&[whole, whole].concat()));
+        }
+        // Refused as soon as it is read.
+        assert!(is_one_request(b"GET / HTTP/9.9\r\n"));
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A request that arrives whole writes two words of its own here and takes no lock. While the rest of a head or of a
 //! small body is waited for, what is held of it is reserved from `gateway.request_memory`, and while that is short
-//! nothing is read before its memory is reserved: otherwise a burst would be held whole before the first of those
-//! that were told to give way had their turn. Where memory or places run out, those give way that wait for their
-//! clients: of the address that has the most, the one that has waited longest. A request that has arrived whole, or
-//! is being answered, never does.
+//! nothing unfinished is read before its memory is reserved: otherwise a burst would be held whole before the first of
+//! those that were told to give way had their turn. Where memory or places run out, those give way that wait for
+//! their clients: of the address that has the most, the one that has waited longest. A request that has arrived
+//! whole, or is being answered, never does, and waits for no memory.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -83,11 +83,9 @@ pub(in crate::gateway) struct Places {
     epoch: Instant,
     max_connections: usize,
     trusted: TrustedProxies,
-    /// `gateway.request_memory` without `spare`: a permit for each of its bytes.
+    /// `gateway.request_memory`: a permit for each of its bytes.
     memory: Arc<Semaphore>,
     memory_size: usize,
-    /// For the first reads of those that do not wait behind others for memory.
-    spare: Arc<Semaphore>,
     /// Bytes that evicted connections are about to give back. Written under the lock of `table`.
     leaving: AtomicUsize,
     table: Mutex<Table>,
@@ -154,15 +152,13 @@ impl Connected {
 
 impl Places {
     pub(in crate::gateway) fn new(limits: &Limits) -> Arc<Self> {
-        let memory = limits.request_memory.min(u32::MAX as usize);
-        let memory_size = memory - memory / RESERVE;
+        let memory_size = limits.request_memory.min(u32::MAX as usize);
         Arc::new(Self {
             epoch: Instant::now(),
             max_connections: limits.max_connections,
             trusted: limits.trusted_proxies.clone(),
             memory: Arc::new(Semaphore::new(memory_size)),
             memory_size,
-            spare: Arc::new(Semaphore::new(memory / RESERVE)),
             leaving: AtomicUsize::new(0),
             table: Mutex::default(),
         })
@@ -214,7 +210,7 @@ impl Places {
         drop(guard);
         let memory = PollSemaphore::new(self.memory.clone());
         let places = self.clone();
-        Some(Place { connected, peer: source, places, memory, reserved: None, spare: None, blocked: false })
+        Some(Place { connected, peer: source, places, memory, reserved: None, blocked: false })
     }
 
     /// Returns how many places a client's address has.
@@ -306,8 +302,6 @@ pub(in crate::gateway) struct Place {
     places: Arc<Places>,
     memory: PollSemaphore,
     reserved: Option<OwnedSemaphorePermit>,
-    /// Part of `Places::spare` that is held until there is memory.
-    spare: Option<OwnedSemaphorePermit>,
     /// More is to be reserved than there was.
     blocked: bool,
 }
@@ -354,7 +348,6 @@ impl Place {
     }
 
     fn release(&mut self, evicted: bool) {
-        self.spare = None;
         if std::mem::take(&mut self.blocked) {
             // It gives its turn to the next.
             self.memory = PollSemaphore::new(self.places.memory.clone());
@@ -367,30 +360,18 @@ impl Place {
         }
     }
 
+    /// Returns whether memory is reserved before anything unfinished is read, or the connection is to give way.
+    pub(in crate::gateway) fn is_pressed(&self) -> bool {
+        self.blocked || self.is_evicted() || self.places.is_short()
+    }
+
     /// Waits until more may be read, after which `bytes` are held: not at all while there is enough memory.
     pub(in crate::gateway) fn poll_room(
         &mut self,
         cx: &mut Context<'_>,
         bytes: usize,
     ) -> Poll<Result<(), Evicted>> {
-        if !self.places.is_short() || self.takes_spare(bytes) {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_hold(cx, bytes)
-    }
-
-    /// Takes `bytes` for a first read at once, if the address has few connections: most requests are whole then.
-    fn takes_spare(&mut self, bytes: usize) -> bool {
-        if self.blocked || self.spare.is_some() || self.reserved.is_some() {
-            return false;
-        }
-        let Connected { pool, .. } = *self.connected;
-        if has_many(pool, self.places.taken_by(pool, self.peer), self.places.size(pool)) {
-            return false;
-        }
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.spare = self.places.spare.clone().try_acquire_many_owned(bytes).ok();
-        self.spare.is_some()
+        if self.places.is_short() { self.poll_hold(cx, bytes) } else { Poll::Ready(Ok(())) }
     }
 
     /// Reserves the `bytes` that are held until the client has sent the rest, unless it has to give way.
@@ -421,6 +402,10 @@ impl Place {
         }
         let missing = bytes - held;
         let more = self.memory.poll_acquire_many(cx, u32::try_from(missing).unwrap_or(u32::MAX));
+        if more.is_ready() && held == 0 && self.blocked {
+            // Until now it was not its client that kept others waiting.
+            self.wait(Instant::now());
+        }
         self.blocked = more.is_pending();
         if let Poll::Ready(Some(more)) = more {
             match &mut self.reserved {
@@ -428,7 +413,6 @@ impl Place {
                 None => self.reserved = Some(more),
             }
             self.connected.held.store(bytes, Ordering::Relaxed);
-            self.spare = None;
         }
         self.places.relieve(if self.blocked { missing } else { 0 });
         if self.is_evicted() {

@@ -1,11 +1,13 @@
 //! The stream of a connection: TCP, or the local socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http1::Peek;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::gateway::access::client::Listener;
@@ -33,6 +35,19 @@ impl Stream {
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
+}
+
+impl Peek for Stream {
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream, bytes)),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream, bytes)),
+        }
+    }
+}
+
+fn peek(stream: &impl AsRawFd, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(stream.as_raw_fd(), bytes, MsgFlags::MSG_PEEK)?)
 }
 
 impl AsyncRead for Stream {

@@ -97,8 +97,7 @@ fn the_source_with_the_most_waiting_connections_gives_way_with_its_oldest() {
 
 #[test]
 fn memory_is_taken_from_the_source_that_holds_the_most_and_not_from_what_works() {
-    // 30 KiB, and 2 KiB for first reads.
-    let places = places(100, 32 << 10);
+    let places = places(100, 30 << 10);
     let mut all = vec![
         waiting(&places, "127.0.0.1", 0, 14 << 10),
         waiting(&places, "192.0.2.1", 1, 2 << 10),
@@ -123,7 +122,7 @@ fn memory_is_taken_from_the_source_that_holds_the_most_and_not_from_what_works()
 
 #[test]
 fn behind_a_trusted_proxy_the_client_that_holds_the_most_gives_way() {
-    let places = places(100, 32 << 10);
+    let places = places(100, 30 << 10);
     let mut all: Vec<_> = (0..7).map(|n| waiting(&places, "10.9.0.1", n, 4 << 10)).collect();
     for (number, place) in all.iter().enumerate() {
         let client = if number < 3 { format!("192.0.2.{number}") } else { "192.0.2.9".to_owned() };
@@ -134,34 +133,46 @@ fn behind_a_trusted_proxy_the_client_that_holds_the_most_gives_way() {
 }
 
 #[test]
-fn a_first_read_waits_behind_nobody_for_memory_unless_its_address_has_many_connections() {
+fn while_memory_is_short_it_is_reserved_before_anything_is_read() {
     let places = places(128, 256 << 10);
     let all: Vec<_> = (0..20).map(|n| waiting(&places, "192.0.2.1", n, 16 << 10)).collect();
     let room =
         |place: &mut Place| place.poll_room(&mut Context::from_waker(Waker::noop()), 16 << 10).is_ready();
-    assert!(places.is_short());
-    let mut next = take(&places, "192.0.2.1").expect("a place");
+    let mut next = take(&places, "192.0.2.2").expect("a place");
+    assert!(next.is_pressed());
     assert!(!room(&mut next));
-    let mut other = take(&places, "192.0.2.2").expect("a place");
-    assert!(room(&mut other));
-    // No more than is spare, until it is given back or others have given way.
-    let mut third = take(&places, "192.0.2.3").expect("a place");
-    assert!(!room(&mut third));
-    other.work();
-    let mut fourth = take(&places, "192.0.2.4").expect("a place");
-    assert!(room(&mut fourth));
-    drop((all, next));
-    assert!(room(&mut third));
+    drop(all);
+    assert!(room(&mut next));
+    next.work();
+    assert!(!next.is_pressed());
 }
 
-#[test]
-fn whoever_waits_for_memory_gets_it_while_evictions_are_obeyed() {
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_memory_is_none_for_the_client() {
+    let places = places(128, 64 << 10);
+    let mut all: Vec<_> = (0..4).map(|n| waiting(&places, "192.0.2.1", 100 + n, 16 << 10)).collect();
+    // It has waited longest, but for the others.
+    let mut first = take(&places, "192.0.2.1").expect("a place");
+    first.wait(places.epoch);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(hold(&mut first, 16 << 10).is_pending());
+    all.retain(|place| !place.is_evicted());
+    assert_eq!(hold(&mut first, 16 << 10), Poll::Ready(Ok(())));
+    let mut second = take(&places, "192.0.2.2").expect("a place");
+    let _ = hold(&mut second, 16 << 10);
+    assert!(all[0].is_evicted());
+    assert!(!first.is_evicted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_memory_gets_it_while_evictions_are_obeyed() {
     let places = places(1 << 16, 1 << 20);
     let mut all = std::collections::VecDeque::new();
     for number in 0..10_000_u32 {
         let source = Source(u64::from(number % 7));
         let mut place = places.take(Pool::Public, source).expect("a place");
-        place.wait(places.epoch + Duration::from_millis(number.into()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        place.wait(Instant::now());
         let bytes = 1 + (number as usize * 37) % 90_000;
         if hold(&mut place, bytes).is_pending() {
             all.retain(|place: &Place| !place.is_evicted());
