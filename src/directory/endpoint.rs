@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use forward::{Keeper, Stream};
 use model::function::ReplicaId;
 use tokio::sync::Notify;
 
@@ -70,6 +71,12 @@ impl Lease {
     /// Returns the replica.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.0
+    }
+}
+
+impl Keeper for Lease {
+    fn keep(&self, stream: Stream) {
+        self.0.pool.checkin(stream);
     }
 }
 

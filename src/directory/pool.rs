@@ -7,22 +7,12 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
 
+use forward::{IdleConnections, Stream};
 use model::config::MAX_THREADS;
 use model::sync::lock;
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-/// Connections that a thread keeps to one replica; one more is closed after its call.
-const MAX_IDLE: usize = 128;
-/// How long one is kept. Node and uvicorn close theirs after 5 s, others later: one that both sides
-/// may close at the same time would lose a call that cannot be sent again.
-const IDLE_FOR: Duration = Duration::from_secs(4);
 /// Shares of a pool that are made at once, when the first of them is used.
 const BLOCK: usize = 16;
 /// Blocks of shares that a pool may have.
@@ -48,13 +38,7 @@ pub struct ConnectionPool {
 }
 
 /// Shares of a pool, side by side.
-type Block = [Mutex<Vec<Idle>>; BLOCK];
-
-#[derive(Debug)]
-struct Idle {
-    stream: TcpStream,
-    since: Instant,
-}
+type Block = [Mutex<IdleConnections>; BLOCK];
 
 impl ConnectionPool {
     /// No connection yet.
@@ -67,92 +51,35 @@ impl ConnectionPool {
         self.address
     }
 
-    /// A connection that was kept, and that is still as its last call left it.
-    pub fn checkout(&self) -> Option<TcpStream> {
-        loop {
-            let mut idle = self.shard();
-            let Idle { stream, since } = idle.pop()?;
-            if since.elapsed() > IDLE_FOR {
-                // The others were kept before this one.
-                idle.clear();
-                return None;
-            }
-            drop(idle);
-            if is_open(&stream) {
-                return Some(stream);
-            }
-        }
+    /// Takes out a connection that was kept, and that is still as its last call left it.
+    pub fn checkout(&self) -> Option<Stream> {
+        self.shard().checkout()
     }
 
     /// Keeps a connection for the next call.
-    pub fn checkin(&self, stream: TcpStream) {
-        let mut idle = self.shard();
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { stream, since: Instant::now() });
-        }
+    pub fn checkin(&self, stream: Stream) {
+        self.shard().checkin(stream);
     }
 
     /// Closes those of this thread that were kept too long.
     pub fn evict_idle(&self) {
-        let mut idle = self.shard();
-        let fresh = idle.iter().position(|kept| kept.since.elapsed() <= IDLE_FOR).unwrap_or(idle.len());
-        idle.drain(..fresh);
+        self.shard().evict();
     }
 
-    /// A new connection.
-    pub async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    /// Makes a new connection.
+    pub async fn connect(&self) -> io::Result<Stream> {
+        Stream::connect(self.address).await
     }
 
-    fn shard(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn shard(&self) -> std::sync::MutexGuard<'_, IdleConnections> {
         let (block, share) = (SHARD.get() / BLOCK, SHARD.get() % BLOCK);
         lock(&self.idle[block].get_or_init(Box::default)[share])
     }
 }
 
-/// Whether the other side has neither closed nor, out of turn, said something.
-///
-/// The kernel is asked each time: what the runtime knows of a socket is as old as its last look at all
-/// of them, and a connection is often used again before the next. Bytes that are overlooked here are
-/// taken for the answer to the next call, which is somebody else's.
-fn is_open(stream: &TcpStream) -> bool {
-    let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(stream.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN)
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
-
-    #[tokio::test]
-    async fn a_connection_is_kept_until_the_replica_closes_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let pool = ConnectionPool::new(listener.local_addr().expect("bound"));
-        let (stream, accepted) = tokio::join!(pool.connect(), listener.accept());
-        pool.checkin(stream.expect("connected"));
-        let stream = pool.checkout().expect("kept");
-        pool.checkin(stream);
-        drop(accepted);
-        assert!(pool.checkout().is_none(), "a closed connection was handed out");
-        assert!(pool.checkout().is_none(), "it was kept all the same");
-    }
-
-    #[tokio::test]
-    async fn a_connection_on_which_more_was_said_is_not_used_again() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let pool = ConnectionPool::new(listener.local_addr().expect("bound"));
-        let (stream, accepted) = tokio::join!(pool.connect(), listener.accept());
-        let (accepted, _) = accepted.expect("accepted");
-        pool.checkin(stream.expect("connected"));
-        // Without a turn of the runtime in between, which would let it see the byte.
-        let mut accepted = accepted.into_std().expect("a socket");
-        std::io::Write::write_all(&mut accepted, b"x").expect("written");
-        assert!(pool.checkout().is_none(), "the byte would be the next call's answer");
-    }
 
     #[test]
     fn no_two_threads_share_connections() {
@@ -168,17 +95,5 @@ mod tests {
             lists.extend(threads.into_iter().map(|thread| thread.join().expect("a share")));
         });
         assert_eq!(lists.len(), MAX_THREADS + 1);
-    }
-
-    #[tokio::test]
-    async fn what_a_thread_keeps_is_bounded() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let pool = ConnectionPool::new(listener.local_addr().expect("bound"));
-        for _ in 0..=MAX_IDLE {
-            pool.checkin(pool.connect().await.expect("connected"));
-        }
-        assert_eq!(pool.shard().len(), MAX_IDLE);
-        pool.evict_idle();
-        assert_eq!(pool.shard().len(), MAX_IDLE, "fresh connections are kept");
     }
 }

@@ -142,7 +142,8 @@ impl Pipes {
         // so the end of such an answer is unknown. The end of an answer to GET is known, and the body is left
         // out here.
         let method = if request.method == "HEAD" { "GET" } else { request.method };
-        let mut head = upstream::head(method, request, "");
+        let mut head = Vec::new();
+        upstream::write_head(method, request, "", &mut head);
         upstream::push(&mut head, "Content-Length", body.length().to_string().as_bytes());
         head.extend_from_slice(b"\r\n");
         if !self.stdout.is_silent() {

@@ -1,10 +1,13 @@
 //! What goes back to the client.
 
+use std::future::poll_fn;
 use std::io::{self, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::tcp::WriteHalf;
 use tokio::time::Instant;
 
@@ -37,6 +40,8 @@ enum State {
 pub(super) struct Answer<'a> {
     stream: WriteHalf<'a>,
     out: Vec<u8>,
+    /// Bytes at the front of `out` that are written.
+    written: usize,
     state: State,
     http10: bool,
     to_head: bool,
@@ -52,7 +57,18 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     pub(super) fn new(stream: WriteHalf<'a>, http10: bool, to_head: bool, persists: bool) -> Self {
         let (out, state) = (Vec::new(), State::Before);
-        Self { stream, out, state, http10, to_head, persists, started: Instant::now(), status: 0, sent: 0 }
+        Self {
+            stream,
+            out,
+            written: 0,
+            state,
+            http10,
+            to_head,
+            persists,
+            started: Instant::now(),
+            status: 0,
+            sent: 0,
+        }
     }
 
     /// Whether its head was made: it is too late for another one.
@@ -79,6 +95,18 @@ impl<'a> Answer<'a> {
     /// Tells the client that its body is wanted.
     pub(super) async fn go_on(&mut self) -> io::Result<()> {
         self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await
+    }
+
+    /// Makes an interim head, which another one follows. A client of HTTP/1.0 would take it for the response.
+    pub(super) fn interim(&mut self, status: u16, reason: &str, headers: &[(&str, &[u8])]) {
+        if self.http10 {
+            return;
+        }
+        let _ = write!(self.out, "HTTP/1.1 {status} {reason}\r\n");
+        for (name, value) in headers {
+            push(&mut self.out, name, value);
+        }
+        self.out.extend_from_slice(b"\r\n");
     }
 
     /// Makes the head: its status line, these headers, and how the body ends. `length` is that of the body, as
@@ -128,6 +156,12 @@ impl<'a> Answer<'a> {
 
     /// Adds a piece of the body, and sends what has been gathered when there is enough of it.
     pub(super) async fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.gather(data)?;
+        if self.out.len() >= PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    /// Adds a piece of the body.
+    pub(super) fn gather(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.state {
             // HEAD, or a status that has no body.
             State::Done => return Ok(()),
@@ -147,11 +181,17 @@ impl<'a> Answer<'a> {
             State::UntilClose => self.out.extend_from_slice(data),
         }
         self.sent += data.len() as u64;
-        if self.out.len() >= PIECE { self.flush().await } else { Ok(()) }
+        Ok(())
     }
 
     /// Ends the body, and sends all that is left.
     pub(super) async fn end(&mut self) -> io::Result<()> {
+        self.finish()?;
+        self.flush().await
+    }
+
+    /// Ends the body.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         match self.state {
             State::Chunked => end_chunks(&mut self.out),
             State::UntilClose | State::Done => {}
@@ -160,16 +200,27 @@ impl<'a> Answer<'a> {
             }
         }
         self.state = State::Done;
-        self.flush().await
+        Ok(())
     }
 
     /// Sends what has been gathered.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            self.stream.write_all(&self.out).await?;
-            self.out.clear();
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// The same, for a task that waits for other things as well.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            self.written += ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
         }
-        Ok(())
+        self.out.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Returns how many bytes have been gathered, and how many of them are written.
+    pub(super) fn gathered(&self) -> (usize, usize) {
+        (self.out.len(), self.written)
     }
 
     /// An answer whose body is there.
@@ -208,12 +259,5 @@ impl<'a> Answer<'a> {
         self.begin(101, "Switching Protocols", None, headers);
         self.state = State::UntilClose;
         self.persists = false;
-    }
-
-    /// Says that no more follows.
-    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
-        self.flush().await?;
-        self.state = State::Done;
-        self.stream.shutdown().await
     }
 }

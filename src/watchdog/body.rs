@@ -1,11 +1,13 @@
 //! The body of a request, as it arrives.
 
 use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
 
+use forward::is_half_close;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
-use super::settings::FOREVER;
 use http1::{Buffer, Decoder, Framing};
 
 /// Why a body did not arrive whole.
@@ -31,6 +33,10 @@ pub(super) struct Body<'a> {
     /// Bytes at the front of the buffer that were given out.
     given: usize,
     deadline: Instant,
+    /// When the end was given out.
+    taken_at: Instant,
+    /// The client sends nothing more, and waits for the response.
+    half_closed: bool,
 }
 
 impl<'a> Body<'a> {
@@ -40,11 +46,28 @@ impl<'a> Body<'a> {
         framing: Framing,
         deadline: Instant,
     ) -> Self {
-        Self { stream, buffer, decoder: framing.into(), given: 0, deadline }
+        Self {
+            stream,
+            buffer,
+            decoder: framing.into(),
+            given: 0,
+            deadline,
+            taken_at: Instant::now(),
+            half_closed: false,
+        }
     }
 
     /// The next piece; `None` when that was all. May be given up and called again: nothing is lost.
     pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, BodyError> {
+        let deadline = self.deadline;
+        match timeout_at(deadline, poll_fn(|cx| self.poll_piece(cx))).await {
+            Ok(more) => Ok(more?.then(|| self.piece())),
+            Err(_) => Err(BodyError::Late),
+        }
+    }
+
+    /// Looks for the next piece; `false` when that was all.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
         self.buffer.consume(std::mem::take(&mut self.given));
         loop {
             if !self.buffer.is_empty() || self.decoder.is_done() {
@@ -52,19 +75,56 @@ impl<'a> Body<'a> {
                 self.buffer.consume(found.skip);
                 if found.data > 0 {
                     self.given = found.data;
-                    return Ok(Some(&self.buffer.data()[..found.data]));
+                    return Poll::Ready(Ok(true));
                 }
                 if found.end {
-                    return Ok(None);
+                    self.taken_at = Instant::now();
+                    return Poll::Ready(Ok(false));
                 }
             }
-            let fill = poll_fn(|cx| self.buffer.poll_fill(&mut self.stream, cx));
-            match timeout_at(self.deadline, fill).await {
-                Ok(Ok(0) | Err(_)) => return Err(BodyError::Gone),
-                Ok(Ok(_)) => {}
-                Err(_) => return Err(BodyError::Late),
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if self.decoder == Decoder::UntilClose => return Poll::Ready(Ok(false)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(BodyError::Gone)),
+                Ok(_) => {}
             }
         }
+    }
+
+    /// The piece that was found last.
+    pub(super) fn piece(&self) -> &[u8] {
+        &self.buffer.data()[..self.given]
+    }
+
+    /// Whether more has arrived than that piece.
+    pub(super) fn has_more(&self) -> bool {
+        self.buffer.data().len() > self.given
+    }
+
+    /// Reads from the client. A buffer is held only if something is in it.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let is_idle = self.buffer.is_empty() && self.stream.as_ref().poll_read_ready(cx).is_pending();
+        let read = if is_idle { Poll::Pending } else { self.buffer.poll_fill(&mut self.stream, cx) };
+        if read.is_pending() {
+            self.buffer.release();
+        }
+        read
+    }
+
+    /// Ready when the client does not wait for the response any more. What it sends early is kept.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.half_closed && self.buffer.has_room() {
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                Ok(0) if self.decoder.is_done() && is_half_close(self.taken_at) => self.half_closed = true,
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// When the body is waited for no longer.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// All of it, if that is at most `limit` bytes and has arrived already; it will not be given again.
@@ -85,22 +145,14 @@ impl<'a> Body<'a> {
         if let Decoder::Length(length) = self.decoder { Some(length) } else { None }
     }
 
-    /// What follows is no request any more: everything is passed on, for as long as it takes.
+    /// What follows is no request any more: everything is passed on.
     pub(super) fn open(&mut self) {
         self.decoder = Decoder::UntilClose;
-        self.deadline = Instant::now() + FOREVER;
     }
 
-    /// Whether there is nothing more to read of it, so that another request can follow.
-    pub(super) fn is_read(&mut self) -> bool {
-        self.buffer.consume(std::mem::take(&mut self.given));
-        // What has arrived without being asked for is dropped: left, it would be read as the next request.
-        while !self.decoder.is_done() && !self.buffer.is_empty() {
-            match self.decoder.decode(self.buffer.data()) {
-                Ok(found) if found.skip + found.data > 0 => self.buffer.consume(found.skip + found.data),
-                _ => return false,
-            }
-        }
+    /// Reads and forgets what is left. Returns whether another request can follow.
+    pub(super) async fn drain(&mut self) -> bool {
+        while let Ok(Some(_)) = self.next().await {}
         self.decoder.is_done()
     }
 }

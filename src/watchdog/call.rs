@@ -1,6 +1,9 @@
 //! One request, and all that answering it takes.
 
+use std::cell::Cell;
+
 use http1::{Alarm, RequestHead};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::Body;
@@ -15,6 +18,8 @@ pub(super) struct Call<'c, 'a> {
     pub(super) shared: &'c Shared,
     /// For the time that the process may take.
     pub(super) alarm: &'c mut Alarm,
+    /// When all is to be done.
+    pub(super) deadline: &'c Cell<Instant>,
 }
 
 impl<'c> Call<'c, '_> {

@@ -1,8 +1,10 @@
 //! One client's connection: reads heads, answers what is asked of the watchdog itself, and hands the rest on.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -59,18 +61,28 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, service: &Serv
         let mut body = Body::new(from, &mut buffer, request.framing, started + shared.settings.read_timeout);
         let persists = request.persists() && !shared.is_draining();
         let mut answer = Answer::new(to, request.http10, request.method == "HEAD", persists);
-        let deadline = started + shared.settings.write_timeout;
+        let deadline = Cell::new(started + shared.settings.write_timeout);
         let call = Call {
             request: &request,
             body: &mut body,
             answer: &mut answer,
             shared,
             alarm: &mut process_alarm,
+            deadline: &deadline,
         };
         let responded = {
             // In its place from the beginning: it is large, and would be copied.
-            let responding = pin!(respond(call, service));
-            alarm.within(deadline, responding).await
+            let mut responding = pin!(respond(call, service));
+            poll_fn(|cx| match responding.as_mut().poll(cx) {
+                Poll::Ready(served) => Poll::Ready(Some(served)),
+                // Read anew each time: it may have been moved. Work that always has something to do may leave the
+                // timer no turn.
+                Poll::Pending => match alarm.poll(cx, deadline.get()) {
+                    Poll::Pending if Instant::now() < deadline.get() => Poll::Pending,
+                    _ => Poll::Ready(None),
+                },
+            })
+            .await
         };
         let served = match responded {
             Some(served) => served,
@@ -91,7 +103,7 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, service: &Serv
         if served.is_err() || !answer.is_done() {
             return;
         }
-        if !answer.persists || !body.is_read() {
+        if !answer.persists || !body.drain().await {
             drop((body, answer));
             close(stream, buffer).await;
             return;
@@ -146,7 +158,7 @@ async fn read_head(
 
 /// Answers one request.
 async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
-    let Call { request, body, answer, shared, alarm } = call;
+    let Call { request, body, answer, shared, alarm, deadline } = call;
     match cgi::split(request.target).0 {
         "/_/health" => return health(answer, !shared.is_draining()).await,
         "/_/ready" => return ready(answer, shared, service).await,
@@ -162,7 +174,7 @@ async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
     if request.expects_continue && request.framing != Framing::None {
         answer.go_on().await?;
     }
-    let served = service.serve(Call { request, body, answer, shared, alarm }).await;
+    let served = service.serve(Call { request, body, answer, shared, alarm, deadline }).await;
     let done = match served {
         Ok(()) => Ok(()),
         Err(failure) => fail(failure, answer, shared).await,

@@ -61,7 +61,7 @@ impl Fork {
             Some(id) if settings.log_call_id => format!(" [{}]", String::from_utf8_lossy(id)),
             _ => String::new(),
         };
-        let Call { request, body, answer, shared, alarm } = call;
+        let Call { request, body, answer, shared, alarm, .. } = call;
         // What is not passed on as it comes is read whole first, so that nothing is started in vain.
         let streams = self.mode == Mode::Streaming;
         let whole = if streams { None } else { Some(shared.spool.read(body).await?) };

@@ -1,31 +1,28 @@
 //! `http`: one process, which is a server; requests are passed on to it.
 
 use std::cell::RefCell;
-use std::os::fd::AsRawFd as _;
+use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use forward::{Caller, Client, Exchange, Expected, IdleConnections, Outgoing, PIECE, Stream, relay};
+use http1::{Alarm, Framing, Header, RequestHead, ResponseHead, end_chunks, method, push_chunk};
+use quantity::parse_duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
-use super::body::Body;
+use super::body::{Body, BodyError};
 use super::call::Call;
 use super::child::{Child, Ending};
 use super::failure::Failure;
-use super::settings::{Settings, Upstream};
+use super::settings::{FOREVER, Settings, Upstream};
 use super::shared::Shared;
 use super::spool::Spooled;
-use super::upstream::{self, Incoming, push, returned};
-use http1::{Framing, Header, RequestHead, ResponseHead, end_chunks, method, push_chunk, slots};
-use quantity::parse_duration;
+use super::upstream::{self, push, returned};
 
-/// Connections that are kept for the next request.
-const KEPT: usize = 256;
 /// The pauses between two attempts to reach a process that does not listen yet.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 /// How long the process may take to say whether it is ready.
@@ -37,7 +34,7 @@ pub(super) struct Proxy {
     /// Absent for a server that somebody else has started.
     child: RefCell<Option<Child>>,
     upstream: Upstream,
-    idle: RefCell<Vec<TcpStream>>,
+    idle: RefCell<IdleConnections>,
     ended: Ending,
 }
 
@@ -66,155 +63,93 @@ impl Proxy {
 
     /// Sends JSON, in parts, to a path, and reads the whole response: its status and its body.
     pub(super) async fn post(&self, path: &str, body: &[&[u8]]) -> Result<(u16, Vec<u8>), Failure> {
-        let mut stream = self.connect().await?;
-        let request = format!(
-            "POST {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
-            self.upstream.path,
-            self.upstream.address,
-            body.iter().map(|part| part.len()).sum::<usize>()
-        );
-        let (from, mut to) = stream.split();
-        let sending = async {
-            for part in [request.as_bytes()].iter().chain(body) {
-                if to.write_all(part).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let mut incoming = Incoming::new(from);
-        let answering = async {
-            let closed = || Failure::Upstream("the process closed the connection without an answer".into());
-            let head = incoming.head(false).await?.ok_or_else(closed)?;
-            let mut slots = slots();
-            let code =
-                ResponseHead::parse(&head, &mut slots, false).ok().flatten().map(|(head, _)| head.code);
-            Ok((code.ok_or_else(closed)?, incoming.whole().await?))
-        };
-        tokio::join!(sending, answering).1
+        let length = body.iter().map(|part| part.len()).sum::<usize>();
+        let line = format!("POST {}{path}", self.upstream.path);
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        ask(self.connect().await?, &self.request(&line, &headers), Some(body)).await
+    }
+
+    /// The head of a request of our own.
+    fn request(&self, line: &str, headers: &str) -> String {
+        let host = self.upstream.address;
+        format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n")
     }
 
     pub(super) async fn serve(&self, call: Call<'_, '_>) -> Result<(), Failure> {
-        let limit = limit(&call);
-        let Call { request, body, answer, shared, alarm } = call;
-        let work = pin!(self.exchange(request, body, answer, shared));
-        let late = Failure::late("the process did not answer within exec_timeout");
-        match limit {
-            Some(limit) => alarm.within(Instant::now() + limit, work).await.unwrap_or(Err(late)),
-            None => work.await,
-        }
-    }
-
-    async fn exchange(
-        &self,
-        request: &RequestHead<'_, '_>,
-        body: &mut Body<'_>,
-        answer: &mut Answer<'_>,
-        shared: &Shared,
-    ) -> Result<(), Failure> {
+        let Call { request, body, answer, shared, alarm, deadline } = call;
+        let limit = limit(request, &shared.settings).unwrap_or(FOREVER);
         let buffers = shared.settings.buffer_body && request.framing != Framing::None;
-        let mut whole = if buffers { Some(shared.spool.read(body).await?) } else { None };
+        let whole = if buffers { Some(shared.spool.read(body).await?) } else { None };
         let framing = whole.as_ref().map_or(request.framing, |whole| Framing::Length(whole.length()));
-        let request_head = head(request, &self.upstream.path, framing);
-        loop {
-            let (mut stream, kept) = match self.take() {
-                Some(stream) => (stream, true),
-                None => (self.connect().await?, false),
+        let end = Instant::now() + limit;
+        let mut out = Outgoing::default();
+        out.begin(framing != Framing::None);
+        write_head(request, &self.upstream.path, framing, &mut out.bytes);
+        let expected = Expected {
+            to_head: request.method == "HEAD",
+            upgrade: request.upgrade,
+            // What a server answers to a body that it took for a request would be the next one's answer.
+            reuse: framing == Framing::None || method::takes_body(request.method),
+            deadline: end,
+        };
+        let chunked = framing == Framing::Chunked;
+        let stall = shared.settings.write_timeout;
+        let mut client = Downstream { body, answer, whole, chunked, stall, moved: 0 };
+        let mut reuse = true;
+        let exchange = loop {
+            let kept = if reuse { self.idle.borrow_mut().checkout() } else { None };
+            let was_kept = kept.is_some();
+            let stream = match kept {
+                Some(stream) => stream,
+                None => self.connect_for(&mut client, alarm, end).await?,
             };
-            let (from, mut to) = stream.split();
-            let mut incoming = Incoming::new(from);
-            let mut sent = false;
-            let mut sending = Box::pin(send(&mut to, &request_head, whole.as_mut(), framing, body));
-            let found = loop {
-                tokio::select! {
-                    biased;
-                    found = incoming.head(request.method == "HEAD") => break found?,
-                    done = &mut sending, if !sent => {
-                        sent = true;
-                        done?;
-                    }
+            let mut exchange = Exchange::new(stream, &self.idle);
+            let head = poll_fn(|cx| exchange.poll_head(cx, expected, &mut out, &mut client, alarm));
+            match head.await {
+                Ok(()) => break exchange,
+                // It was closed just when it was used.
+                Err(forward::Failure::Connection(_))
+                    if was_kept && out.rewind(method::is_idempotent(request.method)) =>
+                {
+                    reuse = false;
                 }
-            };
-            let Some(found) = found else {
-                // It was closed just when it was used: nobody has seen the request.
-                if kept && framing == Framing::None && matches!(request.method, "GET" | "HEAD") {
-                    continue;
-                }
-                return Err(Failure::Upstream("the process closed the connection without an answer".into()));
-            };
-            let mut slots = slots();
-            let parsed = ResponseHead::parse(&found, &mut slots, request.method == "HEAD");
-            let Ok(Some((head, _))) = parsed else {
-                return Err(Failure::Upstream("the process's answer cannot be read".into()));
-            };
-            if head.code == 101 && !request.upgrade {
-                return Err(Failure::Upstream(
-                    "the process changes the protocol without being asked to".into(),
-                ));
+                Err(failure) => return Err(client.failed(failure)),
             }
-            begin(&head, answer);
-            if head.code == 101 {
-                drop(sending);
-                return tunnel(&mut incoming, &mut to, body, answer).await;
-            }
-            let mut given = 0;
-            loop {
-                let next = tokio::select! {
-                    biased;
-                    next = incoming.next(given) => next?,
-                    done = &mut sending, if !sent => {
-                        sent = true;
-                        given = 0;
-                        done?;
-                        continue;
-                    }
-                };
-                let Some(length) = next else { break };
-                answer.data(incoming.data(length)).await.map_err(Failure::Client)?;
-                given = length;
-                if !incoming.has_more(given) {
-                    answer.flush().await.map_err(Failure::Client)?;
-                }
-            }
-            answer.end().await.map_err(Failure::Client)?;
-            drop(sending);
-            if sent && head.persists() && incoming.is_clean() {
-                self.keep(stream);
-            }
-            return Ok(());
-        }
+        };
+        // From now on the limits are those of silence.
+        deadline.set(Instant::now() + FOREVER);
+        let relayed = relay(exchange, &mut out, &mut client, alarm, limit).await;
+        deadline.set(Instant::now() + stall);
+        relayed.map_err(|failure| client.failed(failure))
     }
 
-    /// A connection that is open still.
-    fn take(&self) -> Option<TcpStream> {
-        loop {
-            let stream = self.idle.borrow_mut().pop()?;
-            // One that was closed, or on which something came unasked, is not used.
-            let looked = recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-            if looked == Err(Errno::EAGAIN) {
-                return Some(stream);
+    /// A new connection for a client that waits.
+    async fn connect_for(
+        &self,
+        client: &mut Downstream<'_, '_>,
+        alarm: &mut Alarm,
+        end: Instant,
+    ) -> Result<Stream, Failure> {
+        let mut connecting = pin!(self.connect());
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(done);
             }
-        }
-    }
-
-    fn keep(&self, stream: TcpStream) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < KEPT {
-            idle.push(stream);
-        }
+            if client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(client.failed(forward::Failure::Gone)));
+            }
+            alarm.poll(cx, end).map(|()| Err(client.failed(forward::Failure::Timeout)))
+        })
+        .await
     }
 
     /// A new connection. A process that does not listen yet is waited for.
-    async fn connect(&self) -> Result<TcpStream, Failure> {
+    async fn connect(&self) -> Result<Stream, Failure> {
         let (mut pause, longest) = PAUSES;
         loop {
-            match TcpStream::connect(self.upstream.address).await {
-                Ok(stream) => {
-                    // Small requests must not wait for more.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            match Stream::connect(self.upstream.address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     sleep(pause).await;
                     pause = (pause * 2).min(longest);
                 }
@@ -231,18 +166,10 @@ impl Proxy {
     /// Whether the process listens, and says that it is ready where it can be asked.
     pub(super) async fn is_ready(&self, settings: &Settings) -> bool {
         let asked = async {
-            let mut stream = TcpStream::connect(self.upstream.address).await.ok()?;
+            let stream = Stream::connect(self.upstream.address).await.ok()?;
             let Some(path) = &settings.ready_path else { return Some(true) };
-            let request = format!(
-                "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-                self.upstream.address
-            );
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut incoming = Incoming::new(stream);
-            let head = incoming.head(false).await.ok()??;
-            let mut slots = slots();
-            let (head, _) = ResponseHead::parse(&head, &mut slots, false).ok()??;
-            Some((200..300).contains(&head.code))
+            let (code, _) = ask(stream, &self.request(&format!("GET {path}"), ""), None).await.ok()?;
+            Some((200..300).contains(&code))
         };
         matches!(timeout(READY, asked).await, Ok(Some(true)))
     }
@@ -256,120 +183,247 @@ impl Proxy {
     }
 }
 
-/// How long the process has: what the settings say, or less if the caller does.
-fn limit(call: &Call<'_, '_>) -> Option<Duration> {
-    let asked =
-        call.header("x-timeout").and_then(|text| parse_duration(std::str::from_utf8(text).ok()?).ok());
-    match (call.shared.settings.exec_timeout, asked) {
+/// How long the process may be silent: what the settings say, or less if the caller does.
+fn limit(request: &RequestHead<'_, '_>, settings: &Settings) -> Option<Duration> {
+    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-timeout"));
+    let asked = header.and_then(|header| parse_duration(std::str::from_utf8(header.value).ok()?).ok());
+    // None at all would be a limit that no process meets.
+    let asked = asked.filter(|asked| !asked.is_zero());
+    match (settings.exec_timeout, asked) {
         (Some(settings), Some(asked)) => Some(settings.min(asked)),
         (settings, asked) => asked.or(settings),
     }
 }
 
-/// The head for the process.
-fn head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing) -> Vec<u8> {
-    let mut out = upstream::head(request.method, request, prefix);
-    method::push_length(request.method, framing, &mut out);
+/// Writes the head for the process.
+fn write_head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing, out: &mut Vec<u8>) {
+    upstream::write_head(request.method, request, prefix, out);
+    method::push_length(request.method, framing, out);
     if request.upgrade
         && let Some(protocol) = request.header(Header::Upgrade)
     {
-        push(&mut out, "Connection", b"Upgrade");
-        push(&mut out, "Upgrade", protocol);
+        push(out, "Connection", b"Upgrade");
+        push(out, "Upgrade", protocol);
     }
     out.extend_from_slice(b"\r\n");
-    out
 }
 
-/// Sends head and body. A process that does not read all of it may have answered before.
-async fn send(
-    mut to: impl AsyncWrite + Unpin,
-    head: &[u8],
-    whole: Option<&mut Spooled<'_>>,
-    framing: Framing,
-    body: &mut Body<'_>,
-) -> Result<(), Failure> {
-    if to.write_all(head).await.is_err() {
-        return Ok(());
+/// Makes a request of our own. Returns the status of the response and, if the request has a body, that of the response.
+async fn ask(stream: Stream, head: &str, body: Option<&[&[u8]]>) -> Result<(u16, Vec<u8>), Failure> {
+    let mut out = Outgoing::default();
+    out.begin(body.is_some());
+    out.bytes.extend_from_slice(head.as_bytes());
+    let mut asker = Asker { body: body.unwrap_or_default().iter(), code: 0, content: Vec::new() };
+    let deadline = Instant::now() + FOREVER;
+    let expected = Expected { to_head: false, upgrade: false, reuse: false, deadline };
+    let (mut exchange, mut alarm) = (Exchange::new(stream, ()), Alarm::default());
+    let head = poll_fn(|cx| exchange.poll_head(cx, expected, &mut out, &mut asker, &mut alarm));
+    head.await.map_err(failed)?;
+    while body.is_some()
+        && poll_fn(|cx| exchange.poll_data(cx, &mut out, &mut asker)).await.map_err(failed)?
+    {}
+    Ok((asker.code, asker.content))
+}
+
+/// The watchdog itself, as a caller.
+struct Asker<'a> {
+    body: std::slice::Iter<'a, &'a [u8]>,
+    code: u16,
+    content: Vec<u8>,
+}
+
+impl Caller for Asker<'_> {
+    fn poll_body(
+        &mut self,
+        _: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<bool, forward::BodyError>> {
+        out.extend_from_slice(self.body.next().copied().unwrap_or_default());
+        Poll::Ready(Ok(!self.body.as_slice().is_empty()))
     }
-    if let Some(whole) = whole {
-        while let Some(piece) = whole.next().await? {
-            if to.write_all(piece).await.is_err() {
-                break;
-            }
+
+    fn body_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn head(&mut self, head: &ResponseHead<'_, '_>) {
+        self.code = head.code;
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        self.content.extend_from_slice(data);
+    }
+}
+
+/// A client, during one request that is passed on.
+struct Downstream<'c, 'a> {
+    body: &'c mut Body<'a>,
+    answer: &'c mut Answer<'a>,
+    /// The body, if it was read before the call.
+    whole: Option<Spooled<'c>>,
+    /// It is sent on in chunks, as it came.
+    chunked: bool,
+    /// How long the client may take to read something.
+    stall: Duration,
+    /// Bytes that have moved, in any direction.
+    moved: u64,
+}
+
+impl Downstream<'_, '_> {
+    /// Writes interim heads, which wait for nothing.
+    fn flush_interim(&mut self, cx: &mut Context<'_>) {
+        if !self.answer.has_begun() {
+            // An error shows up when reading.
+            let _ = self.answer.poll_flush(cx);
         }
-        return Ok(());
     }
-    let mut chunk = Vec::new();
-    while let Some(piece) = body.next().await? {
-        let piece = if framing == Framing::Chunked {
-            chunk.clear();
-            push_chunk(&mut chunk, piece);
-            &chunk
+
+    /// A failure, as the modes know them.
+    fn failed(&self, failure: forward::Failure) -> Failure {
+        match failure {
+            forward::Failure::Timeout if self.answer.gathered().0 > 0 => {
+                Failure::Client(io::Error::other("it does not read the answer (write_timeout)"))
+            }
+            failure => failed(failure),
+        }
+    }
+}
+
+fn failed(failure: forward::Failure) -> Failure {
+    match failure {
+        forward::Failure::Connection(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Failure::Upstream("the process closed the connection without an answer".into())
+        }
+        forward::Failure::Connection(error) => {
+            Failure::Upstream(format!("the process's answer cannot be read: {error}"))
+        }
+        forward::Failure::BadAnswer(reason) => {
+            Failure::Upstream(format!("the process's answer cannot be read: {reason}"))
+        }
+        forward::Failure::Body(forward::BodyError::Gone) => BodyError::Gone.into(),
+        forward::Failure::Body(forward::BodyError::Bad(_) | forward::BodyError::TooLarge) => {
+            BodyError::Malformed.into()
+        }
+        forward::Failure::BodyStalled => BodyError::Late.into(),
+        forward::Failure::Timeout => Failure::late("the process did not answer within exec_timeout"),
+        forward::Failure::Gone => Failure::Client(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+impl Caller for Downstream<'_, '_> {
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<bool, forward::BodyError>> {
+        self.flush_interim(cx);
+        let before = out.len();
+        let more = if let Some(whole) = &mut self.whole {
+            ready!(whole.poll_append(cx, out)).map_err(|error| {
+                forward::BodyError::Bad(format!("it cannot be read from the disk: {error}"))
+            })?
         } else {
-            piece
-        };
-        if to.write_all(piece).await.is_err() {
-            return Ok(());
-        }
-    }
-    if framing == Framing::Chunked {
-        chunk.clear();
-        end_chunks(&mut chunk);
-        let _ = to.write_all(&chunk).await;
-    }
-    Ok(())
-}
-
-/// Makes the head of the answer from that of the process.
-fn begin(head: &ResponseHead<'_, '_>, answer: &mut Answer<'_>) {
-    let took = answer.took();
-    let mut headers: Vec<(&str, &[u8])> = returned(head).map(|header| (header.name, header.value)).collect();
-    if head.code == 101 {
-        let upgrade = head.headers.iter().find(|header| Header::of(header.name) == Header::Upgrade);
-        headers.extend(upgrade.map(|header| ("Upgrade", header.value)));
-        headers.push(("Connection", b"Upgrade"));
-        answer.switch(&headers);
-        return;
-    }
-    headers.push(("X-Duration-Seconds", took.as_bytes()));
-    let length = match head.framing {
-        Framing::Length(length) => Some(length),
-        Framing::Chunked | Framing::UntilClose => None,
-        // There is no body, but one may be spoken of: HEAD asks for nothing else.
-        Framing::None => {
-            let header = head.headers.iter().find(|header| Header::of(header.name) == Header::ContentLength);
-            header.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok())
-        }
-    };
-    answer.begin(head.code, head.reason, length, &headers);
-}
-
-/// Passes bytes on in both directions until one side has said all.
-async fn tunnel(
-    incoming: &mut Incoming<impl AsyncRead + Unpin>,
-    to: &mut (impl AsyncWrite + Unpin),
-    body: &mut Body<'_>,
-    answer: &mut Answer<'_>,
-) -> Result<(), Failure> {
-    answer.flush().await.map_err(Failure::Client)?;
-    body.open();
-    let there = async {
-        // Its end is the client's.
-        while let Ok(Some(piece)) = body.next().await {
-            if to.write_all(piece).await.is_err() {
-                return;
+            loop {
+                let more = match ready!(self.body.poll_piece(cx)) {
+                    Ok(more) => more,
+                    Err(BodyError::Malformed) => {
+                        return Poll::Ready(Err(forward::BodyError::Bad(BodyError::Malformed.to_string())));
+                    }
+                    Err(BodyError::Gone | BodyError::Late) => {
+                        return Poll::Ready(Err(forward::BodyError::Gone));
+                    }
+                };
+                match (more, self.chunked) {
+                    (true, true) => push_chunk(out, self.body.piece()),
+                    (true, false) => out.extend_from_slice(self.body.piece()),
+                    (false, true) => end_chunks(out),
+                    (false, false) => {}
+                }
+                // A chunk may be a byte.
+                if !more || !self.body.has_more() || out.len() - before >= PIECE {
+                    break more;
+                }
             }
+        };
+        self.moved += (out.len() - before) as u64;
+        Poll::Ready(Ok(more))
+    }
+
+    fn body_deadline(&self) -> Option<Instant> {
+        self.whole.is_none().then(|| self.body.deadline())
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flush_interim(cx);
+        self.body.poll_gone(cx)
+    }
+
+    fn head(&mut self, head: &ResponseHead<'_, '_>) {
+        let answer = &mut *self.answer;
+        let took = answer.took();
+        let mut headers: Vec<(&str, &[u8])> =
+            returned(head).map(|header| (header.name, header.value)).collect();
+        if head.code == 101 {
+            let upgrade = head.headers.iter().find(|header| Header::of(header.name) == Header::Upgrade);
+            headers.extend(upgrade.map(|header| ("Upgrade", header.value)));
+            headers.push(("Connection", b"Upgrade"));
+            return answer.switch(&headers);
         }
-        let _ = to.shutdown().await;
-    };
-    let back = async {
-        let mut given = 0;
-        while let Some(length) = incoming.next(given).await? {
-            answer.data(incoming.data(length)).await.map_err(Failure::Client)?;
-            answer.flush().await.map_err(Failure::Client)?;
-            given = length;
+        if head.code < 200 {
+            return answer.interim(head.code, head.reason, &headers);
         }
-        answer.shutdown().await.map_err(Failure::Client)
-    };
-    tokio::join!(there, back).1
+        headers.push(("X-Duration-Seconds", took.as_bytes()));
+        let length = match head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+            // There is no body, but one may be spoken of: HEAD asks for nothing else.
+            Framing::None => {
+                let is_length = |name: &str| Header::of(name) == Header::ContentLength;
+                let header = head.headers.iter().find(|header| is_length(header.name));
+                header.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok())
+            }
+        };
+        answer.begin(head.code, head.reason, length, &headers);
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        let gathered = self.answer.gather(data);
+        debug_assert!(gathered.is_ok(), "the exchange gives no more than was announced");
+    }
+}
+
+impl Client for Downstream<'_, '_> {
+    fn buffered(&self) -> usize {
+        self.answer.gathered().0
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (held, written) = self.answer.gathered();
+        let flushed = self.answer.poll_flush(cx);
+        let now = if flushed.is_ready() { held } else { self.answer.gathered().1 };
+        self.moved += (now - written) as u64;
+        flushed
+    }
+
+    fn end(&mut self) {
+        let ended = self.answer.finish();
+        debug_assert!(ended.is_ok(), "the exchange gives all that was announced");
+    }
+
+    fn bytes_moved(&self) -> u64 {
+        self.moved
+    }
+
+    fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    fn open_tunnel(&mut self) {
+        self.body.open();
+        self.chunked = false;
+    }
 }

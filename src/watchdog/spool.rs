@@ -3,12 +3,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::task::spawn_blocking;
 
 use super::body::Body;
@@ -230,6 +232,33 @@ impl Spooled<'_> {
             Store::Memory(bytes) if bytes.len() <= limit => Some(bytes),
             _ => None,
         }
+    }
+
+    /// Appends the next piece to `out`; `false` at the end.
+    pub(super) fn poll_append(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<bool>> {
+        let left = self.length - self.given;
+        let count = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        let from = usize::try_from(self.given).unwrap_or(usize::MAX);
+        let count = match &mut self.store {
+            _ if count == 0 => return Poll::Ready(Ok(false)),
+            Store::Memory(bytes) => {
+                out.extend_from_slice(&bytes[from..from + count]);
+                count
+            }
+            Store::File { file, .. } => {
+                let start = out.len();
+                out.resize(start + count, 0);
+                let mut piece = ReadBuf::new(&mut out[start..]);
+                let read = Pin::new(file).poll_read(cx, &mut piece);
+                let count = piece.filled().len();
+                out.truncate(start + count);
+                ready!(read)?;
+                count
+            }
+        };
+        self.given += count as u64;
+        let error = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than the body");
+        Poll::Ready(if count > 0 { Ok(true) } else { Err(error()) })
     }
 
     /// Returns the next piece; `None` at the end.

@@ -88,11 +88,6 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         &self.buffer.data()[..length]
     }
 
-    /// Whether more has arrived already.
-    pub(super) fn has_more(&self, given: usize) -> bool {
-        self.buffer.data().len() > given
-    }
-
     /// All of the body.
     pub(super) async fn whole(&mut self) -> Result<Vec<u8>, Failure> {
         let (mut all, mut given) = (Vec::new(), 0);
@@ -132,22 +127,20 @@ fn bad(reason: &str) -> Failure {
     Failure::Upstream(format!("the process's answer cannot be read: {reason}"))
 }
 
-/// The head of a request as its process is to see it, up to what says how its body ends. `prefix` comes before
+/// Writes the head of a request as its process is to see it, up to what says how its body ends. `prefix` comes before
 /// its path.
-pub(super) fn head(method: &str, request: &RequestHead<'_, '_>, prefix: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
+pub(super) fn write_head(method: &str, request: &RequestHead<'_, '_>, prefix: &str, out: &mut Vec<u8>) {
     for part in [method, " ", prefix, request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     if request.header(Header::Host).is_none() {
-        push(&mut out, "Host", b"localhost");
+        push(out, "Host", b"localhost");
     }
     for (index, header) in request.headers.iter().enumerate() {
         if is_for_the_end(header.name) && !request.connection.names(index) {
-            push(&mut out, header.name, header.value);
+            push(out, header.name, header.value);
         }
     }
-    out
 }
 
 /// Adds a header to a head.

@@ -18,7 +18,7 @@ use imports::Tree;
 /// The rooms by floor, the lowest first. Rooms of one floor know nothing of each other.
 const FLOORS: &[&[&str]] = &[
     &["age", "http1", "quantity", "lib"],
-    &["schedule"],
+    &["forward", "schedule"],
     &["model/error", "model/finding", "model/sync", "model/wire"],
     &["model/function"],
     &["model/config", "model/stack"],
@@ -49,15 +49,16 @@ const WATCHDOG: &str = "watchdog";
 /// The packages of `src/`, and those of ours that each may depend on.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("age", &[]),
-    ("calls", &["directory", "host", "http1", "model", "quantity", "schedule"]),
+    ("calls", &["directory", "forward", "host", "http1", "model", "quantity", "schedule"]),
     ("control", &["directory", "host", "model"]),
-    ("directory", &["host", "model"]),
+    ("directory", &["forward", "host", "model"]),
+    ("forward", &["http1"]),
     ("host", &["age", "model"]),
     ("http1", &[]),
     ("model", &["quantity", "schedule"]),
     ("quantity", &[]),
     ("schedule", &["quantity"]),
-    (WATCHDOG, &["http1", "quantity"]),
+    (WATCHDOG, &["forward", "http1", "quantity"]),
 ];
 
 /// The files of planes that only declare their rooms.

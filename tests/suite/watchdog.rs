@@ -30,16 +30,16 @@ use nix::unistd::Pid;
 use reqwest::{Method, Response, StatusCode};
 
 /// A watchdog that runs, and what it needs.
-struct Watchdog {
+pub(crate) struct Watchdog {
     process: Child,
     directory: TemporaryDirectory,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     metrics: SocketAddr,
     client: reqwest::Client,
 }
 
 /// An address that nobody listens on.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address")
 }
@@ -79,7 +79,7 @@ impl Watchdog {
     }
 
     /// Starts one in front of this command.
-    async fn command(command: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn command(command: &str, variables: &[(&str, &str)]) -> Self {
         let directory = TemporaryDirectory::new();
         let all: Vec<(&str, &str)> = [("fprocess", command)].iter().chain(variables).copied().collect();
         Self::start(directory, &all).await

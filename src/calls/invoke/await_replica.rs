@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use forward::{Caller, Failure};
 use tokio::time::Instant;
 
-use super::exchange::{Caller, Failure};
 use super::{Call, InvokeError};
 use directory::{Endpoint, Entry, Lease, Phase};
 use http1::Alarm;

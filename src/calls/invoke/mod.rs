@@ -11,13 +11,11 @@
 
 mod await_replica;
 mod error;
-mod exchange;
 mod measure;
 mod reserved;
 
 pub use error::InvokeError;
 
-pub use exchange::{BodyError, Caller, Exchange, Expected, Failure, Outgoing, PIECE};
 pub use measure::CallTimer;
 pub use reserved::{REALM, may_pass, push_cookies};
 
@@ -32,6 +30,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use directory::{Endpoint, Entry, Lease};
+use forward::{BodyError, Caller, Exchange, Expected, Failure, Outgoing, Stream};
 use http1::Alarm;
 
 /// How much longer than a function's timeout its response is waited for: a watchdog has the same timeout, and its
@@ -71,7 +70,7 @@ impl Call<'_> {
         out: &mut Outgoing,
         caller: &mut C,
         alarm: &mut Alarm,
-    ) -> Result<Exchange, InvokeError> {
+    ) -> Result<Exchange<Lease>, InvokeError> {
         let mut refused = Refused::default();
         // After a kept connection turned out to be closed, the next is a new one.
         let mut reuse = true;
@@ -95,18 +94,17 @@ impl Call<'_> {
             match result {
                 Ok(()) => return Ok(exchange),
                 Err(Failure::Connection(error)) => {
-                    let unseen = out.is_untouched() || self.idempotent;
                     // A call that ends every replica it reaches must not reach them all.
                     if !was_kept {
                         broken += 1;
                     }
-                    if !unseen || !out.rewind() || broken > 1 {
+                    if broken > 1 || !out.rewind(self.idempotent) {
                         return Err(self.failed(Failure::Connection(error)));
                     }
                     if was_kept {
                         reuse = false;
                     } else {
-                        refused.by(exchange.lease().endpoint().clone(), error);
+                        refused.by(exchange.keeper().endpoint().clone(), error);
                     }
                 }
                 Err(failure) => return Err(self.failed(failure)),
@@ -159,7 +157,7 @@ impl Call<'_> {
         lease: &Lease,
         caller: &mut C,
         alarm: &mut Alarm,
-    ) -> Result<io::Result<tokio::net::TcpStream>, InvokeError> {
+    ) -> Result<io::Result<Stream>, InvokeError> {
         let until = (Instant::now() + CONNECT_TIMEOUT).min(self.expected.deadline);
         let mut connecting = pin!(lease.endpoint().pool.connect());
         poll_fn(|cx| {

@@ -11,13 +11,13 @@ use http::response::Parts;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use calls::invoke::{BodyError, Caller, PIECE, may_pass};
+use calls::invoke::may_pass;
+use forward::{BodyError, Caller, Client, PIECE, Stream, is_half_close};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
 
 use super::places::{Evicted, Place};
 use super::request::RequestInfo;
 use super::response::{Disposition, push_connection, push_date, push_error, push_via};
-use super::stream::Stream;
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 
@@ -63,6 +63,12 @@ pub(in crate::gateway) struct Downstream<'a> {
     /// How long it may take to send or read something.
     pub(in crate::gateway) stall: Duration,
     worker: &'a Worker,
+    /// Of a tunnel, whose end a stop of the gateway does not wait for.
+    unawaited: Option<DrainExempt<'a>>,
+    /// When all of the request had been taken.
+    taken_at: Instant,
+    /// The client sends nothing more, and waits for the response.
+    half_closed: bool,
     persists: bool,
     /// The answer's body goes out in chunks of our own; else as it comes: with a length, until the connection's end,
     /// or not at all.
@@ -110,6 +116,9 @@ impl<'a> Downstream<'a> {
             wanted: 0,
             stall: worker.limits.idle_timeout,
             worker,
+            unawaited: None,
+            taken_at: request.started,
+            half_closed: false,
             persists: request.persists,
             in_chunks: false,
             code: 0,
@@ -133,21 +142,16 @@ impl<'a> Downstream<'a> {
         self.code == 0
     }
 
-    /// Whether the connection can carry another request, after a whole answer. What the answer's head
-    /// said of it holds, also when the gateway has begun to stop since: the client may have sent its
-    /// next request already.
-    pub(in crate::gateway) fn persists(&self) -> bool {
-        self.persists && self.body.is_done() && self.code != 101
-    }
-
-    /// From now on both sides send what they like until one of them closes. The gateway does not wait
-    /// for that when it stops.
-    pub(in crate::gateway) fn upgrade_to_tunnel(&mut self) -> DrainExempt<'a> {
-        self.body = Decoder::UntilClose;
-        self.chunked = false;
-        self.allowance = u64::MAX;
-        self.whole = true;
-        self.worker.stop_awaiting()
+    /// Returns what becomes of the connection after a whole response. What the response's head said of it holds, also
+    /// when the gateway has begun to stop since: the client may have sent its next request already.
+    pub(in crate::gateway) fn disposition(&self) -> Disposition {
+        if !self.persists || self.code == 101 {
+            Disposition::LingeringClose
+        } else if self.body.is_done() {
+            Disposition::KeepAlive
+        } else {
+            Disposition::Drain(self.body.clone())
+        }
     }
 
     /// Counts the wait for the body from `since`: it is small, and coming bit by bit makes it no younger.
@@ -225,33 +229,10 @@ impl<'a> Downstream<'a> {
     }
 
     fn push_connection(&mut self) {
-        self.persists &= !self.worker.is_closing();
+        // A client that was not asked for its body need not send it now.
+        let is_unasked = self.must_continue && !self.body.is_done();
+        self.persists &= !self.worker.is_closing() && !is_unasked && !self.half_closed;
         push_connection(self.out, self.persists, self.request.http10);
-    }
-
-    /// How long it may take until something moves: the client to read, or the function to speak.
-    pub(in crate::gateway) fn stall_timeout(&self, limit: Duration) -> Duration {
-        if self.written < self.out.len() { self.stall } else { limit }
-    }
-
-    /// The answer's body has been given whole.
-    pub(in crate::gateway) fn end(&mut self) {
-        if self.in_chunks {
-            end_chunks(self.out);
-        }
-    }
-
-    /// Writes what there is.
-    pub(in crate::gateway) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.out.len() {
-            let count = ready!(Pin::new(&mut *self.stream).poll_write(cx, &self.out[self.written..]))?;
-            self.written += count;
-            self.begun |= self.code != 0;
-            self.bytes_moved += count as u64;
-        }
-        self.out.clear();
-        self.written = 0;
-        Poll::Ready(Ok(()))
     }
 
     /// Writes all there is. `false` when the client does not take it.
@@ -384,6 +365,7 @@ impl Caller for Downstream<'_> {
                 self.piece = out.capacity();
                 if !more {
                     self.place.work();
+                    self.taken_at = Instant::now();
                 }
                 return Poll::Ready(Ok(more));
             }
@@ -423,9 +405,12 @@ impl Caller for Downstream<'_> {
             let _ = self.poll_flush(cx);
         }
         // What comes early is the next request, or the body, and is kept until its turn.
-        while self.input.has_room() {
+        while !self.half_closed && self.input.has_room() {
             match self.poll_input(cx, self.piece) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Ok(_)) if self.body.is_done() && is_half_close(self.taken_at) => {
+                    self.half_closed = true;
+                }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
@@ -497,5 +482,45 @@ impl Caller for Downstream<'_> {
         } else {
             self.out.extend_from_slice(data);
         }
+    }
+}
+
+impl Client for Downstream<'_> {
+    fn buffered(&self) -> usize {
+        self.out.len()
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let count = ready!(Pin::new(&mut *self.stream).poll_write(cx, &self.out[self.written..]))?;
+            self.written += count;
+            self.begun |= self.code != 0;
+            self.bytes_moved += count as u64;
+        }
+        self.out.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self) {
+        if self.in_chunks {
+            end_chunks(self.out);
+        }
+    }
+
+    fn bytes_moved(&self) -> u64 {
+        self.bytes_moved
+    }
+
+    fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    fn open_tunnel(&mut self) {
+        self.body = Decoder::UntilClose;
+        self.chunked = false;
+        self.allowance = u64::MAX;
+        self.whole = true;
+        self.unawaited = Some(self.worker.stop_awaiting());
     }
 }

@@ -6,7 +6,6 @@ pub(super) mod downstream;
 pub(super) mod places;
 pub(super) mod request;
 pub(super) mod response;
-pub(super) mod stream;
 pub(super) mod worker;
 
 use std::future::poll_fn;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use calls::invoke::Outgoing;
+use forward::{Outgoing, Stream};
 use http1::{Alarm, Buffer, Decoder, RequestHead, slots};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -25,7 +24,6 @@ use self::downstream::Downstream;
 use self::places::{Evicted, Place};
 use self::request::RequestInfo;
 use self::response::{Disposition, push_error};
-use self::stream::Stream;
 use self::worker::Worker;
 use crate::gateway::access::client::Client;
 use crate::gateway::error::ErrorResponse;
@@ -192,6 +190,18 @@ impl Connection {
 
     /// Reads and forgets what the client still sends, for at most so long, which gives it the time to read a response.
     pub(in crate::gateway) async fn linger(&mut self, limit: Duration) {
+        // Says that nothing more comes; an error shows up when reading.
+        poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx).map(drop)).await;
+        self.discard(limit, None).await;
+    }
+
+    /// Reads and forgets the rest of a body that its response did not wait for. Returns whether that was all of it,
+    /// after which another request may come.
+    pub(in crate::gateway) async fn drain(&mut self, body: Decoder) -> bool {
+        self.discard(LINGER, Some(body)).await
+    }
+
+    async fn discard(&mut self, limit: Duration, mut body: Option<Decoder>) -> bool {
         self.out = Vec::new();
         self.outgoing = Outgoing::default();
         let begin = Instant::now();
@@ -199,26 +209,30 @@ impl Connection {
         let mut deadline = begin + LINGER_BRIEFLY;
         self.place.linger();
         poll_fn(|cx| {
-            // Says that nothing more comes; an error shows up when reading.
-            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
             loop {
-                self.input.consume(self.input.data().len());
+                let data = self.input.data();
+                let skipped = body.as_mut().map_or(Ok(data.len()), |body| body.skip(data));
+                let Ok(count) = skipped else { return Poll::Ready(false) };
+                self.input.consume(count);
+                if body.as_ref().is_some_and(Decoder::is_done) {
+                    return Poll::Ready(true);
+                }
                 let can_read = self.stream.poll_read_ready(cx).is_ready();
                 if can_read && let Poll::Ready(read) = self.input.poll_fill(&mut self.stream, cx) {
                     if !read.is_ok_and(|count| count > 0) || Instant::now() >= end {
-                        return Poll::Ready(());
+                        return Poll::Ready(false);
                     }
                     deadline = (Instant::now() + LINGER_BRIEFLY).min(end);
                     continue;
                 }
                 self.input.release();
                 if self.place.is_evicted() {
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
-                return self.alarm.poll(cx, deadline);
+                return self.alarm.poll(cx, deadline).map(|()| false);
             }
         })
-        .await;
+        .await
     }
 }
 

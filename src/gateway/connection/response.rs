@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write as _;
 
+use http1::Decoder;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 
@@ -10,10 +11,12 @@ use super::request::RequestInfo;
 use crate::gateway::error::ErrorResponse;
 
 /// The fate of a connection after a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::gateway) enum Disposition {
     /// It waits for the next one.
     KeepAlive,
+    /// It waits for the next one, once the rest of the request's body has been read.
+    Drain(Decoder),
     /// It is closed, once the client has had the time to read the response.
     LingeringClose,
     /// It is closed at once.

@@ -5,7 +5,8 @@
 
 use tokio::time::timeout_at;
 
-use calls::invoke::{InvokeError, Outgoing};
+use calls::invoke::InvokeError;
+use forward::Outgoing;
 use http1::Framing;
 use model::wire::AlexaRequest;
 

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
 use tower::ServiceExt as _;
 
-use calls::invoke::{BodyError, Caller as _, PIECE};
+use forward::{BodyError, Caller as _, Client as _, PIECE};
 use http1::{Alarm, Header, RequestHead};
 
 use crate::gateway::access::client::Client;
@@ -252,5 +252,5 @@ async fn answer(
         }
     })
     .await;
-    Disposition::after(whole, client.persists())
+    if whole { client.disposition() } else { Disposition::Close }
 }

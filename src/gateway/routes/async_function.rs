@@ -13,9 +13,10 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use calls::invoke::{Caller as _, InvokeError, PIECE};
+use calls::invoke::InvokeError;
 use calls::queue::{self, CallState, Intake, Queue, QueueError};
 use directory::Entry;
+use forward::{Caller as _, PIECE};
 use http1::{Alarm, Framing, Header, RequestHead};
 
 use super::forwarded::ForwardedRequest;
@@ -233,8 +234,7 @@ async fn answer(
             return Disposition::Close;
         }
     }
-    let persists = client.persists();
-    client.finish(persists, alarm).await
+    if client.flush(alarm).await { client.disposition() } else { Disposition::Close }
 }
 
 /// What a client is told whose call has ended without an answer that could be kept.

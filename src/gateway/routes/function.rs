@@ -4,22 +4,16 @@
 //! concern the connection. The client gets the function's own answer. Bodies stream both ways at the
 //! same time; see [`calls::invoke`] for how a replica is found.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use calls::invoke::{
-    Call, CallTimer, Caller as _, Exchange, Expected, Failure, InvokeError, OUTWAIT, Outgoing, PIECE,
-};
+use calls::invoke::{Call, CallTimer, InvokeError, OUTWAIT};
 use directory::Entry;
-use http1::{Alarm, Framing, method};
+use forward::{Expected, relay};
+use http1::{Framing, method};
 
 use crate::gateway::connection::Connection;
-use crate::gateway::connection::downstream::Downstream;
 use crate::gateway::connection::request::RequestInfo;
 use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::ErrorResponse;
@@ -91,10 +85,8 @@ pub(super) async fn serve(
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
             timer.record_status(client.code);
-            match answer(exchange, outgoing, &mut client, alarm, call.timeout + OUTWAIT).await {
-                Ok(()) if client.persists() => return Disposition::KeepAlive,
-                // Closed in order, for a body that ends with the connection.
-                Ok(()) => return Disposition::LingeringClose,
+            match relay(exchange, outgoing, &mut client, alarm, call.timeout + OUTWAIT).await {
+                Ok(()) => return client.disposition(),
                 // Nothing of the answer has left yet, so the client can still be told.
                 Err(failure) if client.discard_response() => invoke.failed(failure),
                 // The status was sent: a cut connection is the only sign that the answer is not whole.
@@ -110,67 +102,4 @@ pub(super) async fn serve(
     };
     timer.record_status(error.status.as_u16());
     client.respond_error(&error, alarm).await
-}
-
-/// Streams the body of the answer to the client, and what is left of the request to the function.
-async fn answer(
-    exchange: Exchange,
-    outgoing: &mut Outgoing,
-    client: &mut Downstream<'_>,
-    alarm: &mut Alarm,
-    limit: Duration,
-) -> Result<(), Failure> {
-    let tunnel = exchange.is_tunnel();
-    let _unawaited = tunnel.then(|| {
-        outgoing.reopen();
-        client.upgrade_to_tunnel()
-    });
-    let mut running = Some(exchange);
-    let mut seen = u64::MAX;
-    let mut deadline = Instant::now();
-    poll_fn(|cx| {
-        loop {
-            let mut waits = false;
-            while let Some(exchange) = running.as_mut().filter(|_| client.out.len() < PIECE) {
-                match exchange.poll_data(cx, outgoing, client) {
-                    Poll::Ready(Ok(true)) => {}
-                    Poll::Ready(Ok(false)) => {
-                        client.end();
-                        if let Some(exchange) = running.take() {
-                            exchange.finish(outgoing);
-                        }
-                    }
-                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                    Poll::Pending => {
-                        waits = true;
-                        break;
-                    }
-                }
-            }
-            match client.poll_flush(cx) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Gone)),
-                Poll::Ready(Ok(())) if running.is_none() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !waits => continue,
-                Poll::Ready(Ok(())) => {}
-                // The client does not read. It may be sending, and not read before it has done so.
-                Poll::Pending => {
-                    if let Some(exchange) = &mut running {
-                        exchange.send(cx, outgoing, client)?;
-                    }
-                }
-            }
-            let wants_body = running.as_ref().is_some_and(|exchange| exchange.wants_body(outgoing));
-            if !tunnel && !wants_body && client.poll_gone(cx).is_ready() {
-                return Poll::Ready(Err(Failure::Gone));
-            }
-            outgoing.forget();
-            // Both sides wait for something: that may take as long as the first byte may.
-            if seen != client.bytes_moved {
-                seen = client.bytes_moved;
-                deadline = Instant::now() + client.stall_timeout(limit);
-            }
-            return alarm.poll(cx, deadline).map(|()| Err(Failure::Timeout));
-        }
-    })
-    .await
 }

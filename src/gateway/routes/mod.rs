@@ -41,28 +41,30 @@ enum Request {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(connection: &mut Connection) {
-    let mut fate = Disposition::KeepAlive;
-    while fate == Disposition::KeepAlive {
-        fate = match next(connection).await {
-            Some((mut info, request)) => {
-                let worker = connection.worker.clone();
-                let _busy = worker.begin();
-                match request {
-                    Request::Function(call) => function::serve(connection, &info, &call).await,
-                    Request::Alexa => match alexa::take(connection, &mut info).await {
-                        Ok(call) => function::serve(connection, &info, &call).await,
-                        Err(fate) => fate,
-                    },
-                    Request::Async(call) => async_function::serve(connection, &info, *call).await,
-                    Request::Api(parts) => api::serve(connection, &info, *parts).await,
-                    Request::Refused(error) => connection.refuse(&info, &error).await,
+    while let Some((mut info, request)) = next(connection).await {
+        let worker = connection.worker.clone();
+        let busy = worker.begin();
+        let fate = match request {
+            Request::Function(call) => function::serve(connection, &info, &call).await,
+            Request::Alexa => match alexa::take(connection, &mut info).await {
+                Ok(call) => function::serve(connection, &info, &call).await,
+                Err(fate) => fate,
+            },
+            Request::Async(call) => async_function::serve(connection, &info, *call).await,
+            Request::Api(parts) => api::serve(connection, &info, *parts).await,
+            Request::Refused(error) => connection.refuse(&info, &error).await,
+        };
+        drop(busy);
+        match fate {
+            Disposition::KeepAlive => {}
+            Disposition::Drain(body) => {
+                if !connection.drain(body).await {
+                    return;
                 }
             }
-            None => Disposition::Close,
-        };
-    }
-    if fate == Disposition::LingeringClose {
-        connection.linger(LINGER).await;
+            Disposition::Close => return,
+            Disposition::LingeringClose => return connection.linger(LINGER).await,
+        }
     }
 }
 

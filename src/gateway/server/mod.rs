@@ -18,15 +18,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use directory::assign_shard;
+use forward::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use self::listener::{Listeners, Socket};
-use super::access::client::Client;
+use super::access::client::{Client, Listener};
 use super::connection::Connection;
 use super::connection::places::{Place, Places, Pool, Source};
-use super::connection::stream::Stream;
 use super::connection::worker::Worker;
 use super::routes;
 
@@ -267,7 +267,11 @@ fn start(worker: &Arc<Worker>, accepted: Accepted) {
     let Accepted { socket, client, place, counted } = accepted;
     tokio::spawn(async move {
         // Registering fails only when the socket, or this thread, is at its end.
-        if let Ok(stream) = Stream::register(socket, client.listener) {
+        let stream = match client.listener {
+            Listener::Public | Listener::Admin => Stream::from_tcp(socket),
+            Listener::Local => Stream::from_unix(socket),
+        };
+        if let Ok(stream) = stream {
             routes::serve(&mut Connection::new(stream, client, worker, place)).await;
         }
         drop(counted);

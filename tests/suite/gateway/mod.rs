@@ -11,6 +11,7 @@
 //! cron       functions that are called by a schedule
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
+//! roads      every way on which a request is passed on: the gateway, the watchdog, and both
 //! reserved   the admin's credentials and the gateway's cookies and realm stay the gateway's
 //! callbacks  answers of queued calls that are sent on
 //! records    what is known of queued calls before and after their end, and how they are cancelled
@@ -30,6 +31,7 @@ mod records;
 mod replicas;
 mod reserved;
 mod retries;
+mod roads;
 mod skills;
 mod smuggling;
 mod stopping;
@@ -170,6 +172,13 @@ impl Gate {
         client.send(request).await;
         client.answer().await
     }
+}
+
+/// Leaves while a response is waited for. Whoever closes at once after a request may only have said that it sends no
+/// more.
+async fn leave<C>(clients: C) {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(clients);
 }
 
 fn endpoint(address: SocketAddr) -> Arc<Endpoint> {

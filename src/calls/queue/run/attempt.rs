@@ -11,9 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use crate::invoke::{
-    BodyError, Call, CallTimer, Caller, Exchange, Expected, Failure, InvokeError, OUTWAIT, Outgoing, PIECE,
-};
+use crate::invoke::{Call, CallTimer, InvokeError, OUTWAIT};
 use crate::queue::job::Job;
 use crate::queue::keep::record::Start;
 use crate::queue::run::body::BodySource;
@@ -22,7 +20,8 @@ use crate::queue::run::response::ResponseWriter;
 use crate::queue::schedule::retry::retry_after;
 use crate::queue::spool::Spool;
 use crate::queue::state::Shared;
-use directory::Entry;
+use directory::{Entry, Lease};
+use forward::{BodyError, Caller, Exchange, Expected, Failure, Outgoing, PIECE};
 use http1::{Alarm, Framing, ResponseHead, method};
 use model::function::RetryPolicy;
 
@@ -134,7 +133,7 @@ pub(in crate::queue) async fn attempt(
 /// Reads the answer to its end, also where nobody wants it: a function that is cut off may not have done its work.
 /// The next piece may take as long as the first may, and all of it until `end`.
 async fn read_to_end(
-    mut exchange: Exchange,
+    mut exchange: Exchange<Lease>,
     out: &mut Outgoing,
     caller: &mut Quiet<'_>,
     spool: &Spool,

@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use directory::Lease;
 use http1::{Alarm, Buffer, Decoder, HeadError, HeadScan, ResponseHead, slots};
+
+use super::stream::Stream;
 
 /// The largest head of an answer, and of all interim ones together.
 const MAX_HEAD: usize = 64 << 10;
@@ -38,6 +38,17 @@ pub trait Caller {
 
     /// A piece of the answer's body.
     fn data(&mut self, data: &[u8]);
+}
+
+/// Whatever a connection belongs to: held until its exchange ends.
+pub trait Keeper {
+    /// Keeps a connection for the next exchange.
+    fn keep(&self, stream: Stream);
+}
+
+/// Nobody: the connection is closed.
+impl Keeper for () {
+    fn keep(&self, _: Stream) {}
 }
 
 /// Why a body did not arrive whole.
@@ -93,10 +104,14 @@ impl Outgoing {
         self.complete = false;
     }
 
-    /// Goes back to the beginning, to be sent to another replica. `false`: it is not here any more.
-    pub fn rewind(&mut self) -> bool {
-        self.sent = 0;
-        !self.forgotten
+    /// Goes back to the beginning, to be sent again after a connection that broke. `false`: the server may have
+    /// seen something that is not `idempotent`, or the beginning is not here any more.
+    pub fn rewind(&mut self, idempotent: bool) -> bool {
+        let may_repeat = !self.forgotten && (idempotent || self.sent == 0);
+        if may_repeat {
+            self.sent = 0;
+        }
+        may_repeat
     }
 
     /// Gives the memory back of what was sent, once the answer has begun and nothing is sent again.
@@ -104,16 +119,6 @@ impl Outgoing {
         if self.is_flushed() && self.bytes.capacity() > KEPT {
             (self.bytes, self.sent, self.forgotten) = (Vec::new(), 0, true);
         }
-    }
-
-    /// Whether nothing has been sent.
-    pub fn is_untouched(&self) -> bool {
-        self.sent == 0 && !self.forgotten
-    }
-
-    /// Whether the whole body has been taken from the caller.
-    pub fn is_complete(&self) -> bool {
-        self.complete
     }
 
     fn unsent(&self) -> usize {
@@ -140,9 +145,9 @@ pub struct Expected {
 
 /// One call on one connection.
 #[derive(Debug)]
-pub struct Exchange {
-    stream: TcpStream,
-    lease: Lease,
+pub struct Exchange<K> {
+    stream: Stream,
+    keeper: K,
     input: Buffer,
     scan: HeadScan,
     decoder: Decoder,
@@ -155,11 +160,12 @@ pub struct Exchange {
     shut: bool,
 }
 
-impl Exchange {
-    pub fn new(stream: TcpStream, lease: Lease) -> Self {
+impl<K: Keeper> Exchange<K> {
+    /// Begins with nothing sent.
+    pub fn new(stream: Stream, keeper: K) -> Self {
         Self {
             stream,
-            lease,
+            keeper,
             input: Buffer::default(),
             scan: HeadScan::default(),
             decoder: Decoder::Length(0),
@@ -171,12 +177,12 @@ impl Exchange {
         }
     }
 
-    /// The replica.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
+    /// Returns the keeper of the connection.
+    pub fn keeper(&self) -> &K {
+        &self.keeper
     }
 
-    /// Whether the replica agreed to change to another protocol.
+    /// Whether the server agreed to change to another protocol.
     pub fn is_tunnel(&self) -> bool {
         self.tunnel
     }
@@ -361,10 +367,10 @@ impl Exchange {
 
     /// Keeps the connection for the next call, if it can carry one.
     pub fn finish(self, out: &Outgoing) {
-        let Self { stream, lease, input, persists, tunnel, send_error, .. } = self;
+        let Self { stream, keeper, input, persists, tunnel, send_error, .. } = self;
         let clean = input.is_empty() && out.complete && out.is_flushed() && send_error.is_none();
         if persists && !tunnel && clean {
-            lease.endpoint().pool.checkin(stream);
+            keeper.keep(stream);
         }
     }
 }
