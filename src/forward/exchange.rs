@@ -107,11 +107,16 @@ impl Outgoing {
     /// Goes back to the beginning, to be sent again after a connection that broke. `false`: the server may have
     /// seen something that is not `idempotent`, or the beginning is not here any more.
     pub fn rewind(&mut self, idempotent: bool) -> bool {
-        let may_repeat = !self.forgotten && (idempotent || self.sent == 0);
+        let may_repeat = !self.forgotten && (idempotent || self.is_untouched());
         if may_repeat {
             self.sent = 0;
         }
         may_repeat
+    }
+
+    /// Whether nothing has been sent.
+    pub fn is_untouched(&self) -> bool {
+        self.sent == 0 && !self.forgotten
     }
 
     /// Gives the memory back of what was sent, once the answer has begun and nothing is sent again.

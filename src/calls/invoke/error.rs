@@ -73,6 +73,8 @@ pub enum InvokeError {
         /// What the connection said.
         #[source]
         source: io::Error,
+        /// No replica has been sent any of the call, so it can be made again whatever it does.
+        unsent: bool,
     },
     /// What came back is not HTTP, or not in order.
     #[error("function {function} sent an answer that is not valid HTTP: {reason}")]

@@ -71,7 +71,7 @@ impl Call<'_> {
         caller: &mut C,
         alarm: &mut Alarm,
     ) -> Result<Exchange<Lease>, InvokeError> {
-        let mut refused = Refused::default();
+        let mut refused = Refused { unsent: true, endpoints: Vec::new(), since: None, error: None };
         // After a kept connection turned out to be closed, the next is a new one.
         let mut reuse = true;
         let mut broken = 0;
@@ -94,12 +94,13 @@ impl Call<'_> {
             match result {
                 Ok(()) => return Ok(exchange),
                 Err(Failure::Connection(error)) => {
+                    refused.unsent &= out.is_untouched();
                     // A call that ends every replica it reaches must not reach them all.
                     if !was_kept {
                         broken += 1;
                     }
                     if broken > 1 || !out.rewind(self.idempotent) {
-                        return Err(self.failed(Failure::Connection(error)));
+                        return Err(self.unreachable(error, refused.unsent));
                     }
                     if was_kept {
                         reuse = false;
@@ -126,7 +127,7 @@ impl Call<'_> {
                 if now + REFUSED_PAUSE >= (since + REFUSED_FOR).min(self.expected.deadline) {
                     let error =
                         refused.error.take().unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
-                    return Err(self.failed(Failure::Connection(error)));
+                    return Err(self.unreachable(error, refused.unsent));
                 }
                 refused.endpoints.clear();
                 self.pause(now + REFUSED_PAUSE, caller, alarm).await?;
@@ -172,11 +173,15 @@ impl Call<'_> {
         .await
     }
 
+    fn unreachable(&self, source: io::Error, unsent: bool) -> InvokeError {
+        InvokeError::Unreachable { function: self.entry.label.to_string(), source, unsent }
+    }
+
     /// The failure, in words for this function.
     pub fn failed(&self, failure: Failure) -> InvokeError {
         let function = self.entry.label.to_string();
         match failure {
-            Failure::Connection(source) => InvokeError::Unreachable { function, source },
+            Failure::Connection(source) => InvokeError::Unreachable { function, source, unsent: false },
             Failure::BadAnswer(reason) => InvokeError::BadAnswer { function, reason },
             Failure::Body(BodyError::TooLarge) => {
                 InvokeError::BodyTooLarge { function, limit: self.body_limit }
@@ -190,8 +195,10 @@ impl Call<'_> {
 }
 
 /// Replicas that did not take the call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Refused {
+    /// None of them has been sent anything.
+    unsent: bool,
     endpoints: Vec<Arc<Endpoint>>,
     since: Option<Instant>,
     error: Option<io::Error>,

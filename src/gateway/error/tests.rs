@@ -160,6 +160,7 @@ fn errors_of_calls() {
             InvokeError::Unreachable {
                 function: function(),
                 source: io::ErrorKind::ConnectionRefused.into(),
+                unsent: true,
             },
             502,
             "function_unreachable",

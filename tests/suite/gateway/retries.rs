@@ -187,6 +187,21 @@ async fn what_ends_its_function_each_time_does_not_do_so_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_some_replica_was_sent_costs_a_try_whatever_the_others_do() {
+    let listener = tokio::net::TcpListener::bind(nowhere().await).await.expect("still free");
+    let gate = gate(&[listener.local_addr().expect("bound")], "retry_attempts = 1").await;
+    // It may be sent again, so it is tried on another connection.
+    let accepted = gate.call("GET /async-function/env HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(accepted.code, 202);
+    let (stream, _) = listener.accept().await.expect("a call");
+    let mut connection = super::Client { stream, left: Vec::new() };
+    assert!(request(&mut connection).await.is_some());
+    // Nobody listens any more.
+    drop((listener, connection));
+    eventually!(gate.queue.summary().given_up == 1, "{:?}", gate.queue.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_waited_for() {
     let later = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n";
     let seen = Seen::default();

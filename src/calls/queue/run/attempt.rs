@@ -1,7 +1,6 @@
 //! One attempt of one call: the road that all calls take, with nobody waiting for the answer.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -261,23 +260,10 @@ fn judge_error(error: &InvokeError, policy: &RetryPolicy) -> Outcome {
         InvokeError::NoReplicaInTime { .. } => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
         InvokeError::BackingOff { wait, .. } => Outcome::Busy { pause: *wait, reason },
         // Nor here: a replica is on its way out, or in.
-        InvokeError::Unreachable { source, .. } if is_refusal(source.kind()) => {
-            Outcome::Busy { pause: UNREACHABLE_PAUSE, reason }
-        }
+        InvokeError::Unreachable { unsent: true, .. } => Outcome::Busy { pause: UNREACHABLE_PAUSE, reason },
         // Its answer would have been one of these, and the function says which are worth another attempt.
         InvokeError::NoAnswerInTime { .. } if !policy.codes.contains(504) => Outcome::Permanent { reason },
         InvokeError::BadAnswer { .. } if !policy.codes.contains(502) => Outcome::Permanent { reason },
         _ => Outcome::Retryable { code: None, pause: None, reason },
     }
-}
-
-/// Whether only one who connects is told this.
-fn is_refusal(kind: io::ErrorKind) -> bool {
-    matches!(
-        kind,
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
 }
