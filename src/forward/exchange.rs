@@ -99,6 +99,11 @@ impl Outgoing {
         self.complete = !has_body;
     }
 
+    /// Notes that the whole body is here.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
     /// More follows after all: the connection became a tunnel.
     pub fn reopen(&mut self) {
         self.complete = false;

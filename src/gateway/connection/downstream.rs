@@ -12,14 +12,17 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use calls::invoke::may_pass;
-use forward::{BodyError, Caller, Client, PIECE, Stream, is_half_close};
-use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, push_chunk};
+use forward::{BodyError, Caller, Client, Outgoing, PIECE, Stream, is_half_close};
+use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, method, push_chunk};
 
 use super::places::{Evicted, Place};
 use super::request::RequestInfo;
 use super::response::{Disposition, push_connection, push_date, push_error, push_via};
 use super::worker::{DrainExempt, Worker};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
+
+/// How long after its head the end of a body without a length is waited for, before the function gets its beginning.
+const GATHER_FOR: Duration = Duration::from_millis(20);
 
 /// A body that was not taken in.
 pub(in crate::gateway) enum BodyReadError {
@@ -167,6 +170,43 @@ impl<'a> Downstream<'a> {
     /// The request's body is taken as data, without chunks.
     pub(in crate::gateway) fn take_body_plain(&mut self) {
         self.chunked = false;
+    }
+
+    /// Gathers the beginning of a body that comes without a length, and writes it to `out` behind the head. A body that
+    /// ends soon gets its length: many servers know no other way to tell how long it is.
+    pub(in crate::gateway) async fn gather_body(
+        &mut self,
+        out: &mut Outgoing,
+        alarm: &mut Alarm,
+    ) -> Result<(), BodyError> {
+        self.chunked = false;
+        let mut body = Vec::new();
+        let deadline = self.request.started + GATHER_FOR;
+        let ended = poll_fn(|cx| {
+            while body.len() < PIECE {
+                match self.poll_body(cx, &mut body) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false)) => return Poll::Ready(Ok(true)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return alarm.poll(cx, deadline).map(|()| Ok(false)),
+                }
+            }
+            Poll::Ready(Ok(false))
+        });
+        if ended.await? {
+            method::push_length("POST", Framing::Length(body.len() as u64), &mut out.bytes);
+            out.bytes.extend_from_slice(b"\r\n");
+            out.bytes.extend_from_slice(&body);
+            out.complete();
+            return Ok(());
+        }
+        self.chunked = true;
+        method::push_length("POST", Framing::Chunked, &mut out.bytes);
+        out.bytes.extend_from_slice(b"\r\n");
+        if !body.is_empty() {
+            push_chunk(&mut out.bytes, &body);
+        }
+        Ok(())
     }
 
     /// Takes in the next piece of a body that stays here for now. `false`: that was all.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use calls::invoke::push_cookies;
 use directory::Entry;
-use http1::{Header, RequestHead, method};
+use http1::{Framing, Header, RequestHead, method};
 
 use super::target::Path;
 use crate::gateway::access::Access;
@@ -21,11 +21,13 @@ pub(super) struct ForwardedRequest<'a, 'h, 'b> {
 }
 
 impl ForwardedRequest<'_, '_, '_> {
-    /// Writes the head that the function gets.
+    /// Writes the head that the function gets. A body without a length is gathered first, if it is small.
     pub(super) fn write_head(&self, entry: &Entry, out: &mut Vec<u8>) {
         self.write_head_without_framing(&entry.label, out);
-        method::push_length(self.head.method, self.head.framing, out);
-        out.extend_from_slice(b"\r\n");
+        if self.head.framing != Framing::Chunked {
+            method::push_length(self.head.method, self.head.framing, out);
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// The same without what says how long the body is, and without the empty line at the end.

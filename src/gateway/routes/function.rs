@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use calls::invoke::{Call, CallTimer, InvokeError, OUTWAIT};
 use directory::Entry;
-use forward::{Expected, relay};
-use http1::{Framing, method};
+use forward::{Expected, Failure, relay};
+use http1::{Alarm, Framing, method};
 
 use crate::gateway::connection::Connection;
+use crate::gateway::connection::downstream::Downstream;
 use crate::gateway::connection::request::RequestInfo;
 use crate::gateway::connection::response::Disposition;
 use crate::gateway::error::ErrorResponse;
@@ -82,6 +83,12 @@ pub(super) async fn serve(
         has_waited: AtomicBool::new(false),
     };
     let (mut client, outgoing, alarm) = connection.downstream(request, call.body_limit);
+    if request.framing == Framing::Chunked
+        && let Err(error) = client.gather_body(outgoing, alarm).await
+    {
+        let error = invoke.failed(Failure::Body(error));
+        return fail(&mut client, &mut timer, error, alarm).await;
+    }
     let error = match invoke.begin(outgoing, &mut client, alarm).await {
         Ok(exchange) => {
             timer.record_status(client.code);
@@ -95,6 +102,15 @@ pub(super) async fn serve(
         }
         Err(error) => error,
     };
+    fail(&mut client, &mut timer, error, alarm).await
+}
+
+async fn fail(
+    client: &mut Downstream<'_>,
+    timer: &mut CallTimer<'_>,
+    error: InvokeError,
+    alarm: &mut Alarm,
+) -> Disposition {
     let error = match client.evicted() {
         Some(evicted) => evicted,
         None if matches!(error, InvokeError::CallerGone { .. }) => return Disposition::Close,

@@ -1,5 +1,7 @@
 //! Bodies: streamed both ways, delimited once, within their limits.
 
+use std::time::Duration;
+
 use super::{Gate, answering, mirror, replica};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -62,7 +64,11 @@ async fn lengths_and_chunks_arrive_as_such_in_any_pieces() {
             }
             let answer = client.answer().await;
             assert!(answer.body.ends_with("\r\n\r\nhello world"), "{}", answer.body);
-            assert_eq!(answer.body.to_ascii_lowercase().matches(&header.to_ascii_lowercase()).count(), 1);
+            let seen = answer.body.to_ascii_lowercase();
+            let count = |header: &str| seen.matches(&header.to_ascii_lowercase()).count();
+            // Chunks that come together have a length from then on.
+            assert_eq!(count("Content-Length: 11") + count("Transfer-Encoding: chunked"), 1, "{seen}");
+            assert!(count(header) == 1 || header.starts_with("Transfer"), "{seen}");
         }
     }
 }
@@ -130,6 +136,8 @@ async fn chunks_over_the_limit_are_cut_and_refused() {
     client
         .send("POST /function/env HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n")
         .await;
+    // Once the function has the beginning.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     client.send("6\r\nabcdef\r\n").await;
     let answer = client.answer().await;
     assert_eq!((answer.code, answer.header("connection")), (413, Some("close")), "{}", answer.body);
@@ -275,4 +283,32 @@ async fn an_answer_before_the_end_of_the_body_is_passed_on() {
     client.send("POST /function/env HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nsome").await;
     let answer = client.answer().await;
     assert_eq!((answer.code, answer.body.as_str()), (401, "no"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_body_without_a_length_gets_one_and_others_stay_in_chunks() {
+    let gate = Gate::new(&[mirror().await]).await;
+    let head = "POST /function/env HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
+    let large = "x".repeat(100_000);
+    for (name, pieces, body, has_length) in [
+        ("none", vec!["0\r\n\r\n".to_owned()], String::new(), true),
+        ("at once", vec![chunk("abc") + &chunk("def") + "0\r\n\r\n"], "abcdef".to_owned(), true),
+        ("large", vec![chunk(&large) + "0\r\n\r\n"], large.clone(), false),
+        ("slow", vec![chunk("abc"), chunk("def") + "0\r\n\r\n"], "abcdef".to_owned(), false),
+    ] {
+        let mut client = gate.connect().await;
+        let mut rest = pieces.into_iter();
+        client.send(head.to_owned() + &rest.next().expect("a piece")).await;
+        for piece in rest {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            client.send(piece).await;
+        }
+        let seen = client.answer().await.body;
+        let (head, found) = seen.split_once("\r\n\r\n").expect("a head");
+        let head = head.to_ascii_lowercase();
+        assert!(found == body, "{name}: {head}");
+        assert_eq!(head.contains(&format!("content-length: {}", body.len())), has_length, "{name}: {head}");
+        assert_eq!(head.contains("transfer-encoding: chunked"), !has_length, "{name}: {head}");
+    }
 }
