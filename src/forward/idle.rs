@@ -36,6 +36,7 @@ impl IdleConnections {
 
     /// Keeps a connection for the next exchange.
     pub fn checkin(&mut self, stream: Stream) {
+        self.evict();
         if self.0.len() < MAX_IDLE {
             self.0.push((stream, Instant::now()));
         }

@@ -3,12 +3,17 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use forward::is_half_close;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
 use http1::{Buffer, Decoder, Framing};
+
+/// How long the rest of a body is read after an early response, and how long the client may pause meanwhile.
+const DRAIN: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a body did not arrive whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +38,14 @@ pub(super) struct Body<'a> {
     /// Bytes at the front of the buffer that were given out.
     given: usize,
     deadline: Instant,
-    /// When the end was given out.
-    taken_at: Instant,
+    /// The moment from which on all of it was here.
+    whole_at: Option<Instant>,
+    /// The client was looked at while it waited, and had not closed.
+    was_open: bool,
     /// The client sends nothing more, and waits for the response.
     half_closed: bool,
+    /// It is malformed, so its end is not known.
+    failed: bool,
 }
 
 impl<'a> Body<'a> {
@@ -52,8 +61,10 @@ impl<'a> Body<'a> {
             decoder: framing.into(),
             given: 0,
             deadline,
-            taken_at: Instant::now(),
+            whole_at: (framing == Framing::None).then(Instant::now),
+            was_open: false,
             half_closed: false,
+            failed: false,
         }
     }
 
@@ -71,14 +82,19 @@ impl<'a> Body<'a> {
         self.buffer.consume(std::mem::take(&mut self.given));
         loop {
             if !self.buffer.is_empty() || self.decoder.is_done() {
-                let found = self.decoder.decode(self.buffer.data()).map_err(|_| BodyError::Malformed)?;
+                let Ok(found) = self.decoder.decode(self.buffer.data()) else {
+                    self.failed = true;
+                    return Poll::Ready(Err(BodyError::Malformed));
+                };
                 self.buffer.consume(found.skip);
+                if found.end {
+                    self.whole_at.get_or_insert_with(Instant::now);
+                }
                 if found.data > 0 {
                     self.given = found.data;
                     return Poll::Ready(Ok(true));
                 }
                 if found.end {
-                    self.taken_at = Instant::now();
                     return Poll::Ready(Ok(false));
                 }
             }
@@ -113,13 +129,26 @@ impl<'a> Body<'a> {
     /// Ready when the client does not wait for the response any more. What it sends early is kept.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.half_closed && self.buffer.has_room() {
-            match ready!(self.poll_fill(cx)) {
+            let Poll::Ready(read) = self.poll_fill(cx) else {
+                self.was_open = true;
+                return Poll::Pending;
+            };
+            match read {
                 Ok(1..) => {}
-                Ok(0) if self.decoder.is_done() && is_half_close(self.taken_at) => self.half_closed = true,
+                Ok(0) if self.is_half_close() => {
+                    self.half_closed = true;
+                    self.buffer.release();
+                }
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
+    }
+
+    fn is_half_close(&mut self) -> bool {
+        let mut ahead = self.decoder.clone();
+        let is_whole = ahead.skip(&self.buffer.data()[self.given..]).is_ok() && ahead.is_done();
+        is_whole && (!self.was_open || is_half_close(*self.whole_at.get_or_insert_with(Instant::now)))
     }
 
     /// When the body is waited for no longer.
@@ -152,7 +181,14 @@ impl<'a> Body<'a> {
 
     /// Reads and forgets what is left. Returns whether another request can follow.
     pub(super) async fn drain(&mut self) -> bool {
-        while let Ok(Some(_)) = self.next().await {}
-        self.decoder.is_done()
+        let end = self.deadline.min(Instant::now() + DRAIN);
+        while !self.failed {
+            match timeout_at(end.min(Instant::now() + PAUSE), self.next()).await {
+                Ok(Ok(Some(_))) if Instant::now() < end => {}
+                Ok(Ok(None)) => return true,
+                _ => return false,
+            }
+        }
+        false
     }
 }

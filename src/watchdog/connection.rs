@@ -159,6 +159,10 @@ async fn read_head(
 /// Answers one request.
 async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
     let Call { request, body, answer, shared, alarm, deadline } = call;
+    // A client that is not asked for its body need not send it: what follows may be its next request.
+    let asks = request.expects_continue && request.framing != Framing::None;
+    let persists = answer.persists;
+    answer.persists &= !asks;
     match cgi::split(request.target).0 {
         "/_/health" => return health(answer, !shared.is_draining()).await,
         "/_/ready" => return ready(answer, shared, service).await,
@@ -171,8 +175,9 @@ async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
         shared.metrics().finished(request.method, answer.status, answer.elapsed());
         return done;
     };
-    if request.expects_continue && request.framing != Framing::None {
+    if asks {
         answer.go_on().await?;
+        answer.persists = persists;
     }
     let served = service.serve(Call { request, body, answer, shared, alarm, deadline }).await;
     let done = match served {
@@ -188,6 +193,10 @@ async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io:
     shared.log.say(&failure.to_string());
     if answer.has_begun() {
         return Err(io::Error::other("the answer is cut off"));
+    }
+    if matches!(failure, Failure::Body(_)) {
+        // Where the next request begins is not known.
+        answer.persists = false;
     }
     match failure.status() {
         Some(status) => {

@@ -88,13 +88,13 @@ impl Proxy {
         let expected = Expected {
             to_head: request.method == "HEAD",
             upgrade: request.upgrade,
-            // What a server answers to a body that it took for a request would be the next one's answer.
+            // A server may take such a body for a request, and respond to it: that would be the next request's response.
             reuse: framing == Framing::None || method::takes_body(request.method),
             deadline: end,
         };
         let chunked = framing == Framing::Chunked;
         let stall = shared.settings.write_timeout;
-        let mut client = Downstream { body, answer, whole, chunked, stall, moved: 0 };
+        let mut client = Downstream { body, answer, whole, unreadable: None, chunked, stall, moved: 0 };
         let mut reuse = true;
         let exchange = loop {
             let kept = if reuse { self.idle.borrow_mut().checkout() } else { None };
@@ -187,7 +187,7 @@ impl Proxy {
 fn limit(request: &RequestHead<'_, '_>, settings: &Settings) -> Option<Duration> {
     let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-timeout"));
     let asked = header.and_then(|header| parse_duration(std::str::from_utf8(header.value).ok()?).ok());
-    // None at all would be a limit that no process meets.
+    // A limit of zero is one that no process meets.
     let asked = asked.filter(|asked| !asked.is_zero());
     match (settings.exec_timeout, asked) {
         (Some(settings), Some(asked)) => Some(settings.min(asked)),
@@ -208,12 +208,13 @@ fn write_head(request: &RequestHead<'_, '_>, prefix: &str, framing: Framing, out
     out.extend_from_slice(b"\r\n");
 }
 
-/// Makes a request of our own. Returns the status of the response and, if the request has a body, that of the response.
+/// Makes a request of our own. Returns the status of the response and, if the request has a body, the response's body.
 async fn ask(stream: Stream, head: &str, body: Option<&[&[u8]]>) -> Result<(u16, Vec<u8>), Failure> {
     let mut out = Outgoing::default();
     out.begin(body.is_some());
     out.bytes.extend_from_slice(head.as_bytes());
-    let mut asker = Asker { body: body.unwrap_or_default().iter(), code: 0, content: Vec::new() };
+    let pieces = body.unwrap_or_default().iter().flat_map(|part| part.chunks(PIECE));
+    let mut asker = Asker { body: pieces, code: 0, content: Vec::new() };
     let deadline = Instant::now() + FOREVER;
     let expected = Expected { to_head: false, upgrade: false, reuse: false, deadline };
     let (mut exchange, mut alarm) = (Exchange::new(stream, ()), Alarm::default());
@@ -226,20 +227,22 @@ async fn ask(stream: Stream, head: &str, body: Option<&[&[u8]]>) -> Result<(u16,
 }
 
 /// The watchdog itself, as a caller.
-struct Asker<'a> {
-    body: std::slice::Iter<'a, &'a [u8]>,
+struct Asker<B> {
+    /// The pieces of the body.
+    body: B,
     code: u16,
     content: Vec<u8>,
 }
 
-impl Caller for Asker<'_> {
+impl<'a, B: Iterator<Item = &'a [u8]>> Caller for Asker<B> {
     fn poll_body(
         &mut self,
         _: &mut Context<'_>,
         out: &mut Vec<u8>,
     ) -> Poll<Result<bool, forward::BodyError>> {
-        out.extend_from_slice(self.body.next().copied().unwrap_or_default());
-        Poll::Ready(Ok(!self.body.as_slice().is_empty()))
+        let piece = self.body.next();
+        out.extend_from_slice(piece.unwrap_or_default());
+        Poll::Ready(Ok(piece.is_some()))
     }
 
     fn body_deadline(&self) -> Option<Instant> {
@@ -265,6 +268,8 @@ struct Downstream<'c, 'a> {
     answer: &'c mut Answer<'a>,
     /// The body, if it was read before the call.
     whole: Option<Spooled<'c>>,
+    /// An error of the disk that it is on.
+    unreadable: Option<io::Error>,
     /// It is sent on in chunks, as it came.
     chunked: bool,
     /// How long the client may take to read something.
@@ -283,8 +288,11 @@ impl Downstream<'_, '_> {
     }
 
     /// A failure, as the modes know them.
-    fn failed(&self, failure: forward::Failure) -> Failure {
+    fn failed(&mut self, failure: forward::Failure) -> Failure {
         match failure {
+            forward::Failure::Body(_) if self.unreadable.is_some() => {
+                Failure::Spool(self.unreadable.take().unwrap_or_else(|| io::ErrorKind::Other.into()))
+            }
             forward::Failure::Timeout if self.answer.gathered().0 > 0 => {
                 Failure::Client(io::Error::other("it does not read the answer (write_timeout)"))
             }
@@ -328,12 +336,15 @@ impl Caller for Downstream<'_, '_> {
             })?
         } else {
             loop {
-                let more = match ready!(self.body.poll_piece(cx)) {
-                    Ok(more) => more,
-                    Err(BodyError::Malformed) => {
+                let more = match self.body.poll_piece(cx) {
+                    // What has come is sent first.
+                    Poll::Pending if out.len() > before => break true,
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(more)) => more,
+                    Poll::Ready(Err(BodyError::Malformed)) => {
                         return Poll::Ready(Err(forward::BodyError::Bad(BodyError::Malformed.to_string())));
                     }
-                    Err(BodyError::Gone | BodyError::Late) => {
+                    Poll::Ready(Err(BodyError::Gone | BodyError::Late)) => {
                         return Poll::Ready(Err(forward::BodyError::Gone));
                     }
                 };
@@ -391,6 +402,7 @@ impl Caller for Downstream<'_, '_> {
     }
 
     fn data(&mut self, data: &[u8]) {
+        self.moved += data.len() as u64;
         let gathered = self.answer.gather(data);
         debug_assert!(gathered.is_ok(), "the exchange gives no more than was announced");
     }

@@ -68,8 +68,10 @@ pub(in crate::gateway) struct Downstream<'a> {
     worker: &'a Worker,
     /// Of a tunnel, whose end a stop of the gateway does not wait for.
     unawaited: Option<DrainExempt<'a>>,
-    /// When all of the request had been taken.
-    taken_at: Instant,
+    /// The moment from which on all of the request was here.
+    whole_at: Option<Instant>,
+    /// The client was looked at while it waited, and had not closed.
+    was_open: bool,
     /// The client sends nothing more, and waits for the response.
     half_closed: bool,
     persists: bool,
@@ -120,7 +122,8 @@ impl<'a> Downstream<'a> {
             stall: worker.limits.idle_timeout,
             worker,
             unawaited: None,
-            taken_at: request.started,
+            whole_at: (request.framing == Framing::None).then_some(request.started),
+            was_open: false,
             half_closed: false,
             persists: request.persists,
             in_chunks: false,
@@ -271,7 +274,7 @@ impl<'a> Downstream<'a> {
     fn push_connection(&mut self) {
         // A client that was not asked for its body need not send it now.
         let is_unasked = self.must_continue && !self.body.is_done();
-        self.persists &= !self.worker.is_closing() && !is_unasked && !self.half_closed;
+        self.persists &= !self.worker.is_closing() && !is_unasked && !self.is_last();
         push_connection(self.out, self.persists, self.request.http10);
     }
 
@@ -326,6 +329,11 @@ impl<'a> Downstream<'a> {
         read
     }
 
+    /// Whether no other request follows.
+    fn is_last(&self) -> bool {
+        self.half_closed && self.input.is_empty()
+    }
+
     fn held(&self) -> usize {
         self.kept + self.input.capacity() + self.out.capacity() + self.piece
     }
@@ -353,6 +361,11 @@ impl<'a> Downstream<'a> {
         }
     }
 
+    /// Whether a client that sends no more waits for the response.
+    fn is_half_close(&mut self) -> bool {
+        self.is_whole() && (!self.was_open || is_half_close(*self.whole_at.get_or_insert_with(Instant::now)))
+    }
+
     /// Whether all of the body has been read, taken or not.
     fn is_whole(&mut self) -> bool {
         if self.whole || self.body.is_done() {
@@ -363,6 +376,9 @@ impl<'a> Downstream<'a> {
         if let Ok(count) = decoder.skip(&self.input.data()[*at..]) {
             *at += count;
             self.whole = decoder.is_done();
+        }
+        if self.whole {
+            self.whole_at.get_or_insert_with(Instant::now);
         }
         self.whole
     }
@@ -405,7 +421,7 @@ impl Caller for Downstream<'_> {
                 self.piece = out.capacity();
                 if !more {
                     self.place.work();
-                    self.taken_at = Instant::now();
+                    self.whole_at.get_or_insert_with(Instant::now);
                 }
                 return Poll::Ready(Ok(more));
             }
@@ -448,11 +464,15 @@ impl Caller for Downstream<'_> {
         while !self.half_closed && self.input.has_room() {
             match self.poll_input(cx, self.piece) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
-                Poll::Ready(Ok(_)) if self.body.is_done() && is_half_close(self.taken_at) => {
+                Poll::Ready(Ok(_)) if self.is_half_close() => {
                     self.half_closed = true;
+                    self.input.release();
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.was_open = true;
+                    break;
+                }
             }
         }
         self.note_wait(cx);

@@ -98,8 +98,15 @@ impl Connection {
     ) -> Poll<More> {
         self.place.serve(cx);
         // A buffer is taken only when there is something to read, and memory for it.
-        let is_idle = self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending();
-        let mut reserved = if is_idle || (self.place.is_pressed() && self.has_whole_request()) {
+        let mut is_idle = self.input.is_empty() && self.stream.poll_read_ready(cx).is_pending();
+        let mut is_whole = false;
+        if !is_idle && self.input.is_empty() && self.place.is_pressed() {
+            match self.has_whole_request() {
+                Some(found) => is_whole = found,
+                None => is_idle = self.stream.poll_read_ready(cx).is_pending(),
+            }
+        }
+        let mut reserved = if is_idle || is_whole {
             Poll::Ready(Ok(()))
         } else {
             self.place.poll_room(cx, self.input.capacity_to_read(limit))
@@ -131,20 +138,19 @@ impl Connection {
         Poll::Ready(More::Late)
     }
 
-    /// Looks into the stream for a request that has arrived whole, before anything of it is read.
-    fn has_whole_request(&mut self) -> bool {
-        if !self.input.is_empty() {
-            return false;
-        }
-        let is_whole = match self.input.peek(&self.stream) {
-            Ok(bytes) => bytes.is_empty() || is_one_request(bytes),
-            // Other errors show up when reading.
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    /// Looks into the stream for a request that has arrived whole, before anything of it is read. `None`: nothing has
+    /// come after all.
+    fn has_whole_request(&mut self) -> Option<bool> {
+        let found = match self.input.peek(&self.stream) {
+            Ok(bytes) => Some(bytes.is_empty() || is_one_request(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // It shows up again when reading.
+            Err(_) => Some(true),
         };
-        if !is_whole {
+        if found != Some(true) {
             self.input.release();
         }
-        is_whole
+        found
     }
 
     /// Responds to a head that could not be read, and waits until the client has read that.
@@ -198,7 +204,11 @@ impl Connection {
     /// Reads and forgets the rest of a body that its response did not wait for. Returns whether that was all of it,
     /// after which another request may come.
     pub(in crate::gateway) async fn drain(&mut self, body: Decoder) -> bool {
-        self.discard(LINGER, Some(body)).await
+        let is_whole = self.discard(LINGER, Some(body)).await;
+        if !is_whole {
+            self.linger(LINGER_BRIEFLY).await;
+        }
+        is_whole
     }
 
     async fn discard(&mut self, limit: Duration, mut body: Option<Decoder>) -> bool {
@@ -236,7 +246,7 @@ impl Connection {
     }
 }
 
-/// Whether `bytes` are one request and nothing of another, or what is no request at all.
+/// Whether `bytes` are exactly one whole request, or will be refused.
 fn is_one_request(bytes: &[u8]) -> bool {
     let mut slots = slots();
     match RequestHead::parse(bytes, &mut slots) {

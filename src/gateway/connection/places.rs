@@ -4,8 +4,8 @@
 //! small body is waited for, what is held of it is reserved from `gateway.request_memory`, and while that is short
 //! nothing unfinished is read before its memory is reserved: otherwise a burst would be held whole before the first of
 //! those that were told to give way had their turn. Where memory or places run out, those give way that wait for
-//! their clients: of the address that has the most, the one that has waited longest. A request that has arrived
-//! whole, or is being answered, never does, and waits for no memory.
+//! their clients: of the address that has the most, the one that has waited longest. A request that is
+//! whole when its connection is looked at, or is being answered, never does, and waits for no memory.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -8,8 +8,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Client, Gate, PATIENCE, leave, replica};
+use super::{Client, Gate, PATIENCE, endpoint, leave, mirror, replica};
 use crate::support::TemporaryDirectory;
+use crate::support::view::view;
 use crate::watchdog::{Watchdog, free_address};
 
 /// The limit of every way, unless a test sets another.
@@ -56,11 +57,20 @@ fn head(method: &str, headers: &str) -> String {
     format!("{method} /function/env HTTP/1.1\r\nHost: a\r\n{headers}\r\n")
 }
 
-/// A server that says what its test tells it to, once a request's head has come; and that tells when the connection
-/// ends.
-async fn told() -> (SocketAddr, mpsc::UnboundedSender<&'static str>, mpsc::UnboundedReceiver<()>) {
+/// A server that says what its test tells it to, once a request's head has come.
+struct Told {
+    address: SocketAddr,
+    say: mpsc::UnboundedSender<&'static str>,
+    /// Requests whose heads have come.
+    come: mpsc::UnboundedReceiver<()>,
+    /// Connections that have ended.
+    ended: mpsc::UnboundedReceiver<()>,
+}
+
+async fn told() -> Told {
     let (tell, mut words) = mpsc::unbounded_channel::<(Client, usize)>();
     let (say, mut said) = mpsc::unbounded_channel::<&'static str>();
+    let (comes, come) = mpsc::unbounded_channel();
     let (end, ended) = mpsc::unbounded_channel();
     let address = replica(move |connection, number| {
         let tell = tell.clone();
@@ -75,6 +85,9 @@ async fn told() -> (SocketAddr, mpsc::UnboundedSender<&'static str>, mpsc::Unbou
                 continue;
             }
             connection.left.clear();
+            if comes.send(()).is_err() {
+                return;
+            }
             loop {
                 tokio::select! {
                     word = said.recv() => match word {
@@ -90,13 +103,14 @@ async fn told() -> (SocketAddr, mpsc::UnboundedSender<&'static str>, mpsc::Unbou
             }
         }
     });
-    (address, say, ended)
+    Told { address, say, come, ended }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_piece_of_a_response_comes_as_it_is_sent_and_the_head_before_all() {
-    let (server, say, _ended) = told().await;
-    for road in Road::all(server, PATIENCE).await {
+    let server = told().await;
+    let say = &server.say;
+    for road in Road::all(server.address, PATIENCE).await {
         for framing in ["Transfer-Encoding: chunked", "Connection: close"] {
             let mut client = road.connect().await;
             client.send(head("GET", "Accept: text/event-stream\r\n")).await;
@@ -121,8 +135,9 @@ async fn each_piece_of_a_response_comes_as_it_is_sent_and_the_head_before_all() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interim_response_comes_before_the_other() {
-    let (server, say, _ended) = told().await;
-    for road in Road::all(server, PATIENCE).await {
+    let server = told().await;
+    let say = &server.say;
+    for road in Road::all(server.address, PATIENCE).await {
         let mut client = road.connect().await;
         client.send(head("GET", "")).await;
         say.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n").expect("it listens");
@@ -192,11 +207,12 @@ async fn a_response_may_take_longer_than_the_limit_while_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_takes_the_connection_to_the_server_with_it() {
     for begun in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"] {
-        let (server, say, mut ended) = told().await;
-        for road in Road::all(server, PATIENCE * 2).await {
+        let Told { address, say, mut come, mut ended } = told().await;
+        for road in Road::all(address, PATIENCE * 2).await {
             for request in [head("GET", ""), head("POST", "Content-Length: 2\r\n") + "ab"] {
                 let mut client = road.connect().await;
                 client.send(&request).await;
+                assert_eq!(timeout(PATIENCE, come.recv()).await, Ok(Some(())), "{} {request}", road.name);
                 if !begun.is_empty() {
                     say.send(begun).expect("it listens");
                     client.head().await;
@@ -225,14 +241,95 @@ async fn a_client_that_says_it_sends_no_more_gets_its_response() {
     })
     .await;
     for road in Road::all(server, PATIENCE).await {
-        for request in [head("GET", ""), head("POST", "Content-Length: 2\r\n") + "ab"] {
+        // The first one meets no connection to the server.
+        for request in [head("POST", "Content-Length: 2\r\n") + "ab", head("GET", "")] {
             let mut client = road.connect().await;
-            client.send(&request).await;
-            client.stream.shutdown().await.expect("said all");
+            client.send_last(&request).await;
             let answer = String::from_utf8(client.rest().await).expect("text");
             assert!(answer.ends_with("\r\n\r\nlate"), "{} {request}: {answer}", road.name);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_may_wait_for_a_replica() {
+    let gate = Gate::new(&[]).await;
+    let mut client = gate.connect().await;
+    client.send_last(head("POST", "Content-Length: 2\r\n") + "ab").await;
+    sleep(Duration::from_millis(300)).await;
+    gate.publish(view("env", vec![endpoint(mirror().await)]));
+    assert!(client.answer().await.body.ends_with("ab"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_take_longer_than_the_limit_while_it_comes() {
+    let server = replica(|mut connection, _| async move {
+        if connection.more().await {
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
+            connection.until("0\r\n\r\n").await;
+            connection.send("ok").await;
+        }
+    })
+    .await;
+    let roads = Road::all(server, LIMIT).await;
+    let tries = roads.iter().map(|road| async move {
+        let mut client = road.connect().await;
+        client.send(head("POST", "Transfer-Encoding: chunked\r\n")).await;
+        assert_eq!(client.head().await.code, 200, "{}", road.name);
+        for _ in 0..10 {
+            client.send("5\r\nhello\r\n").await;
+            sleep(LIMIT / 4).await;
+        }
+        client.send("0\r\n\r\n").await;
+        assert_eq!(client.exactly(2).await, b"ok", "{}", road.name);
+    });
+    futures_util::future::join_all(tries).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_after_write_timeout() {
+    let (end, mut ended) = mpsc::unbounded_channel();
+    let server = replica(move |mut connection, _| {
+        let end = end.clone();
+        async move {
+            if connection.more().await {
+                connection.send("HTTP/1.1 200 OK\r\n\r\n").await;
+                while connection.stream.write_all(&[b'x'; 100]).await.is_ok() {}
+                end.send(()).expect("the test waits");
+            }
+        }
+    })
+    .await;
+    let url = format!("http://{server}");
+    let variables =
+        [("mode", "http"), ("upstream_url", url.as_str()), ("exec_timeout", "0"), ("write_timeout", "1s")];
+    let watchdog = Watchdog::command("sleep 600", &variables).await;
+    let mut client = TcpStream::connect(watchdog.address).await.expect("it listens");
+    client.write_all(head("GET", "").as_bytes()).await.expect("sent");
+    assert_eq!(timeout(PATIENCE, ended.recv()).await, Ok(Some(())), "the server is still read from");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_follows_a_body_whose_end_is_not_known() {
+    let server = mirror().await;
+    for road in Road::all(server, PATIENCE).await {
+        let mut client = road.connect().await;
+        client.send(head("POST", "Transfer-Encoding: chunked\r\n") + "1\r\na\r").await;
+        sleep(Duration::from_millis(100)).await;
+        client.send("\n5\rQabcd\r\n0\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert_eq!((answer.code, answer.header("connection")), (400, Some("close")), "{}", road.name);
+        client.stream.shutdown().await.expect("said all");
+        assert_eq!(client.rest().await, b"", "{}", road.name);
+    }
+    // Nor one that was not asked for.
+    let roads = Road::all(server, PATIENCE).await;
+    let watchdog = roads.iter().find(|road| road.name == "watchdog").expect("one of them");
+    let mut client = watchdog.connect().await;
+    let asks = "Content-Length: 40\r\nExpect: 100-continue\r\n";
+    client.send(format!("POST /_/health HTTP/1.1\r\nHost: a\r\n{asks}\r\n")).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.code, answer.header("connection")), (200, Some("close")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
