@@ -1,7 +1,7 @@
 //! Who we are to a registry: Docker's `config.json`, read anew for every pull, so that a
 //! `docker login` counts without a restart.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) enum Credentials {
     },
     /// A refresh token, to be exchanged at the registry's authorization server.
     IdentityToken(String),
+    /// A token to be sent as it is.
+    Bearer(String),
 }
 
 impl fmt::Debug for Credentials {
@@ -38,6 +40,7 @@ impl fmt::Debug for Credentials {
             Self::Anonymous => "Anonymous",
             Self::Password { .. } => "Password(…)",
             Self::IdentityToken(_) => "IdentityToken(…)",
+            Self::Bearer(_) => "Bearer(…)",
         })
     }
 }
@@ -45,8 +48,8 @@ impl fmt::Debug for Credentials {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct File {
-    auths: HashMap<String, Entry>,
-    cred_helpers: HashMap<String, String>,
+    auths: BTreeMap<String, Entry>,
+    cred_helpers: BTreeMap<String, String>,
     creds_store: String,
 }
 
@@ -57,10 +60,14 @@ struct Entry {
     username: String,
     password: String,
     identitytoken: String,
+    registrytoken: String,
 }
 
-/// The credentials for `registry`, a host with or without port, from the file at `path`.
-pub(super) async fn find(path: &Path, registry: &str) -> Result<Credentials, RuntimeError> {
+/// The credentials for `repository` at `host`, a name with or without port, from the file at `path`.
+///
+/// Keys of the file may name a host, or a path at it: the longest one counts that the image's name begins with, by
+/// whole parts, as with podman and kubelet. So no password is shown for the path of another one.
+pub(super) async fn find(path: &Path, host: &str, repository: &str) -> Result<Credentials, RuntimeError> {
     let failed = |reason: String| RuntimeError::failed(format!("reading {}", path.display()), reason);
     let text = if_there(tokio::fs::read(path).await).map_err(|error| failed(error.to_string()))?;
     let Some(text) = text else { return Ok(Credentials::Anonymous) };
@@ -68,34 +75,56 @@ pub(super) async fn find(path: &Path, registry: &str) -> Result<Credentials, Run
     let file: File = serde_json::from_slice(&text).map_err(|error| {
         failed(format!("not valid JSON for this file at line {} column {}", error.line(), error.column()))
     })?;
-    let registry = normal(registry);
-    let helper = file
-        .cred_helpers
-        .iter()
-        .find(|(key, _)| normal(key) == registry)
-        .map(|(_, helper)| helper.as_str())
-        .or_else(|| Some(file.creds_store.as_str()).filter(|store| !store.is_empty()));
-    if let Some(helper) = helper {
-        match ask_helper(helper, server_name(registry)).await {
-            Ok(Some(credentials)) => return Ok(credentials),
-            Ok(None) => {}
-            Err(reason) => tracing::warn!(helper, registry, reason, "a docker credential helper failed"),
+    let image = format!("{}/{repository}", normal(host));
+    let mut name = image.as_str();
+    loop {
+        let entry = entry(&file.auths, name);
+        let is_host = !name.contains('/');
+        // A store has what an empty entry stands for, and may have the host's without one.
+        let stored = is_host || entry.is_some_and(|(_, entry)| entry.is_empty());
+        let store = Some(&file.creds_store).filter(|store| stored && !store.is_empty());
+        if let Some(helper) = self::entry(&file.cred_helpers, name).map(|(_, helper)| helper).or(store) {
+            match ask_helper(helper, server_name(name)).await {
+                Ok(Some(credentials)) => return Ok(credentials),
+                Ok(None) => {}
+                Err(reason) => {
+                    tracing::warn!(helper, registry = name, reason, "a docker credential helper failed");
+                }
+            }
         }
-    }
-    match file.auths.iter().find(|(key, _)| normal(key) == registry) {
-        None => Ok(Credentials::Anonymous),
-        Some((key, entry)) => entry.read().map_err(|reason| failed(format!("auths.{key:?}: {reason}"))),
+        if let Some((key, entry)) = entry.filter(|(_, entry)| !entry.is_empty()) {
+            return entry.read().map_err(|reason| failed(format!("auths.{key:?}: {reason}")));
+        }
+        match name.rsplit_once('/') {
+            Some((shorter, _)) => name = shorter,
+            None => return Ok(Credentials::Anonymous),
+        }
     }
 }
 
+/// The entry whose key means `name`: of several spellings the one that is nearest to what `docker login` writes.
+fn entry<'a, T>(entries: &'a BTreeMap<String, T>, name: &str) -> Option<(&'a str, &'a T)> {
+    let exact = entries.get_key_value(server_name(name)).or_else(|| entries.get_key_value(name));
+    let found = exact.or_else(|| entries.iter().find(|(key, _)| normal(key) == name));
+    found.map(|(key, entry)| (key.as_str(), entry))
+}
+
 impl Entry {
+    fn is_empty(&self) -> bool {
+        [&self.auth, &self.username, &self.identitytoken, &self.registrytoken].into_iter().all(String::is_empty)
+    }
+
     fn read(&self) -> Result<Credentials, String> {
+        if !self.registrytoken.is_empty() {
+            return Ok(Credentials::Bearer(self.registrytoken.clone()));
+        }
         if !self.identitytoken.is_empty() {
             return Ok(Credentials::IdentityToken(self.identitytoken.clone()));
         }
         if !self.auth.is_empty() {
+            let encoded: String = self.auth.split_ascii_whitespace().collect();
             let text = STANDARD
-                .decode(self.auth.trim())
+                .decode(encoded)
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok())
                 .ok_or("auth is not base64")?;
@@ -104,23 +133,26 @@ impl Entry {
             let password = password.trim_end_matches('\0').to_owned();
             return Ok(Credentials::Password { user: user.to_owned(), password });
         }
-        if !self.username.is_empty() {
-            let (user, password) = (self.username.clone(), self.password.clone());
-            return Ok(Credentials::Password { user, password });
-        }
-        // An empty entry only says that a helper has the credentials.
-        Ok(Credentials::Anonymous)
+        let (user, password) = (self.username.clone(), self.password.clone());
+        Ok(Credentials::Password { user, password })
     }
 }
 
-/// A registry's name without what the file's keys may have around it.
-fn normal(key: &str) -> &str {
-    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    let host = key.split('/').next().unwrap_or(key);
-    match host {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        other => other,
-    }
+/// What a key names, without what may stand around it: a host, or a path at it.
+fn normal(key: &str) -> String {
+    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
+    let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
+    let path = path.trim_end_matches('/');
+    // Addresses of the API stand for the host, as kubelet reads them.
+    let path = match path.split_once('/').unwrap_or((path, "")) {
+        ("v1" | "v2", rest) if bare.is_some() || rest.is_empty() => rest,
+        _ => path,
+    };
+    let host = match host.to_ascii_lowercase().as_str() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        other => other.to_owned(),
+    };
+    if path.is_empty() { host } else { format!("{host}/{path}") }
 }
 
 /// The name by which helpers know a registry.
@@ -169,7 +201,8 @@ mod tests {
     async fn found(json: &str, registry: &str) -> Result<Credentials, RuntimeError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), json).unwrap();
-        find(file.path(), registry).await
+        let (host, repository) = registry.split_once('/').unwrap_or((registry, "me/fn"));
+        find(file.path(), host, repository).await
     }
 
     fn password(user: &str, password: &str) -> Credentials {
@@ -192,6 +225,50 @@ mod tests {
         }
     }
 
+    /// Every entry's user is its key.
+    fn users(keys: &[&str]) -> String {
+        let entry = |key: &&str| ((*key).to_owned(), serde_json::json!({ "username": key, "password": "p" }));
+        let auths: serde_json::Map<_, _> = keys.iter().map(entry).collect();
+        serde_json::json!({ "auths": auths }).to_string()
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_the_longest_whole_prefix_of_the_images_name() {
+        for (keys, image, want) in [
+            (&["r/team-a", "r/team-b"][..], "r/team-a/x", Some("r/team-a")),
+            (&["r/team-a", "r/team-b"], "r/team-b/x/y", Some("r/team-b")),
+            (&["r/team-a", "r/team-b"], "r/team-c/x", None),
+            (&["r/team"], "r/team-a/x", None),
+            (&["r/team-a/x"], "r/team-a/xy", None),
+            (&["r/team-a/x"], "r/team-a", None),
+            (&["r", "r/secret"], "r/public/x", Some("r")),
+            (&["r", "r/secret"], "r/secret/x", Some("r/secret")),
+            (&["r/a", "r/a/b", "r/a/b/c", "r"], "r/a/b/c", Some("r/a/b/c")),
+            (&["r/a", "r/a/b", "r/a/b/c", "r"], "r/a/b/d", Some("r/a/b")),
+            (&["https://r/v2/", "r/a/"], "r/a/b", Some("r/a/")),
+            (&["https://r/v2/", "r/a"], "r/b", Some("https://r/v2/")),
+            (&["https://r/v2/a"], "r/b/c", None),
+            (&["https://r/v2/a"], "r/a/c", Some("https://r/v2/a")),
+            (&["r:5000", "r:5000/a"], "r:5001/a/b", None),
+            (&["R.example"], "r.example/a", Some("R.example")),
+            (&["[::1]:5000/a"], "[::1]:5000/a/b", Some("[::1]:5000/a")),
+            // One host in several spellings: always the same one.
+            (&["docker.io", "https://index.docker.io/v1/"], "docker.io/me/fn", Some("https://index.docker.io/v1/")),
+            (&["docker.io/me", "https://index.docker.io/v1/"], "docker.io/me/fn", Some("docker.io/me")),
+            (&["http://r", "https://r"], "r/a", Some("http://r")),
+            (&["http://r", "https://r", "r"], "r/a", Some("r")),
+        ] {
+            let want = want.map_or(Credentials::Anonymous, |user| password(user, "p"));
+            assert_eq!(found(&users(keys), image).await.unwrap(), want, "{keys:?} for {image}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_entry_leaves_the_host_s_own() {
+        let json = r#"{"auths":{"r/a":{},"r":{"username":"host","password":"p"}}}"#;
+        assert_eq!(found(json, "r/a/b").await.unwrap(), password("host", "p"));
+    }
+
     #[tokio::test]
     async fn the_forms_of_an_entry() {
         let json = |entry: &str| format!(r#"{{"auths":{{"r":{entry}}},"credHelpers":{{}}}}"#);
@@ -201,6 +278,8 @@ mod tests {
             read(r#"{"auth":"dTpw","identitytoken":"t"}"#).await,
             Credentials::IdentityToken("t".into())
         );
+        assert_eq!(read(r#"{"auth":"dTpw","registrytoken":"t"}"#).await, Credentials::Bearer("t".into()));
+        assert_eq!(read(r#"{"auth":"dT\npw\r\n"}"#).await, password("u", "p"));
         assert_eq!(read("{}").await, Credentials::Anonymous);
     }
 
@@ -211,7 +290,7 @@ mod tests {
             let shown = format!("{error:?} {error}");
             assert!(!shown.contains("hunter2"), "{shown}");
         }
-        let missing = find(Path::new("/does/not/exist.json"), "r").await;
+        let missing = find(Path::new("/does/not/exist.json"), "r", "me/fn").await;
         assert_eq!(missing.unwrap(), Credentials::Anonymous);
     }
 

@@ -44,13 +44,14 @@ impl Session {
         let authorities = read_authorities(host).await?;
         let web = web::client(host, &authorities)?;
         let name = host.address.split('/').next().unwrap_or(&host.address);
-        let auth = match credentials::find(docker_config, name).await? {
+        let auth = match credentials::find(docker_config, name, reference.repository()).await? {
             Credentials::Anonymous => RegistryAuth::Anonymous,
             Credentials::Password { user, password } => RegistryAuth::Basic(user, password),
             Credentials::IdentityToken(token) => {
                 let exchanged = token::exchange(&web, host, reference.repository(), &token);
                 RegistryAuth::Bearer(in_time(exchanged).await?)
             }
+            Credentials::Bearer(token) => RegistryAuth::Bearer(token),
         };
         let client = oci_client::Client::try_from(ClientConfig {
             protocol: if host.plain { ClientProtocol::Http } else { ClientProtocol::Https },
