@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tokio::process::Command;
 
+use super::json;
 use crate::exec;
 use crate::private_file::if_there;
 use crate::runtime::RuntimeError;
@@ -72,8 +73,11 @@ pub(super) async fn find(path: &Path, host: &str, repository: &str) -> Result<Cr
     let text = if_there(tokio::fs::read(path).await).map_err(|error| failed(error.to_string()))?;
     let Some(text) = text else { return Ok(Credentials::Anonymous) };
     // What serde says may quote the text, which has secrets in it; line and column do not.
-    let file: File = serde_json::from_slice(&text).map_err(|error| {
-        failed(format!("not valid JSON for this file at line {} column {}", error.line(), error.column()))
+    let file: File = json::from_slice(&text).map_err(|error| {
+        failed(match error.is_data() {
+            true => "a value in it is not of the kind that 'docker login' writes".into(),
+            false => format!("not valid JSON at line {} column {}", error.line(), error.column()),
+        })
     })?;
     let image = format!("{}/{repository}", normal(host));
     let mut name = image.as_str();
@@ -168,8 +172,8 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Str
 }
 
 async fn run_helper(program: &str, server: &str) -> Result<Option<Credentials>, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
     struct Answer {
         username: String,
         secret: String,
@@ -185,7 +189,7 @@ async fn run_helper(program: &str, server: &str) -> Result<Option<Credentials>, 
         }
         return Err(format!("{program}: {}: {}", output.status, said.trim()));
     }
-    let answer: Answer = serde_json::from_slice(&output.stdout)
+    let answer: Answer = json::from_slice(&output.stdout)
         .map_err(|_| format!("{program}: its answer is not what a helper says"))?;
     Ok(Some(if answer.username == TOKEN_USER {
         Credentials::IdentityToken(answer.secret)
@@ -267,6 +271,17 @@ mod tests {
     async fn an_empty_entry_leaves_the_host_s_own() {
         let json = r#"{"auths":{"r/a":{},"r":{"username":"host","password":"p"}}}"#;
         assert_eq!(found(json, "r/a/b").await.unwrap(), password("host", "p"));
+    }
+
+    #[tokio::test]
+    async fn the_file_is_read_as_go_reads_it() {
+        for json in [
+            r#"{"Auths":{"r":{"Auth":"dTpw"}},"credHelpers":null,"credsStore":null}"#,
+            r#"{"auths":null,"AUTHS":{"r":{"auth":"eDp4","AUTH":"dTpw","email":null}},"other":[1]}"#,
+            r#"{"auths":{"q":{}},"auths":{"r":{"USERNAME":"u","password":"p","auth":null}}}"#,
+        ] {
+            assert_eq!(found(json, "r").await.unwrap(), password("u", "p"), "{json}");
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use super::Images;
 use super::archive::{Archive, ArchiveError, Place, compression};
 use super::content_store::{CommitError, Opened};
 use super::image_store::Naming;
+use super::json;
 use super::lease::Lease;
 use super::manifest::{
     ConfigFile, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
@@ -82,11 +83,10 @@ pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageReco
 
 async fn take_in(images: &Images, lease: &Lease, parts: &Parts, image: &Found) -> Result<(), RuntimeError> {
     let layout = &image.layout;
-    for (digest, kind) in [
-        (&layout.target.digest, Kind::Manifest),
-        (&layout.manifest_digest, Kind::Manifest),
-        (&layout.manifest.config.digest, Kind::Blob),
-    ] {
+    let indexes = layout.indexes.iter().map(|(digest, _)| (digest, Kind::Manifest));
+    for (digest, kind) in indexes
+        .chain([(&layout.manifest_digest, Kind::Manifest), (&layout.manifest.config.digest, Kind::Blob)])
+    {
         lease.hold_blob(digest).await?;
         let Some(bytes) = parts.read(&Wanted { digest, kind }, MAX_CONFIG).await? else {
             return Err(parts.bad(format!("{digest} is missing")));
@@ -195,11 +195,12 @@ impl Parts {
 
     /// The named entries of an OCI layout's index, and how many have no name.
     fn names_in_index(&self, index: &[u8]) -> Result<(Vec<(ImageRef, String)>, usize), RuntimeError> {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
         struct Index {
             manifests: Vec<Descriptor>,
         }
-        let index: Index = serde_json::from_slice(index)
+        let index: Index = json::from_slice(index)
             .map_err(|error| self.bad(format!("its index.json is not one: {error}")))?;
         let mut named = Vec::new();
         let mut unnamed = 0;
@@ -216,14 +217,14 @@ impl Parts {
     /// The images that `docker save` lists in manifest.json. It has no manifests, so they are made up
     /// here: what names a layer is then the digest of the tar file that lies in the archive.
     async fn docker_images(&mut self, list: &[u8]) -> Result<Vec<(ImageRef, String)>, RuntimeError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "PascalCase")]
         struct Item {
             config: String,
-            repo_tags: Option<Vec<String>>,
+            repo_tags: Vec<String>,
             layers: Vec<String>,
         }
-        let items: Vec<Item> = serde_json::from_slice(list)
+        let items: Vec<Item> = json::from_slice(list)
             .map_err(|error| self.bad(format!("its manifest.json is not one: {error}")))?;
         let mut named = Vec::new();
         for item in items {
@@ -247,7 +248,7 @@ impl Parts {
             let digest = Descriptor::of(OCI_MANIFEST, &text).digest;
             self.made.insert(manifest.config.digest, config);
             self.made.insert(digest.clone(), text.into());
-            let tags = item.repo_tags.unwrap_or_default();
+            let tags = item.repo_tags;
             if tags.is_empty() {
                 return Err(
                     self.bad("it has an image without a name: save it by name, 'docker save NAME:TAG'")

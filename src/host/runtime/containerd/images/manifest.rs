@@ -5,10 +5,13 @@
 //! asks. Everything that is stored is the untouched bytes, never what is parsed here.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::json;
 use super::platform::Platform;
 use crate::runtime::ImageConfig;
 
@@ -24,25 +27,25 @@ pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-const LAYERS: [&str; 5] = [
+/// Types of layers without what they are compressed with. Those of the second kind may not be passed on by registries,
+/// which have them all the same where images with them are pushed as a whole.
+const LAYERS: [&str; 4] = [
     OCI_LAYER,
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
 ];
 
 /// A pointer to a blob.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct Descriptor {
-    #[serde(default)]
     pub(super) media_type: String,
     pub(super) digest: String,
     pub(super) size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<Platform>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_null")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) annotations: BTreeMap<String, String>,
 }
 
@@ -57,6 +60,27 @@ impl Descriptor {
             annotations: BTreeMap::new(),
         }
     }
+
+    /// The type without what it is compressed with.
+    fn plain_type(&self) -> &str {
+        let plain = ["+gzip", ".gzip", "+zstd", ".zstd"].iter().find_map(|end| self.media_type.strip_suffix(end));
+        plain.unwrap_or(&self.media_type)
+    }
+
+    fn is_layer(&self) -> bool {
+        LAYERS.contains(&self.plain_type())
+    }
+
+    /// Whether it is said to be compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.plain_type() != self.media_type
+    }
+
+    /// Whether it may lead to an image: an index or a manifest, and no attestation of one.
+    pub(super) fn is_image(&self) -> bool {
+        ["", OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str())
+            && !self.annotations.contains_key("vnd.docker.reference.type")
+    }
 }
 
 /// What an image's name can point to.
@@ -67,11 +91,10 @@ pub(super) enum Document {
 }
 
 /// The parts of one platform's image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
     pub(super) schema_version: u32,
-    #[serde(default)]
     pub(super) media_type: String,
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
@@ -79,85 +102,115 @@ pub(super) struct Manifest {
 
 /// An image's configuration.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct ConfigFile {
-    #[serde(flatten)]
-    pub(super) platform: Platform,
-    #[serde(default, deserialize_with = "or_null")]
+    os: String,
+    architecture: String,
+    variant: Option<String>,
     config: Settings,
-    #[serde(default)]
     rootfs: RootFs,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(default, rename_all = "PascalCase")]
 struct Settings {
-    #[serde(default, deserialize_with = "or_null")]
-    entrypoint: Vec<String>,
-    #[serde(default, deserialize_with = "or_null")]
-    cmd: Vec<String>,
-    #[serde(default, deserialize_with = "or_null")]
+    entrypoint: Words,
+    cmd: Words,
     env: Vec<String>,
-    #[serde(default, deserialize_with = "or_null")]
     working_dir: String,
-    #[serde(default, deserialize_with = "or_null")]
     user: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct RootFs {
-    #[serde(default, deserialize_with = "or_null")]
     diff_ids: Vec<String>,
 }
 
-/// Go writes an empty list as `null`.
-fn or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// The words of a command. Docker takes a single one without a list, too.
+#[derive(Debug, Clone, Default)]
+struct Words(Vec<String>);
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Words;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of words")
+            }
+
+            fn visit_unit<E>(self) -> Result<Words, E> {
+                Ok(Words::default())
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<Words, E> {
+                Ok(Words(vec![word.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Words, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = list.next_element()? {
+                    words.push(word);
+                }
+                Ok(Words(words))
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
 }
 
 impl Document {
     /// Reads an index or a manifest; the error says what is wrong with it.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
         struct Outline {
-            #[serde(default)]
-            schema_version: u32,
-            #[serde(default)]
+            schema_version: i64,
             media_type: String,
             manifests: Option<Vec<Descriptor>>,
+            config: Option<Descriptor>,
+            layers: Vec<Descriptor>,
         }
         let outline: Outline =
-            serde_json::from_slice(bytes).map_err(|error| format!("its manifest is not one: {error}"))?;
-        if outline.schema_version == 1 {
+            json::from_slice(bytes).map_err(|error| format!("its manifest is not one: {error}"))?;
+        let Outline { schema_version, media_type, manifests, config, layers } = outline;
+        if schema_version == 1 && config.is_none() && manifests.is_none() {
             return Err("its manifest has the schema of 2014 (version 1): push it again".into());
         }
-        let is_index = match outline.media_type.as_str() {
+        let (has_manifests, has_parts) =
+            (manifests.as_ref().is_some_and(|list| !list.is_empty()), config.is_some() || !layers.is_empty());
+        let is_index = match media_type.as_str() {
             OCI_INDEX | DOCKER_LIST => true,
             OCI_MANIFEST | DOCKER_MANIFEST => false,
-            // OCI documents may leave their type out.
-            "" => outline.manifests.is_some(),
+            // Documents may leave their type out, and only their names say anything of others.
+            _ if manifests.is_some() || config.is_some() => manifests.is_some(),
+            "" => return Err("its manifest is incomplete: it names neither manifests nor a config".into()),
             other => return Err(format!("its manifest has the type {other:?}, which no image has")),
         };
+        // Whoever checks one of them must not be shown the other.
+        if has_manifests && has_parts {
+            return Err("its manifest is an index, too: it could mean either".into());
+        }
         if is_index {
-            let entries = outline.manifests.ok_or("its index has no list of manifests")?;
+            let entries = manifests.ok_or("its index has no list of manifests")?;
             entries.iter().try_for_each(|entry| check_digest(&entry.digest))?;
             return Ok(Self::Index(entries));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(bytes).map_err(|error| format!("its manifest is incomplete: {error}"))?;
+        let config = config.ok_or("its manifest is incomplete: it names no config")?;
+        let media_type = if media_type == DOCKER_MANIFEST { DOCKER_MANIFEST } else { OCI_MANIFEST }.to_owned();
+        let manifest = Manifest { schema_version: 2, media_type, config, layers };
         manifest.check()?;
         Ok(Self::Manifest(manifest))
     }
 
-    /// The media type of a document that may not say it.
+    /// The media type, also of a document that does not say it.
     pub(super) fn media_type(&self) -> &str {
         match self {
             Self::Index(_) => OCI_INDEX,
-            Self::Manifest(manifest) if manifest.media_type.is_empty() => OCI_MANIFEST,
             Self::Manifest(manifest) => &manifest.media_type,
         }
     }
@@ -177,7 +230,7 @@ impl Manifest {
         }
         for layer in &self.layers {
             check_digest(&layer.digest)?;
-            if !LAYERS.contains(&layer.media_type.as_str()) {
+            if !layer.is_layer() {
                 return Err(format!(
                     "layer {} has the type {:?}, which is not supported: plain, gzip and zstd tar layers are",
                     layer.digest, layer.media_type
@@ -192,7 +245,7 @@ impl ConfigFile {
     /// Reads a configuration that goes with `layers` layers.
     pub(super) fn parse(bytes: &[u8], layers: usize) -> Result<Self, String> {
         let config: Self =
-            serde_json::from_slice(bytes).map_err(|error| format!("its config is not one: {error}"))?;
+            json::from_slice(bytes).map_err(|error| format!("its config is not one: {error}"))?;
         let diff_ids = config.diff_ids();
         if diff_ids.len() != layers {
             return Err(format!("its manifest has {layers} layers, its config {}", diff_ids.len()));
@@ -206,12 +259,17 @@ impl ConfigFile {
         &self.rootfs.diff_ids
     }
 
+    /// What it says that it was built for.
+    pub(super) fn platform(&self) -> Platform {
+        Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant: self.variant.clone() }
+    }
+
     /// What a container is made from.
     pub(super) fn settings(&self) -> ImageConfig {
-        let Settings { entrypoint, cmd, env, working_dir, user } = &self.config;
+        let Settings { entrypoint, cmd, env, working_dir, user, .. } = &self.config;
         ImageConfig {
-            entrypoint: entrypoint.clone(),
-            cmd: cmd.clone(),
+            entrypoint: entrypoint.0.clone(),
+            cmd: cmd.0.clone(),
             env: env.clone(),
             working_dir: working_dir.clone(),
             user: user.clone(),
@@ -279,11 +337,12 @@ mod tests {
             (r#"{"schemaVersion":2}"#.into(), "incomplete"),
             (manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER), "no container image"),
             (
-                manifest(OCI_CONFIG, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+                manifest(OCI_CONFIG, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),
                 "not supported",
             ),
             (manifest(OCI_CONFIG, OCI_LAYER).replace("sha256", "sha512"), "not a sha256"),
-            (manifest(OCI_CONFIG, OCI_LAYER).replace("\"size\":2", "\"size\":-2"), "incomplete"),
+            (manifest(OCI_CONFIG, OCI_LAYER).replace("\"size\":2", "\"size\":-2"), "is not one"),
+            (manifest(OCI_CONFIG, OCI_LAYER).replace("\"layers\"", "\"manifests\""), "either"),
             (
                 format!(
                     r#"{{"schemaVersion":2,"config":{{"mediaType":"{OCI_CONFIG}","digest":"{DIGEST}","size":2}},"layers":[]}}"#
@@ -297,13 +356,36 @@ mod tests {
     }
 
     #[test]
+    fn documents_are_read_whatever_the_case_of_their_keys() {
+        let text = manifest(OCI_CONFIG, OCI_LAYER);
+        for text in [
+            text.to_uppercase().replace(&DIGEST.to_uppercase(), DIGEST).replace(&OCI_CONFIG.to_uppercase(), OCI_CONFIG)
+                .replace(&OCI_LAYER.to_uppercase(), OCI_LAYER).replace("NULL", "null"),
+            text.replace("\"schemaVersion\":2,", ""),
+            text.replace("\"schemaVersion\":2,", "\"schemaVersion\":null,\"mediaType\":\"x/y\",\"manifests\":null,"),
+            text.replace("\"layers\"", "\"layers\":[],\"Layers\""),
+        ] {
+            match Document::parse(text.as_bytes()) {
+                Ok(Document::Manifest(manifest)) => assert_eq!(manifest.layers.len(), 1, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        let text = format!(
+            r#"{{"OS":"linux","Config":{{"cmd":"/x","ENV":["A=1"]}},"config":{{"entrypoint":["/e"]}},"rootfS":{{"diff_Ids":["{DIGEST}"]}}}}"#
+        );
+        let settings = ConfigFile::parse(text.as_bytes(), 1).expect("valid").settings();
+        assert_eq!((&settings.cmd[..], &settings.entrypoint[..]), (&["/x".to_owned()][..], &["/e".to_owned()][..]));
+        assert_eq!(settings.env, ["A=1"]);
+    }
+
+    #[test]
     fn a_config_is_read_as_docker_writes_it() {
         let text = format!(
             r#"{{"architecture":"arm64","os":"linux","variant":"v8","config":{{"Env":["A=1"],"Cmd":["/x"],
                "Entrypoint":null,"User":"1000"}},"rootfs":{{"type":"layers","diff_ids":["{DIGEST}"]}}}}"#
         );
         let config = ConfigFile::parse(text.as_bytes(), 1).expect("valid");
-        assert_eq!(config.platform.to_string(), "linux/arm64");
+        assert_eq!(config.platform().to_string(), "linux/arm64");
         let settings = config.settings();
         assert_eq!((settings.cmd, settings.user), (vec!["/x".to_owned()], "1000".to_owned()));
         assert!(settings.entrypoint.is_empty() && settings.working_dir.is_empty());

@@ -23,6 +23,7 @@ mod error;
 mod fetch;
 mod hosts;
 mod image_store;
+mod json;
 mod lease;
 mod load;
 mod locks;
@@ -312,10 +313,11 @@ impl Images {
             parts.insert(format!("containerd.io/gc.ref.content.l.{position}"), layer.digest.clone());
         }
         self.content.label(&layout.manifest_digest, parts).await?;
-        if let Some(position) = layout.position {
+        // Each index keeps what leads on.
+        let steps = layout.indexes.iter().skip(1).map(|(digest, _)| digest).chain([&layout.manifest_digest]);
+        for ((index, position), next) in layout.indexes.iter().zip(steps) {
             let entry = format!("containerd.io/gc.ref.content.m.{position}");
-            let labels = [(entry, layout.manifest_digest.clone())].into();
-            self.content.label(&layout.target.digest, labels).await?;
+            self.content.label(index, [(entry, next.clone())].into()).await?;
         }
         self.records.put(image, &layout.target, naming).await
     }

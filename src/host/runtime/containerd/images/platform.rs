@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest::Descriptor;
+
 /// An operating system and processor, in the words of the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -28,39 +30,78 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(Into::into) }
     }
 
+    /// The same in the words of the specification; builders write those of their systems, too.
+    fn normal(&self) -> Self {
+        let (os, architecture) = (self.os.to_ascii_lowercase(), self.architecture.to_ascii_lowercase());
+        let variant = self.variant.as_ref().map(|variant| variant.to_ascii_lowercase());
+        let (architecture, variant) = match architecture.as_str() {
+            "x86_64" | "x86-64" => ("amd64", variant),
+            "i386" | "i686" => ("386", None),
+            "aarch64" => ("arm64", variant),
+            "armhf" => ("arm", Some("v7".into())),
+            "armel" => ("arm", Some("v6".into())),
+            other => (other, variant),
+        };
+        Self { os, architecture: architecture.to_owned(), variant }
+    }
+
+    /// Whether nothing is said.
+    fn is_empty(&self) -> bool {
+        self.os.is_empty() && self.architecture.is_empty()
+    }
+
     /// How well something built for `self` runs on `host`: the larger the better, `None` if it does
-    /// not run.
-    fn fitness(&self, host: &Self) -> Option<u32> {
-        if self.os != host.os || self.architecture != host.architecture {
-            return None;
-        }
+    /// not run. Programs of 32 bits run on a 64-bit machine, and come after its own.
+    fn fitness(&self, host: &Self) -> Option<(bool, u32)> {
+        let own = self.normal();
         // A missing variant is the oldest one that the architecture has.
         let level = |platform: &Self| match platform.variant.as_deref() {
             None | Some("") => Some(0),
             Some(variant) => variant.trim_start_matches('v').parse::<u32>().ok(),
         };
-        let wanted = level(self)?;
-        let limit = if host.architecture == "amd64" { amd64_level() } else { level(host)? };
-        (wanted <= limit).then_some(wanted)
+        let wanted = level(&own)?;
+        let limit = match (host.architecture.as_str(), own.architecture.as_str()) {
+            _ if own.os != host.os => return None,
+            ("amd64", "amd64") => amd64_level(),
+            (host_architecture, own) if host_architecture == own => level(host)?,
+            ("amd64", "386") | ("arm64", "arm") => u32::MAX,
+            _ => return None,
+        };
+        (wanted <= limit).then_some((own.architecture == host.architecture, wanted))
     }
 
     /// Whether something built for `self` runs on `host`. What does not say, is taken to.
     pub(super) fn runs_on(&self, host: &Self) -> bool {
+        self.or(host).fitness(host).is_some()
+    }
+
+    /// Whether something built for `self` has programs of 32 bits that `host`, of 64 bits, runs.
+    pub(super) fn is_32bit_on(&self, host: &Self) -> bool {
+        self.or(host).fitness(host).is_some_and(|(is_own, _)| !is_own)
+    }
+
+    fn or(&self, host: &Self) -> Self {
         let or = |own: &String, host: &String| if own.is_empty() { host.clone() } else { own.clone() };
         let (os, architecture) = (or(&self.os, &host.os), or(&self.architecture, &host.architecture));
-        Self { os, architecture, variant: self.variant.clone() }.fitness(host).is_some()
+        Self { os, architecture, variant: self.variant.clone() }
     }
 }
 
-/// The best fit for `host` among `offered`, by position.
-pub(super) fn choose<'a>(
-    offered: impl IntoIterator<Item = Option<&'a Platform>>,
-    host: &Platform,
-) -> Option<usize> {
-    let fitness = offered.into_iter().map(|platform| platform.and_then(|platform| platform.fitness(host)));
-    let fit = fitness.enumerate().filter(|(_, fitness)| fitness.is_some());
+/// The positions of those of `entries` that may have an image for `host`, best first. Those that do not say what
+/// they are for come last.
+pub(super) fn candidates(entries: &[Descriptor], host: &Platform) -> Vec<usize> {
+    let mut fit: Vec<_> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.is_image())
+        .filter_map(|(position, entry)| match &entry.platform {
+            Some(platform) if !platform.is_empty() => Some((Some(platform.fitness(host)?), position)),
+            _ => Some((None, position)),
+        })
+        .collect();
     // Among equals the first one counts, as everywhere else.
-    fit.min_by_key(|(_, fitness)| std::cmp::Reverse(*fitness)).map(|(position, _)| position)
+    fit.sort_by_key(|(fitness, _)| std::cmp::Reverse(*fitness));
+    fit.into_iter().map(|(_, position)| position).collect()
 }
 
 /// The micro-architecture level of this processor, as in `amd64/v3`.
@@ -103,25 +144,49 @@ mod tests {
         Platform { os: parts.next().unwrap(), architecture: parts.next().unwrap(), variant: parts.next() }
     }
 
-    fn chosen(offered: &[&str], host: &str) -> Option<usize> {
-        let offered: Vec<_> = offered.iter().map(|text| platform(text)).collect();
-        choose(offered.iter().map(Some), &platform(host))
+    fn ordered(offered: &[&str], host: &str) -> Vec<usize> {
+        let entry = |text: &&str| Descriptor {
+            platform: Some(platform(text)).filter(|_| *text != "-/-"),
+            ..Descriptor::default()
+        };
+        candidates(&offered.iter().map(entry).collect::<Vec<_>>(), &platform(host))
     }
 
     #[test]
-    fn the_best_variant_that_runs_is_chosen() {
+    fn the_best_variant_that_runs_is_first() {
         for (offered, host, want) in [
-            (&["linux/amd64", "linux/arm64"][..], "linux/arm64/v8", Some(1)),
-            (&["linux/arm64/v8"], "linux/arm64/v8", Some(0)),
-            (&["linux/arm64/v9", "linux/arm64"], "linux/arm64/v8", Some(1)),
-            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v7", Some(1)),
-            (&["linux/arm/v7"], "linux/arm64/v8", None),
-            (&["windows/amd64", "unknown/unknown"], "linux/amd64", None),
-            (&["linux/amd64", "linux/amd64"], "linux/amd64", Some(0)),
-            (&[], "linux/amd64", None),
+            (&["linux/amd64", "linux/arm64"][..], "linux/arm64/v8", &[1][..]),
+            (&["linux/arm64/v8"], "linux/arm64/v8", &[0]),
+            (&["linux/arm64/v9", "linux/arm64"], "linux/arm64/v8", &[1]),
+            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v7", &[1, 2, 0]),
+            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v6", &[2, 0]),
+            (&["linux/arm/v7", "linux/arm/v5", "linux/arm64", "linux/arm"], "linux/arm64/v8", &[2, 0, 1, 3]),
+            (&["linux/386", "linux/amd64"], "linux/amd64", &[1, 0]),
+            (&["linux/i386", "linux/arm64/v8"], "linux/amd64", &[0]),
+            (&["linux/amd64"], "linux/386", &[]),
+            (&["Linux/x86_64", "linux/aarch64"], "linux/amd64", &[0]),
+            (&["linux/armhf", "linux/AARCH64"], "linux/arm64/v8", &[1, 0]),
+            (&["windows/amd64", "unknown/unknown"], "linux/amd64", &[]),
+            (&["linux/amd64", "linux/amd64"], "linux/amd64", &[0, 1]),
+            (&["-/-", "linux/amd64", "/"], "linux/amd64", &[1, 0, 2]),
+            (&[], "linux/amd64", &[]),
         ] {
-            assert_eq!(chosen(offered, host), want, "{offered:?} on {host}");
+            assert_eq!(ordered(offered, host), want, "{offered:?} on {host}");
         }
+    }
+
+    #[test]
+    fn what_is_no_image_is_passed_over() {
+        let attestation = |key: &str| Descriptor {
+            annotations: [(key.to_owned(), "attestation-manifest".to_owned())].into(),
+            ..Descriptor::default()
+        };
+        let artifact = Descriptor {
+            media_type: "application/vnd.oci.artifact.manifest.v1+json".into(),
+            ..Descriptor::default()
+        };
+        let entries = [attestation("vnd.docker.reference.type"), artifact, attestation("other")];
+        assert_eq!(candidates(&entries, &platform("linux/amd64")), [2]);
     }
 
     #[test]
@@ -130,6 +195,8 @@ mod tests {
         assert!(Platform::default().runs_on(&host));
         assert!(platform("linux/arm64").runs_on(&host));
         assert!(!platform("linux/amd64").runs_on(&host));
+        assert!(platform("linux/arm/v7").runs_on(&host) && platform("linux/arm/v7").is_32bit_on(&host));
+        assert!(!platform("linux/arm64").is_32bit_on(&host) && !Platform::default().is_32bit_on(&host));
     }
 
     #[test]
