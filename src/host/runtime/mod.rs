@@ -158,6 +158,12 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// `user`, `uid`, `user:group`, `uid:gid`; root if empty.
     pub user: String,
+    /// Directories that can be written, and are made where no layer has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
+    /// Whether its programs are of 32 bits, on a machine of 64.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub programs_32bit: bool,
 }
 
 impl ImageConfig {

@@ -79,6 +79,66 @@ async fn a_user_is_one_of_the_images_own() {
     assert!(!mounts.contains(&*room.containerd.path().to_string_lossy()), "{mounts}");
 }
 
+#[tokio::test]
+async fn root_is_in_the_groups_of_the_image_that_name_it() {
+    require_containerd!();
+    let mut items = busybox();
+    items.retain(|item| !matches!(item, Item::File("etc/group", ..)));
+    items.push(Item::text("etc/group", "root:x:0:\nwheel:x:10:root,app\nvideo:x:44:app\napp:x:1001:\n"));
+    let room = Room::with(&items, "").await;
+    for (user, expected) in [
+        ("", "0 10"),
+        ("root", "0 10"),
+        ("0", "0 10"),
+        ("0:0", "0"),
+        ("app", "10 44 1001"),
+        ("1000:1000", "1000"),
+    ] {
+        let mut request = room.script(json!({}), "echo $(grep ^Groups: /proc/self/status | cut -f 2)");
+        configure(&mut request, |config| config.user = user.into());
+        let ended = room.run(&request).await;
+        assert_eq!(ended.stdout.trim(), expected, "{user:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_there_and_can_be_written_whatever_the_root_is() {
+    require_containerd!();
+    let host = TemporaryDirectory::new();
+    let outside: &'static str = host.path().display().to_string().leak();
+    let mut items = busybox();
+    items.push(Item::text("data/seed", "seed"));
+    items.push(Item::Link("link", "/data"));
+    items.push(Item::Link("out", outside));
+    let room = Room::with(&items, "").await;
+    let script =
+        "echo x > /prometheus/new; cat /prometheus/new /data/seed; echo >> /data/seed; echo > /deep/er/est/x;
+        echo > /link/through; ls /data /deep/er/est; stat -c %a:%u /prometheus; echo > /free && echo free";
+    for read_only in [false, true] {
+        let mut request = room.script(json!({ "readOnlyRootFilesystem": read_only }), script);
+        configure(&mut request, |config| {
+            config.volumes = ["/prometheus", "/data/", "deep/er/est", "/link", "/", "/proc/x", "/tmp"]
+                .map(str::to_owned)
+                .to_vec();
+        });
+        let ended = room.run(&request).await;
+        let lines: Vec<_> = ended.stdout.split_whitespace().filter(|line| *line != "free").collect();
+        let wanted = "x seed/data: seed through /deep/er/est: x 755:0";
+        assert_eq!(lines.join(" "), wanted, "{read_only} {ended:?}");
+        assert_eq!(ended.stdout.contains("free"), !read_only, "{ended:?}");
+    }
+    // A link that leads out of the image means what is in it.
+    let mut request = room.script(json!({ "readOnlyRootFilesystem": true }), "echo > /out/x/y && echo wrote");
+    configure(&mut request, |config| config.volumes = vec!["/out/x".into()]);
+    let ended = room.run(&request).await;
+    assert_eq!(ended.stdout.trim(), "wrote", "{ended:?}");
+    let mut request = room.script(json!({}), "true");
+    configure(&mut request, |config| config.volumes = vec!["/data/seed".into()]);
+    let error = room_refuses(&room, &request).await;
+    assert!(error.to_string().contains("volumes") && error.to_string().contains("/data/seed"), "{error}");
+    assert_eq!(std::fs::read_dir(host.path()).expect("listed").count(), 0);
+}
+
 /// Creating fails, and leaves nothing.
 async fn room_refuses(room: &Room, request: &ContainerRequest) -> RuntimeError {
     use host::runtime::Runtime;

@@ -208,11 +208,11 @@ async fn images_that_contradict_themselves() {
             "2 layers",
         ),
         (
-            "a foreign layer",
+            "an encrypted layer",
             made(
                 vec![content.clone()],
                 &[digest(&content)],
-                "application/vnd.oci.image.layer.nondistributable.v1.tar",
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
             ),
             "not supported",
         ),

@@ -3,6 +3,9 @@
 //! The snapshot carries the replica's labels and is a root for containerd's garbage collection, so
 //! that it neither vanishes before there is a container, nor is forgotten if there never is one.
 
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
 use containerd_client::services::v1::container::Runtime as ShimRuntime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
@@ -17,7 +20,7 @@ use super::spec::{self, Inputs};
 use super::user::User;
 use super::{Containerd, MAX_USERS, lock, rootfs};
 use crate::runtime::{ContainerRequest, LayerRequest, RuntimeError};
-use model::function::ReplicaId;
+use model::function::{ImageRef, ReplicaId};
 
 const SHIM: &str = "io.containerd.runc.v2";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -74,9 +77,10 @@ impl Containerd {
     }
 
     async fn make(&self, request: &ContainerRequest) -> Result<(), Failure> {
-        let mounts = match self.remembered_user(request) {
+        let volumes = &request.image.resolved.config.volumes;
+        let mounts = match self.remembered_user(request).filter(|_| volumes.is_empty()) {
             Some(user) => {
-                let document = self.document(request, &user)?;
+                let document = self.document(request, &user, &[])?;
                 // Both to their end, also when one fails: what is cut off may still be made, after it
                 // was taken back.
                 let (mounts, created) =
@@ -86,8 +90,12 @@ impl Containerd {
             }
             None => {
                 let mounts = self.layer(request).await?;
-                let user = self.look_up_user(request, &mounts).await?;
-                self.create_container(request, self.document(request, &user)?).await?;
+                let user = match self.remembered_user(request) {
+                    Some(user) => user,
+                    None => self.look_up_user(request, &mounts).await?,
+                };
+                let volumes = make_volumes(request, &mounts).await?;
+                self.create_container(request, self.document(request, &user, &volumes)?).await?;
                 mounts
             }
         };
@@ -187,10 +195,16 @@ impl Containerd {
         Failure::Error(self.client.error(format!("making {what} of replica {}", request.id), status))
     }
 
-    fn document(&self, request: &ContainerRequest, user: &User) -> Result<Vec<u8>, RuntimeError> {
+    fn document(
+        &self,
+        request: &ContainerRequest,
+        user: &User,
+        volumes: &[PathBuf],
+    ) -> Result<Vec<u8>, RuntimeError> {
         let document = spec::document(&Inputs {
             request,
             user,
+            volumes,
             capabilities: &self.capabilities,
             namespace: &self.namespace,
             unified: self.hierarchies.unified(),
@@ -210,17 +224,49 @@ impl Containerd {
 
     async fn look_up_user(&self, request: &ContainerRequest, mounts: &[Mount]) -> Result<User, RuntimeError> {
         let image = &request.spec.image;
-        let [passwd, group] = rootfs::read_files(mounts.to_vec(), ["/etc/passwd", "/etc/group"])
-            .await
-            .map_err(|error| RuntimeError::failed(format!("looking for the user of image {image}"), error))?;
-        let user = User::lookup(&request.image.resolved.config.user, &passwd, &group)
-            .map_err(|reason| RuntimeError::BadRequest(format!("image {image} cannot run: {reason}")))?;
+        let named = &request.image.resolved.config.user;
+        let user = match rootfs::read_files(mounts.to_vec(), ["/etc/passwd", "/etc/group"]).await {
+            Ok([passwd, group]) => User::lookup(named, &passwd, &group)
+                .map_err(|reason| RuntimeError::BadRequest(format!("image {image} cannot run: {reason}")))?,
+            // Root is root also where its groups cannot be read.
+            Err(error) if named.is_empty() && error.kind() == ErrorKind::Unsupported => User::root(),
+            Err(error) => {
+                return Err(RuntimeError::failed(format!("looking for the user of image {image}"), error));
+            }
+        };
         let mut users = lock(&self.users);
         if users.len() >= MAX_USERS {
             users.clear();
         }
         users.insert(user_key(request), user.clone());
         Ok(user)
+    }
+}
+
+/// Makes the directories that the image declares as volumes and may not have; returns where they are.
+async fn make_volumes(request: &ContainerRequest, mounts: &[Mount]) -> Result<Vec<PathBuf>, RuntimeError> {
+    let declared = &request.image.resolved.config.volumes;
+    if declared.is_empty() {
+        return Ok(Vec::new());
+    }
+    let image = &request.spec.image;
+    match rootfs::make_directories(mounts.to_vec(), declared.clone()).await {
+        Ok(made) => Ok(made),
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(%image, %error, "the directories of its volumes are those that its layers have");
+            Ok(Vec::new())
+        }
+        Err(error) => Err(volume_error(image, error)),
+    }
+}
+
+fn volume_error(image: &ImageRef, error: io::Error) -> RuntimeError {
+    match error.kind() {
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::InvalidFilename => {
+            RuntimeError::BadRequest(format!("image {image} cannot run: making its volumes: {error}"))
+        }
+        // The image is not at fault: the disk may be full.
+        _ => RuntimeError::failed(format!("making the volumes of image {image}"), error),
     }
 }
 
@@ -239,6 +285,21 @@ fn user_key(request: &ContainerRequest) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_that_cannot_be_made_is_the_images_fault_only_if_its_path_is() {
+        let image = "a/b:1".parse().expect("a name");
+        for (kind, is_images) in [
+            (ErrorKind::NotADirectory, true),
+            (ErrorKind::InvalidFilename, true),
+            (ErrorKind::StorageFull, false),
+            (ErrorKind::OutOfMemory, false),
+            (ErrorKind::Other, false),
+        ] {
+            let error = volume_error(&image, io::Error::new(kind, "/data"));
+            assert_eq!(matches!(error, RuntimeError::BadRequest(_)), is_images, "{kind:?}: {error:?}");
+        }
+    }
 
     #[test]
     fn a_command_that_cannot_run_is_told_apart() {

@@ -4,7 +4,7 @@
 //! [`Inputs`]. The defaults are Docker's, except that there are no capabilities.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -55,6 +55,8 @@ pub(super) struct Inputs<'a> {
     pub(super) request: &'a ContainerRequest,
     /// What the image's user means.
     pub(super) user: &'a User,
+    /// Directories that the image declares as volumes, from its root and without links.
+    pub(super) volumes: &'a [PathBuf],
     /// Capabilities that every function gets, with their `CAP_` prefix.
     pub(super) capabilities: &'a [String],
     /// The directory of control groups, by containerd's namespace.
@@ -82,7 +84,12 @@ pub(super) fn command(request: &ContainerRequest) -> Result<Vec<&str>, RuntimeEr
         return Ok(vec![WATCHDOG]);
     }
     let config = &request.image.resolved.config;
-    let command: Vec<&str> = config.entrypoint.iter().chain(&config.cmd).map(String::as_str).collect();
+    let entrypoint = match &config.entrypoint[..] {
+        // How a Dockerfile takes the entrypoint of its base image away.
+        [word] if word.is_empty() => &[],
+        words => words,
+    };
+    let command: Vec<&str> = entrypoint.iter().chain(&config.cmd).map(String::as_str).collect();
     if command.iter().all(|word| word.is_empty()) {
         return Err(RuntimeError::NoCommand { image: request.spec.image.to_string() });
     }
@@ -101,7 +108,8 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
     // Root has what it is permitted; another user keeps it only as ambient, which the kernel wants
     // to be inheritable too.
     let kept: &[String] = if user.uid == 0 { &[] } else { &capabilities };
-    let programs = if spec.programs_32bit { Programs::Native32 } else { Programs::Native };
+    let is_32bit = spec.programs_32bit || request.image.resolved.config.programs_32bit;
+    let programs = if is_32bit { Programs::Native32 } else { Programs::Native };
     Ok(json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -122,7 +130,7 @@ pub(super) fn document(inputs: &Inputs<'_>) -> Result<Value, RuntimeError> {
         },
         "root": { "path": "rootfs", "readonly": spec.read_only_root },
         "hostname": hostname(&request.id),
-        "mounts": mounts(request),
+        "mounts": mounts(request, inputs.volumes),
         "linux": {
             "cgroupsPath": cgroup(inputs.namespace, &request.id),
             "namespaces": namespaces(&request.netns, inputs.unified),
@@ -146,7 +154,9 @@ fn cgroup(namespace: &str, id: &ReplicaId) -> String {
 fn environment(config: &ImageConfig, request: &ContainerRequest) -> Vec<String> {
     let mut variables: BTreeMap<&str, &str> =
         BTreeMap::from([("PATH", DEFAULT_PATH), ("HOSTNAME", hostname(&request.id))]);
-    variables.extend(config.env.iter().filter_map(|line| line.split_once('=')));
+    // A line without a name, or without a value, is no variable: runtimes refuse it.
+    let lines = config.env.iter().filter_map(|line| line.split_once('='));
+    variables.extend(lines.filter(|(name, _)| !name.is_empty()));
     for stronger in [&request.env, &request.spec.env_vars] {
         variables.extend(stronger.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     }
@@ -176,7 +186,10 @@ fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
     json!({ "destination": target, "type": kind, "source": source, "options": options })
 }
 
-fn mounts(request: &ContainerRequest) -> Vec<Value> {
+/// Directories that are mounted whatever the image says.
+const KERNEL: [&str; 3] = ["proc", "sys", "dev"];
+
+fn mounts(request: &ContainerRequest, volumes: &[PathBuf]) -> Vec<Value> {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -192,9 +205,28 @@ fn mounts(request: &ContainerRequest) -> Vec<Value> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
     if request.spec.read_only_root {
-        // Programs may be run from it: many language runtimes unpack libraries there.
-        let size = format!("size={TMP_SIZE}");
-        mounts.push(mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", &size]));
+        // The replica's own layer, where the root above it cannot be written. The source is seen from the bundle.
+        let own = |path: &Path| {
+            let path = path.display();
+            mount(&format!("/{path}"), "bind", &format!("rootfs/{path}"), &["bind", "nosuid", "nodev"])
+        };
+        let is_shown = |path: &Path| {
+            !path.as_os_str().is_empty() && !KERNEL.iter().any(|kernels| path.starts_with(kernels))
+        };
+        let tmp = Path::new("tmp");
+        let mut volumes: Vec<&Path> =
+            volumes.iter().map(PathBuf::as_path).filter(|path| is_shown(path)).collect();
+        if volumes.iter().any(|path| path.starts_with(tmp)) {
+            // What is mounted there would hide them.
+            volumes.push(tmp);
+        } else {
+            // Programs may be run from it: many language runtimes unpack libraries there.
+            let size = format!("size={TMP_SIZE}");
+            mounts.push(mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", &size]));
+        }
+        volumes.sort_unstable();
+        volumes.dedup();
+        mounts.extend(volumes.into_iter().map(own));
     }
     if let Some(watchdog) = &request.watchdog {
         let source = watchdog.display().to_string();
@@ -304,6 +336,7 @@ mod tests {
             env: vec!["A=image".into(), "B=image".into(), "C=image=x".into()],
             working_dir: "/home/app".into(),
             user: "app".into(),
+            ..ImageConfig::default()
         }
     }
 
@@ -311,6 +344,7 @@ mod tests {
         let inputs = Inputs {
             request,
             user,
+            volumes: &["data".into(), "proc/x".into(), "".into()],
             capabilities: &[],
             namespace: "ingle",
             unified,
@@ -367,6 +401,75 @@ mod tests {
     }
 
     #[test]
+    fn an_entrypoint_of_one_empty_word_is_none() {
+        let of = |entrypoint: &[&str], cmd: &[&str]| {
+            let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            let config = ImageConfig { entrypoint: words(entrypoint), cmd: words(cmd), ..config() };
+            command(&request(full(), config)).map(|words| words.join(" ")).ok()
+        };
+        assert_eq!(of(&[""], &["/serve", "one"]).as_deref(), Some("/serve one"));
+        assert_eq!(of(&[], &["/serve"]).as_deref(), Some("/serve"));
+        assert_eq!(of(&["/entry"], &["", "one"]).as_deref(), Some("/entry  one"));
+        assert_eq!(of(&[""], &[]), None);
+        assert_eq!(of(&[""], &[""]), None);
+    }
+
+    #[test]
+    fn a_working_directory_is_absolute() {
+        for (said, wanted) in [("", "/"), ("srv", "/srv"), ("./a", "/./a"), ("/home/app", "/home/app")] {
+            let config = ImageConfig { working_dir: said.into(), ..config() };
+            let built = built(&request(full(), config), &User::default(), false);
+            assert_eq!(built["process"]["cwd"], wanted, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_variable_is_left_out() {
+        let env = ["NAME", "=value", "", "GOOD==x", "EMPTY="].map(str::to_owned).to_vec();
+        let config = ImageConfig { env, ..config() };
+        let built = built(&request(full(), config), &User::default(), false);
+        let env: Vec<&str> =
+            built["process"]["env"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert!(env.contains(&"GOOD==x") && env.contains(&"EMPTY="), "{env:?}");
+        assert!(env.iter().all(|line| !line.starts_with('=') && line.contains('=')), "{env:?}");
+        assert!(!env.iter().any(|line| line.starts_with("NAME")), "{env:?}");
+    }
+
+    #[test]
+    fn a_volume_is_the_replicas_own_under_a_read_only_root() {
+        let mounted = |deployment: Value| {
+            let built = built(&request(deployment, config()), &User::default(), false);
+            let mounts = built["mounts"].as_array().expect("a list").clone();
+            let sources: Vec<_> =
+                mounts.iter().filter_map(|mount| mount["source"].as_str()).map(str::to_owned).collect();
+            (sources.into_iter().filter(|source| source.starts_with("rootfs")).collect::<Vec<_>>(), mounts)
+        };
+        let (bound, mounts) = mounted(full());
+        assert_eq!(bound, ["rootfs/data"]);
+        let position = |target: &str| mounts.iter().position(|mount| mount["destination"] == target);
+        assert!(position("/tmp") < position("/data") && position("/data") < position("/etc/hosts"));
+        assert!(mounted(json!({ "service": "env", "image": "a/b:1" })).0.is_empty());
+        // One below /tmp is not hidden by what is mounted there.
+        let below = super::mounts(&request(full(), config()), &["tmp/a/b".into()]);
+        let at =
+            |target: &str| below.iter().find(|mount| mount["destination"] == target).expect(target).clone();
+        assert_eq!(
+            (&at("/tmp")["source"], &at("/tmp/a/b")["source"]),
+            (&json!("rootfs/tmp"), &json!("rootfs/tmp/a/b"))
+        );
+    }
+
+    #[test]
+    fn an_image_of_32_bits_runs_without_being_told() {
+        let architectures = |programs_32bit| {
+            let config = ImageConfig { programs_32bit, ..config() };
+            built(&request(full(), config), &User::default(), false)["linux"]["seccomp"]["architectures"]
+                .clone()
+        };
+        assert_ne!(architectures(true), architectures(false));
+    }
+
+    #[test]
     fn the_functions_own_variables_are_strongest() {
         let built = built(&request(full(), config()), &User::default(), false);
         let env = built["process"]["env"].as_array().expect("a list");
@@ -395,6 +498,7 @@ mod tests {
             let inputs = Inputs {
                 request: &request,
                 user: &user,
+                volumes: &[],
                 capabilities: &[],
                 namespace: "ingle",
                 unified,

@@ -1,8 +1,10 @@
 //! Who a container's process runs as: what an image's `USER` means, by the image's own
 //! `/etc/passwd` and `/etc/group`.
 //!
-//! The rules are Docker's: a name must be there, a number need not; the primary group comes from
-//! passwd unless one is given; supplementary groups only when none is given.
+//! The rules are Docker's and containerd's: a name must be there, a number need not; the primary group comes from
+//! passwd unless one is given; those of /etc/group that name the user are added only when none is given, for root
+//! of an image without `USER` as well. The primary group is one of the supplementary ones, too: without it, a
+//! process that changes its group would lose what the group is kept from.
 
 /// The ids that a process runs with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,13 +15,22 @@ pub(super) struct User {
 }
 
 impl User {
-    /// The user that `text` means in every image: none named (root), or two numbers.
+    fn new(uid: u32, gid: u32, others: impl IntoIterator<Item = u32>) -> Self {
+        let mut additional_gids: Vec<u32> = others.into_iter().chain([gid]).collect();
+        additional_gids.sort_unstable();
+        additional_gids.dedup();
+        Self { uid, gid, additional_gids }
+    }
+
+    /// The user of an image that has nothing to say of users.
+    pub(super) fn root() -> Self {
+        Self::new(0, 0, [])
+    }
+
+    /// The user that `text` means in every image: two numbers.
     pub(super) fn known(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            return Some(Self::default());
-        }
         let (user, group) = text.split_once(':')?;
-        Some(Self { uid: id(user)?, gid: id(group)?, additional_gids: Vec::new() })
+        Some(Self::new(id(user)?, id(group)?, []))
     }
 
     /// The user that `text` means in an image with these two files, or which name is missing.
@@ -36,6 +47,7 @@ impl User {
         });
         let (name, uid, gid) = match (entry, number) {
             (Some((name, uid, gid)), _) => (Some(name), uid, gid),
+            (None, Some(0)) => (Some("root"), 0, 0),
             (None, Some(uid)) => (None, uid, 0),
             (None, None) => return Err(format!("user {wanted:?} is not in its /etc/passwd")),
         };
@@ -43,11 +55,7 @@ impl User {
             let member = |fields: &Vec<&str>| {
                 name.is_some_and(|name| fields.get(3).is_some_and(|list| list.split(',').any(|m| m == name)))
             };
-            let mut additional_gids: Vec<u32> =
-                entries(group).filter(member).filter_map(|fields| id(fields[2])).collect();
-            additional_gids.sort_unstable();
-            additional_gids.dedup();
-            return Ok(Self { uid, gid, additional_gids });
+            return Ok(Self::new(uid, gid, entries(group).filter(member).filter_map(|fields| id(fields[2]))));
         };
         let number = id(wanted);
         let gid = entries(group)
@@ -57,7 +65,7 @@ impl User {
             })
             .or(number)
             .ok_or_else(|| format!("group {wanted:?} is not in its /etc/group"))?;
-        Ok(Self { uid, gid, additional_gids: Vec::new() })
+        Ok(Self::new(uid, gid, []))
     }
 }
 
@@ -87,18 +95,24 @@ mod tests {
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
         for (text, expected) in [
-            ("", user(0, 0, &[10])),
-            ("app", user(1000, 1001, &[10, 44])),
-            ("1000", user(1000, 1001, &[10, 44])),
-            ("app:video", user(1000, 44, &[])),
-            ("app:", user(1000, 1001, &[10, 44])),
-            ("1000:5", user(1000, 5, &[])),
-            ("4000", user(4000, 0, &[])),
-            (":wheel", user(0, 10, &[])),
-            ("1234", user(77, 78, &[])),
+            ("", user(0, 0, &[0, 10])),
+            ("app", user(1000, 1001, &[10, 44, 1001])),
+            ("1000", user(1000, 1001, &[10, 44, 1001])),
+            ("app:video", user(1000, 44, &[44])),
+            ("app:", user(1000, 1001, &[10, 44, 1001])),
+            ("1000:5", user(1000, 5, &[5])),
+            ("4000", user(4000, 0, &[0])),
+            (":wheel", user(0, 10, &[10])),
+            ("1234", user(77, 78, &[78])),
         ] {
             assert_eq!(User::lookup(text, PASSWD, GROUP), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn root_of_an_image_without_passwd_is_in_the_groups_that_name_it() {
+        assert_eq!(User::lookup("", "", GROUP), Ok(user(0, 0, &[0, 10])));
+        assert_eq!(User::lookup("", "", ""), Ok(User::root()));
     }
 
     #[test]
@@ -117,9 +131,8 @@ mod tests {
 
     #[test]
     fn only_what_needs_no_file_is_known() {
-        assert_eq!(User::known(""), Some(user(0, 0, &[])));
-        assert_eq!(User::known("5:6"), Some(user(5, 6, &[])));
-        for text in ["5", "app", "5:app", "app:5", ":5", "5:"] {
+        assert_eq!(User::known("5:6"), Some(user(5, 6, &[6])));
+        for text in ["", "5", "app", "5:app", "app:5", ":5", "5:"] {
             assert_eq!(User::known(text), None, "{text}");
         }
     }

@@ -115,7 +115,9 @@ fn entry<'a, T>(entries: &'a BTreeMap<String, T>, name: &str) -> Option<(&'a str
 
 impl Entry {
     fn is_empty(&self) -> bool {
-        [&self.auth, &self.username, &self.identitytoken, &self.registrytoken].into_iter().all(String::is_empty)
+        [&self.auth, &self.username, &self.identitytoken, &self.registrytoken]
+            .into_iter()
+            .all(String::is_empty)
     }
 
     fn read(&self) -> Result<Credentials, String> {
@@ -145,7 +147,8 @@ impl Entry {
 /// What a key names, without what may stand around it: a host, or a path at it.
 fn normal(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
-    let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
+    let named = bare.unwrap_or(key);
+    let (host, path) = named.split_once('/').unwrap_or((named, ""));
     let path = path.trim_end_matches('/');
     // Addresses of the API stand for the host, as kubelet reads them.
     let path = match path.split_once('/').unwrap_or((path, "")) {
@@ -257,7 +260,11 @@ mod tests {
             (&["R.example"], "r.example/a", Some("R.example")),
             (&["[::1]:5000/a"], "[::1]:5000/a/b", Some("[::1]:5000/a")),
             // One host in several spellings: always the same one.
-            (&["docker.io", "https://index.docker.io/v1/"], "docker.io/me/fn", Some("https://index.docker.io/v1/")),
+            (
+                &["docker.io", "https://index.docker.io/v1/"],
+                "docker.io/me/fn",
+                Some("https://index.docker.io/v1/"),
+            ),
             (&["docker.io/me", "https://index.docker.io/v1/"], "docker.io/me/fn", Some("docker.io/me")),
             (&["http://r", "https://r"], "r/a", Some("http://r")),
             (&["http://r", "https://r", "r"], "r/a", Some("r")),

@@ -53,7 +53,11 @@ fn is_null(text: &str) -> bool {
 fn means(key: &str, field: &str) -> bool {
     let fold = |text: &str| -> Cow<'_, str> {
         // Two letters beyond ASCII are small forms of letters in it.
-        if text.is_ascii() { text.to_owned().into() } else { text.replace('ſ', "s").replace('\u{212a}', "k").into() }
+        if text.is_ascii() {
+            text.to_owned().into()
+        } else {
+            text.replace('ſ', "s").replace('\u{212a}', "k").into()
+        }
     };
     fold(key).eq_ignore_ascii_case(&fold(field))
 }
@@ -104,7 +108,8 @@ impl<'de> Deserializer<'de> for Values<'de> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let start = self.0.iter().rposition(|raw| is_null(raw.get())).map_or(0, |null| null + 1);
         let members = Values(self.0[start..].to_vec()).members()?;
-        visitor.visit_map(MapDeserializer::new(members.into_iter().map(|(key, raw)| (key, Values(vec![raw])))))
+        visitor
+            .visit_map(MapDeserializer::new(members.into_iter().map(|(key, raw)| (key, Values(vec![raw])))))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -116,7 +121,9 @@ impl<'de> Deserializer<'de> for Values<'de> {
         let mut found: Vec<(&'static str, Values<'de>)> = Vec::new();
         for (key, raw) in self.members()? {
             let exact = fields.iter().find(|field| **field == key);
-            let Some(field) = exact.or_else(|| fields.iter().find(|field| means(&key, field))) else { continue };
+            let Some(field) = exact.or_else(|| fields.iter().find(|field| means(&key, field))) else {
+                continue;
+            };
             match found.iter_mut().find(|(known, _)| known == field) {
                 Some((_, values)) => values.0.push(raw),
                 None => found.push((field, Values(vec![raw]))),
@@ -227,7 +234,10 @@ mod tests {
             (r#"{"text":null,"number":null,"flag":null,"list":null,"labels":null,"inner":null}"#, blank()),
             ("{\"liſt\":[\"a\"]}", Document { list: vec!["a".into()], ..blank() }),
             (r#"{"list":["a"],"list":null}"#, blank()),
-            (r#"{"list":["a"],"LIST":["b","c"]}"#, Document { list: vec!["b".into(), "c".into()], ..blank() }),
+            (
+                r#"{"list":["a"],"LIST":["b","c"]}"#,
+                Document { list: vec!["b".into(), "c".into()], ..blank() },
+            ),
             (r#"{"list":[null,"a"]}"#, Document { list: vec![String::new(), "a".into()], ..blank() }),
             (r#"{"number":3,"Number":4,"flag":true}"#, Document { number: 4, flag: true, ..blank() }),
             // Keys of a map are not the reader's, and keep their case.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -63,7 +63,8 @@ impl Descriptor {
 
     /// The type without what it is compressed with.
     fn plain_type(&self) -> &str {
-        let plain = ["+gzip", ".gzip", "+zstd", ".zstd"].iter().find_map(|end| self.media_type.strip_suffix(end));
+        let plain =
+            ["+gzip", ".gzip", "+zstd", ".zstd"].iter().find_map(|end| self.media_type.strip_suffix(end));
         plain.unwrap_or(&self.media_type)
     }
 
@@ -119,6 +120,7 @@ struct Settings {
     env: Vec<String>,
     working_dir: String,
     user: String,
+    volumes: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -201,7 +203,8 @@ impl Document {
             return Ok(Self::Index(entries));
         }
         let config = config.ok_or("its manifest is incomplete: it names no config")?;
-        let media_type = if media_type == DOCKER_MANIFEST { DOCKER_MANIFEST } else { OCI_MANIFEST }.to_owned();
+        let media_type =
+            if media_type == DOCKER_MANIFEST { DOCKER_MANIFEST } else { OCI_MANIFEST }.to_owned();
         let manifest = Manifest { schema_version: 2, media_type, config, layers };
         manifest.check()?;
         Ok(Self::Manifest(manifest))
@@ -261,18 +264,24 @@ impl ConfigFile {
 
     /// What it says that it was built for.
     pub(super) fn platform(&self) -> Platform {
-        Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant: self.variant.clone() }
+        Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        }
     }
 
     /// What a container is made from.
     pub(super) fn settings(&self) -> ImageConfig {
-        let Settings { entrypoint, cmd, env, working_dir, user, .. } = &self.config;
+        let Settings { entrypoint, cmd, env, working_dir, user, volumes } = &self.config;
         ImageConfig {
             entrypoint: entrypoint.0.clone(),
             cmd: cmd.0.clone(),
             env: env.clone(),
             working_dir: working_dir.clone(),
             user: user.clone(),
+            volumes: volumes.keys().cloned().collect(),
+            programs_32bit: false,
         }
     }
 }
@@ -336,10 +345,7 @@ mod tests {
             (r#"{"schemaVersion":2,"mediaType":"text/plain"}"#.into(), "no image has"),
             (r#"{"schemaVersion":2}"#.into(), "incomplete"),
             (manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER), "no container image"),
-            (
-                manifest(OCI_CONFIG, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),
-                "not supported",
-            ),
+            (manifest(OCI_CONFIG, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), "not supported"),
             (manifest(OCI_CONFIG, OCI_LAYER).replace("sha256", "sha512"), "not a sha256"),
             (manifest(OCI_CONFIG, OCI_LAYER).replace("\"size\":2", "\"size\":-2"), "is not one"),
             (manifest(OCI_CONFIG, OCI_LAYER).replace("\"layers\"", "\"manifests\""), "either"),
@@ -359,10 +365,16 @@ mod tests {
     fn documents_are_read_whatever_the_case_of_their_keys() {
         let text = manifest(OCI_CONFIG, OCI_LAYER);
         for text in [
-            text.to_uppercase().replace(&DIGEST.to_uppercase(), DIGEST).replace(&OCI_CONFIG.to_uppercase(), OCI_CONFIG)
-                .replace(&OCI_LAYER.to_uppercase(), OCI_LAYER).replace("NULL", "null"),
+            text.to_uppercase()
+                .replace(&DIGEST.to_uppercase(), DIGEST)
+                .replace(&OCI_CONFIG.to_uppercase(), OCI_CONFIG)
+                .replace(&OCI_LAYER.to_uppercase(), OCI_LAYER)
+                .replace("NULL", "null"),
             text.replace("\"schemaVersion\":2,", ""),
-            text.replace("\"schemaVersion\":2,", "\"schemaVersion\":null,\"mediaType\":\"x/y\",\"manifests\":null,"),
+            text.replace(
+                "\"schemaVersion\":2,",
+                "\"schemaVersion\":null,\"mediaType\":\"x/y\",\"manifests\":null,",
+            ),
             text.replace("\"layers\"", "\"layers\":[],\"Layers\""),
         ] {
             match Document::parse(text.as_bytes()) {
@@ -374,7 +386,10 @@ mod tests {
             r#"{{"OS":"linux","Config":{{"cmd":"/x","ENV":["A=1"]}},"config":{{"entrypoint":["/e"]}},"rootfS":{{"diff_Ids":["{DIGEST}"]}}}}"#
         );
         let settings = ConfigFile::parse(text.as_bytes(), 1).expect("valid").settings();
-        assert_eq!((&settings.cmd[..], &settings.entrypoint[..]), (&["/x".to_owned()][..], &["/e".to_owned()][..]));
+        assert_eq!(
+            (&settings.cmd[..], &settings.entrypoint[..]),
+            (&["/x".to_owned()][..], &["/e".to_owned()][..])
+        );
         assert_eq!(settings.env, ["A=1"]);
     }
 

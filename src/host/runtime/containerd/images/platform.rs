@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::Descriptor;
-
 /// An operating system and processor, in the words of the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -46,13 +44,13 @@ impl Platform {
     }
 
     /// Whether nothing is said.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.os.is_empty() && self.architecture.is_empty()
     }
 
     /// How well something built for `self` runs on `host`: the larger the better, `None` if it does
     /// not run. Programs of 32 bits run on a 64-bit machine, and come after its own.
-    fn fitness(&self, host: &Self) -> Option<(bool, u32)> {
+    pub(super) fn fitness(&self, host: &Self) -> Option<(bool, u32)> {
         let own = self.normal();
         // A missing variant is the oldest one that the architecture has.
         let level = |platform: &Self| match platform.variant.as_deref() {
@@ -85,23 +83,6 @@ impl Platform {
         let (os, architecture) = (or(&self.os, &host.os), or(&self.architecture, &host.architecture));
         Self { os, architecture, variant: self.variant.clone() }
     }
-}
-
-/// The positions of those of `entries` that may have an image for `host`, best first. Those that do not say what
-/// they are for come last.
-pub(super) fn candidates(entries: &[Descriptor], host: &Platform) -> Vec<usize> {
-    let mut fit: Vec<_> = entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| entry.is_image())
-        .filter_map(|(position, entry)| match &entry.platform {
-            Some(platform) if !platform.is_empty() => Some((Some(platform.fitness(host)?), position)),
-            _ => Some((None, position)),
-        })
-        .collect();
-    // Among equals the first one counts, as everywhere else.
-    fit.sort_by_key(|(fitness, _)| std::cmp::Reverse(*fitness));
-    fit.into_iter().map(|(_, position)| position).collect()
 }
 
 /// The micro-architecture level of this processor, as in `amd64/v3`.
@@ -142,51 +123,6 @@ mod tests {
     fn platform(text: &str) -> Platform {
         let mut parts = text.split('/').map(str::to_owned);
         Platform { os: parts.next().unwrap(), architecture: parts.next().unwrap(), variant: parts.next() }
-    }
-
-    fn ordered(offered: &[&str], host: &str) -> Vec<usize> {
-        let entry = |text: &&str| Descriptor {
-            platform: Some(platform(text)).filter(|_| *text != "-/-"),
-            ..Descriptor::default()
-        };
-        candidates(&offered.iter().map(entry).collect::<Vec<_>>(), &platform(host))
-    }
-
-    #[test]
-    fn the_best_variant_that_runs_is_first() {
-        for (offered, host, want) in [
-            (&["linux/amd64", "linux/arm64"][..], "linux/arm64/v8", &[1][..]),
-            (&["linux/arm64/v8"], "linux/arm64/v8", &[0]),
-            (&["linux/arm64/v9", "linux/arm64"], "linux/arm64/v8", &[1]),
-            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v7", &[1, 2, 0]),
-            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v6", &[2, 0]),
-            (&["linux/arm/v7", "linux/arm/v5", "linux/arm64", "linux/arm"], "linux/arm64/v8", &[2, 0, 1, 3]),
-            (&["linux/386", "linux/amd64"], "linux/amd64", &[1, 0]),
-            (&["linux/i386", "linux/arm64/v8"], "linux/amd64", &[0]),
-            (&["linux/amd64"], "linux/386", &[]),
-            (&["Linux/x86_64", "linux/aarch64"], "linux/amd64", &[0]),
-            (&["linux/armhf", "linux/AARCH64"], "linux/arm64/v8", &[1, 0]),
-            (&["windows/amd64", "unknown/unknown"], "linux/amd64", &[]),
-            (&["linux/amd64", "linux/amd64"], "linux/amd64", &[0, 1]),
-            (&["-/-", "linux/amd64", "/"], "linux/amd64", &[1, 0, 2]),
-            (&[], "linux/amd64", &[]),
-        ] {
-            assert_eq!(ordered(offered, host), want, "{offered:?} on {host}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_image_is_passed_over() {
-        let attestation = |key: &str| Descriptor {
-            annotations: [(key.to_owned(), "attestation-manifest".to_owned())].into(),
-            ..Descriptor::default()
-        };
-        let artifact = Descriptor {
-            media_type: "application/vnd.oci.artifact.manifest.v1+json".into(),
-            ..Descriptor::default()
-        };
-        let entries = [attestation("vnd.docker.reference.type"), artifact, attestation("other")];
-        assert_eq!(candidates(&entries, &platform("linux/amd64")), [2]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::manifest::{
     ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, chain_ids, digest_of,
 };
-use super::platform::{self, Platform};
+use super::platform::Platform;
 use crate::runtime::{ImageConfig, ResolvedImage, RuntimeError};
 use model::function::ImageRef;
 
@@ -119,7 +119,7 @@ impl Search<'_> {
             }
         };
         let (mut refused, mut is_missing) = (None, false);
-        for position in platform::candidates(&entries, &self.host) {
+        for position in candidates(&entries, &self.host) {
             let entry = &entries[position];
             let claims = entry.platform.as_ref().or(claimed);
             indexes.push((digest.to_owned(), position));
@@ -152,8 +152,7 @@ impl Search<'_> {
         indexes: &[(String, usize)],
     ) -> Result<Option<Layout>, RuntimeError> {
         let Some(bytes) = self.fetch(&manifest.config.digest, Kind::Blob).await? else { return Ok(None) };
-        let config =
-            ConfigFile::parse(&bytes, manifest.layers.len()).map_err(|reason| self.bad(reason))?;
+        let config = ConfigFile::parse(&bytes, manifest.layers.len()).map_err(|reason| self.bad(reason))?;
         let platform = config.platform();
         // An index has said which platform it is, and cross-built configs often say another.
         if claimed.is_none() && !platform.runs_on(&self.host) {
@@ -164,7 +163,10 @@ impl Search<'_> {
             manifest_digest: target.digest.clone(),
             target,
             indexes: indexes.to_vec(),
-            settings: config.settings(),
+            settings: ImageConfig {
+                programs_32bit: claimed.unwrap_or(&platform).is_32bit_on(&self.host),
+                ..config.settings()
+            },
             platform,
             chain_ids: chain_ids(&diff_ids),
             diff_ids,
@@ -174,7 +176,9 @@ impl Search<'_> {
 
     async fn fetch(&self, digest: &str, kind: Kind) -> Result<Option<Bytes>, RuntimeError> {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
-            return Err(self.bad(format!("none of the first {MAX_DOCUMENTS} documents of its index is for this machine")));
+            return Err(self.bad(format!(
+                "none of the first {MAX_DOCUMENTS} documents of its index is for this machine"
+            )));
         }
         let limit = if kind == Kind::Manifest { MAX_MANIFEST } else { MAX_CONFIG };
         let wanted = Wanted { digest, kind };
@@ -207,5 +211,77 @@ fn wrong_platform<'a>(
         image: image.to_owned(),
         want: host.to_string(),
         have: if have.is_empty() { "no platform".into() } else { have.join(", ") },
+    }
+}
+
+/// The positions of those of `entries` that may have an image for `host`, best first. Those that do not say what
+/// they are for come last.
+fn candidates(entries: &[Descriptor], host: &Platform) -> Vec<usize> {
+    let mut fit: Vec<_> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.is_image())
+        .filter_map(|(position, entry)| match &entry.platform {
+            Some(platform) if !platform.is_empty() => Some((Some(platform.fitness(host)?), position)),
+            _ => Some((None, position)),
+        })
+        .collect();
+    // Among equals the first one counts, as everywhere else.
+    fit.sort_by_key(|(fitness, _)| std::cmp::Reverse(*fitness));
+    fit.into_iter().map(|(_, position)| position).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        let mut parts = text.split('/').map(str::to_owned);
+        Platform { os: parts.next().unwrap(), architecture: parts.next().unwrap(), variant: parts.next() }
+    }
+
+    fn ordered(offered: &[&str], host: &str) -> Vec<usize> {
+        let entry = |text: &&str| Descriptor {
+            platform: Some(platform(text)).filter(|_| *text != "-/-"),
+            ..Descriptor::default()
+        };
+        candidates(&offered.iter().map(entry).collect::<Vec<_>>(), &platform(host))
+    }
+
+    #[test]
+    fn the_best_variant_that_runs_is_first() {
+        for (offered, host, want) in [
+            (&["linux/amd64", "linux/arm64"][..], "linux/arm64/v8", &[1][..]),
+            (&["linux/arm64/v8"], "linux/arm64/v8", &[0]),
+            (&["linux/arm64/v9", "linux/arm64"], "linux/arm64/v8", &[1]),
+            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v7", &[1, 2, 0]),
+            (&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v6", &[2, 0]),
+            (&["linux/arm/v7", "linux/arm/v5", "linux/arm64", "linux/arm"], "linux/arm64/v8", &[2, 0, 1, 3]),
+            (&["linux/386", "linux/amd64"], "linux/amd64", &[1, 0]),
+            (&["linux/i386", "linux/arm64/v8"], "linux/amd64", &[0]),
+            (&["linux/amd64"], "linux/386", &[]),
+            (&["Linux/x86_64", "linux/aarch64"], "linux/amd64", &[0]),
+            (&["linux/armhf", "linux/AARCH64"], "linux/arm64/v8", &[1, 0]),
+            (&["windows/amd64", "unknown/unknown"], "linux/amd64", &[]),
+            (&["linux/amd64", "linux/amd64"], "linux/amd64", &[0, 1]),
+            (&["-/-", "linux/amd64", "/"], "linux/amd64", &[1, 0, 2]),
+            (&[], "linux/amd64", &[]),
+        ] {
+            assert_eq!(ordered(offered, host), want, "{offered:?} on {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_passed_over() {
+        let attestation = |key: &str| Descriptor {
+            annotations: [(key.to_owned(), "attestation-manifest".to_owned())].into(),
+            ..Descriptor::default()
+        };
+        let artifact = Descriptor {
+            media_type: "application/vnd.oci.artifact.manifest.v1+json".into(),
+            ..Descriptor::default()
+        };
+        let entries = [attestation("vnd.docker.reference.type"), artifact, attestation("other")];
+        assert_eq!(candidates(&entries, &platform("linux/amd64")), [2]);
     }
 }

@@ -14,7 +14,7 @@ use containerd_client::types::{Descriptor as DiffDescriptor, Mount};
 use super::super::client::{Client, already_exists};
 use super::lease::Lease;
 use super::locks::Locks;
-use super::manifest::Descriptor;
+use super::manifest::{Descriptor, OCI_LAYER};
 use super::resolved::Layout;
 use crate::runtime::RuntimeError;
 
@@ -142,7 +142,9 @@ impl Unpacker {
         mounts: Vec<Mount>,
     ) -> Result<(), RuntimeError> {
         let diff = DiffDescriptor {
-            media_type: layer.media_type.clone(),
+            // With this type containerd looks at the bytes for what they are compressed with, as Docker does,
+            // where a manifest may name another compression, or a type that only later versions know.
+            media_type: format!("{OCI_LAYER}+gzip"),
             digest: layer.digest.clone(),
             size: i64::try_from(layer.size).unwrap_or(i64::MAX),
             ..DiffDescriptor::default()
