@@ -1,6 +1,7 @@
 //! Image references, as people write them, and when to pull them.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use oci_client::Reference;
@@ -176,8 +177,14 @@ fn is_tag(text: &str) -> bool {
         && text.bytes().all(|b| is_word(b) || matches!(b, b'.' | b'-'))
 }
 
-/// Host and port: labels with dots between.
+/// Host and port: labels with dots between, or an IPv6 address in brackets.
 fn is_domain(text: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let Some((address, rest)) = bracketed.split_once(']') else { return false };
+        let has_port = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+        return address.parse::<Ipv6Addr>().is_ok() && has_port;
+    }
     let (host, port) = text.split_once(':').unwrap_or((text, "0"));
     let is_label = |label: &str| {
         label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -185,7 +192,7 @@ fn is_domain(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    host.split('.').all(is_label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
+    host.split('.').all(is_label) && is_port(port)
 }
 
 /// A part of a repository: lower case letters and digits, joined by a dot, one or two underscores,
@@ -227,6 +234,26 @@ mod tests {
             assert_eq!(image.as_str(), text);
             assert_eq!(image.canonical(), canonical);
         }
+    }
+
+    #[test]
+    fn a_registry_can_have_an_ipv6_address() {
+        for (text, registry, canonical) in [
+            ("[::1]:5000/a/b", "[::1]:5000", "[::1]:5000/a/b:latest"),
+            ("[::1]/a:2", "[::1]", "[::1]/a:2"),
+            ("[fe80::1]:443/team/x:1", "[fe80::1]:443", "[fe80::1]:443/team/x:1"),
+            ("[2001:db8::A]:5000/a", "[2001:db8::A]:5000", "[2001:db8::A]:5000/a:latest"),
+        ] {
+            let image: ImageRef = text.parse().expect(text);
+            assert_eq!((image.reference().registry(), image.canonical().as_str()), (registry, canonical));
+        }
+        for text in
+            ["[::1]:/a", "[::1]5000/a", "[::1/a", "::1/a", "[fe80::1%eth0]/a", "[1.2.3.4]/a", "[]/a", "[::1]"]
+        {
+            assert!(text.parse::<ImageRef>().is_err(), "{text}");
+        }
+        let pattern: ImagePattern = "[::1]:5000/team/*".parse().expect("a pattern");
+        assert!(pattern.matches(&"[::1]:5000/team/a:1".parse().expect("a name")));
     }
 
     proptest::proptest! {

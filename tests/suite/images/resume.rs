@@ -121,6 +121,39 @@ async fn a_registry_that_ignores_ranges_sends_all_of_it_again() {
 }
 
 #[tokio::test]
+async fn a_registry_that_refuses_ranges_sends_all_of_it_again() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    // 206 is another part than the one that was asked for.
+    for status in [416, 400, 403, 404, 405, 501, 500, 206] {
+        let made = TestImage::new(&format!("refuses{status}"), &[SIZE]);
+        let layer = made.layers[0].clone();
+        let times = Arc::new(AtomicUsize::new(0));
+        let registry = HandmadeRegistry::serve(move |asked| {
+            let mut whole = asked.clone();
+            whole.from = None;
+            let reply = honest(&made, &whole);
+            let is_layer = asked.path.contains("/blobs/") && reply.body.len() > 1 << 20;
+            match (asked.from, is_layer && times.fetch_add(1, Ordering::SeqCst) == 0) {
+                (Some(_), _) if status == 206 => {
+                    Reply::new(206, &reply.body[7..]).with("content-range", "bytes 7-99/*")
+                }
+                (Some(_), _) => Reply::new(status, "not in parts"),
+                (None, true) => reply.cut_at(1 << 20),
+                (None, false) => reply,
+            }
+        })
+        .await;
+        let pulled = place.pull(&format!("{}/me/fn:1", registry.address())).await;
+        assert!(pulled.is_ok(), "{status}: {pulled:?}");
+        let asked = registry.asked_for(&layer);
+        assert!(asked.iter().any(|asked| asked.from.is_some()), "no part was asked for: {asked:?}");
+        assert!(asked.last().is_some_and(|asked| asked.from.is_none()), "{asked:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_part_from_before_is_fetched_anew() {
     require_root!();
     require!("containerd");

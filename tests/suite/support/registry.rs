@@ -215,6 +215,8 @@ pub(crate) struct Asked {
     /// The first byte that is asked for.
     pub(crate) from: Option<usize>,
     pub(crate) authorization: Option<String>,
+    /// The name that it was asked under, which is its address.
+    pub(crate) host: String,
     pub(crate) body: String,
 }
 
@@ -348,8 +350,9 @@ async fn read(request: Request<hyper::body::Incoming>) -> Asked {
         header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let (method, path, authorization) =
         (request.method().to_string(), request.uri().to_string(), header("authorization"));
+    let host = header("host").unwrap_or_default();
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    Asked { method, path, from, authorization, body: String::from_utf8_lossy(&body).into_owned() }
+    Asked { method, path, from, authorization, host, body: String::from_utf8_lossy(&body).into_owned() }
 }
 
 fn write(asked: &Asked, reply: Reply, sent: Arc<AtomicUsize>) -> Response<BoxBody<Bytes, std::io::Error>> {

@@ -1,11 +1,12 @@
 //! What went wrong between us and a registry, in words that say what to do.
 
 use std::error::Error;
-
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use std::time::Duration;
 
 use crate::runtime::RuntimeError;
-use model::error::public_url;
+
+/// The longest time that a host is waited for which wants to be left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,11 @@ pub(super) enum Fault {
     /// It sent something that its digest does not belong to.
     Mismatch(String),
     /// The registry cannot serve now, or the connection broke: worth another attempt at once.
-    Busy(String),
+    Busy {
+        cause: String,
+        /// How long it wants to be left alone.
+        after: Option<Duration>,
+    },
     /// Registry without an answer: worth another attempt later.
     Down(String),
     /// What answers does not speak our protocol, or cannot be trusted: trying again is no use.
@@ -39,58 +44,50 @@ impl Fault {
             }
             Self::NotFound => RuntimeError::ImageNotFound { image, registry },
             Self::Mismatch(reason) => RuntimeError::BadImage { image, reason },
-            Self::Busy(cause) | Self::Down(cause) | Self::Foreign(cause) => {
+            Self::Busy { cause, after: Some(after) } if after > LONGEST_WAIT => {
+                let cause = format!("{cause}; it wants to be asked again in {} s", after.as_secs());
+                RuntimeError::RegistryUnreachable { image, registry, source: cause.into() }
+            }
+            Self::Busy { cause, .. } | Self::Down(cause) | Self::Foreign(cause) => {
                 RuntimeError::RegistryUnreachable { image, registry, source: cause.into() }
             }
         }
     }
 }
 
-impl From<OciDistributionError> for Fault {
-    fn from(error: OciDistributionError) -> Self {
-        use OciDistributionError as E;
-        match error {
-            E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => Self::Unauthorized,
-            E::ImageManifestNotFoundError(_) => Self::NotFound,
-            E::RegistryError { envelope, url } => {
-                match envelope.errors.first().map(|first| &first.code) {
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => Self::Unauthorized,
-                    Some(OciErrorCode::Toomanyrequests) => {
-                        Self::Busy(format!("it limits how often one may ask: {envelope}"))
-                    }
-                    // Whatever else it says about a request that is well formed: it does not have it.
-                    Some(
-                        OciErrorCode::BlobUnknown
-                        | OciErrorCode::ManifestBlobUnknown
-                        | OciErrorCode::ManifestUnknown
-                        | OciErrorCode::NameInvalid
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound
-                        | OciErrorCode::TagInvalid,
-                    ) => Self::NotFound,
-                    // The query may contain a signature that grants access.
-                    _ => Self::Foreign(format!("{}: {envelope}", public_url(&url))),
-                }
-            }
-            E::ServerError { code, message, .. } => Self::from_status(code, &message),
-            E::DigestError(error) => Self::Mismatch(format!("the registry sent something else: {error}")),
-            E::RequestError(error) => Self::from_request(&error),
-            E::IoError(error) => Self::from_io(&error),
-            other => Self::Foreign(format!("it does not answer like a registry: {other}")),
+impl Fault {
+    /// What passes by itself.
+    pub(super) fn busy(cause: impl Into<String>) -> Self {
+        Self::Busy { cause: cause.into(), after: None }
+    }
+
+    /// How long to wait before the next attempt, where one is worth it: at least `pause`, and as long as the host
+    /// wants, unless that is too long to be waited for.
+    pub(super) fn wait(&self, pause: Duration) -> Option<Duration> {
+        match self {
+            Self::Busy { after, .. } => Some(after.unwrap_or_default().max(pause)).filter(|wait| *wait <= LONGEST_WAIT),
+            Self::Down(_) | Self::Mismatch(_) => Some(pause),
+            Self::Unauthorized | Self::NotFound | Self::Foreign(_) => None,
         }
     }
-}
 
-impl Fault {
+    /// The same, in other words.
+    pub(super) fn because(self, cause: String) -> Self {
+        match self {
+            Self::Busy { after, .. } => Self::Busy { cause, after },
+            Self::Down(_) => Self::Down(cause),
+            _ => Self::Foreign(cause),
+        }
+    }
+
     /// From an answer with a status that is not 200.
-    pub(super) fn from_status(code: u16, message: &str) -> Self {
+    pub(super) fn from_status(code: u16, message: &str, after: Option<Duration>) -> Self {
         let start: String = message.trim_start().chars().take(200).collect();
         let is_page = start.to_ascii_lowercase().starts_with("<");
         match code {
             401 | 403 => Self::Unauthorized,
             404 if !is_page => Self::NotFound,
-            408 | 429 => Self::Busy(format!("it answered {code}: {start}")),
-            500.. => Self::Busy(format!("it answered {code}: {start}")),
+            408 | 429 | 500.. => Self::Busy { cause: format!("it answered {code}: {start}"), after },
             _ if is_page => Self::Foreign(format!("it answered {code} with a web page: is it a registry?")),
             _ => Self::Foreign(format!("it answered {code}: {start}")),
         }
@@ -116,19 +113,7 @@ impl Fault {
         }
         let late = error.is_timeout();
         let root = if late { format!("it did not answer in time ({root})") } else { root };
-        if error.is_connect() { Self::Down(root) } else { Self::Busy(root) }
-    }
-
-    /// From the stream of a body.
-    pub(super) fn from_io(error: &std::io::Error) -> Self {
-        let inner = error.get_ref();
-        if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<oci_client::errors::DigestError>()) {
-            return Self::Mismatch(format!("the registry sent something else: {error}"));
-        }
-        match inner.and_then(|inner| inner.downcast_ref::<reqwest::Error>()) {
-            Some(error) => Self::from_request(error),
-            None => Self::Busy(root_cause(error)),
-        }
+        if error.is_connect() { Self::Down(root) } else { Self::busy(root) }
     }
 }
 
@@ -163,12 +148,6 @@ pub(super) enum Failure {
     Ours(RuntimeError),
 }
 
-impl From<OciDistributionError> for Failure {
-    fn from(error: OciDistributionError) -> Self {
-        Self::Fault(error.into())
-    }
-}
-
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
@@ -187,36 +166,28 @@ mod tests {
 
     #[test]
     fn a_page_is_no_registry_s_answer() {
-        assert_eq!(Fault::from_status(404, ""), Fault::NotFound);
-        assert_eq!(Fault::from_status(404, "{\"detail\":\"no\"}"), Fault::NotFound);
-        assert!(matches!(Fault::from_status(404, " <!DOCTYPE html>"), Fault::Foreign(_)));
+        assert_eq!(Fault::from_status(404, "", None), Fault::NotFound);
+        assert_eq!(Fault::from_status(404, "{\"detail\":\"no\"}", None), Fault::NotFound);
+        assert!(matches!(Fault::from_status(404, " <!DOCTYPE html>", None), Fault::Foreign(_)));
         assert!(matches!(
-            Fault::from_status(400, "Client sent an HTTP request to an HTTPS server."),
+            Fault::from_status(400, "Client sent an HTTP request to an HTTPS server.", None),
             Fault::Foreign(_)
         ));
-        assert!(matches!(Fault::from_status(503, "<html>"), Fault::Busy(_)));
-        assert_eq!(Fault::from_status(403, "<html>"), Fault::Unauthorized);
+        assert!(matches!(Fault::from_status(503, "<html>", None), Fault::Busy { .. }));
+        assert_eq!(Fault::from_status(403, "<html>", None), Fault::Unauthorized);
     }
 
     #[test]
-    fn the_codes_of_the_specification() {
-        for (code, want) in [
-            ("MANIFEST_UNKNOWN", Fault::NotFound),
-            ("NAME_UNKNOWN", Fault::NotFound),
-            ("DENIED", Fault::Unauthorized),
-        ] {
-            let envelope = serde_json::from_str(&format!(r#"{{"errors":[{{"code":"{code}"}}]}}"#)).unwrap();
-            let error = OciDistributionError::RegistryError { envelope, url: String::new() };
-            assert_eq!(Fault::from(error), want);
-        }
-    }
-
-    #[test]
-    fn a_refusal_does_not_tell_the_signature_of_its_url() {
-        let envelope = serde_json::from_str(r#"{"errors":[{"code":"UNSUPPORTED"}]}"#).unwrap();
-        let url = "https://user:canary@blobs.example/layer?X-Amz-Signature=canary".to_owned();
-        let fault = Fault::from(OciDistributionError::RegistryError { envelope, url });
-        let shown = format!("{fault:?}");
-        assert!(shown.contains("https://blobs.example/layer: ") && !shown.contains("canary"), "{shown}");
+    fn a_time_to_come_back_is_waited_for_up_to_a_bound() {
+        let seconds = Duration::from_secs;
+        let wait = |after: Option<u64>| Fault::Busy { cause: String::new(), after: after.map(seconds) }.wait(seconds(1));
+        assert_eq!(wait(None), Some(seconds(1)));
+        assert_eq!(wait(Some(0)), Some(seconds(1)));
+        assert_eq!(wait(Some(30)), Some(seconds(30)));
+        assert_eq!(wait(Some(3600)), None);
+        assert_eq!(Fault::Unauthorized.wait(seconds(1)), None);
+        let late = Fault::Busy { cause: "it answered 429".into(), after: Some(seconds(3600)) };
+        let RuntimeError::RegistryUnreachable { source, .. } = late.into_error("a", "r", "c") else { panic!() };
+        assert!(source.to_string().contains("again in 3600 s"), "{source}");
     }
 }

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use oci_client::client::BlobResponse;
 use tokio::sync::Semaphore;
 
 use super::content_store::{CommitError, Content, Opened, Writer};
@@ -15,10 +13,13 @@ use super::lease::Lease;
 use super::locks::Locks;
 use super::manifest::Descriptor;
 use super::registry::Registry;
+use super::session::Transfer;
 use crate::runtime::{Progress, RuntimeError};
 
 /// Attempts in a row that brought nothing.
 const BARREN_ATTEMPTS: u32 = 5;
+/// Those of them that ask for what is missing of a layer. The rest asks for all of it.
+const BARREN_ATTEMPTS_AT_A_PART: u32 = 3;
 /// Attempts in all, for a connection that breaks every few bytes.
 const ATTEMPTS: u32 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -32,6 +33,13 @@ pub(super) struct Fetcher {
     slots: Semaphore,
     /// By digest: two images that share a layer fetch it once.
     locks: Locks,
+}
+
+/// The byte that an attempt begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    WhereItEnded,
+    Start,
 }
 
 /// Why an attempt did not bring the whole layer.
@@ -72,7 +80,9 @@ impl Fetcher {
         let mut counted = Counted { progress, bytes: 0 };
         let (mut barren, mut pause, mut restarted) = (0, FIRST_PAUSE, false);
         for attempt in 1.. {
-            let (fault, progressed) = match self.attempt(registry, lease, layer, &mut counted).await {
+            // A host that fails at every part may give the whole.
+            let begin = if barren < BARREN_ATTEMPTS_AT_A_PART { Begin::WhereItEnded } else { Begin::Start };
+            let (fault, progressed) = match self.attempt(registry, lease, layer, &mut counted, begin).await {
                 Ok(()) => {
                     counted.set(layer.size);
                     return Ok(());
@@ -80,24 +90,18 @@ impl Fetcher {
                 Err(Interrupted::Ours(error)) => return Err(error),
                 Err(Interrupted::Fault { fault, progressed }) => (fault, progressed),
             };
+            (barren, pause) = if progressed { (0, FIRST_PAUSE) } else { (barren + 1, pause) };
             let again = match &fault {
-                Fault::Busy(_) | Fault::Down(_) => {
-                    barren = if progressed { 0 } else { barren + 1 };
-                    barren < BARREN_ATTEMPTS && attempt < ATTEMPTS
-                }
                 // What was there from before may be the bad part: once more from the first byte.
                 Fault::Mismatch(_) => !std::mem::replace(&mut restarted, true),
-                Fault::Unauthorized | Fault::NotFound | Fault::Foreign(_) => false,
+                _ => barren < BARREN_ATTEMPTS && attempt < ATTEMPTS,
             };
-            if !again {
+            let Some(wait) = fault.wait(pause).filter(|_| again) else {
                 counted.set(0);
                 return Err(registry.error(fault));
-            }
-            if progressed {
-                pause = FIRST_PAUSE;
-            }
-            tracing::debug!(layer = layer.digest, ?fault, attempt, "trying again to fetch a layer");
-            tokio::time::sleep(pause).await;
+            };
+            tracing::debug!(layer = layer.digest, ?fault, ?wait, attempt, "trying again to fetch a layer");
+            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         unreachable!("the attempts have an end")
@@ -109,12 +113,13 @@ impl Fetcher {
         lease: &Lease,
         layer: &Descriptor,
         counted: &mut Counted<'_>,
+        begin: Begin,
     ) -> Result<(), Interrupted> {
         let mut writer = match self.content.open(lease, layer).await.map_err(Interrupted::Ours)? {
             Opened::Exists => return Ok(()),
             Opened::Write(writer) => writer,
         };
-        if writer.offset() > layer.size {
+        if writer.offset() > layer.size || begin == Begin::Start {
             writer.restart();
         }
         counted.set(writer.offset());
@@ -148,23 +153,20 @@ async fn receive(
     if writer.offset() == layer.size {
         return Ok(());
     }
-    let response = registry.layer(layer, writer.offset()).await.map_err(|error| match error {
+    let transfer = registry.layer(layer, writer.offset()).await.map_err(|error| match error {
         Failure::Fault(fault) => Interrupted::Fault { fault, progressed: false },
         Failure::Ours(error) => Interrupted::Ours(error),
     })?;
-    let mut stream = match response {
-        BlobResponse::Partial(stream) => stream,
-        BlobResponse::Full(stream) => {
-            writer.restart();
-            counted.set(0);
-            stream
-        }
-    };
-    let start = writer.offset();
-    while let Some(part) = stream.next().await {
+    let Transfer { start, mut response } = transfer;
+    if start == 0 {
+        writer.restart();
+        counted.set(0);
+    }
+    loop {
         let progressed = writer.offset() > start;
         let fault = |fault| Interrupted::Fault { fault, progressed };
-        let part = part.map_err(|error| fault(Fault::from_io(&error)))?;
+        let part = response.chunk().await.map_err(|error| fault(Fault::from_request(&error)))?;
+        let Some(part) = part else { break };
         if writer.offset() + part.len() as u64 > layer.size {
             return Err(fault(Fault::Mismatch(format!(
                 "layer {} has more than the {} bytes that its manifest says",
@@ -175,7 +177,7 @@ async fn receive(
         counted.set(writer.offset());
     }
     if writer.offset() < layer.size {
-        let fault = Fault::Busy(format!("it sent {} of {} bytes", writer.offset(), layer.size));
+        let fault = Fault::busy(format!("it sent {} of {} bytes", writer.offset(), layer.size));
         return Err(Interrupted::Fault { fault, progressed: writer.offset() > start });
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Which hosts to ask for an image, and how: `certs.d/<registry>/hosts.toml`, as containerd has it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use http::Uri;
@@ -111,8 +111,12 @@ fn defaults(registry: &str) -> Vec<Host> {
 }
 
 fn is_loopback(registry: &str) -> bool {
-    let name = registry.rsplit_once(':').map_or(registry, |(name, _)| name);
-    name == "localhost" || name == "[::1]" || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+    if let Some(bracketed) = registry.strip_prefix('[') {
+        let address = bracketed.split(']').next().unwrap_or_default();
+        return address.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback());
+    }
+    let name = registry.split(':').next().unwrap_or(registry);
+    name == "localhost" || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn certificates(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -305,6 +309,10 @@ mod tests {
             ("127.0.0.1:5000", true),
             ("127.9.9.9", true),
             ("[::1]:5000", true),
+            ("[::1]", true),
+            ("[0:0::1]:5000", true),
+            ("[fe80::1]:5000", false),
+            ("[::]", false),
             ("localhost.example", false),
             ("128.0.0.1:5000", false),
             ("docker.io", false),

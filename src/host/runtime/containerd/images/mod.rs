@@ -16,6 +16,7 @@
 //!   its digest, under [`PullPolicy::Never`] not even that.
 
 mod archive;
+mod challenge;
 mod content_store;
 mod credentials;
 mod disk_usage;
@@ -382,7 +383,10 @@ fn gone(image: &ImageRef, digest: &str) -> RuntimeError {
 fn is_passing(error: &RuntimeError) -> bool {
     matches!(
         error,
-        RuntimeError::RegistryUnreachable { .. } | RuntimeError::Down { .. } | RuntimeError::Timeout { .. }
+        RuntimeError::RegistryUnreachable { .. }
+            | RuntimeError::Unauthorized { .. }
+            | RuntimeError::Down { .. }
+            | RuntimeError::Timeout { .. }
     )
 }
 

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oci_client::client::BlobResponse;
 use tokio::sync::OnceCell;
 
 use super::error::{Failure, Fault};
 use super::hosts::{Host, hosts};
 use super::manifest::Descriptor;
 use super::resolved::Wanted;
-use super::session::Session;
+use super::session::{Session, Transfer};
 use crate::runtime::RuntimeError;
 use model::config;
 use model::function::ImageRef;
@@ -76,7 +75,7 @@ impl Registry {
     }
 
     /// A layer from byte `offset` on. Hosts that do not know about offsets send all of it.
-    pub(super) async fn layer(&self, layer: &Descriptor, offset: u64) -> Result<BlobResponse, Failure> {
+    pub(super) async fn layer(&self, layer: &Descriptor, offset: u64) -> Result<Transfer, Failure> {
         let question = |session: Arc<Session>| async move { session.layer(&layer.digest, offset).await };
         self.ask(About::Digest, &question).await
     }
@@ -95,17 +94,19 @@ impl Registry {
         let mut pause = FIRST_PAUSE;
         let mut repeats = 0;
         loop {
-            match self.ask(about, &question).await {
-                Err(Failure::Fault(Fault::Busy(cause))) if repeats < REPEATS => {
-                    tracing::debug!(image = %self.image, cause, "asking the registry again");
-                    tokio::time::sleep(pause).await;
-                    pause *= 3;
-                    repeats += 1;
-                }
+            let fault = match self.ask(about, &question).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Fault(fault)) => return Err(self.error(fault)),
+                Err(Failure::Fault(fault)) => fault,
                 Err(Failure::Ours(error)) => return Err(error),
-            }
+            };
+            let is_busy = matches!(fault, Fault::Busy { .. });
+            let Some(wait) = fault.wait(pause).filter(|_| is_busy && repeats < REPEATS) else {
+                return Err(self.error(fault));
+            };
+            tracing::debug!(image = %self.image, ?fault, ?wait, "asking the registry again");
+            tokio::time::sleep(wait).await;
+            pause *= 3;
+            repeats += 1;
         }
     }
 
@@ -142,6 +143,8 @@ impl Registry {
             refusal = Some(match refusal {
                 // That it does not speak in the clear is nearer to the truth than that it has no TLS.
                 Some(earlier) if host.is_fallback && !fault.is_answer() => earlier,
+                // The one that could not be asked may be the one that has it.
+                Some(earlier @ (Fault::Busy { .. } | Fault::Down(_))) if fault == Fault::NotFound => earlier,
                 _ => fault,
             });
         }

@@ -1,122 +1,303 @@
-//! One host of a registry, with credentials: questions to it, and its answers.
+//! One host of a registry, with credentials: questions to it, and its answers, each read with a bound.
+//!
+//! Invariants
+//! - What the host wants to be shown is learnt from what it refuses, and again whenever it refuses: a token that it
+//!   stops taking is replaced in the middle of a pull.
+//! - A token is fetched once, however many requests wait for it.
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use oci_client::Reference;
-use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::secrets::RegistryAuth;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE};
+use http::{HeaderValue, Method, StatusCode};
+use reqwest::Response;
+use tokio::sync::Mutex;
 
+use super::challenge::Challenge;
 use super::credentials::{self, Credentials};
 use super::error::{Failure, Fault};
 use super::hosts::Host;
-use super::manifest::check_digest;
-use super::resolved::Wanted;
-use super::token;
-use super::web::{self, CONNECT_TIMEOUT, Documents, READ_TIMEOUT, USER_AGENT};
+use super::manifest::{
+    DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, check_digest, digest_of,
+};
+use super::resolved::{Kind, Wanted};
+use super::token::Question;
+use super::web;
 use crate::runtime::RuntimeError;
 use model::function::ImageRef;
 
 /// How long a small answer may take, from the question to its last byte.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Times that a request is sent, if its tokens go stale meanwhile.
+const ATTEMPTS: usize = 6;
+const DIGEST_HEADER: &str = "docker-content-digest";
 
 /// A host with credentials.
 pub(super) struct Session {
-    documents: Documents,
-    /// For layers.
-    client: oci_client::Client,
-    /// The image as this host knows it.
-    reference: Reference,
+    web: reqwest::Client,
+    host: Host,
+    /// The image's repository as this host knows it.
+    repository: String,
+    tag: String,
+    /// The registry that a mirror is asked in place of.
+    namespace: Option<String>,
+    credentials: Credentials,
+    /// What is sent along, once the host has asked for it.
+    proof: Mutex<Proof>,
+}
+
+/// What a request proves its right with.
+#[derive(Clone, Default)]
+struct Proof {
+    header: Option<HeaderValue>,
+    /// Proofs before this one.
+    number: usize,
+    /// Whether the host has taken it.
+    worked: Arc<AtomicBool>,
+}
+
+/// The body of a layer.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    /// The byte that it begins with.
+    pub(super) start: u64,
+    pub(super) response: Response,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("reference", &self.reference).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("host", &self.host)
+            .field("repository", &self.repository)
+            .finish_non_exhaustive()
     }
 }
 
 impl Session {
-    /// A session with `host` about `image`. Nothing is sent yet, unless credentials must be exchanged.
+    /// A session with `host` about `image`. Nothing is sent yet.
     pub(super) async fn open(image: &ImageRef, host: &Host, docker_config: &Path) -> Result<Self, Failure> {
-        let reference = reference_at(image.reference(), host);
-        let authorities = read_authorities(host).await?;
-        let web = web::client(host, &authorities)?;
+        let web = web::client(host, &read_authorities(host).await?)?;
         let name = host.address.split('/').next().unwrap_or(&host.address);
-        let auth = match credentials::find(docker_config, name, reference.repository()).await? {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Password { user, password } => RegistryAuth::Basic(user, password),
-            Credentials::IdentityToken(token) => {
-                let exchanged = token::exchange(&web, host, reference.repository(), &token);
-                RegistryAuth::Bearer(in_time(exchanged).await?)
-            }
-            Credentials::Bearer(token) => RegistryAuth::Bearer(token),
-        };
-        let client = oci_client::Client::try_from(ClientConfig {
-            protocol: if host.plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            // Who speaks in the clear can be led anywhere, so certificates prove nothing after that,
-            // and need not be read: a machine may have none.
-            accept_invalid_certificates: host.skip_verify || host.plain,
-            extra_root_certificates: authorities,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        })?;
-        // Not every request carries the credentials.
-        client.store_auth_if_needed(reference.resolve_registry(), &auth).await;
-        let documents = Documents::new(web, client.clone(), auth, reference.clone(), host.plain);
-        Ok(Self { documents, client, reference })
+        let repository = format!("{}{}", host.prefix, image.reference().repository());
+        let credentials = credentials::find(docker_config, name, &repository).await?;
+        Ok(Self {
+            web,
+            host: host.clone(),
+            repository,
+            tag: image.reference().tag().unwrap_or("latest").to_owned(),
+            namespace: namespace(image, host),
+            credentials,
+            proof: Mutex::default(),
+        })
     }
 
-    /// Returns the digest that the tag means now.
+    /// The digest that the tag means now. Not every registry says it in a header.
     pub(super) async fn digest(&self) -> Result<String, Failure> {
-        let digest = in_time(self.documents.digest()).await?;
+        let digest = in_time(async {
+            let path = format!("manifests/{}", self.tag);
+            let head = self.send(&Method::HEAD, &path, 0).await?;
+            let said = head.headers().get(DIGEST_HEADER).and_then(|value| value.to_str().ok());
+            match said.filter(|_| head.status() == StatusCode::OK) {
+                Some(digest) => Ok(digest.to_owned()),
+                None => Ok(digest_of(&self.get(&path, &self.tag, MAX_MANIFEST).await?)),
+            }
+        });
+        let digest = digest.await?;
         check_digest(&digest).map_err(Fault::Foreign)?;
         Ok(digest)
     }
 
-    /// A document of at most `limit` bytes.
+    /// A document of at most `limit` bytes that has the digest which is wanted.
     pub(super) async fn document(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Bytes, Failure> {
-        Ok(in_time(self.documents.read(wanted, limit)).await?.into())
+        let digest = wanted.digest;
+        let path = match wanted.kind {
+            Kind::Manifest => format!("manifests/{digest}"),
+            Kind::Blob => format!("blobs/{digest}"),
+        };
+        let bytes = in_time(self.get(&path, digest, limit)).await?;
+        let found = digest_of(&bytes);
+        if found != digest {
+            return Err(Fault::Mismatch(format!("the registry sent {found} for {digest}")).into());
+        }
+        Ok(bytes.into())
     }
 
-    /// A layer from a byte on.
-    pub(super) async fn layer(&self, digest: &str, offset: u64) -> Result<BlobResponse, Failure> {
-        if offset == 0 {
-            return Ok(BlobResponse::Full(self.client.pull_blob_stream(&self.reference, digest).await?));
+    /// A layer from a byte on; from its first one, if the host does not give it from there.
+    pub(super) async fn layer(&self, digest: &str, start: u64) -> Result<Transfer, Failure> {
+        let path = format!("blobs/{digest}");
+        if start > 0 {
+            let response = in_time(self.send(&Method::GET, &path, start)).await?;
+            match response.status().as_u16() {
+                200 => return Ok(Transfer { start: 0, response }),
+                206 if first_byte(&response) == Some(start) => return Ok(Transfer { start, response }),
+                // Another answer about a part says nothing about the whole, unless it is about the moment.
+                401 | 408 | 429 | 500 | 502.. => return Err(web::refusal(response).await.into()),
+                _ => {}
+            }
         }
-        Ok(self.client.pull_blob_stream_partial(&self.reference, digest, offset, None).await?)
+        let response = in_time(self.send(&Method::GET, &path, 0)).await?;
+        match response.status() {
+            StatusCode::OK => Ok(Transfer { start: 0, response }),
+            _ => Err(web::refusal(response).await.into()),
+        }
+    }
+
+    async fn get(&self, path: &str, name: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+        let mut response = self.send(&Method::GET, path, 0).await?;
+        if response.status() != StatusCode::OK {
+            return Err(web::refusal(response).await);
+        }
+        let too_large = || {
+            Fault::Mismatch(format!("{name} has more than {limit} bytes, which no manifest or config has"))
+        };
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let (bytes, is_whole) = web::read(&mut response, limit).await?;
+        if is_whole { Ok(bytes) } else { Err(too_large()) }
+    }
+
+    /// Asks, and again with another proof if the host wants one.
+    async fn send(&self, method: &Method, path: &str, start: u64) -> Result<Response, Fault> {
+        let mut attempt = 1;
+        loop {
+            let proof = self.proof.lock().await.clone();
+            let response = self.request(method, path, start, proof.header.as_ref()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                proof.worked.store(true, Ordering::Relaxed);
+                return Ok(response);
+            }
+            // A proof that has never been taken is refused for another reason than its age.
+            let is_refused = proof.header.is_some() && !proof.worked.load(Ordering::Relaxed);
+            if is_refused || attempt == ATTEMPTS || !self.renew(&response, &proof).await? {
+                return Ok(response);
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        start: u64,
+        proof: Option<&HeaderValue>,
+    ) -> Result<Response, Fault> {
+        let mut url = format!("{}/v2/{}/{path}", self.root(), self.repository);
+        if let Some(namespace) = &self.namespace {
+            url += &format!("?ns={namespace}");
+        }
+        let mut request = self.web.request(method.clone(), url);
+        if path.starts_with("manifests/") {
+            for accepted in [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*"] {
+                request = request.header(ACCEPT, accepted);
+            }
+        }
+        if start > 0 {
+            request = request.header(RANGE, format!("bytes={start}-"));
+        }
+        if let Some(proof) = proof {
+            request = request.header(AUTHORIZATION, proof);
+        }
+        request.send().await.map_err(|error| Fault::from_request(&error))
+    }
+
+    fn root(&self) -> String {
+        format!("{}://{}", if self.host.plain { "http" } else { "https" }, self.host.address)
+    }
+
+    /// Makes what `refused` asks for, in place of `used`, unless somebody else has done it; says whether there is
+    /// anything that could be shown.
+    async fn renew(&self, refused: &Response, used: &Proof) -> Result<bool, Fault> {
+        let mut proof = self.proof.lock().await;
+        if proof.number != used.number {
+            return Ok(true);
+        }
+        let challenges = Challenge::all(refused.headers());
+        let mut header = self.prove(&challenges, refused, used).await?;
+        if header.is_none() && !challenges.iter().any(|challenge| challenge.realm().is_some()) {
+            // Some say only here what they want.
+            let greeting = self.web.get(format!("{}/v2/", self.root())).send().await;
+            let greeting = greeting.map_err(|error| Fault::from_request(&error))?;
+            header = self.prove(&Challenge::all(greeting.headers()), &greeting, used).await?;
+        }
+        if header.is_none() {
+            return Ok(false);
+        }
+        *proof = Proof { header, number: used.number + 1, worked: Arc::default() };
+        Ok(true)
+    }
+
+    /// What one of these challenges of an answer can be met with.
+    async fn prove(
+        &self,
+        challenges: &[Challenge],
+        refused: &Response,
+        used: &Proof,
+    ) -> Result<Option<HeaderValue>, Fault> {
+        // It is shown whatever the host asks for, and once.
+        if let Credentials::Bearer(token) = &self.credentials {
+            return if used.header.is_none() { bearer(token).map(Some) } else { Ok(None) };
+        }
+        for challenge in challenges {
+            let Some(realm) = challenge.realm().and_then(|realm| refused.url().join(realm).ok()) else {
+                continue;
+            };
+            let (repository, credentials) = (self.repository.as_str(), &self.credentials);
+            let question = Question { realm, challenge, repository, credentials, plain: self.host.plain };
+            return bearer(&question.ask(&self.web).await?).map(Some);
+        }
+        let Credentials::Password { user, password } = &self.credentials else { return Ok(None) };
+        if !challenges.iter().any(Challenge::is_basic) {
+            return Ok(None);
+        }
+        let header = secret(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))?;
+        // The same once more would be refused once more.
+        Ok(Some(header).filter(|header| used.header.as_ref() != Some(header)))
     }
 }
 
-async fn read_authorities(host: &Host) -> Result<Vec<Certificate>, RuntimeError> {
+fn bearer(token: &str) -> Result<HeaderValue, Fault> {
+    secret(format!("Bearer {token}"))
+}
+
+fn secret(text: String) -> Result<HeaderValue, Fault> {
+    let mut value = HeaderValue::try_from(text)
+        .map_err(|_| Fault::Foreign("its token has characters that none can have".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The first byte that an answer to a question for a part says to have.
+fn first_byte(response: &Response) -> Option<u64> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?.trim();
+    let (unit, range) = range.split_once(' ')?;
+    unit.eq_ignore_ascii_case("bytes").then(|| range.trim().split_once('-')?.0.parse().ok()).flatten()
+}
+
+/// The registry that `host` is asked in place of, for it to know whose image is meant, as containerd tells it.
+fn namespace(image: &ImageRef, host: &Host) -> Option<String> {
+    let registry = image.reference().registry();
+    // Docker's own registry has several names, and is not a mirror of itself.
+    let own = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+    (host.address != own && host.address != image.reference().resolve_registry()).then(|| registry.to_owned())
+}
+
+async fn read_authorities(host: &Host) -> Result<Vec<Vec<u8>>, RuntimeError> {
     let mut authorities = Vec::with_capacity(host.ca.len());
     for path in &host.ca {
         let data = tokio::fs::read(path)
             .await
             .map_err(|error| RuntimeError::failed(format!("reading {}", path.display()), error))?;
-        authorities.push(Certificate { encoding: CertificateEncoding::Pem, data });
+        authorities.push(data);
     }
     Ok(authorities)
-}
-
-/// The image as `host` knows it.
-fn reference_at(image: &Reference, host: &Host) -> Reference {
-    let registry = image.registry().to_owned();
-    let repository = format!("{}{}", host.prefix, image.repository());
-    let mut reference = match (image.digest(), image.tag()) {
-        (Some(digest), _) => Reference::with_digest(registry, repository, digest.to_owned()),
-        (None, tag) => Reference::with_tag(registry, repository, tag.unwrap_or("latest").to_owned()),
-    };
-    // Docker's own registry has several names, and is not a mirror of itself.
-    let is_hub = reference.registry() == "docker.io" && host.address == "registry-1.docker.io";
-    if !is_hub && host.address != reference.resolve_registry() {
-        // Also says in the request whose image it is, as containerd does.
-        reference.set_mirror_registry(host.address.clone());
-    }
-    reference
 }
 
 async fn in_time<T>(asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
@@ -131,22 +312,29 @@ mod tests {
     use super::super::hosts;
     use super::*;
 
-    fn host(address: &str, prefix: &str) -> Host {
-        let mut known = hosts::hosts(Path::new("/does/not/exist"), address).unwrap();
-        Host { prefix: prefix.into(), ..known.remove(0) }
+    fn host(address: &str) -> Host {
+        hosts::hosts(Path::new("/does/not/exist"), address).unwrap().remove(0)
     }
 
     #[test]
     fn a_mirror_is_told_whose_image_it_is_and_the_registry_itself_is_not() {
-        let image: ImageRef = "alpine:3".parse().unwrap();
-        let at = |address, prefix| reference_at(image.reference(), &host(address, prefix));
-        let mirrored = at("mirror.example", "hub/");
-        assert_eq!(mirrored.resolve_registry(), "mirror.example");
-        assert_eq!(mirrored.namespace(), Some("docker.io"));
-        assert_eq!(mirrored.repository(), "hub/library/alpine");
-        assert_eq!(at("registry-1.docker.io", "").namespace(), None);
-        let image: ImageRef = "ghcr.io/a/b:1".parse().unwrap();
-        let own = reference_at(image.reference(), &host("ghcr.io", ""));
-        assert_eq!((own.resolve_registry(), own.namespace()), ("ghcr.io", None));
+        let of = |image: &str, address| namespace(&image.parse().unwrap(), &host(address));
+        assert_eq!(of("alpine:3", "mirror.example").as_deref(), Some("docker.io"));
+        assert_eq!(of("alpine:3", "registry-1.docker.io"), None);
+        assert_eq!(of("ghcr.io/a/b:1", "ghcr.io"), None);
+        assert_eq!(of("ghcr.io/a/b:1", "docker.io").as_deref(), Some("ghcr.io"));
+    }
+
+    #[test]
+    fn the_first_byte_of_a_part() {
+        let first = |value: &str| {
+            let answer = http::Response::builder().header(CONTENT_RANGE, value).body("").expect("an answer");
+            first_byte(&answer.into())
+        };
+        assert_eq!(first("bytes 5-9/10"), Some(5));
+        assert_eq!(first("Bytes  5-9/*"), Some(5));
+        for none in ["bytes */10", "5-9/10", "lines 5-9/10", ""] {
+            assert_eq!(first(none), None, "{none}");
+        }
     }
 }

@@ -1,98 +1,135 @@
-//! Exchanges an identity token, which some registries hand out at login instead of keeping a
-//! password, for one that opens a repository. It is the part of the token protocol that oci-client
-//! does not have.
+//! Fetches the token that opens a repository, from the server that a challenge names.
 
 use http::header::CONTENT_TYPE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Response, Url};
 use serde::Deserialize;
 
+use super::challenge::Challenge;
+use super::credentials::Credentials;
 use super::error::Fault;
-use super::hosts::Host;
+use super::json;
 use super::web;
 use model::error::public_url;
 
 /// The most that an answer may have.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// A token for pulling from `repository`.
-pub(super) async fn exchange(
-    client: &reqwest::Client,
-    host: &Host,
-    repository: &str,
-    identity_token: &str,
-) -> Result<String, Fault> {
-    #[derive(Deserialize)]
-    struct Answer {
-        access_token: String,
-    }
-    let failed = |error| Fault::from_request(&error);
-    let scheme = if host.plain { "http" } else { "https" };
-    let greeting = client.get(format!("{scheme}://{}/v2/", host.address)).send().await.map_err(failed)?;
-    let (realm, service) = web::challenge(&greeting).and_then(bearer_challenge).ok_or_else(|| {
-        Fault::Foreign(
-            "its credentials are an identity token, and it does not say where to exchange it".into(),
-        )
-    })?;
-    if realm.starts_with("http://") && !host.plain {
-        return Err(Fault::Foreign(format!(
-            "it wants the credentials to be sent to {} in the clear",
-            public_url(&realm)
-        )));
-    }
-    let shown = public_url(&realm);
-    let scope = format!("repository:{repository}:pull");
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("client_id", "ingle"),
-        ("service", service.as_str()),
-        ("scope", scope.as_str()),
-        ("refresh_token", identity_token),
-    ]
-    .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
-    .join("&");
-    let mut answer = client
-        .post(&realm)
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(form)
-        .send()
-        .await
-        .map_err(failed)?;
-    match answer.status().as_u16() {
-        200 => {}
-        400 | 401 | 403 => return Err(Fault::Unauthorized),
-        code => return Err(Fault::Busy(format!("{shown} answered {code}"))),
-    }
-    let (text, is_whole) = web::read(&mut answer, MAX_ANSWER).await?;
-    if !is_whole {
-        return Err(Fault::Foreign(format!("{shown} sent more than a token")));
-    }
-    let answer: Answer =
-        serde_json::from_slice(&text).map_err(|_| Fault::Foreign(format!("{shown} sent no token")))?;
-    Ok(answer.access_token)
+/// A question for a token.
+pub(super) struct Question<'a> {
+    /// Where.
+    pub(super) realm: Url,
+    /// What the challenge says besides.
+    pub(super) challenge: &'a Challenge,
+    /// What is to be pulled from.
+    pub(super) repository: &'a str,
+    pub(super) credentials: &'a Credentials,
+    /// Whether the host itself is spoken to without TLS.
+    pub(super) plain: bool,
 }
 
-/// Realm and service of `Bearer realm="…",service="…"`.
-fn bearer_challenge(header: &str) -> Option<(String, String)> {
-    let (scheme, mut rest) = header.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let (mut realm, mut service) = (None, String::new());
-    while let Some((name, after)) = rest.split_once('=') {
-        let name = name.trim_matches([' ', ',']);
-        let value;
-        if let Some(quoted) = after.strip_prefix('"') {
-            (value, rest) = quoted.split_once('"')?;
-        } else {
-            (value, rest) = after.split_once(',').unwrap_or((after, ""));
+impl Question<'_> {
+    /// A token for pulling.
+    pub(super) async fn ask(&self, client: &reqwest::Client) -> Result<String, Fault> {
+        let shown = public_url(self.realm.as_str());
+        if self.realm.scheme() != "https" && !self.plain && *self.credentials != Credentials::Anonymous {
+            return Err(Fault::Foreign(format!(
+                "it wants the credentials to be sent to {shown} in the clear"
+            )));
         }
-        match name {
-            "realm" => realm = Some(value.to_owned()),
-            "service" => value.clone_into(&mut service),
-            _ => {}
+        let mut answer = match self.credentials {
+            Credentials::IdentityToken(token) => {
+                self.post(client, &[("grant_type", "refresh_token"), ("refresh_token", token)]).await?
+            }
+            Credentials::Password { user, password } => {
+                let answer = self.get(client, Some((user, password))).await?;
+                match answer.status().as_u16() {
+                    // Servers that know only the newer form.
+                    404 | 405 | 501 => {
+                        let form = [("grant_type", "password"), ("username", user), ("password", password)];
+                        self.post(client, &form).await?
+                    }
+                    _ => answer,
+                }
+            }
+            Credentials::Anonymous | Credentials::Bearer(_) => self.get(client, None).await?,
+        };
+        match answer.status().as_u16() {
+            200..=299 => {}
+            400 | 401 | 403 => return Err(Fault::Unauthorized),
+            code => {
+                let after = web::retry_after(&answer);
+                let cause = format!("{shown}, where its tokens come from, answered {code}");
+                return Err(Fault::from_status(code, "", after).because(cause));
+            }
         }
+        let (text, is_whole) = web::read(&mut answer, MAX_ANSWER).await?;
+        if !is_whole {
+            return Err(Fault::Foreign(format!("{shown} sent more than a token")));
+        }
+        token(&text).ok_or_else(|| Fault::Foreign(format!("{shown} sent no token")))
     }
-    Some((realm?, service))
+
+    /// What is to be opened: what the challenge says, and to pull in any case.
+    fn scopes(&self) -> Vec<String> {
+        let pull = format!("repository:{}:pull", self.repository);
+        let mut scopes: Vec<String> =
+            self.challenge.get("scope").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        if !scopes.contains(&pull) {
+            scopes.push(pull);
+        }
+        scopes
+    }
+
+    async fn get(
+        &self,
+        client: &reqwest::Client,
+        user: Option<(&String, &String)>,
+    ) -> Result<Response, Fault> {
+        let mut url = self.realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = self.challenge.get("service") {
+                query.append_pair("service", service);
+            }
+            for scope in self.scopes() {
+                query.append_pair("scope", &scope);
+            }
+        }
+        let mut request = client.get(url);
+        if let Some((user, password)) = user {
+            request = request.basic_auth(user, Some(password));
+        }
+        request.send().await.map_err(|error| Fault::from_request(&error))
+    }
+
+    async fn post(&self, client: &reqwest::Client, form: &[(&str, &str)]) -> Result<Response, Fault> {
+        let scopes = self.scopes().join(" ");
+        let service = self.challenge.get("service").map(|service| ("service", service));
+        let form: Vec<String> = [("client_id", "ingle"), ("scope", scopes.as_str())]
+            .into_iter()
+            .chain(service)
+            .chain(form.iter().copied())
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+            .collect();
+        let request = client
+            .post(self.realm.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.join("&"));
+        request.send().await.map_err(|error| Fault::from_request(&error))
+    }
+}
+
+/// The token in an answer, under either of its names.
+fn token(answer: &[u8]) -> Option<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Answer {
+        token: String,
+        access_token: String,
+    }
+    let Answer { token, access_token } = json::from_slice(answer).ok()?;
+    [access_token, token].into_iter().find(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -100,15 +137,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn challenges_are_read() {
-        let read = |header| bearer_challenge(header).map(|(realm, service)| format!("{realm} {service}"));
-        assert_eq!(
-            read(r#"Bearer realm="https://a/token?x=1,2",service="r.example",scope="a:b""#).as_deref(),
-            Some("https://a/token?x=1,2 r.example")
-        );
-        assert_eq!(read("bearer service=s, realm=\"r\"").as_deref(), Some("r s"));
-        for none in ["Basic realm=\"x\"", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"x", ""] {
-            assert_eq!(read(none), None, "{none}");
+    fn a_token_has_two_names() {
+        for (answer, want) in [
+            (r#"{"token":"a"}"#, Some("a")),
+            (r#"{"access_token":"a","expires_in":"300","issued_at":5}"#, Some("a")),
+            (r#"{"token":"b","access_token":"a"}"#, Some("a")),
+            (r#"{"token":"a","access_token":""}"#, Some("a")),
+            (r#"{"Token":"a","access_token":null}"#, Some("a")),
+            (r#"{"token":null}"#, None),
+            (r#"{"token":5}"#, None),
+            ("{}", None),
+            ("<html>", None),
+        ] {
+            assert_eq!(token(answer.as_bytes()).as_deref(), want, "{answer}");
         }
     }
 }

@@ -1,162 +1,31 @@
-//! Small answers of a registry over HTTP, each read with a bound: oci-client, which brings the layers,
-//! would hold an answer of any length in memory before anybody could look at it.
+//! An HTTP client for a registry's host, and what its answers say besides their content.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT, WWW_AUTHENTICATE};
-use http::{Method, StatusCode};
-use oci_client::Reference;
-use oci_client::client::Certificate;
-use oci_client::errors::{OciDistributionError, OciEnvelope};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, RegistryOperation};
-use reqwest::Response;
-use tokio::sync::OnceCell;
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use reqwest::{Certificate, Response};
+use serde::Deserialize;
 
 use super::error::Fault;
 use super::hosts::Host;
-use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of};
-use super::resolved::{Kind, Wanted};
+use super::json;
+use model::error::public_url;
 
 /// How long a connection may take to come about.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a registry may be silent.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Who we say we are.
-pub(super) const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
 /// What is read of the body of a refusal.
 const MAX_REFUSAL: u64 = 64 << 10;
-const DIGEST_HEADER: &str = "docker-content-digest";
 
-/// The documents of one repository of one host.
-pub(super) struct Documents {
-    web: reqwest::Client,
-    /// Its token cache is where tokens for layers come from as well.
-    client: Client,
-    auth: RegistryAuth,
-    reference: Reference,
-    scheme: &'static str,
-    /// What to send along, once the host has asked for it.
-    credential: OnceCell<Option<Credential>>,
-}
-
-/// What a request proves its right with.
-#[derive(Clone)]
-enum Credential {
-    Bearer(String),
-    Basic { user: String, password: String },
-}
-
-impl Documents {
-    pub(super) fn new(
-        web: reqwest::Client,
-        client: Client,
-        auth: RegistryAuth,
-        reference: Reference,
-        plain: bool,
-    ) -> Self {
-        let scheme = if plain { "http" } else { "https" };
-        Self { web, client, auth, reference, scheme, credential: OnceCell::new() }
-    }
-
-    /// The digest that the tag means now. Not every registry says it in a header.
-    pub(super) async fn digest(&self) -> Result<String, Fault> {
-        let tag = self.reference.tag().unwrap_or("latest");
-        let path = format!("manifests/{tag}");
-        let head = self.send(Method::HEAD, &path).await?;
-        if head.status() == StatusCode::OK
-            && let Some(digest) = head.headers().get(DIGEST_HEADER).and_then(|value| value.to_str().ok())
-        {
-            return Ok(digest.to_owned());
-        }
-        let bytes = self.get(&path, tag, MAX_MANIFEST).await?;
-        Ok(digest_of(&bytes))
-    }
-
-    /// A document of at most `limit` bytes that has the digest which is wanted.
-    pub(super) async fn read(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Vec<u8>, Fault> {
-        let digest = wanted.digest;
-        let path = match wanted.kind {
-            Kind::Manifest => format!("manifests/{digest}"),
-            Kind::Blob => format!("blobs/{digest}"),
-        };
-        let bytes = self.get(&path, digest, limit).await?;
-        let found = digest_of(&bytes);
-        if found != digest {
-            return Err(Fault::Mismatch(format!("the registry sent {found} for {digest}")));
-        }
-        Ok(bytes)
-    }
-
-    async fn get(&self, path: &str, name: &str, limit: u64) -> Result<Vec<u8>, Fault> {
-        let mut response = self.send(Method::GET, path).await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(response).await);
-        }
-        let too_large = || {
-            Fault::Mismatch(format!("{name} has more than {limit} bytes, which no manifest or config has"))
-        };
-        if response.content_length().is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let (bytes, is_whole) = read(&mut response, limit).await?;
-        if is_whole { Ok(bytes) } else { Err(too_large()) }
-    }
-
-    /// Asks, and once more with credentials if the host wants some.
-    async fn send(&self, method: Method, path: &str) -> Result<Response, Fault> {
-        let known = self.credential.get();
-        let response = self.request(&method, path, known.and_then(Option::as_ref)).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || known.is_some() {
-            return Ok(response);
-        }
-        let credential = self.credential.get_or_try_init(|| self.authorize()).await?;
-        if credential.is_none() {
-            return Ok(response);
-        }
-        self.request(&method, path, credential.as_ref()).await
-    }
-
-    async fn request(
-        &self,
-        method: &Method,
-        path: &str,
-        credential: Option<&Credential>,
-    ) -> Result<Response, Fault> {
-        let (registry, repository) = (self.reference.resolve_registry(), self.reference.repository());
-        let mut url = format!("{}://{registry}/v2/{repository}/{path}", self.scheme);
-        if let Some(namespace) = self.reference.namespace() {
-            url += &format!("?ns={namespace}");
-        }
-        let mut request = self.web.request(method.clone(), url);
-        for accepted in [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST] {
-            request = request.header(ACCEPT, accepted);
-        }
-        request = match credential {
-            Some(Credential::Bearer(token)) => request.bearer_auth(token),
-            Some(Credential::Basic { user, password }) => request.basic_auth(user, Some(password)),
-            None => request,
-        };
-        request.send().await.map_err(|error| Fault::from_request(&error))
-    }
-
-    async fn authorize(&self) -> Result<Option<Credential>, Fault> {
-        let token = self.client.auth(&self.reference, &self.auth, RegistryOperation::Pull).await?;
-        Ok(match (token, &self.auth) {
-            (Some(token), _) => Some(Credential::Bearer(token)),
-            (None, RegistryAuth::Basic(user, password)) => {
-                Some(Credential::Basic { user: user.clone(), password: password.clone() })
-            }
-            (None, RegistryAuth::Anonymous | RegistryAuth::Bearer(_)) => None,
-        })
-    }
-}
-
-/// An HTTP client that trusts what `host` is to be trusted with.
-pub(super) fn client(host: &Host, authorities: &[Certificate]) -> Result<reqwest::Client, Fault> {
+/// An HTTP client that trusts what `host` is to be trusted with, and the authorities in these files.
+pub(super) fn client(host: &Host, authorities: &[Vec<u8>]) -> Result<reqwest::Client, Fault> {
     let mut certificates = Vec::new();
     for authority in authorities {
-        let parsed = reqwest::Certificate::from_pem_bundle(&authority.data)
+        let parsed = Certificate::from_pem_bundle(authority)
             .map_err(|error| Fault::Foreign(format!("its CA file is not one: {error}")))?;
         certificates.extend(parsed);
     }
@@ -187,26 +56,94 @@ pub(super) async fn read(response: &mut Response, limit: u64) -> Result<(Vec<u8>
     Ok((bytes, true))
 }
 
+/// How long the host wants to be left alone.
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let time = httpdate::parse_http_date(text).ok()?;
+    Some(time.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
 /// What an answer means that is not the thing itself.
-async fn refusal(mut response: Response) -> Fault {
+pub(super) async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     if status == StatusCode::UNAUTHORIZED {
         return Fault::Unauthorized;
     }
-    let url = response.url().to_string();
+    let (url, after) = (public_url(response.url().as_str()), retry_after(&response));
     let (body, _) = match read(&mut response, MAX_REFUSAL).await {
         Ok(read) => read,
         Err(fault) => return fault,
     };
-    match serde_json::from_slice::<OciEnvelope>(&body) {
-        Ok(envelope) if status.is_client_error() => {
-            OciDistributionError::RegistryError { envelope, url }.into()
-        }
-        _ => Fault::from_status(status.as_u16(), &String::from_utf8_lossy(&body)),
-    }
+    let said = status.is_client_error().then(|| errors(&body, &url, after)).flatten();
+    said.unwrap_or_else(|| Fault::from_status(status.as_u16(), &String::from_utf8_lossy(&body), after))
 }
 
-/// The challenge of a host that wants credentials.
-pub(super) fn challenge(response: &Response) -> Option<&str> {
-    response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok())
+/// What the first of a registry's own errors means, if the body has any.
+fn errors(body: &[u8], url: &str, after: Option<Duration>) -> Option<Fault> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Body {
+        errors: Vec<Item>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Item {
+        code: String,
+        message: String,
+    }
+    let Body { errors } = json::from_slice(body).ok()?;
+    let Item { code, message } = errors.into_iter().next()?;
+    Some(match code.to_ascii_uppercase().as_str() {
+        "UNAUTHORIZED" | "DENIED" => Fault::Unauthorized,
+        "TOOMANYREQUESTS" => Fault::Busy { cause: format!("it limits how often one may ask: {message}"), after },
+        // Whatever else it says about a request that is well formed: it does not have it.
+        "BLOB_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "MANIFEST_UNKNOWN" | "NAME_INVALID" | "NAME_UNKNOWN"
+        | "NOT_FOUND" | "TAG_INVALID" => Fault::NotFound,
+        "" => return None,
+        // The query of the URL, which is left out, may contain a signature that grants access.
+        code => Fault::Foreign(format!("{url}: {code} {message}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_of_the_specification() {
+        for (code, want) in [
+            ("MANIFEST_UNKNOWN", Some(Fault::NotFound)),
+            ("NAME_UNKNOWN", Some(Fault::NotFound)),
+            ("DENIED", Some(Fault::Unauthorized)),
+            ("denied", Some(Fault::Unauthorized)),
+            ("", None),
+        ] {
+            let body = format!(r#"{{"errors":[{{"code":"{code}","detail":null}}]}}"#);
+            assert_eq!(errors(body.as_bytes(), "", None), want, "{code}");
+        }
+        let after = Some(Duration::from_secs(3));
+        let busy = errors(br#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#, "", after);
+        assert!(matches!(busy, Some(Fault::Busy { after: Some(_), .. })), "{busy:?}");
+        assert_eq!(errors(br#"{"detail":"no"}"#, "", None), None);
+    }
+
+    fn answer(name: &str, value: &str) -> Response {
+        http::Response::builder().header(name, value).body("").expect("an answer").into()
+    }
+
+    #[test]
+    fn a_time_to_come_back_is_read_in_both_forms() {
+        let read = |text: &str| retry_after(&answer("Retry-After", text)).map(|time| time.as_secs());
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read(" 0 "), Some(0));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(50));
+        assert!(read(&soon).is_some_and(|seconds| (45..=50).contains(&seconds)));
+        for none in ["", "soon", "-1", "1.5"] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
 }
