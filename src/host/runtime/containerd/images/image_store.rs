@@ -84,17 +84,23 @@ impl Records {
         if self.digest(&image.canonical()).await?.as_deref() == Some(digest) {
             return Ok(true);
         }
-        Ok(naming == Naming::Stays && self.digest(&name_by_digest(image, digest)).await?.is_some())
+        let kept = self.digest(&name_by_digest(image, digest)).await?;
+        Ok(naming == Naming::Stays && kept.as_deref() == Some(digest))
     }
 
     /// Records an image. If its name points to another one and stays there, the image gets a record
-    /// by its digest.
+    /// by its digest. A name with a digest is given to nothing else, and taken from whatever else has it.
     pub(super) async fn put(
         &self,
         image: &ImageRef,
         target: &Descriptor,
         naming: Naming,
     ) -> Result<(), RuntimeError> {
+        let pinned = image.reference().digest();
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != target.digest) {
+            let reason = format!("it has the digest {}, and {pinned} is wanted", target.digest);
+            return Err(RuntimeError::BadImage { image: image.to_string(), reason });
+        }
         let _alone = self.changing.lock().await;
         let name = image.canonical();
         let earlier = match self.get(&name).await?.and_then(|record| record.target) {
@@ -102,7 +108,7 @@ impl Records {
             Some(earlier) if earlier.digest == target.digest => return Ok(()),
             Some(earlier) => earlier,
         };
-        if naming == Naming::Moves {
+        if naming == Naming::Moves || pinned.is_some() {
             self.keep(image, &name, earlier).await?;
             self.write(record(name.clone(), target)).await?;
         } else {

@@ -147,6 +147,11 @@ impl Parts {
         // One name can stand at several manifests, one for each platform.
         let mut by_name: BTreeMap<String, (ImageRef, Vec<String>)> = BTreeMap::new();
         for (name, digest) in named {
+            if name.reference().digest().is_some_and(|pinned| pinned != digest) {
+                return Err(self.bad(format!(
+                    "it calls {digest} by the name {name}: a name with a digest means that digest and nothing else"
+                )));
+            }
             by_name.entry(name.canonical()).or_insert_with(|| (name, Vec::new())).1.push(digest);
         }
         let mut found = Vec::with_capacity(by_name.len());

@@ -149,11 +149,15 @@ impl Images {
         }
     }
 
-    /// What the name points to here, if all its documents are here.
+    /// What the name points to here, if all its documents are here. A digest in it means that digest, whatever
+    /// there is a record of.
     async fn local(&self, image: &ImageRef) -> Result<Option<ResolvedImage>, RuntimeError> {
-        let recorded = self.records.digest(&image.canonical()).await?;
-        match recorded.as_deref().or_else(|| image.reference().digest()) {
-            Some(digest) => self.known(image, digest).await,
+        let digest = match image.reference().digest() {
+            Some(digest) => Some(digest.to_owned()),
+            None => self.records.digest(&image.canonical()).await?,
+        };
+        match digest {
+            Some(digest) => self.known(image, &digest).await,
             None => Ok(None),
         }
     }
