@@ -94,6 +94,87 @@ async fn a_registry_with_a_certificate_of_its_own_ca() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_signed_itself_is_trusted_where_it_is_named() {
+    require_root!();
+    require!("containerd", "docker-registry", "openssl", "skopeo");
+    let place = Place::start().await;
+    let names = "subjectAltName=IP:127.0.0.1,DNS:registry.test";
+    let cases: [(&'static [&'static str], bool); 4] = [
+        // As in Docker's manual: openssl makes an authority of it.
+        (&["-addext", "subjectAltName=IP:127.0.0.1,DNS:registry.test"], true),
+        (
+            &[
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-addext",
+                "keyUsage=critical,keyCertSign,digitalSignature",
+            ],
+            true,
+        ),
+        (&["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"], true),
+        (&["-addext", "subjectAltName=IP:127.0.0.2,DNS:other.test"], false),
+    ];
+    assert!(cases[0].0.contains(&names));
+    for (arguments, works) in cases {
+        let setup = Setup { tls: true, self_signed: Some(arguments), ..Setup::default() };
+        let registry = DockerRegistry::start(setup).await;
+        let address = registry.address();
+        registry.push(&TestImage::new("itself", &[4000]), "me/fn:1", &[]);
+        let name = format!("{address}/me/fn:1");
+        let server = format!("server = \"https://{address}\"\n");
+        place.write_hosts(&address, &server);
+        let error = place.resolve(&name).await.expect_err("nobody named it");
+        let said = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        assert!(said.contains("unknown authority") && said.contains("the certificate itself"), "{said}");
+        place.write_hosts(&address, &format!("{server}ca = {:?}\n", registry.path().join("ca.crt")));
+        let resolved = place.resolve(&name).await;
+        assert_eq!(resolved.is_ok(), works, "{arguments:?}: {resolved:?}");
+        // A directory with the certificate alone, as Docker has it.
+        let directory = place.containerd.path().join("certs.d").join(&address);
+        std::fs::remove_file(directory.join("hosts.toml")).expect("removed");
+        std::fs::copy(registry.path().join("ca.crt"), directory.join("ca.crt")).expect("copied");
+        let resolved = place.resolve(&name).await;
+        assert_eq!(resolved.is_ok(), works, "{arguments:?}: {resolved:?}");
+        if let Err(error) = resolved {
+            let said = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(said.contains("another name"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_another_named_one_did_not_sign_is_refused() {
+    require_root!();
+    require!("containerd", "docker-registry", "openssl", "skopeo");
+    let place = Place::start().await;
+    let arguments: &[&str] = &["-addext", "subjectAltName=IP:127.0.0.1"];
+    let setup = Setup { tls: true, self_signed: Some(arguments), ..Setup::default() };
+    let (registry, other) = (DockerRegistry::start(setup).await, DockerRegistry::start(setup).await);
+    let address = registry.address();
+    let ca = other.path().join("ca.crt");
+    place.write_hosts(&address, &format!("server = \"https://{address}\"\nca = {ca:?}\n"));
+    let error = place.resolve(&format!("{address}/me/fn:1")).await.expect_err("of the other");
+    let said = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains("certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn a_registry_is_asked_by_its_ipv6_address() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let made = TestImage::new("v6", &[4000]);
+    let image = made.clone();
+    let registry = HandmadeRegistry::serve_at("[::1]:0", move |asked| honest(&image, asked)).await;
+    let address = registry.address();
+    assert!(address.starts_with("[::1]:"));
+    let pulled = place.pull(&format!("{address}/me/fn:1")).await.expect("pulled");
+    assert_eq!(pulled.resolved.digest, made.digest());
+    place.write_hosts("v6.invalid", &format!("server = \"http://{address}\"\n"));
+    place.resolve("v6.invalid/me/fn:1").await.expect("as a mirror");
+}
+
+#[tokio::test]
 async fn an_identity_token_is_exchanged_and_a_bearer_token_used() {
     require_root!();
     require!("containerd");

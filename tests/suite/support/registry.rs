@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) password: bool,
     /// Whether it speaks TLS, with a certificate of a CA of its own.
     pub(crate) tls: bool,
+    /// Arguments of `openssl req -x509` for a certificate that signs itself, which takes the place of that of a CA.
+    pub(crate) self_signed: Option<&'static [&'static str]>,
 }
 
 pub(crate) const USER: &str = "tester";
@@ -59,7 +61,10 @@ impl DockerRegistry {
             port = self.port,
         );
         if self.setup.tls {
-            make_certificate(path);
+            match self.setup.self_signed {
+                Some(arguments) => make_self_signed(path, arguments),
+                None => make_certificate(path),
+            }
             settings += &format!(
                 "  tls: {{certificate: {:?}, key: {:?}}}\n",
                 path.join("server.crt"),
@@ -153,6 +158,30 @@ impl Drop for DockerRegistry {
     }
 }
 
+/// `server.crt`, which is its own `ca.crt`.
+fn make_self_signed(directory: &Path, arguments: &[&str]) {
+    let made = Command::new(super::tool("openssl").expect("openssl"))
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-sha256",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=registry",
+        ])
+        .args(["-keyout", "server.key", "-out", "server.crt"])
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("run openssl");
+    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    fs::copy(directory.join("server.crt"), directory.join("ca.crt")).expect("copied");
+}
+
 /// `ca.crt`, and `server.crt` with `server.key` signed by it for 127.0.0.1.
 fn make_certificate(directory: &Path) {
     let openssl = |arguments: &[&str]| {
@@ -228,6 +257,8 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// The connection breaks after so many bytes.
     pub(crate) cut_at: Option<usize>,
+    /// Nothing more comes after so many bytes, and the connection stays.
+    stalled_at: Option<usize>,
     /// Its length is not said before.
     chunked: bool,
 }
@@ -244,6 +275,11 @@ impl Reply {
 
     pub(crate) fn chunked(mut self) -> Self {
         self.chunked = true;
+        self
+    }
+
+    pub(crate) fn stalled_at(mut self, bytes: usize) -> Self {
+        self.stalled_at = Some(bytes);
         self
     }
 
@@ -290,7 +326,15 @@ pub(crate) struct HandmadeRegistry {
 impl HandmadeRegistry {
     /// Serves until it is dropped.
     pub(crate) async fn serve(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        Self::serve_at("127.0.0.1:0", answer).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn serve_at(
+        address: &str,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("bind");
         let address = listener.local_addr().expect("an address");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let sent = Arc::new(AtomicUsize::new(0));
@@ -365,7 +409,7 @@ fn write(asked: &Asked, reply: Reply, sent: Arc<AtomicUsize>) -> Response<BoxBod
     }
     let mut parts = Vec::new();
     if asked.method != "HEAD" {
-        let end = reply.cut_at.unwrap_or(reply.body.len()).min(reply.body.len());
+        let end = reply.cut_at.or(reply.stalled_at).unwrap_or(reply.body.len()).min(reply.body.len());
         for part in reply.body[..end].chunks(64 << 10) {
             parts.push(Ok(Frame::data(Bytes::copy_from_slice(part))));
         }
@@ -373,7 +417,8 @@ fn write(asked: &Asked, reply: Reply, sent: Arc<AtomicUsize>) -> Response<BoxBod
             parts.push(Err(std::io::Error::other("cut off")));
         }
     }
-    let counted = stream::iter(parts).inspect(move |part| {
+    let rest = stream::pending().take(usize::from(reply.stalled_at.is_some()));
+    let counted = stream::iter(parts).chain(rest).inspect(move |part| {
         let size = part.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
         sent.fetch_add(size, Ordering::Relaxed);
     });

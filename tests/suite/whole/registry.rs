@@ -111,7 +111,7 @@ fn credentials_are_those_of_docker() {
     require_root!();
     require!("containerd", "runc", "ip", "nft", "docker-registry", "skopeo", "htpasswd");
     in_own_network(async {
-        let registry = DockerRegistry::start(Setup { password: true, tls: false }).await;
+        let registry = DockerRegistry::start(Setup { password: true, ..Setup::default() }).await;
         push_sample(&registry, &[&format!("--dest-creds={USER}:{PASSWORD}")]);
         let logins = TemporaryDirectory::new();
         let file = logins.path().join("config.json");

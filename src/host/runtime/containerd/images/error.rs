@@ -1,6 +1,7 @@
 //! What went wrong between us and a registry, in words that say what to do.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use crate::runtime::RuntimeError;
@@ -55,6 +56,18 @@ impl Fault {
     }
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthorized => f.write_str("it refuses access"),
+            Self::NotFound => f.write_str("it has no such thing"),
+            Self::Mismatch(cause) | Self::Busy { cause, .. } | Self::Down(cause) | Self::Foreign(cause) => {
+                f.write_str(cause)
+            }
+        }
+    }
+}
+
 impl Fault {
     /// What passes by itself.
     pub(super) fn busy(cause: impl Into<String>) -> Self {
@@ -65,7 +78,9 @@ impl Fault {
     /// wants, unless that is too long to be waited for.
     pub(super) fn wait(&self, pause: Duration) -> Option<Duration> {
         match self {
-            Self::Busy { after, .. } => Some(after.unwrap_or_default().max(pause)).filter(|wait| *wait <= LONGEST_WAIT),
+            Self::Busy { after, .. } => {
+                Some(after.unwrap_or_default().max(pause)).filter(|wait| *wait <= LONGEST_WAIT)
+            }
             Self::Down(_) | Self::Mismatch(_) => Some(pause),
             Self::Unauthorized | Self::NotFound | Self::Foreign(_) => None,
         }
@@ -128,9 +143,11 @@ fn root_cause(error: &dyn Error) -> String {
 
 fn certificate_hint(cause: &str) -> String {
     let meaning = if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
-        "certificate signed by unknown authority: name its CA with 'ca = \"…\"' in its hosts.toml"
+        "certificate signed by unknown authority: put its CA, or the certificate itself if it signed itself, \
+         beside its hosts.toml as 'ca.crt', and name it there with 'ca = \"ca.crt\"'"
     } else if cause.contains("NotValidForName") || cause.contains("not valid for name") {
-        "certificate is for another name"
+        "certificate is for another name: the name or address of the registry must be among its \
+         subjectAltNames"
     } else if cause.contains("Expired") || cause.contains("expired") {
         "certificate has expired"
     } else {
@@ -180,14 +197,18 @@ mod tests {
     #[test]
     fn a_time_to_come_back_is_waited_for_up_to_a_bound() {
         let seconds = Duration::from_secs;
-        let wait = |after: Option<u64>| Fault::Busy { cause: String::new(), after: after.map(seconds) }.wait(seconds(1));
+        let wait = |after: Option<u64>| {
+            Fault::Busy { cause: String::new(), after: after.map(seconds) }.wait(seconds(1))
+        };
         assert_eq!(wait(None), Some(seconds(1)));
         assert_eq!(wait(Some(0)), Some(seconds(1)));
         assert_eq!(wait(Some(30)), Some(seconds(30)));
         assert_eq!(wait(Some(3600)), None);
         assert_eq!(Fault::Unauthorized.wait(seconds(1)), None);
         let late = Fault::Busy { cause: "it answered 429".into(), after: Some(seconds(3600)) };
-        let RuntimeError::RegistryUnreachable { source, .. } = late.into_error("a", "r", "c") else { panic!() };
+        let RuntimeError::RegistryUnreachable { source, .. } = late.into_error("a", "r", "c") else {
+            panic!()
+        };
         assert!(source.to_string().contains("again in 3600 s"), "{source}");
     }
 }

@@ -35,6 +35,7 @@ mod resolved;
 mod session;
 mod snapshotter;
 mod token;
+mod trust;
 mod unpack;
 mod web;
 

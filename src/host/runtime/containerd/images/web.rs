@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
-use reqwest::{Certificate, Response};
+use reqwest::Response;
 use serde::Deserialize;
 
 use super::error::Fault;
 use super::hosts::Host;
 use super::json;
+use super::trust;
 use model::error::public_url;
 
 /// How long a connection may take to come about.
@@ -23,20 +24,18 @@ const MAX_REFUSAL: u64 = 64 << 10;
 
 /// An HTTP client that trusts what `host` is to be trusted with, and the authorities in these files.
 pub(super) fn client(host: &Host, authorities: &[Vec<u8>]) -> Result<reqwest::Client, Fault> {
-    let mut certificates = Vec::new();
-    for authority in authorities {
-        let parsed = Certificate::from_pem_bundle(authority)
-            .map_err(|error| Fault::Foreign(format!("its CA file is not one: {error}")))?;
-        certificates.extend(parsed);
-    }
-    reqwest::Client::builder()
+    let builder = reqwest::Client::builder();
+    // Who speaks in the clear can be led anywhere, so certificates prove nothing after that, and need
+    // not be read: a machine may have none.
+    let builder = match host.skip_verify || host.plain {
+        true => builder.danger_accept_invalid_certs(true),
+        false if authorities.is_empty() => builder,
+        false => builder.tls_backend_preconfigured(trust::config(authorities)?),
+    };
+    builder
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
-        // Who speaks in the clear can be led anywhere, so certificates prove nothing after that, and
-        // need not be read: a machine may have none.
-        .danger_accept_invalid_certs(host.skip_verify || host.plain)
-        .tls_certs_merge(certificates)
         .build()
         .map_err(|error| Fault::from_request(&error))
 }
@@ -98,10 +97,17 @@ fn errors(body: &[u8], url: &str, after: Option<Duration>) -> Option<Fault> {
     let Item { code, message } = errors.into_iter().next()?;
     Some(match code.to_ascii_uppercase().as_str() {
         "UNAUTHORIZED" | "DENIED" => Fault::Unauthorized,
-        "TOOMANYREQUESTS" => Fault::Busy { cause: format!("it limits how often one may ask: {message}"), after },
+        "TOOMANYREQUESTS" => {
+            Fault::Busy { cause: format!("it limits how often one may ask: {message}"), after }
+        }
         // Whatever else it says about a request that is well formed: it does not have it.
-        "BLOB_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "MANIFEST_UNKNOWN" | "NAME_INVALID" | "NAME_UNKNOWN"
-        | "NOT_FOUND" | "TAG_INVALID" => Fault::NotFound,
+        "BLOB_UNKNOWN"
+        | "MANIFEST_BLOB_UNKNOWN"
+        | "MANIFEST_UNKNOWN"
+        | "NAME_INVALID"
+        | "NAME_UNKNOWN"
+        | "NOT_FOUND"
+        | "TAG_INVALID" => Fault::NotFound,
         "" => return None,
         // The query of the URL, which is left out, may contain a signature that grants access.
         code => Fault::Foreign(format!("{url}: {code} {message}")),
