@@ -24,6 +24,9 @@ pub(crate) enum Image {
         /// The archive, or - for stdin
         #[arg(value_name = "FILE.TAR")]
         file: String,
+        /// What to call its image, if it has one alone, or one without a name
+        #[arg(long, value_name = "NAME:TAG")]
+        name: Option<String>,
         /// Print the API's JSON
         #[arg(long)]
         json: bool,
@@ -41,7 +44,7 @@ pub(crate) enum Image {
 impl Image {
     pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         match self {
-            Self::Load { file, json } => load(globals, &file, json).await,
+            Self::Load { file, name, json } => load(globals, &file, name.as_deref(), json).await,
             Self::List(form) => list(globals, form).await,
             Self::Remove { name } => {
                 globals.client()?.system(Method::DELETE, &["images", &name], &[]).send().await?;
@@ -59,7 +62,7 @@ async fn list(globals: &Globals, form: Form) -> anyhow::Result<()> {
     })
 }
 
-async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
+async fn load(globals: &Globals, file: &str, name: Option<&str>, json: bool) -> anyhow::Result<()> {
     let (from, size) = open(file).await?;
     let client = globals.client()?;
     // Whoever may not load should hear so before some hundred megabytes are on their way.
@@ -77,7 +80,7 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
         }
     };
     let body = Body::wrap_stream(ReaderStream::with_capacity(from, 256 << 10).inspect(show));
-    let request = client.system(Method::POST, &["images"], &[]).map(|builder| {
+    let request = client.system(Method::POST, &["images"], &[("name", name)]).map(|builder| {
         let builder = builder.header(CONTENT_TYPE, "application/x-tar").body(body);
         match size {
             Some(size) => builder.header(CONTENT_LENGTH, size),
@@ -94,6 +97,9 @@ async fn load(globals: &Globals, file: &str, json: bool) -> anyhow::Result<()> {
         serde_json::from_slice(&body).context("the answer is not the API's JSON: is --gateway right?")?;
     for image in loaded.images {
         output::line(format!("loaded {} ({})", image.name, output::short_digest(&image.digest)))?;
+    }
+    for image in loaded.skipped {
+        output::line(format!("skipped {}: {}", image.name, image.reason))?;
     }
     Ok(())
 }

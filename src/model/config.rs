@@ -177,8 +177,14 @@ pub struct Images {
     pub docker_config: PathBuf,
     /// The directory with `<host>/hosts.toml`.
     pub certs_dir: PathBuf,
-    /// Layers that are fetched at the same time.
+    /// Layers that are fetched from one registry at the same time.
     pub parallel_layers: usize,
+    /// Bytes a second that a registry must send of a layer.
+    pub least_rate: u64,
+    /// Bytes that a compressed layer is taken to need unpacked, for each one of it.
+    pub unpack_ratio: u64,
+    /// The largest archive that is taken in, in bytes.
+    pub max_archive: u64,
     /// How long an image stays at least that no function uses.
     pub keep_unused: Duration,
     /// How full the disk may be, in percent, before unused images go.
@@ -394,6 +400,9 @@ impl Config {
                 docker_config: from.get("images.docker_config", "/root/.docker/config.json", path),
                 certs_dir: from.get("images.certs_dir", "/etc/containerd/certs.d", path),
                 parallel_layers: from.get("images.parallel_layers", "4", count),
+                least_rate: from.get("images.least_rate", "1Ki", size),
+                unpack_ratio: from.get("images.unpack_ratio", "3", ratio),
+                max_archive: from.get("images.max_archive", "16Gi", size),
                 keep_unused: from.get("images.keep_unused", "1h", duration),
                 disk_watermark: from.get("images.disk_watermark", "85%", percent),
                 disk_target: from.get("images.disk_target", "80%", percent),
@@ -538,6 +547,10 @@ fn boolean(text: &str) -> Result<bool, String> {
 
 fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "is not a whole number above 0".into())
+}
+
+fn ratio(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "is not a whole number".into())
 }
 
 fn threads(text: &str) -> Result<usize, String> {

@@ -92,7 +92,8 @@ fn pulled(progress: &Progress) -> String {
     } else if report.done >= report.total {
         "unpacking the image".into()
     } else {
-        format!("pulling {:.1}/{:.1} MB", megabytes(report.done), megabytes(report.total))
+        let held_up = progress.held_up_by().map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("pulling {:.1}/{:.1} MB{held_up}", megabytes(report.done), megabytes(report.total))
     }
 }
 

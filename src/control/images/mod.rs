@@ -84,6 +84,11 @@ impl Disk {
         }
     }
 
+    /// The largest archive that is taken in, in bytes.
+    pub fn max_archive(&self) -> u64 {
+        self.config.max_archive
+    }
+
     /// Keeps an image that is about to be deployed. To be taken before its name is resolved, and held
     /// until the revision is stored.
     pub async fn pin(&self, image: &ImageRef) -> Pin {

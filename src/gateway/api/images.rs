@@ -9,16 +9,14 @@ use axum::routing::{delete, get};
 use http::StatusCode;
 use tokio::sync::Semaphore;
 
-use super::params::PathName;
+use super::params::{Params, PathName};
 use super::upload::{Archive, Archives};
 use super::{Answer, Done, to_the_end};
 use crate::gateway::error::{ErrorCode, ErrorResponse};
 use control::images::Disk;
 use host::runtime::{ImageRecord, Runtime, RuntimeError};
+use model::function::ImageRef;
 use model::wire;
-
-/// The largest archive in bytes, however much room there is.
-const LIMIT: u64 = 16 << 30;
 
 #[derive(Clone)]
 struct Handles {
@@ -50,7 +48,13 @@ async fn remove(State(handles): State<Handles>, PathName(name): PathName) -> Don
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn load(State(handles): State<Handles>, request: Request) -> Answer<wire::LoadedImages> {
+async fn load(
+    State(handles): State<Handles>,
+    params: Params,
+    request: Request,
+) -> Answer<wire::LoadedImages> {
+    params.check(&["name"])?;
+    let name: Option<ImageRef> = params.get("name").map(str::parse).transpose()?;
     let Ok(permit) = handles.loading.clone().try_acquire_owned() else {
         return Err(ErrorResponse::new(
             ErrorCode::Busy,
@@ -58,13 +62,18 @@ async fn load(State(handles): State<Handles>, request: Request) -> Answer<wire::
         )
         .retry_after(5));
     };
-    let archive = handles.archives.receive(request.into_body(), LIMIT).await?;
+    let archive = handles.archives.receive(request.into_body(), handles.disk.max_archive()).await?;
     to_the_end(async move {
-        let loaded = handles.runtime.load(archive.path().into()).await;
-        let images = loaded.map_err(|error| name_in(&archive, error))?;
+        let loaded = handles.runtime.load(archive.path().into(), name.as_ref()).await;
+        let loaded = loaded.map_err(|error| name_in(&archive, error))?;
         drop((archive, permit));
         Ok::<_, RuntimeError>(axum::Json(wire::LoadedImages {
-            images: images.into_iter().map(image).collect(),
+            images: loaded.images.into_iter().map(image).collect(),
+            skipped: loaded
+                .skipped
+                .into_iter()
+                .map(|(name, reason)| wire::SkippedImage { name, reason })
+                .collect(),
         }))
     })
     .await
@@ -100,7 +109,7 @@ mod tests {
     async fn a_malformed_archive_is_not_called_by_a_path_of_the_daemon() {
         let directory = tempfile::tempdir().expect("a directory");
         let archives = Archives::open(directory.path()).expect("opened");
-        let archive = archives.receive(Body::from("tar"), LIMIT).await.expect("received");
+        let archive = archives.receive(Body::from("tar"), 100).await.expect("received");
         let path = archive.path();
         let bad = |image: String| RuntimeError::BadImage { image, reason: "it is cut".into() };
         let error = name_in(&archive, bad(path.display().to_string()));

@@ -53,8 +53,9 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
         progress: &Progress,
     ) -> Result<Arc<Image>, RuntimeError>;
 
-    /// Takes in an archive made by `docker save` or in the OCI layout; returns the images it held.
-    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError>;
+    /// Takes in an archive made by `docker save` or in the OCI layout. Its one image, or the one that has no name, is
+    /// called `name`, if there is one.
+    async fn load(&self, archive: PathBuf, name: Option<&ImageRef>) -> Result<Loaded, RuntimeError>;
 
     /// The images that are on this machine.
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError>;
@@ -178,6 +179,15 @@ impl ImageConfig {
         let mut lines = self.env.iter().rev().filter_map(|line| line.split_once('='));
         lines.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
+}
+
+/// What was in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Images that are here now, one for each name.
+    pub images: Vec<ImageRecord>,
+    /// Names of images that are for other machines, and why each was left out.
+    pub skipped: Vec<(String, String)>,
 }
 
 /// One image as listed.

@@ -1,7 +1,9 @@
 //! How far a pull has come: counted by the puller, read by whoever describes the function.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use model::sync::lock;
 
 /// A counter of bytes, shared. Cloning gives another handle to the same count.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +13,7 @@ pub struct Progress(Arc<Counters>);
 struct Counters {
     done: AtomicU64,
     total: AtomicU64,
+    note: Mutex<Option<String>>,
 }
 
 /// A reading of [`Progress`].
@@ -36,6 +39,16 @@ impl Progress {
     /// Takes bytes back: a transfer had to begin again.
     pub fn subtract(&self, bytes: u64) {
         self.0.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Says what holds the pull up, or that nothing does any more.
+    pub fn note(&self, text: Option<String>) {
+        *lock(&self.0.note) = text;
+    }
+
+    /// What holds the pull up.
+    pub fn held_up_by(&self) -> Option<String> {
+        lock(&self.0.note).clone()
     }
 
     /// How far it has come.

@@ -26,7 +26,7 @@ pub use queue::{DeadCall, DeadCount, QueueChange, QueueStatus, Replayed, Try};
 pub use secret::{Secret, SecretsExport};
 pub use system::{
     DiskUsage, ErrorBody, FileSystem, Image, Info, LoadedImages, Orphan, Provider, Pruned, QueueUsage,
-    Repaired, Restored, SetAside, Share, StoreStatus, Version,
+    Repaired, Restored, SetAside, Share, SkippedImage, StoreStatus, Version,
 };
 
 /// Whether a field says nothing, and is left out.

@@ -57,6 +57,18 @@ pub struct Image {
 pub struct LoadedImages {
     /// One for each name in the archive.
     pub images: Vec<Image>,
+    /// Images in it that are for other machines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedImage>,
+}
+
+/// An image of an archive that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedImage {
+    /// The name with all defaults filled in.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What `GET /system/df` answers.

@@ -52,7 +52,7 @@ impl Room {
         let runtime = Arc::new(Containerd::connect(&config).await.expect("a connection"));
         let archive = containerd.path().join("box.tar");
         write_archive(&archive, IMAGE, items, &json!({ "Cmd": ["/bin/sh"] }));
-        runtime.load(archive).await.expect("the archive is loaded");
+        runtime.load(archive, None).await.expect("the archive is loaded");
         let name = IMAGE.parse().expect("an image name");
         let resolved = runtime.resolve(&name, PullPolicy::Never).await.expect("the image is here");
         let image = runtime

@@ -8,6 +8,7 @@ mod keeping;
 mod pull;
 mod refused;
 mod resume;
+mod slow;
 mod tokens;
 
 use std::fs;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use host::network::{Attachment, Network, NetworkError};
 use host::runtime::{
-    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Progress,
+    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Loaded, Progress,
     ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::function::{ImageRef, PullPolicy, ReplicaId};
@@ -101,8 +101,8 @@ impl Runtime for Tapped<dyn Runtime> {
         self.through(Call::Pull, None, self.inner.pull(image, policy, progress)).await
     }
 
-    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
-        self.inner.load(archive).await
+    async fn load(&self, archive: PathBuf, name: Option<&ImageRef>) -> Result<Loaded, RuntimeError> {
+        self.inner.load(archive, name).await
     }
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {

@@ -144,7 +144,7 @@ async fn fleet(daemon: &Daemon) -> (Arc<Fleet>, Arc<Fault>) {
         Cni::new(&config.network, config.gateway.listen.port(), run, store.clone()).expect("a network");
     network.ensure().await.expect("a bridge");
     let containerd = Containerd::connect(&config).await.expect("containerd");
-    containerd.load(crate::support::sample_archive()).await.expect("the sample is loaded");
+    containerd.load(crate::support::sample_archive(), None).await.expect("the sample is loaded");
     let runtime: Arc<dyn Runtime> = Arc::new(containerd);
     let network: Arc<dyn Network> = Arc::new(network);
     let runtime: Arc<dyn Runtime> = Tapped::new(runtime, fault.clone());

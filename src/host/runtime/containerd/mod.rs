@@ -44,7 +44,7 @@ use self::images::Images;
 use self::orphans::Strays;
 use self::user::User;
 use super::{
-    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Progress,
+    ContainerRecord, ContainerRequest, Disk, Footprint, Image, ImageRecord, LayerRequest, Loaded, Progress,
     ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::config::Config;
@@ -141,8 +141,8 @@ impl Runtime for Containerd {
         self.images.pull(image, policy, progress).await
     }
 
-    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
-        self.images.load(archive).await
+    async fn load(&self, archive: PathBuf, name: Option<&ImageRef>) -> Result<Loaded, RuntimeError> {
+        self.images.load(archive, name).await
     }
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use host::runtime::{
     ContainerRecord, ContainerRequest, ContainerState, Disk, Footprint, Image, ImageRecord, LayerRequest,
-    Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
+    Loaded, Progress, ResolvedImage, Runtime, RuntimeError, RuntimeEvent, Stored, Usage,
 };
 use model::function::{ImageRef, PullPolicy, ReplicaId};
 use tokio::sync::{broadcast, watch};
@@ -226,7 +226,7 @@ impl Runtime for FakeRuntime {
     }
 
     /// The archive's file name, without its extension, is the image's name.
-    async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
+    async fn load(&self, archive: PathBuf, called: Option<&ImageRef>) -> Result<Loaded, RuntimeError> {
         let bad = |reason: &str| RuntimeError::BadImage {
             image: archive.display().to_string(),
             reason: reason.to_owned(),
@@ -235,10 +235,11 @@ impl Runtime for FakeRuntime {
             return Err(bad("there is no such file"));
         }
         let name = archive.file_stem().and_then(|name| name.to_str()).ok_or_else(|| bad("has no name"))?;
-        let image = name.parse().map_err(|_| bad("its name is not that of an image"))?;
+        let own = name.parse().map_err(|_| bad("its name is not that of an image"));
+        let image = called.cloned().map_or(own, Ok)?;
         let record = record(&resolved(&image)?);
         self.lock().images.insert(record.name.clone(), record.clone());
-        Ok(vec![record])
+        Ok(Loaded { images: vec![record], skipped: Vec::new() })
     }
 
     async fn images(&self) -> Result<Vec<ImageRecord>, RuntimeError> {

@@ -169,7 +169,7 @@ async fn images_are_names() {
     let directory = TemporaryDirectory::new();
     let archive = directory.path().join("echo.tar");
     std::fs::write(&archive, "").expect("a file");
-    runtime.load(archive).await.expect("loaded");
+    runtime.load(archive, None).await.expect("loaded");
     let resolved = runtime.resolve(&echo, PullPolicy::Never).await.expect("it is here");
     assert_eq!(runtime.images().await.expect("a list")[0].digest, resolved.digest);
 }

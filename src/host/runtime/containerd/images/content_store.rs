@@ -104,7 +104,7 @@ impl Content {
         descriptor: &Descriptor,
         bytes: Bytes,
     ) -> Result<(), CommitError> {
-        match self.open(lease, descriptor).await.map_err(CommitError::Other)? {
+        match self.open(lease, descriptor, "document").await.map_err(CommitError::Other)? {
             Opened::Exists => Ok(()),
             Opened::Write(mut writer) => {
                 writer.restart();
@@ -114,11 +114,17 @@ impl Content {
         }
     }
 
-    /// Begins to write a blob, or goes on where an earlier write ended.
-    pub(super) async fn open(&self, lease: &Lease, wanted: &Descriptor) -> Result<Opened, RuntimeError> {
+    /// Begins to write a blob that comes from `source`, or goes on where an earlier write of it ended. Writes from
+    /// several sources do not know of each other: the first whole one becomes the blob.
+    pub(super) async fn open(
+        &self,
+        lease: &Lease,
+        wanted: &Descriptor,
+        source: &str,
+    ) -> Result<Opened, RuntimeError> {
         let deadline = tokio::time::Instant::now() + UNLOCK_TIME;
         loop {
-            match self.try_open(lease, wanted).await {
+            match self.try_open(lease, wanted, source).await {
                 Ok(opened) => return Ok(opened),
                 // The stream of an attempt that was broken off ends a moment after we let go of it.
                 Err(status)
@@ -134,15 +140,15 @@ impl Content {
         }
     }
 
-    async fn try_open(&self, lease: &Lease, wanted: &Descriptor) -> Result<Opened, Status> {
+    async fn try_open(&self, lease: &Lease, wanted: &Descriptor, source: &str) -> Result<Opened, Status> {
         let (sender, receiver) = mpsc::channel(WINDOW);
-        let name = ingest_name(&wanted.digest);
+        let name = ingest_name(source, &wanted.digest);
         let total = i64::try_from(wanted.size).unwrap_or(i64::MAX);
         // Asks for the state, and takes the lock on the name. containerd answers the call itself
         // only with the first answer in the stream, so the question must be on its way before.
         let question = WriteContentRequest {
             action: WriteAction::Stat.into(),
-            r#ref: name,
+            r#ref: name.clone(),
             total,
             expected: wanted.digest.clone(),
             ..WriteContentRequest::default()
@@ -155,6 +161,7 @@ impl Content {
         Ok(Opened::Write(Box::new(Writer {
             content: self.clone(),
             wanted: wanted.clone(),
+            name,
             offset: u64::try_from(state.offset).unwrap_or_default(),
             sender,
             answers,
@@ -163,10 +170,14 @@ impl Content {
     }
 
     /// Throws an unfinished write away.
-    pub(super) async fn abort(&self, digest: &str) {
+    pub(super) async fn abort(&self, source: &str, digest: &str) {
+        self.abort_named(ingest_name(source, digest)).await;
+    }
+
+    async fn abort_named(&self, name: String) {
         let deadline = tokio::time::Instant::now() + UNLOCK_TIME;
         loop {
-            let request = self.client.request(AbortRequest { r#ref: ingest_name(digest) });
+            let request = self.client.request(AbortRequest { r#ref: name.clone() });
             match self.service().abort(request).await {
                 Ok(_) => return,
                 Err(status) if status.code() == Code::NotFound => return,
@@ -177,7 +188,7 @@ impl Content {
                 }
                 Err(error) => {
                     // Its lease ends, and containerd collects it then.
-                    tracing::warn!(digest, %error, "an unfinished write could not be removed");
+                    tracing::warn!(name, %error, "an unfinished write could not be removed");
                     return;
                 }
             }
@@ -205,6 +216,7 @@ impl Content {
 pub(super) struct Writer {
     content: Content,
     wanted: Descriptor,
+    name: String,
     offset: u64,
     sender: mpsc::Sender<WriteContentRequest>,
     answers: Streaming<WriteContentResponse>,
@@ -248,10 +260,10 @@ impl Writer {
             Ok(()) => Ok(()),
             Err(status) if already_exists(&status) => Ok(()),
             Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::OutOfRange) => {
-                let Self { content, wanted, sender, answers, .. } = *self;
+                let Self { content, wanted, name, sender, answers, .. } = *self;
                 // Ends the stream, which holds the name.
                 drop((sender, answers));
-                content.abort(&wanted.digest).await;
+                content.abort_named(name).await;
                 Err(CommitError::Mismatch(format!(
                     "blob {} is not what its digest says: {}",
                     wanted.digest,
@@ -303,6 +315,6 @@ fn write_error(client: &Client, wanted: &Descriptor, status: Status) -> RuntimeE
 }
 
 /// The name of the unfinished write of a blob.
-fn ingest_name(digest: &str) -> String {
-    format!("ingle-{digest}")
+fn ingest_name(source: &str, digest: &str) -> String {
+    format!("ingle-{source}-{digest}")
 }

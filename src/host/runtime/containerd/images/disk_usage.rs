@@ -12,9 +12,6 @@ use super::lease::Lease;
 use super::{Images, Layout, lock, unique};
 use crate::runtime::{Disk, ResolvedImage, RuntimeError, Stored, label};
 
-/// What a layer takes unpacked, for each byte that is fetched. Common base images have 2.3 to 2.8.
-const UNPACKED: u64 = 3;
-
 impl Images {
     /// See [`crate::runtime::Runtime::mark_image`].
     pub(in crate::runtime::containerd) async fn mark(
@@ -46,7 +43,7 @@ impl Images {
         for (lease, digest) in Lease::all(&self.client).await? {
             // Whoever pulls has the lock from before there is a lease.
             if !used.contains(&digest)
-                && let Some(_alone) = self.locks.try_lock(&digest)
+                && let Some(_alone) = self.locks.try_lock(lease.id())
             {
                 lease.release().await?;
                 discarded += 1;
@@ -90,7 +87,8 @@ impl Images {
             return Ok(0);
         }
         let layout = Layout::read(image.image.as_str(), &image.digest, &self.content).await?;
-        let Some(layout) = layout else { return Ok(image.size.saturating_mul(1 + UNPACKED)) };
+        let ratio = self.settings.unpack_ratio;
+        let Some(layout) = layout else { return Ok(image.size.saturating_mul(ratio.saturating_add(1))) };
         if self.unpacker.has(layout.chain_id()).await? {
             return Ok(0);
         }
@@ -102,7 +100,8 @@ impl Images {
         }
         for (layer, chain_id) in layout.manifest.layers.iter().zip(&layout.chain_ids) {
             if !self.unpacker.has(chain_id).await? {
-                need = need.saturating_add(layer.size.saturating_mul(UNPACKED));
+                let ratio = if layer.is_compressed() { ratio } else { 1 };
+                need = need.saturating_add(layer.size.saturating_mul(ratio));
             }
         }
         Ok(need)

@@ -12,6 +12,7 @@ use containerd_client::services::v1::{
     AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource,
 };
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use tonic::Request;
 
 use super::super::client::Client;
@@ -30,14 +31,25 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease for what is made of `digest`; the one that is there, if an attempt was broken off.
-    pub(super) async fn open(client: &Client, digest: &str) -> Result<Self, RuntimeError> {
-        let id = format!("ingle-image-{}", digest.trim_start_matches("sha256:"));
+    /// Takes the lease of this name for what is made of `digest`; the one that is there, if an attempt was broken off.
+    pub(super) async fn open(client: &Client, name: &str, digest: &str) -> Result<Self, RuntimeError> {
+        let id = name.to_owned();
         let labels = [(LABEL.to_owned(), digest.to_owned())].into();
         let request = CreateRequest { id: id.clone(), labels };
         let answer = LeasesClient::new(client.channel()).create(client.request(request)).await;
         client.made(answer, "taking a lease")?;
         Ok(Self { client: client.clone(), id })
+    }
+
+    /// The name of the lease for an image that comes from `source`, a registry or an archive.
+    pub(super) fn name(source: &str, digest: &str) -> String {
+        let source = hex::encode(&Sha256::digest(source)[..4]);
+        format!("ingle-image-{source}-{}", digest.trim_start_matches("sha256:"))
+    }
+
+    /// The name of this one.
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// A lease for nothing.

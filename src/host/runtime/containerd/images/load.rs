@@ -2,7 +2,7 @@
 //!
 //! Everything that can be said against an archive is found out before a byte of it is written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -22,11 +22,14 @@ use super::manifest::{
     check_digest,
 };
 use super::resolved::{Documents, Kind, Layout, Wanted};
-use crate::runtime::{ImageRecord, RuntimeError};
+use crate::runtime::{ImageRecord, Loaded, RuntimeError};
 use model::function::ImageRef;
 
 /// The annotations that name an image, best first.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// Where layers come from that no registry sends.
+const SOURCE: &str = "archive";
 
 /// Images that one archive may hold.
 const MAX_IMAGES: usize = 1000;
@@ -36,6 +39,12 @@ struct Found {
     name: ImageRef,
     layout: Layout,
 }
+
+/// Digests of images, each with the name that the archive gives it.
+type Listed = Vec<(Option<ImageRef>, String)>;
+
+/// Names of images for other machines, and the reason.
+type Skipped = Vec<(String, String)>;
 
 /// The blobs of an archive, by digest.
 struct Parts {
@@ -48,16 +57,22 @@ struct Parts {
     placed: HashMap<String, Place>,
 }
 
-/// Takes in an archive; returns the images that were in it.
-pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
+/// Takes in an archive. Its one image, or the one that has no name, is called `name`.
+pub(super) async fn load(
+    images: &Images,
+    path: PathBuf,
+    name: Option<&ImageRef>,
+) -> Result<Loaded, RuntimeError> {
     let shown = path.display().to_string();
     let archive = Archive::open(path).await.map_err(|error| archive_error(&shown, error))?;
     let mut parts = Parts { archive, shown, made: HashMap::new(), placed: HashMap::new() };
-    let found = parts.images().await?;
+    let (found, skipped) = parts.images(name).await?;
     let mut loaded = Vec::with_capacity(found.len());
     for image in found {
-        let _alone = images.locks.lock(&image.layout.target.digest).await;
-        let lease = Lease::open(&images.client, &image.layout.target.digest).await?;
+        // Not those of a pull of the same image: what is at hand waits for no registry.
+        let own = Lease::name(SOURCE, &image.layout.target.digest);
+        let _alone = images.locks.lock(&own).await;
+        let lease = Lease::open(&images.client, &own, SOURCE).await?;
         match take_in(images, &lease, &parts, &image).await {
             Ok(()) => lease.release().await?,
             Err(error) => {
@@ -78,7 +93,7 @@ pub(super) async fn load(images: &Images, path: PathBuf) -> Result<Vec<ImageReco
             unused_since: None,
         });
     }
-    Ok(loaded)
+    Ok(Loaded { images: loaded, skipped })
 }
 
 async fn take_in(images: &Images, lease: &Lease, parts: &Parts, image: &Found) -> Result<(), RuntimeError> {
@@ -95,7 +110,7 @@ async fn take_in(images: &Images, lease: &Lease, parts: &Parts, image: &Found) -
         images.content.put(lease, &descriptor, bytes).await.map_err(|error| parts.commit_error(error))?;
     }
     for layer in super::unique(&layout.manifest.layers) {
-        let _alone = images.fetcher.alone(&layer.digest).await;
+        let _alone = images.fetcher.alone(SOURCE, &layer.digest).await;
         lease.hold_blob(&layer.digest).await?;
         parts.copy(images, lease, layer).await?;
     }
@@ -120,24 +135,18 @@ impl Parts {
     }
 
     /// Finds the images in the archive and checks all there is to check without unpacking.
-    async fn images(&mut self) -> Result<Vec<Found>, RuntimeError> {
-        let mut named = Vec::new();
-        let mut unnamed = 0;
+    async fn images(&mut self, name: Option<&ImageRef>) -> Result<(Vec<Found>, Skipped), RuntimeError> {
+        let mut listed = Vec::new();
         if let Some(index) = self.file("index.json").await? {
-            (named, unnamed) = self.names_in_index(&index)?;
+            listed = self.names_in_index(&index)?;
         }
         // Docker writes both forms into one archive, and not always the names into the first.
-        if named.is_empty() {
-            match self.file("manifest.json").await? {
-                Some(list) => named = self.docker_images(&list).await?,
-                None if unnamed > 0 => {
-                    return Err(self.bad(
-                        "it does not say what its image is called: write it with 'skopeo copy … oci-archive:FILE:NAME:TAG'",
-                    ));
-                }
-                None => {}
-            }
+        if !listed.iter().any(|(name, _)| name.is_some())
+            && let Some(list) = self.file("manifest.json").await?
+        {
+            listed = self.docker_images(&list).await?;
         }
+        let named = self.call(listed, name)?;
         if named.is_empty() {
             return Err(self.bad("there is no image in it: neither index.json nor manifest.json names one"));
         }
@@ -154,12 +163,51 @@ impl Parts {
             }
             by_name.entry(name.canonical()).or_insert_with(|| (name, Vec::new())).1.push(digest);
         }
-        let mut found = Vec::with_capacity(by_name.len());
+        let (mut found, mut skipped, mut refused) = (Vec::with_capacity(by_name.len()), Vec::new(), None);
         for (name, digests) in by_name.into_values() {
-            let layout = self.layout(&name, &digests).await?;
-            found.push(Found { name, layout });
+            match self.layout(&name, &digests).await {
+                Ok(layout) => found.push(Found { name, layout }),
+                Err(error @ RuntimeError::WrongPlatform { .. }) => {
+                    skipped.push((name.canonical(), error.to_string()));
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(found)
+        match refused {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok((found, skipped)),
+        }
+    }
+
+    /// Gives `name` to the one image, or to the one that has none. An image without a name is an error, unless others
+    /// have some, as with the entries for other platforms in an index.
+    fn call(&self, listed: Listed, name: Option<&ImageRef>) -> Result<Vec<(ImageRef, String)>, RuntimeError> {
+        let mut named = Vec::new();
+        let mut unnamed = BTreeSet::new();
+        for (own, digest) in listed {
+            match own {
+                Some(own) => named.push((own, digest)),
+                None => _ = unnamed.insert(digest),
+            }
+        }
+        let Some(name) = name else {
+            return match unnamed.len() {
+                1.. if named.is_empty() => Err(self.bad(
+                    "it does not say what its image is called: say it with 'ingle image load FILE --name NAME:TAG'",
+                )),
+                _ => Ok(named),
+            };
+        };
+        if unnamed.is_empty() {
+            unnamed = named.drain(..).map(|(_, digest)| digest).collect();
+        }
+        named.extend(unnamed.into_iter().map(|digest| (name.clone(), digest)));
+        let called = named.iter().filter(|(other, _)| other == name).count();
+        if called > 1 {
+            return Err(self.bad(format!("it has {called} images that the name could be given to")));
+        }
+        Ok(named)
     }
 
     /// The first of `digests` that is for this machine.
@@ -198,8 +246,8 @@ impl Parts {
         Ok(())
     }
 
-    /// The named entries of an OCI layout's index, and how many have no name.
-    fn names_in_index(&self, index: &[u8]) -> Result<(Vec<(ImageRef, String)>, usize), RuntimeError> {
+    /// The entries of an OCI layout's index.
+    fn names_in_index(&self, index: &[u8]) -> Result<Listed, RuntimeError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Index {
@@ -207,21 +255,18 @@ impl Parts {
         }
         let index: Index = json::from_slice(index)
             .map_err(|error| self.bad(format!("its index.json is not one: {error}")))?;
-        let mut named = Vec::new();
-        let mut unnamed = 0;
-        for entry in index.manifests {
+        let mut listed = Vec::new();
+        for entry in index.manifests.into_iter().filter(Descriptor::is_image) {
             check_digest(&entry.digest).map_err(|reason| self.bad(reason))?;
-            match NAMES.iter().find_map(|key| full_name(entry.annotations.get(*key)?)) {
-                Some(name) => named.push((name, entry.digest)),
-                None => unnamed += 1,
-            }
+            let name = NAMES.iter().find_map(|key| full_name(entry.annotations.get(*key)?));
+            listed.push((name, entry.digest));
         }
-        Ok((named, unnamed))
+        Ok(listed)
     }
 
     /// The images that `docker save` lists in manifest.json. It has no manifests, so they are made up
     /// here: what names a layer is then the digest of the tar file that lies in the archive.
-    async fn docker_images(&mut self, list: &[u8]) -> Result<Vec<(ImageRef, String)>, RuntimeError> {
+    async fn docker_images(&mut self, list: &[u8]) -> Result<Listed, RuntimeError> {
         #[derive(Default, Deserialize)]
         #[serde(default, rename_all = "PascalCase")]
         struct Item {
@@ -255,15 +300,13 @@ impl Parts {
             self.made.insert(digest.clone(), text.into());
             let tags = item.repo_tags;
             if tags.is_empty() {
-                return Err(
-                    self.bad("it has an image without a name: save it by name, 'docker save NAME:TAG'")
-                );
+                named.push((None, digest.clone()));
             }
             for tag in tags {
                 let name = tag
                     .parse::<ImageRef>()
                     .map_err(|error| self.bad(format!("its name: {}", error.reason)))?;
-                named.push((name, digest.clone()));
+                named.push((Some(name), digest.clone()));
             }
         }
         Ok(named)
@@ -297,7 +340,7 @@ impl Parts {
 
     /// Copies a layer into the content store, if it is not there.
     async fn copy(&self, images: &Images, lease: &Lease, layer: &Descriptor) -> Result<(), RuntimeError> {
-        let mut writer = match images.content.open(lease, layer).await? {
+        let mut writer = match images.content.open(lease, layer, SOURCE).await? {
             Opened::Exists => return Ok(()),
             Opened::Write(writer) => writer,
         };
@@ -319,7 +362,7 @@ impl Parts {
             Ok(()) => writer.commit().await.map_err(|error| self.commit_error(error)),
             Err(error) => {
                 drop(writer);
-                images.content.abort(&layer.digest).await;
+                images.content.abort(SOURCE, &layer.digest).await;
                 Err(error)
             }
         }

@@ -59,7 +59,7 @@ use self::registry::Registry;
 use self::resolved::{Documents, Layout, Wanted};
 use self::unpack::Unpacker;
 use super::client::Client;
-use crate::runtime::{Image, ImageRecord, Progress, ResolvedImage, RuntimeError};
+use crate::runtime::{Image, ImageRecord, Loaded, Progress, ResolvedImage, RuntimeError};
 use model::config;
 use model::function::{ImageRef, PullPolicy};
 use model::sync::lock;
@@ -77,7 +77,7 @@ pub(super) struct Images {
     records: Records,
     unpacker: Unpacker,
     fetcher: Fetcher,
-    /// By digest: two pulls of one image follow each other, and share its lease.
+    /// By lease: two pulls of one image from one registry follow each other, and share it.
     locks: Locks,
     /// What was ready to run when last looked at, by name and manifest digest.
     ready: Mutex<HashMap<(String, String), Arc<Image>>>,
@@ -95,7 +95,7 @@ impl Images {
         Self {
             records: Records::new(client.clone()),
             unpacker: Unpacker::new(client.clone(), snapshotter),
-            fetcher: Fetcher::new(content.clone(), settings.parallel_layers),
+            fetcher: Fetcher::new(content.clone(), settings),
             content,
             client,
             settings: settings.clone(),
@@ -139,8 +139,9 @@ impl Images {
         if let Some(resolved) = self.known(image, &digest).await? {
             return Ok(resolved);
         }
-        let _alone = self.locks.lock(&digest).await;
-        let lease = Lease::open(&self.client, &digest).await?;
+        let own = Lease::name(image.reference().registry(), &digest);
+        let _alone = self.locks.lock(&own).await;
+        let lease = Lease::open(&self.client, &own, &digest).await?;
         match self.documents(Some(&registry), &lease, image, &digest).await {
             Ok(layout) => Ok(layout.resolved(image)),
             Err(error) => {
@@ -208,12 +209,13 @@ impl Images {
         if let Some(image) = self.find_ready(resolved).await? {
             return Ok(finish(image, progress));
         }
-        let _alone = self.locks.lock(&resolved.digest).await;
+        let own = Lease::name(resolved.image.reference().registry(), &resolved.digest);
+        let _alone = self.locks.lock(&own).await;
         // The one that was waited for may have done it.
         if let Some(image) = self.find_ready(resolved).await? {
             return Ok(finish(image, progress));
         }
-        let lease = Lease::open(&self.client, &resolved.digest).await?;
+        let lease = Lease::open(&self.client, &own, &resolved.digest).await?;
         match self.bring_in(resolved, policy, &lease, progress).await {
             Ok(layout) => {
                 lease.release().await?;
@@ -329,8 +331,12 @@ impl Images {
     }
 
     /// See [`crate::runtime::Runtime::load`].
-    pub(super) async fn load(&self, archive: PathBuf) -> Result<Vec<ImageRecord>, RuntimeError> {
-        load::load(self, archive).await
+    pub(super) async fn load(
+        &self,
+        archive: PathBuf,
+        name: Option<&ImageRef>,
+    ) -> Result<Loaded, RuntimeError> {
+        load::load(self, archive, name).await
     }
 
     /// See [`crate::runtime::Runtime::images`].

@@ -63,6 +63,11 @@ impl Registry {
         })
     }
 
+    /// The name of the registry.
+    pub(super) fn name(&self) -> &str {
+        self.image.reference().registry()
+    }
+
     /// The digest that the image's name means now.
     pub(super) async fn digest(&self) -> Result<String, RuntimeError> {
         self.ask_patiently(About::Tag, |session| async move { session.digest().await }).await
@@ -82,8 +87,7 @@ impl Registry {
 
     /// A fault as an error about this image.
     pub(super) fn error(&self, fault: Fault) -> RuntimeError {
-        let registry = self.image.reference().registry();
-        fault.into_error(self.image.as_str(), registry, &self.docker_config.display().to_string())
+        fault.into_error(self.image.as_str(), self.name(), &self.docker_config.display().to_string())
     }
 
     async fn ask_patiently<T, F: Future<Output = Result<T, Failure>>>(
