@@ -3,6 +3,7 @@
 
 mod archives;
 mod collecting;
+mod differential;
 mod hosts;
 mod keeping;
 mod pull;
