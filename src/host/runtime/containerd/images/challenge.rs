@@ -1,5 +1,4 @@
-//! What a host wants to be shown before it gives something: `WWW-Authenticate`, in every form that RFC 9110 has for
-//! it.
+//! Challenges of a host (`WWW-Authenticate`), in every form that RFC 9110 has.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
@@ -14,7 +13,7 @@ pub(super) struct Challenge {
 }
 
 impl Challenge {
-    /// All challenges of an answer: several headers, and several in one.
+    /// Returns the challenges of an answer: of several headers, and several in one.
     pub(super) fn all(headers: &HeaderMap) -> Vec<Self> {
         let mut challenges = Vec::new();
         for header in headers.get_all(WWW_AUTHENTICATE) {
@@ -23,17 +22,17 @@ impl Challenge {
         challenges
     }
 
-    /// Whether it wants a user's name and password.
+    /// Returns whether a user's name and password are wanted.
     pub(super) fn is_basic(&self) -> bool {
         self.scheme == "basic"
     }
 
-    /// Where to get the token that it wants.
+    /// Returns the address of the server of tokens.
     pub(super) fn realm(&self) -> Option<&str> {
         self.get("realm").filter(|realm| self.scheme == "bearer" && !realm.is_empty())
     }
 
-    /// A parameter that is not empty. The last one counts.
+    /// Returns a parameter that is not empty. The last one counts.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.parameters.iter().rev().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
@@ -73,7 +72,7 @@ fn read(header: &str, challenges: &mut Vec<Challenge>) {
     }
 }
 
-/// The text up to the closing quotation mark, and what comes after it.
+/// Returns the text up to the closing quotation mark, and the rest after it.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();

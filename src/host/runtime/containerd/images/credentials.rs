@@ -64,7 +64,7 @@ struct Entry {
     registrytoken: String,
 }
 
-/// The credentials for `repository` at `host`, a name with or without port, from the file at `path`.
+/// Returns the credentials for `repository` at `host`, a name with or without port, from the file at `path`.
 ///
 /// Keys of the file may name a host, or a path at it: the longest one counts that the image's name begins with, by
 /// whole parts, as with podman and kubelet. So no password is shown for the path of another one.
@@ -73,7 +73,7 @@ pub(super) async fn find(path: &Path, host: &str, repository: &str) -> Result<Cr
     let text = if_there(tokio::fs::read(path).await).map_err(|error| failed(error.to_string()))?;
     let Some(text) = text else { return Ok(Credentials::Anonymous) };
     // What serde says may quote the text, which has secrets in it; line and column do not.
-    let file: File = json::from_slice(&text).map_err(|error| {
+    let file: File = json::first(&text).map_err(|error| {
         failed(match error.is_data() {
             true => "a value in it is not of the kind that 'docker login' writes".into(),
             false => format!("not valid JSON at line {} column {}", error.line(), error.column()),
@@ -106,7 +106,7 @@ pub(super) async fn find(path: &Path, host: &str, repository: &str) -> Result<Cr
     }
 }
 
-/// The entry whose key means `name`: of several spellings the one that is nearest to what `docker login` writes.
+/// Returns the entry whose key means `name`: of several spellings the one that is nearest to what `docker login` writes.
 fn entry<'a, T>(entries: &'a BTreeMap<String, T>, name: &str) -> Option<(&'a str, &'a T)> {
     let exact = entries.get_key_value(server_name(name)).or_else(|| entries.get_key_value(name));
     let found = exact.or_else(|| entries.iter().find(|(key, _)| normal(key) == name));
@@ -144,7 +144,7 @@ impl Entry {
     }
 }
 
-/// What a key names, without what may stand around it: a host, or a path at it.
+/// Returns the host, or the path at it, that a key names, without scheme and API version.
 fn normal(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let named = bare.unwrap_or(key);
@@ -192,7 +192,7 @@ async fn run_helper(program: &str, server: &str) -> Result<Option<Credentials>, 
         }
         return Err(format!("{program}: {}: {}", output.status, said.trim()));
     }
-    let answer: Answer = json::from_slice(&output.stdout)
+    let answer: Answer = json::first(&output.stdout)
         .map_err(|_| format!("{program}: its answer is not what a helper says"))?;
     Ok(Some(if answer.username == TOKEN_USER {
         Credentials::IdentityToken(answer.secret)

@@ -7,34 +7,74 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize as _, DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 use serde_json::Error;
 use serde_json::value::RawValue;
 
 /// Reads a document. A field that may be missing needs a default.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    // Bytes that are no UTF-8 are replaced, not refused.
-    let text = String::from_utf8_lossy(bytes);
+    let text = legible(bytes);
     let whole: &RawValue = serde_json::from_str(&text)?;
     T::deserialize(Values(vec![whole]))
 }
 
-/// All values of one key, in the order of the text.
+/// Reads the first document, whatever comes after it: what Go does with files and answers.
+pub(super) fn first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let text = legible(bytes);
+    let first = <&RawValue>::deserialize(&mut serde_json::Deserializer::from_str(&text))?;
+    T::deserialize(Values(vec![first]))
+}
+
+/// Returns the text, with U+FFFD for bytes that are no UTF-8, and for half of a character that takes two escapes.
+fn legible(bytes: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(bytes);
+    let code = |text: &str| u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok();
+    let mut halves = Vec::new();
+    let mut position = 0;
+    while let Some(found) = text[position..].find('\\') {
+        position += found;
+        match code(&text[position..]) {
+            Some(0xd800..=0xdbff)
+                if code(&text[position + 6..]).is_some_and(|low| (0xdc00..=0xdfff).contains(&low)) =>
+            {
+                position += 12;
+            }
+            Some(0xd800..=0xdfff) => {
+                halves.push(position);
+                position += 6;
+            }
+            // What is escaped may be a backslash, and is one byte long in any document.
+            _ => position += 1 + text[position + 1..].chars().next().map_or(0, char::len_utf8),
+        }
+    }
+    if halves.is_empty() {
+        return text;
+    }
+    let mut text = text.into_owned();
+    for half in halves {
+        text.replace_range(half..half + 6, "\\ufffd");
+    }
+    text.into()
+}
+
+/// Values of one key, in the order of the text.
 struct Values<'a>(Vec<&'a RawValue>);
 
 impl<'a> Values<'a> {
-    /// The last one; `null` counts for nothing.
+    /// Returns the last value; `null` counts for nothing.
     fn last(&self) -> Option<&'a str> {
         self.0.iter().rev().map(|raw| raw.get()).find(|text| !is_null(text))
     }
 
-    /// Whether `null` came last, which takes back what may be missing: a pointer, a list, a map.
+    /// Returns whether `null` came last, which takes back what may be missing: a pointer, a list, a map.
     fn is_taken_back(&self) -> bool {
         self.0.last().is_none_or(|raw| is_null(raw.get()))
     }
 
-    /// The keys of all objects.
+    /// Returns the members of all objects.
     fn members(&self) -> Result<Vec<(String, &'a RawValue)>, Error> {
         let mut all = Vec::new();
         for raw in self.0.iter().filter(|raw| !is_null(raw.get())) {
@@ -49,7 +89,7 @@ fn is_null(text: &str) -> bool {
     text == "null"
 }
 
-/// Whether a key of the text means this field.
+/// Returns whether a key of the text means this field.
 fn means(key: &str, field: &str) -> bool {
     let fold = |text: &str| -> Cow<'_, str> {
         // Two letters beyond ASCII are small forms of letters in it.
@@ -266,11 +306,27 @@ mod tests {
             // What is not read may be anything.
             (r#"{"other":1e999,"more":{"text":[{}]},"text":"a"}"#, Document { text: "a".into(), ..blank() }),
             (" {\"text\" :\n\"a\\u00e4\"} ", Document { text: "aä".into(), ..blank() }),
+            (
+                r#"{"text":"\ud83d\ude00 \ud83d \ude00\ud83d"}"#,
+                Document { text: "😀 � ��".into(), ..blank() },
+            ),
+            (r#"{"text":"\\ud83d\\\ud83d"}"#, Document { text: "\\ud83d\\�".into(), ..blank() }),
         ] {
             assert_eq!(from_slice::<Document>(text.as_bytes()).expect(text), want, "{text}");
         }
         let invalid = from_slice::<Document>(b"{\"text\":\"\xff\"}").expect("read");
         assert_eq!(invalid.text, "\u{fffd}");
+    }
+
+    #[test]
+    fn what_comes_after_a_document_is_passed_over() {
+        let read = |text: &str| first::<Document>(text.as_bytes()).map(|document| document.number);
+        for text in [r#"{"number":3}"#, r#" {"number":3} {"number":4}"#, r#"{"number":3}]<!-- x -->"#] {
+            assert_eq!(read(text).expect(text), 3, "{text}");
+        }
+        for text in ["", " ", "<{", r#"{"number":3"#] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]
