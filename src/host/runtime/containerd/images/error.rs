@@ -8,6 +8,8 @@ use crate::runtime::RuntimeError;
 
 /// The longest time that a host is waited for which wants to be left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Characters of what others say that an error has.
+const MAX_WORDS: usize = 500;
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub(super) enum Fault {
     /// The registry cannot serve now, or the connection broke: worth another attempt at once.
     Busy {
         cause: String,
-        /// How long it wants to be left alone.
+        /// Time that the host wants to be left alone.
         after: Option<Duration>,
     },
     /// Registry without an answer: worth another attempt later.
@@ -56,6 +58,14 @@ impl Fault {
     }
 }
 
+/// Cuts the words of others off where they get long.
+pub(super) fn brief(text: String) -> String {
+    match text.char_indices().nth(MAX_WORDS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,12 +79,12 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// What passes by itself.
+    /// Returns a fault that passes by itself.
     pub(super) fn busy(cause: impl Into<String>) -> Self {
         Self::Busy { cause: cause.into(), after: None }
     }
 
-    /// How long to wait before the next attempt, where one is worth it: at least `pause`, and as long as the host
+    /// Returns the time to wait before the next attempt, where one is worth it: at least `pause`, and as long as the host
     /// wants, unless that is too long to be waited for.
     pub(super) fn wait(&self, pause: Duration) -> Option<Duration> {
         match self {
@@ -86,7 +96,7 @@ impl Fault {
         }
     }
 
-    /// The same, in other words.
+    /// Replaces the words of a fault.
     pub(super) fn because(self, cause: String) -> Self {
         match self {
             Self::Busy { after, .. } => Self::Busy { cause, after },
@@ -95,7 +105,7 @@ impl Fault {
         }
     }
 
-    /// From an answer with a status that is not 200.
+    /// Returns the fault that a status other than 200 means.
     pub(super) fn from_status(code: u16, message: &str, after: Option<Duration>) -> Self {
         let start: String = message.trim_start().chars().take(200).collect();
         let is_page = start.to_ascii_lowercase().starts_with("<");
@@ -192,6 +202,12 @@ mod tests {
         ));
         assert!(matches!(Fault::from_status(503, "<html>", None), Fault::Busy { .. }));
         assert_eq!(Fault::from_status(403, "<html>", None), Fault::Unauthorized);
+    }
+
+    #[test]
+    fn the_words_of_others_are_cut_off() {
+        assert_eq!(brief("é".repeat(MAX_WORDS)), "é".repeat(MAX_WORDS));
+        assert_eq!(brief("é".repeat(MAX_WORDS + 1)), format!("{}…", "é".repeat(MAX_WORDS)));
     }
 
     #[test]

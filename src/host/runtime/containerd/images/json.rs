@@ -14,6 +14,9 @@ use serde::forward_to_deserialize_any;
 use serde_json::Error;
 use serde_json::value::RawValue;
 
+/// Items that a list or an object may have: in memory an empty one takes a hundred times its text.
+const MAX_ITEMS: usize = 10_000;
+
 /// Reads a document. A field that may be missing needs a default.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let text = legible(bytes);
@@ -85,6 +88,10 @@ impl<'a> Values<'a> {
     }
 }
 
+fn too_many<E: de::Error>() -> E {
+    E::custom(format_args!("more than {MAX_ITEMS} items in one list or object"))
+}
+
 fn is_null(text: &str) -> bool {
     text == "null"
 }
@@ -142,6 +149,9 @@ impl<'de> Deserializer<'de> for Values<'de> {
             Some(text) if !self.is_taken_back() => serde_json::from_str(text)?,
             _ => Vec::new(),
         };
+        if items.len() > MAX_ITEMS {
+            return Err(too_many());
+        }
         visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(|item| Values(vec![item]))))
     }
 
@@ -215,6 +225,9 @@ impl<'de> de::Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
+                    if members.len() == MAX_ITEMS {
+                        return Err(too_many());
+                    }
                     members.push(member);
                 }
                 Ok(Members(members))
@@ -326,6 +339,19 @@ mod tests {
         }
         for text in ["", " ", "<{", r#"{"number":3"#] {
             assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_or_an_object_has_a_bound() {
+        let list = |count| format!(r#"{{"diffIds":[{}]}}"#, vec!["{}"; count].join(","));
+        let object = |count| format!("{{{}}}", vec![r#""other":0"#; count].join(","));
+        for text in [list(MAX_ITEMS), object(MAX_ITEMS)] {
+            from_slice::<Document>(text.as_bytes()).expect("as many as may be");
+        }
+        for text in [list(MAX_ITEMS + 1), object(MAX_ITEMS + 1)] {
+            let error = from_slice::<Document>(text.as_bytes()).expect_err("too many").to_string();
+            assert!(error.contains("more than 10000 items"), "{error}");
         }
     }
 

@@ -26,7 +26,19 @@ pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// Types of a configuration. Docker takes those that old builders and registries have given it, too.
+const CONFIGS: [&str; 6] = [
+    OCI_CONFIG,
+    "application/vnd.docker.container.image.v1+json",
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
+/// Layers that an image may have: the kernel puts no more of them into one overlay.
+const MAX_LAYERS: usize = 500;
+/// Volumes that an image may declare.
+const MAX_VOLUMES: usize = 1000;
 /// Types of layers without what they are compressed with. Those of the second kind may not be passed on by registries,
 /// which have them all the same where images with them are pushed as a whole.
 const LAYERS: [&str; 4] = [
@@ -61,7 +73,7 @@ impl Descriptor {
         }
     }
 
-    /// The type without what it is compressed with.
+    /// Returns the type without the compression.
     fn plain_type(&self) -> &str {
         let plain =
             ["+gzip", ".gzip", "+zstd", ".zstd"].iter().find_map(|end| self.media_type.strip_suffix(end));
@@ -72,12 +84,12 @@ impl Descriptor {
         LAYERS.contains(&self.plain_type())
     }
 
-    /// Whether it is said to be compressed.
+    /// Returns whether the type names a compression.
     pub(super) fn is_compressed(&self) -> bool {
         self.plain_type() != self.media_type
     }
 
-    /// Whether it may lead to an image: an index or a manifest, and no attestation of one.
+    /// Returns whether it may lead to an image: an index or a manifest, and no attestation of one.
     pub(super) fn is_image(&self) -> bool {
         ["", OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str())
             && !self.annotations.contains_key("vnd.docker.reference.type")
@@ -198,9 +210,7 @@ impl Document {
             return Err("its manifest is an index, too: it could mean either".into());
         }
         if is_index {
-            let entries = manifests.ok_or("its index has no list of manifests")?;
-            entries.iter().try_for_each(|entry| check_digest(&entry.digest))?;
-            return Ok(Self::Index(entries));
+            return Ok(Self::Index(manifests.ok_or("its index has no list of manifests")?));
         }
         let config = config.ok_or("its manifest is incomplete: it names no config")?;
         let media_type =
@@ -221,7 +231,7 @@ impl Document {
 
 impl Manifest {
     fn check(&self) -> Result<(), String> {
-        if !matches!(self.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        if !CONFIGS.contains(&self.config.media_type.as_str()) {
             return Err(format!(
                 "it is no container image: its config has the type {:?}",
                 self.config.media_type
@@ -230,6 +240,9 @@ impl Manifest {
         check_digest(&self.config.digest)?;
         if self.layers.is_empty() {
             return Err("it has no layers, so there is nothing in it to run".into());
+        }
+        if self.layers.len() > MAX_LAYERS {
+            return Err(format!("it has more than {MAX_LAYERS} layers"));
         }
         for layer in &self.layers {
             check_digest(&layer.digest)?;
@@ -254,6 +267,9 @@ impl ConfigFile {
             return Err(format!("its manifest has {layers} layers, its config {}", diff_ids.len()));
         }
         diff_ids.iter().try_for_each(|id| check_digest(id))?;
+        if config.config.volumes.len() > MAX_VOLUMES {
+            return Err(format!("it declares more than {MAX_VOLUMES} volumes"));
+        }
         Ok(config)
     }
 
@@ -262,7 +278,7 @@ impl ConfigFile {
         &self.rootfs.diff_ids
     }
 
-    /// What it says that it was built for.
+    /// Returns the platform that the image was built for by its own word.
     pub(super) fn platform(&self) -> Platform {
         Platform {
             os: self.os.clone(),
@@ -359,6 +375,42 @@ mod tests {
             let error = Document::parse(text.as_bytes()).expect_err(&text);
             assert!(error.contains(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn a_config_has_any_type_that_docker_takes() {
+        for config_type in CONFIGS {
+            let text = manifest(config_type, OCI_LAYER);
+            assert!(matches!(Document::parse(text.as_bytes()), Ok(Document::Manifest(_))), "{config_type}");
+        }
+    }
+
+    #[test]
+    fn an_index_may_name_digests_that_only_other_machines_can_check() {
+        let index =
+            r#"{"schemaVersion":2,"manifests":[{"digest":"sha512:abc","size":1},{"digest":"","size":1}]}"#;
+        assert!(
+            matches!(Document::parse(index.as_bytes()), Ok(Document::Index(entries)) if entries.len() == 2)
+        );
+    }
+
+    #[test]
+    fn layers_and_volumes_have_a_bound() {
+        let layer = format!(r#"{{"mediaType":"{OCI_LAYER}","digest":"{DIGEST}","size":0}}"#);
+        let text = |count| {
+            let layers = vec![layer.as_str(); count].join(",");
+            format!(r#"{{"config":{{"mediaType":"{OCI_CONFIG}","digest":"{DIGEST}"}},"layers":[{layers}]}}"#)
+        };
+        Document::parse(text(MAX_LAYERS).as_bytes()).expect("as many as may be");
+        let error = Document::parse(text(MAX_LAYERS + 1).as_bytes()).expect_err("too many");
+        assert!(error.contains("more than 500 layers"), "{error}");
+        let text = |count: usize| {
+            let volumes: Vec<String> = (0..count).map(|number| format!("\"/{number}\":{{}}")).collect();
+            format!(r#"{{"config":{{"Volumes":{{{}}}}}}}"#, volumes.join(","))
+        };
+        ConfigFile::parse(text(MAX_VOLUMES).as_bytes(), 0).expect("as many as may be");
+        let error = ConfigFile::parse(text(MAX_VOLUMES + 1).as_bytes(), 0).expect_err("too many");
+        assert!(error.contains("more than 1000 volumes"), "{error}");
     }
 
     #[test]

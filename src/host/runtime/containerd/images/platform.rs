@@ -28,7 +28,7 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(Into::into) }
     }
 
-    /// The same in the words of the specification; builders write those of their systems, too.
+    /// Returns the platform in the words of the specification; builders write those of their systems, too.
     fn normal(&self) -> Self {
         let (os, architecture) = (self.os.to_ascii_lowercase(), self.architecture.to_ascii_lowercase());
         let variant = self.variant.as_ref().map(|variant| variant.to_ascii_lowercase());
@@ -43,7 +43,7 @@ impl Platform {
         Self { os, architecture: architecture.to_owned(), variant }
     }
 
-    /// Whether nothing is said.
+    /// Returns whether nothing is said.
     pub(super) fn is_empty(&self) -> bool {
         self.os.is_empty() && self.architecture.is_empty()
     }
@@ -73,7 +73,7 @@ impl Platform {
         self.or(host).fitness(host).is_some()
     }
 
-    /// Whether something built for `self` has programs of 32 bits that `host`, of 64 bits, runs.
+    /// Returns whether something built for `self` has programs of 32 bits that `host`, of 64 bits, runs.
     pub(super) fn is_32bit_on(&self, host: &Self) -> bool {
         self.or(host).fitness(host).is_some_and(|(is_own, _)| !is_own)
     }

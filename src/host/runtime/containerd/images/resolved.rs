@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::error::brief;
 use super::manifest::{
-    ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, chain_ids, digest_of,
+    ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, chain_ids, check_digest, digest_of,
 };
 use super::platform::Platform;
 use crate::runtime::{ImageConfig, ResolvedImage, RuntimeError};
@@ -100,7 +101,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// What an index, or a manifest, leads to. `claimed` is what the index says that it is for, and `indexes` the way
+    /// Returns the image that an index, or a manifest, leads to. `claimed` is what the index says that it is for, and `indexes` the way
     /// to it.
     async fn find(
         &self,
@@ -180,6 +181,7 @@ impl Search<'_> {
                 "none of the first {MAX_DOCUMENTS} documents of its index is for this machine"
             )));
         }
+        check_digest(digest).map_err(|reason| self.bad(reason))?;
         let limit = if kind == Kind::Manifest { MAX_MANIFEST } else { MAX_CONFIG };
         let wanted = Wanted { digest, kind };
         let Some(bytes) = self.documents.read(&wanted, limit).await? else { return Ok(None) };
@@ -191,7 +193,7 @@ impl Search<'_> {
     }
 
     fn bad(&self, reason: String) -> RuntimeError {
-        RuntimeError::BadImage { image: self.image.to_owned(), reason }
+        RuntimeError::BadImage { image: self.image.to_owned(), reason: brief(reason) }
     }
 }
 
@@ -210,11 +212,11 @@ fn wrong_platform<'a>(
     RuntimeError::WrongPlatform {
         image: image.to_owned(),
         want: host.to_string(),
-        have: if have.is_empty() { "no platform".into() } else { have.join(", ") },
+        have: if have.is_empty() { "no platform".into() } else { brief(have.join(", ")) },
     }
 }
 
-/// The positions of those of `entries` that may have an image for `host`, best first. Those that do not say what
+/// Returns the positions of those of `entries` that may have an image for `host`, best first. Those that do not say what
 /// they are for come last.
 fn candidates(entries: &[Descriptor], host: &Platform) -> Vec<usize> {
     let mut fit: Vec<_> = entries
