@@ -1,4 +1,4 @@
-//! What a registry wants to be shown: challenges in every form, and tokens that come late, or go early.
+//! Challenges of registries in every form, and tokens that come late, or go early.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -170,6 +170,57 @@ async fn a_token_server_that_is_busy_is_waited_for() {
         let RuntimeError::RegistryUnreachable { source, .. } = &error else { panic!("{error:?}") };
         assert!(source.to_string().contains(words), "{source}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_shown_to_whom_a_registry_or_its_token_server_leads() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let other = HandmadeRegistry::serve(|asked| match asked.path.starts_with("/token") {
+        true => Reply::new(200, r#"{"token":"T","access_token":"T"}"#),
+        false => refuse(asked, &["Bearer realm=\"REALM\"", "Basic realm=\"x\""]),
+    })
+    .await;
+    let made = TestImage::new("leads", &[500]);
+    // Documents and layers lead to another host, which asks for credentials; then the token server leads there.
+    for (tokens_lead, entry) in [
+        (false, serde_json::json!({ "username": "u", "password": "hunter2" })),
+        (false, serde_json::json!({ "registrytoken": "hunter2" })),
+        (false, serde_json::json!({ "identitytoken": "hunter2" })),
+        (true, serde_json::json!({ "username": "u", "password": "hunter2" })),
+        (true, serde_json::json!({ "identitytoken": "hunter2" })),
+    ] {
+        let (away, image) = (format!("http://{}", other.address()), made.clone());
+        let registry = HandmadeRegistry::serve(move |asked| {
+            let is_token = asked.path.starts_with("/token");
+            match (&asked.authorization, is_token) {
+                // Forms only, which hold their password.
+                (_, true) if tokens_lead && asked.method == "GET" => Reply::new(405, ""),
+                (_, true) if tokens_lead => Reply::new(307, "").with("location", format!("{away}/token")),
+                (_, true) => Reply::new(200, r#"{"token":"T","access_token":"T"}"#),
+                (None, _) => refuse(asked, &["Bearer realm=\"REALM\""]),
+                (Some(_), _) if asked.path.contains("/blobs/") => {
+                    Reply::new(307, "").with("location", format!("{away}{}", asked.path))
+                }
+                _ => honest(&image, asked),
+            }
+        })
+        .await;
+        let json = serde_json::json!({ "auths": { registry.address(): entry } });
+        std::fs::write(place.docker_config(), json.to_string()).expect("written");
+        let error = place.pull(&format!("{}/me/fn:1", registry.address())).await.expect_err("no way in");
+        for asked in other.asked() {
+            assert!(asked.authorization.is_none() && !asked.path.starts_with("/token"), "{entry}: {asked:?}");
+        }
+        let RuntimeError::RegistryUnreachable { source, .. } = &error else { panic!("{entry}: {error:?}") };
+        let said =
+            if tokens_lead { "tokens come from, answered 307" } else { "where it leads, answered 401" };
+        assert!(source.to_string().contains(said), "{source}");
+        assert!(registry.asked().iter().any(|asked| asked.path.starts_with("/token")
+            || asked.authorization.as_deref() == Some("Bearer hunter2")));
+    }
+    assert!(!other.asked().is_empty());
 }
 
 #[tokio::test]

@@ -329,7 +329,7 @@ impl HandmadeRegistry {
         Self::serve_at("127.0.0.1:0", answer).await
     }
 
-    /// The same at this address.
+    /// Serves at this address until it is dropped.
     pub(crate) async fn serve_at(
         address: &str,
         answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,

@@ -4,6 +4,8 @@
 //! - What the host wants to be shown is learnt from what it refuses, and again whenever it refuses: a token that it
 //!   stops taking is replaced in the middle of a pull.
 //! - A token is fetched once, however many requests wait for it.
+//! - Credentials are for the host, and for the server of tokens that it names. Other hosts that they lead to get none,
+//!   and cannot ask for any.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE};
 use http::{HeaderValue, Method, StatusCode};
-use reqwest::Response;
+use reqwest::redirect::Policy;
+use reqwest::{Response, Url};
 use tokio::sync::Mutex;
 
 use super::challenge::Challenge;
@@ -30,6 +33,7 @@ use super::resolved::{Kind, Wanted};
 use super::token::Question;
 use super::web;
 use crate::runtime::RuntimeError;
+use model::error::public_url;
 use model::function::ImageRef;
 
 /// How long a small answer may take, from the question to its last byte.
@@ -48,17 +52,19 @@ pub(super) struct Session {
     /// The registry that a mirror is asked in place of.
     namespace: Option<String>,
     credentials: Credentials,
-    /// What is sent along, once the host has asked for it.
+    /// A client for forms with credentials.
+    forms: reqwest::Client,
+    /// Proof that is sent along, once the host has asked for one.
     proof: Mutex<Proof>,
 }
 
-/// What a request proves its right with.
+/// Proof of a right: the header `Authorization`.
 #[derive(Clone, Default)]
 struct Proof {
     header: Option<HeaderValue>,
     /// Proofs before this one.
     number: usize,
-    /// Whether the host has taken it.
+    /// Set once the host has taken it.
     worked: Arc<AtomicBool>,
 }
 
@@ -82,10 +88,16 @@ impl fmt::Debug for Session {
 impl Session {
     /// A session with `host` about `image`. Nothing is sent yet.
     pub(super) async fn open(image: &ImageRef, host: &Host, docker_config: &Path) -> Result<Self, Failure> {
-        let web = web::client(host, &read_authorities(host).await?)?;
+        let authorities = read_authorities(host).await?;
+        let web = web::client(host, &authorities, Policy::default())?;
         let name = host.address.split('/').next().unwrap_or(&host.address);
         let repository = format!("{}{}", host.prefix, image.reference().repository());
         let credentials = credentials::find(docker_config, name, &repository).await?;
+        let forms = match credentials {
+            Credentials::Anonymous => web.clone(),
+            // A form would be sent again, with all that is in it, to wherever an answer leads.
+            _ => web::client(host, &authorities, Policy::none())?,
+        };
         Ok(Self {
             web,
             host: host.clone(),
@@ -93,11 +105,12 @@ impl Session {
             tag: image.reference().tag().unwrap_or("latest").to_owned(),
             namespace: namespace(image, host),
             credentials,
+            forms,
             proof: Mutex::default(),
         })
     }
 
-    /// The digest that the tag means now. Not every registry says it in a header.
+    /// Returns the digest that the tag means now. Not every registry says it in a header.
     pub(super) async fn digest(&self) -> Result<String, Failure> {
         let digest = in_time(async {
             let path = format!("manifests/{}", self.tag);
@@ -113,7 +126,7 @@ impl Session {
         Ok(digest)
     }
 
-    /// A document of at most `limit` bytes that has the digest which is wanted.
+    /// Fetches a document of at most `limit` bytes that has the digest which is wanted.
     pub(super) async fn document(&self, wanted: &Wanted<'_>, limit: u64) -> Result<Bytes, Failure> {
         let digest = wanted.digest;
         let path = match wanted.kind {
@@ -128,7 +141,7 @@ impl Session {
         Ok(bytes.into())
     }
 
-    /// A layer from a byte on; from its first one, if the host does not give it from there.
+    /// Fetches a layer from a byte on; from its first one, if the host does not give it from there.
     pub(super) async fn layer(&self, digest: &str, start: u64) -> Result<Transfer, Failure> {
         let path = format!("blobs/{digest}");
         if start > 0 {
@@ -137,21 +150,21 @@ impl Session {
                 200 => return Ok(Transfer { start: 0, response }),
                 206 if first_byte(&response) == Some(start) => return Ok(Transfer { start, response }),
                 // Another answer about a part says nothing about the whole, unless it is about the moment.
-                401 | 408 | 429 | 500 | 502.. => return Err(web::refusal(response).await.into()),
+                401 | 408 | 429 | 500 | 502.. => return Err(self.refusal(response).await.into()),
                 _ => {}
             }
         }
         let response = in_time(self.send(&Method::GET, &path, 0)).await?;
         match response.status() {
             StatusCode::OK => Ok(Transfer { start: 0, response }),
-            _ => Err(web::refusal(response).await.into()),
+            _ => Err(self.refusal(response).await.into()),
         }
     }
 
     async fn get(&self, path: &str, name: &str, limit: u64) -> Result<Vec<u8>, Fault> {
         let mut response = self.send(&Method::GET, path, 0).await?;
         if response.status() != StatusCode::OK {
-            return Err(web::refusal(response).await);
+            return Err(self.refusal(response).await);
         }
         let too_large = || {
             Fault::Mismatch(format!("{name} has more than {limit} bytes, which no manifest or config has"))
@@ -208,6 +221,23 @@ impl Session {
         request.send().await.map_err(|error| Fault::from_request(&error))
     }
 
+    /// Returns the meaning of an answer that is not the thing itself.
+    async fn refusal(&self, response: Response) -> Fault {
+        let (status, url) = (response.status(), response.url().clone());
+        match web::refusal(response).await {
+            // Where a host leads to is good for a while, and says nothing of the credentials.
+            Fault::Unauthorized if !self.is_own(&url) => {
+                Fault::busy(format!("{}, where it leads, answered {status}", public_url(url.as_str())))
+            }
+            fault => fault,
+        }
+    }
+
+    /// Returns whether an answer from this address is the host's own.
+    fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&self.root()).is_ok_and(|root| root.origin() == url.origin())
+    }
+
     fn root(&self) -> String {
         format!("{}://{}", if self.host.plain { "http" } else { "https" }, self.host.address)
     }
@@ -234,13 +264,16 @@ impl Session {
         Ok(true)
     }
 
-    /// What one of these challenges of an answer can be met with.
+    /// Returns a header that meets one of these challenges of an answer, if there is one.
     async fn prove(
         &self,
         challenges: &[Challenge],
         refused: &Response,
         used: &Proof,
     ) -> Result<Option<HeaderValue>, Fault> {
+        if !self.is_own(refused.url()) {
+            return Ok(None);
+        }
         // It is shown whatever the host asks for, and once.
         if let Credentials::Bearer(token) = &self.credentials {
             return if used.header.is_none() { bearer(token).map(Some) } else { Ok(None) };
@@ -251,7 +284,7 @@ impl Session {
             };
             let (repository, credentials) = (self.repository.as_str(), &self.credentials);
             let question = Question { realm, challenge, repository, credentials, plain: self.host.plain };
-            return bearer(&question.ask(&self.web).await?).map(Some);
+            return bearer(&question.ask(&self.web, &self.forms).await?).map(Some);
         }
         let Credentials::Password { user, password } = &self.credentials else { return Ok(None) };
         if !challenges.iter().any(Challenge::is_basic) {
@@ -274,7 +307,7 @@ fn secret(text: String) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-/// The first byte that an answer to a question for a part says to have.
+/// Returns the first byte of the part in an answer.
 fn first_byte(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?.trim();
     let (unit, range) = range.split_once(' ')?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::credentials::Credentials;
-use super::error::Fault;
+use super::error::{Fault, brief};
 use super::json;
 use super::web;
 use model::error::public_url;
@@ -17,21 +17,27 @@ const MAX_ANSWER: u64 = 1 << 20;
 
 /// A question for a token.
 pub(super) struct Question<'a> {
-    /// Where.
+    /// Address of the server of tokens.
     pub(super) realm: Url,
-    /// What the challenge says besides.
+    /// Challenge that names it.
     pub(super) challenge: &'a Challenge,
-    /// What is to be pulled from.
+    /// Repository to pull from.
     pub(super) repository: &'a str,
     pub(super) credentials: &'a Credentials,
-    /// Whether the host itself is spoken to without TLS.
+    /// Set if the host itself is spoken to without TLS.
     pub(super) plain: bool,
 }
 
 impl Question<'_> {
-    /// A token for pulling.
-    pub(super) async fn ask(&self, client: &reqwest::Client) -> Result<String, Fault> {
-        let shown = public_url(self.realm.as_str());
+    /// Fetches a token for pulling.
+    ///
+    /// Forms are sent with a client of their own, `forms`, which follows no redirect.
+    pub(super) async fn ask(
+        &self,
+        client: &reqwest::Client,
+        forms: &reqwest::Client,
+    ) -> Result<String, Fault> {
+        let shown = brief(public_url(self.realm.as_str()));
         if self.realm.scheme() != "https" && !self.plain && *self.credentials != Credentials::Anonymous {
             return Err(Fault::Foreign(format!(
                 "it wants the credentials to be sent to {shown} in the clear"
@@ -39,7 +45,7 @@ impl Question<'_> {
         }
         let mut answer = match self.credentials {
             Credentials::IdentityToken(token) => {
-                self.post(client, &[("grant_type", "refresh_token"), ("refresh_token", token)]).await?
+                self.post(forms, &[("grant_type", "refresh_token"), ("refresh_token", token)]).await?
             }
             Credentials::Password { user, password } => {
                 let answer = self.get(client, Some((user, password))).await?;
@@ -47,7 +53,7 @@ impl Question<'_> {
                     // Servers that know only the newer form.
                     404 | 405 | 501 => {
                         let form = [("grant_type", "password"), ("username", user), ("password", password)];
-                        self.post(client, &form).await?
+                        self.post(forms, &form).await?
                     }
                     _ => answer,
                 }
@@ -70,7 +76,7 @@ impl Question<'_> {
         token(&text).ok_or_else(|| Fault::Foreign(format!("{shown} sent no token")))
     }
 
-    /// What is to be opened: what the challenge says, and to pull in any case.
+    /// Returns the scopes to be opened: those of the challenge, and to pull in any case.
     fn scopes(&self) -> Vec<String> {
         let pull = format!("repository:{}:pull", self.repository);
         let mut scopes: Vec<String> =
@@ -120,7 +126,7 @@ impl Question<'_> {
     }
 }
 
-/// The token in an answer, under either of its names.
+/// Returns the token in an answer, under either of its names.
 fn token(answer: &[u8]) -> Option<String> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -128,7 +134,7 @@ fn token(answer: &[u8]) -> Option<String> {
         token: String,
         access_token: String,
     }
-    let Answer { token, access_token } = json::from_slice(answer).ok()?;
+    let Answer { token, access_token } = json::first(answer).ok()?;
     [access_token, token].into_iter().find(|token| !token.is_empty())
 }
 
@@ -143,6 +149,7 @@ mod tests {
             (r#"{"access_token":"a","expires_in":"300","issued_at":5}"#, Some("a")),
             (r#"{"token":"b","access_token":"a"}"#, Some("a")),
             (r#"{"token":"a","access_token":""}"#, Some("a")),
+            ("{\"token\":\"a\"}\n<!-- served by -->", Some("a")),
             (r#"{"Token":"a","access_token":null}"#, Some("a")),
             (r#"{"token":null}"#, None),
             (r#"{"token":5}"#, None),

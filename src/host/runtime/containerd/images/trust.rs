@@ -1,4 +1,4 @@
-//! Whose certificates are believed of a registry's host that has authorities of its own.
+//! Trust in the certificates of a registry's host that has authorities of its own.
 //!
 //! Docker's manual makes a registry's certificate as an authority that signs itself, and names that very certificate as
 //! the one to trust. Go takes it; the rules by which certificates are built do not, as an authority is no server. So a
@@ -16,7 +16,7 @@ use rustls_platform_verifier::Verifier;
 
 use super::error::Fault;
 
-/// The TLS of a client that believes this machine's authorities, and those in these files.
+/// Returns the TLS of a client that believes this machine's authorities, and those in these files.
 pub(super) fn config(files: &[Vec<u8>]) -> Result<ClientConfig, Fault> {
     let mut named = Vec::new();
     for file in files {

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use reqwest::Response;
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 
-use super::error::Fault;
+use super::error::{Fault, brief};
 use super::hosts::Host;
 use super::json;
 use super::trust;
@@ -23,7 +24,11 @@ const USER_AGENT: &str = concat!("ingle/", env!("CARGO_PKG_VERSION"));
 const MAX_REFUSAL: u64 = 64 << 10;
 
 /// An HTTP client that trusts what `host` is to be trusted with, and the authorities in these files.
-pub(super) fn client(host: &Host, authorities: &[Vec<u8>]) -> Result<reqwest::Client, Fault> {
+pub(super) fn client(
+    host: &Host,
+    authorities: &[Vec<u8>],
+    redirects: Policy,
+) -> Result<reqwest::Client, Fault> {
     let builder = reqwest::Client::builder();
     // Who speaks in the clear can be led anywhere, so certificates prove nothing after that, and need
     // not be read: a machine may have none.
@@ -36,6 +41,7 @@ pub(super) fn client(host: &Host, authorities: &[Vec<u8>]) -> Result<reqwest::Cl
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
+        .redirect(redirects)
         .build()
         .map_err(|error| Fault::from_request(&error))
 }
@@ -55,7 +61,7 @@ pub(super) async fn read(response: &mut Response, limit: u64) -> Result<(Vec<u8>
     Ok((bytes, true))
 }
 
-/// How long the host wants to be left alone.
+/// Returns the time that the host wants to be left alone.
 pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -65,7 +71,7 @@ pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     Some(time.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// What an answer means that is not the thing itself.
+/// Returns the meaning of an answer that is not the thing itself.
 pub(super) async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     if status == StatusCode::UNAUTHORIZED {
@@ -80,7 +86,7 @@ pub(super) async fn refusal(mut response: Response) -> Fault {
     said.unwrap_or_else(|| Fault::from_status(status.as_u16(), &String::from_utf8_lossy(&body), after))
 }
 
-/// What the first of a registry's own errors means, if the body has any.
+/// Returns the meaning of the first of a registry's own errors, if the body has any.
 fn errors(body: &[u8], url: &str, after: Option<Duration>) -> Option<Fault> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -95,6 +101,7 @@ fn errors(body: &[u8], url: &str, after: Option<Duration>) -> Option<Fault> {
     }
     let Body { errors } = json::from_slice(body).ok()?;
     let Item { code, message } = errors.into_iter().next()?;
+    let (code, message) = (brief(code), brief(message));
     Some(match code.to_ascii_uppercase().as_str() {
         "UNAUTHORIZED" | "DENIED" => Fault::Unauthorized,
         "TOOMANYREQUESTS" => {
