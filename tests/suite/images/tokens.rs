@@ -132,6 +132,29 @@ async fn a_token_that_is_not_taken_any_more_is_replaced_in_the_middle_of_a_pull(
 }
 
 #[tokio::test]
+async fn a_token_that_is_refused_when_it_is_new_is_replaced_once() {
+    require_root!();
+    require!("containerd");
+    let place = Place::start().await;
+    let made = TestImage::new("new", &[500]);
+    let given = Arc::new(AtomicUsize::new(0));
+    let count = given.clone();
+    let registry = HandmadeRegistry::serve(move |asked| {
+        if asked.path.starts_with("/token") {
+            return Reply::new(200, format!(r#"{{"token":"T{}"}}"#, count.fetch_add(1, Ordering::SeqCst)));
+        }
+        match asked.authorization.as_deref() {
+            None | Some("Bearer T0") => refuse(asked, &["Bearer realm=\"REALM\""]),
+            Some(_) => honest(&made, asked),
+        }
+    })
+    .await;
+    let pulled = place.pull(&format!("{}/me/fn:1", registry.address())).await;
+    assert!(pulled.is_ok(), "{pulled:?}");
+    assert_eq!(given.load(Ordering::SeqCst), 3, "two for the tag, and one for the pull");
+}
+
+#[tokio::test]
 async fn a_token_server_that_is_busy_is_waited_for() {
     require_root!();
     require!("containerd");

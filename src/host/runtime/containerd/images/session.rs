@@ -66,6 +66,8 @@ struct Proof {
     number: usize,
     /// Set once the host has taken it.
     worked: Arc<AtomicBool>,
+    /// Proofs in a row, before this one, that the host has not taken at all.
+    vain: usize,
 }
 
 /// The body of a layer.
@@ -74,6 +76,13 @@ pub(super) struct Transfer {
     /// The byte that it begins with.
     pub(super) start: u64,
     pub(super) response: Response,
+}
+
+impl Proof {
+    /// Returns whether it was shown and never taken, as far as is known.
+    fn is_vain(&self) -> bool {
+        self.header.is_some() && !self.worked.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for Session {
@@ -186,8 +195,9 @@ impl Session {
                 proof.worked.store(true, Ordering::Relaxed);
                 return Ok(response);
             }
-            // A proof that has never been taken is refused for another reason than its age.
-            let is_refused = proof.header.is_some() && !proof.worked.load(Ordering::Relaxed);
+            // What is new may not have come to every server of the host. The second that is refused when it is new is
+            // refused for another reason.
+            let is_refused = proof.is_vain() && proof.vain > 0;
             if is_refused || attempt == ATTEMPTS || !self.renew(&response, &proof).await? {
                 return Ok(response);
             }
@@ -260,7 +270,8 @@ impl Session {
         if header.is_none() {
             return Ok(false);
         }
-        *proof = Proof { header, number: used.number + 1, worked: Arc::default() };
+        let vain = if used.is_vain() { used.vain + 1 } else { 0 };
+        *proof = Proof { header, number: used.number + 1, worked: Arc::default(), vain };
         Ok(true)
     }
 
