@@ -24,7 +24,7 @@ pub(crate) enum Image {
         /// The archive, or - for stdin
         #[arg(value_name = "FILE.TAR")]
         file: String,
-        /// What to call its image, if it has one alone, or one without a name
+        /// Name for the one image in it, or for the one without a name
         #[arg(long, value_name = "NAME:TAG")]
         name: Option<String>,
         /// Print the API's JSON

@@ -293,8 +293,18 @@ async fn an_image_is_given_its_name_when_it_is_loaded() {
     assert_eq!(both, [(given(), second), ("docker.io/me/other:1".to_owned(), first)]);
     for files in [[(None, &one), (None, &two)], [(Some("a:1"), &one), (Some("b:1"), &two)]] {
         let error = load(&files).await.expect_err("which one?").to_string();
-        assert!(error.contains("2 images"), "{error}");
+        assert!(error.contains("several images"), "{error}");
     }
+    // One for each platform, of which some leave out the parts of others.
+    let theirs = TestImage::for_platform(other_architecture(), "theirs", &[100]);
+    let mut hollow = theirs.clone();
+    hollow.blobs.clear();
+    for other in [&theirs, &hollow] {
+        let loaded = load(&[(None, other), (None, &one)]).await.expect("the one for this machine");
+        assert_eq!(loaded, [(given(), one.digest().to_owned())]);
+    }
+    let error = load(&[(None, &hollow)]).await.expect_err("nothing of it").to_string();
+    assert!(error.contains("missing"), "{error}");
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ enum Member {
 }
 
 /// Where the bytes of a file lie in the archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     offset: u64,
     pub(super) size: u64,

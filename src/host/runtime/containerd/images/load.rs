@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use super::Images;
 use super::archive::{Archive, ArchiveError, Place, compression};
 use super::content_store::{CommitError, Opened};
+use super::error::brief;
 use super::image_store::Naming;
 use super::json;
 use super::lease::Lease;
 use super::manifest::{
     ConfigFile, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
-    check_digest,
 };
 use super::resolved::{Documents, Kind, Layout, Wanted};
 use crate::runtime::{ImageRecord, Loaded, RuntimeError};
@@ -28,7 +28,7 @@ use model::function::ImageRef;
 /// The annotations that name an image, best first.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
-/// Where layers come from that no registry sends.
+/// Source of layers that no registry sends.
 const SOURCE: &str = "archive";
 
 /// Images that one archive may hold.
@@ -55,6 +55,8 @@ struct Parts {
     made: HashMap<String, Bytes>,
     /// Files that are not where their digest says.
     placed: HashMap<String, Place>,
+    /// Digests of compressed layers: images share them.
+    hashed: HashMap<Place, String>,
 }
 
 /// Takes in an archive. Its one image, or the one that has no name, is called `name`.
@@ -65,7 +67,8 @@ pub(super) async fn load(
 ) -> Result<Loaded, RuntimeError> {
     let shown = path.display().to_string();
     let archive = Archive::open(path).await.map_err(|error| archive_error(&shown, error))?;
-    let mut parts = Parts { archive, shown, made: HashMap::new(), placed: HashMap::new() };
+    let mut parts =
+        Parts { archive, shown, made: HashMap::new(), placed: HashMap::new(), hashed: HashMap::new() };
     let (found, skipped) = parts.images(name).await?;
     let mut loaded = Vec::with_capacity(found.len());
     for image in found {
@@ -120,7 +123,11 @@ async fn take_in(images: &Images, lease: &Lease, parts: &Parts, image: &Found) -
 
 impl Parts {
     fn bad(&self, reason: impl Into<String>) -> RuntimeError {
-        RuntimeError::BadImage { image: self.shown.clone(), reason: reason.into() }
+        RuntimeError::BadImage { image: self.shown.clone(), reason: brief(reason.into()) }
+    }
+
+    fn too_many(&self) -> RuntimeError {
+        self.bad(format!("it has more than {MAX_IMAGES} images"))
     }
 
     fn commit_error(&self, error: CommitError) -> RuntimeError {
@@ -151,7 +158,7 @@ impl Parts {
             return Err(self.bad("there is no image in it: neither index.json nor manifest.json names one"));
         }
         if named.len() > MAX_IMAGES {
-            return Err(self.bad(format!("it has more than {MAX_IMAGES} images")));
+            return Err(self.too_many());
         }
         // One name can stand at several manifests, one for each platform.
         let mut by_name: BTreeMap<String, (ImageRef, Vec<String>)> = BTreeMap::new();
@@ -164,11 +171,11 @@ impl Parts {
             by_name.entry(name.canonical()).or_insert_with(|| (name, Vec::new())).1.push(digest);
         }
         let (mut found, mut skipped, mut refused) = (Vec::with_capacity(by_name.len()), Vec::new(), None);
-        for (name, digests) in by_name.into_values() {
-            match self.layout(&name, &digests).await {
-                Ok(layout) => found.push(Found { name, layout }),
+        for (own, digests) in by_name.into_values() {
+            match self.layout(&own, &digests, name == Some(&own)).await {
+                Ok(layout) => found.push(Found { name: own, layout }),
                 Err(error @ RuntimeError::WrongPlatform { .. }) => {
-                    skipped.push((name.canonical(), error.to_string()));
+                    skipped.push((own.canonical(), error.to_string()));
                     refused = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -203,23 +210,26 @@ impl Parts {
             unnamed = named.drain(..).map(|(_, digest)| digest).collect();
         }
         named.extend(unnamed.into_iter().map(|digest| (name.clone(), digest)));
-        let called = named.iter().filter(|(other, _)| other == name).count();
-        if called > 1 {
-            return Err(self.bad(format!("it has {called} images that the name could be given to")));
-        }
         Ok(named)
     }
 
-    /// The first of `digests` that is for this machine.
-    async fn layout(&self, name: &ImageRef, digests: &[String]) -> Result<Layout, RuntimeError> {
-        let mut refused = None;
+    /// Returns the first of `digests` that is for this machine; the only one, if the name is `given`.
+    async fn layout(&self, name: &ImageRef, digests: &[String], given: bool) -> Result<Layout, RuntimeError> {
+        let (mut found, mut refused, mut is_missing) = (None, None, false);
         for digest in digests {
             match Layout::read(name.as_str(), digest, self).await {
+                Ok(Some(_)) if found.is_some() => {
+                    return Err(self.bad("it has several images that the name could be given to"));
+                }
                 Ok(Some(layout)) => {
                     self.check_layers(&layout)?;
-                    return Ok(layout);
+                    found = Some(layout);
+                    if !given {
+                        break;
+                    }
                 }
-                Ok(None) => return Err(self.bad(format!("parts of image {name} are missing"))),
+                // Perhaps one for another machine, which some leave out.
+                Ok(None) => is_missing = true,
                 Err(error @ RuntimeError::WrongPlatform { .. }) => refused = Some(error),
                 Err(RuntimeError::BadImage { reason, .. }) => {
                     return Err(self.bad(format!("image {name}: {reason}")));
@@ -227,7 +237,11 @@ impl Parts {
                 Err(error) => return Err(error),
             }
         }
-        Err(refused.unwrap_or_else(|| self.bad(format!("parts of image {name} are missing"))))
+        match (found, refused) {
+            (Some(layout), _) => Ok(layout),
+            (None, Some(refused)) if !is_missing => Err(refused),
+            _ => Err(self.bad(format!("parts of image {name} are missing"))),
+        }
     }
 
     fn check_layers(&self, layout: &Layout) -> Result<(), RuntimeError> {
@@ -257,7 +271,6 @@ impl Parts {
             .map_err(|error| self.bad(format!("its index.json is not one: {error}")))?;
         let mut listed = Vec::new();
         for entry in index.manifests.into_iter().filter(Descriptor::is_image) {
-            check_digest(&entry.digest).map_err(|reason| self.bad(reason))?;
             let name = NAMES.iter().find_map(|key| full_name(entry.annotations.get(*key)?));
             listed.push((name, entry.digest));
         }
@@ -274,8 +287,11 @@ impl Parts {
             repo_tags: Vec<String>,
             layers: Vec<String>,
         }
-        let items: Vec<Item> = json::from_slice(list)
-            .map_err(|error| self.bad(format!("its manifest.json is not one: {error}")))?;
+        let items: Vec<Item> =
+            json::first(list).map_err(|error| self.bad(format!("its manifest.json is not one: {error}")))?;
+        if items.len() > MAX_IMAGES {
+            return Err(self.too_many());
+        }
         let mut named = Vec::new();
         for item in items {
             let config = self
@@ -321,17 +337,26 @@ impl Parts {
             // containerd checks it when it writes the blob.
             None => (OCI_LAYER.to_owned(), diff_id.to_owned()),
             Some((kind @ ("gzip" | "zstd"), _)) => {
-                let mut hash = Sha256::new();
-                let mut stream = self.archive.stream(place).await.map_err(io)?;
-                while let Some(part) = stream.next().await {
-                    hash.update(part.map_err(|error| io(error.into()))?);
-                }
-                (format!("{OCI_LAYER}+{kind}"), format!("sha256:{}", hex::encode(hash.finalize())))
+                let digest = match self.hashed.get(&place) {
+                    Some(digest) => digest.clone(),
+                    None => self.hash(place).await.map_err(io)?,
+                };
+                self.hashed.insert(place, digest.clone());
+                (format!("{OCI_LAYER}+{kind}"), digest)
             }
             Some((kind, _)) => return Err(self.bad(format!("its layer {path} is compressed with {kind}"))),
         };
         self.placed.insert(digest.clone(), place);
         Ok(Descriptor { media_type, digest, size: place.size, platform: None, annotations: BTreeMap::new() })
+    }
+
+    async fn hash(&self, place: Place) -> Result<String, ArchiveError> {
+        let mut hash = Sha256::new();
+        let mut stream = self.archive.stream(place).await?;
+        while let Some(part) = stream.next().await {
+            hash.update(part?);
+        }
+        Ok(format!("sha256:{}", hex::encode(hash.finalize())))
     }
 
     fn place(&self, digest: &str) -> Option<Place> {
