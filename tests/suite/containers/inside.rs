@@ -102,6 +102,24 @@ async fn root_is_in_the_groups_of_the_image_that_name_it() {
 }
 
 #[tokio::test]
+async fn an_image_without_a_user_runs_whatever_its_files_of_users_are() {
+    require_containerd!();
+    let large = "other:x:5:\n".repeat(2 << 20);
+    for odd in [
+        Item::Link("etc/group", "group"),
+        Item::Link("etc/passwd", "passwd"),
+        Item::text("etc/group", &large),
+    ] {
+        let mut items = busybox();
+        items.retain(|item| !matches!(item, Item::File("etc/passwd" | "etc/group", ..)));
+        items.push(odd);
+        let room = Room::with(&items, "").await;
+        let ended = room.run(&room.script(json!({}), "grep ^Groups: /proc/self/status | cut -f 2")).await;
+        assert_eq!(ended.stdout.trim(), "0", "{ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_volume_is_there_and_can_be_written_whatever_the_root_is() {
     require_containerd!();
     let host = TemporaryDirectory::new();

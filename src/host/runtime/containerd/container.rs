@@ -229,7 +229,10 @@ impl Containerd {
             Ok([passwd, group]) => User::lookup(named, &passwd, &group)
                 .map_err(|reason| RuntimeError::BadRequest(format!("image {image} cannot run: {reason}")))?,
             // Root is root also where its groups cannot be read.
-            Err(error) if named.is_empty() && error.kind() == ErrorKind::Unsupported => User::root(),
+            Err(error) if named.is_empty() => {
+                tracing::warn!(%image, %error, "its root is in no other group");
+                User::root()
+            }
             Err(error) => {
                 return Err(RuntimeError::failed(format!("looking for the user of image {image}"), error));
             }

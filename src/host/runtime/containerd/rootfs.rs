@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 /// The largest file that is read; more is an error.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 16 << 20;
 /// Links that a path may lead over which is to be made.
 const MAX_LINKS: usize = 40;
 /// Where the private mount goes. It must be a directory on every machine, and nothing is read from
@@ -47,7 +47,7 @@ pub(super) async fn make_directories(mounts: Vec<Mount>, paths: Vec<String>) -> 
     .await
 }
 
-/// What a mount is for.
+/// Purpose of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,
@@ -172,7 +172,7 @@ fn read_file(root: &OwnedFd, path: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
     std::fs::File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("is larger than 1 MiB"));
+        return Err(io::Error::other("is larger than 16 MiB"));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -314,7 +314,7 @@ mod tests {
         std::os::unix::fs::symlink("/plain", below("inside")).expect("a link");
         std::fs::write(below("plain"), "text").expect("a file");
         std::fs::create_dir(below("directory")).expect("a directory");
-        std::fs::write(below("large"), vec![b'x'; 2 << 20]).expect("a file");
+        std::fs::write(below("large"), vec![b'x'; 17 << 20]).expect("a file");
         nix::unistd::mkfifo(&below("fifo"), Mode::S_IRWXU).expect("a fifo");
 
         let read = |path| read_below(image.path(), [path]).map(|[text]| text);
