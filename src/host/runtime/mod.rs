@@ -181,7 +181,7 @@ impl ImageConfig {
     }
 }
 
-/// What was in an archive.
+/// Content of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     /// Images that are here now, one for each name.

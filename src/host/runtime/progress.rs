@@ -41,12 +41,12 @@ impl Progress {
         self.0.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Says what holds the pull up, or that nothing does any more.
+    /// Notes what holds the pull up, or that nothing does any more.
     pub fn note(&self, text: Option<String>) {
         *lock(&self.0.note) = text;
     }
 
-    /// What holds the pull up.
+    /// Returns the cause that holds the pull up.
     pub fn held_up_by(&self) -> Option<String> {
         lock(&self.0.note).clone()
     }

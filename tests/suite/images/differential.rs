@@ -24,145 +24,51 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// The words of each kind; the first one of each is the ordinary form.
-const KINDS: [(&str, &[&str]); 9] = [
+const KINDS: [(&str, &str); 9] = [
     (
         "layer",
-        &[
-            "plain",
-            "gzip",
-            "zstd",
-            "docker gzip",
-            "plain called gzip",
-            "zstd called gzip",
-            "nondistributable",
-            "foreign",
-            "twice",
-            "empty",
-            "gzip in members",
-        ],
+        "plain, gzip, zstd, docker gzip, plain called gzip, zstd called gzip, nondistributable, \
+      foreign, twice, empty, gzip in members",
     ),
     (
         "config",
-        &[
-            "plain",
-            "no architecture",
-            "x86_64",
-            "variant",
-            "no config",
-            "null everywhere",
-            "volumes",
-            "odd variables",
-            "history",
-            "words for lists",
-            "upper case system",
-        ],
+        "plain, no architecture, x86_64, variant, no config, null everywhere, volumes, odd variables, \
+      history, words for lists, upper case system",
     ),
     (
         "manifest",
-        &[
-            "plain",
-            "no version",
-            "no type",
-            "another type",
-            "null annotations",
-            "subject",
-            "docker",
-            "null version",
-            "annotated layers",
-        ],
+        "plain, no version, no type, another type, null annotations, subject, docker, null version, \
+      annotated layers, config of no type, config of bytes",
     ),
     (
         "index",
-        &[
-            "none",
-            "platform",
-            "no platform",
-            "nested",
-            "nested twice",
-            "attestation first",
-            "foreign first",
-            "null platform",
-            "docker list",
-            "no type",
-            "two of one",
-            "32 bits",
-        ],
+        "none, platform, no platform, nested, nested twice, attestation first, foreign first, \
+      null platform, docker list, no type, two of one, 32 bits, another digest first",
     ),
     (
         "json",
-        &[
-            "plain",
-            "upper case",
-            "first in upper case",
-            "twice",
-            "null first",
-            "unknown fields",
-            "spaces",
-            "escapes",
-            "not UTF-8",
-            "deep",
-            "rootfS",
-        ],
+        "plain, upper case, first in upper case, twice, null first, unknown fields, spaces, escapes, \
+      not UTF-8, deep, rootfS, half a character",
     ),
     (
         "challenge",
-        &[
-            "none",
-            "bearer",
-            "lower case",
-            "spaces",
-            "unquoted",
-            "escaped",
-            "basic and bearer",
-            "two headers",
-            "relative to nothing",
-            "open greeting",
-            "no greeting",
-            "no scope",
-        ],
+        "none, bearer, lower case, spaces, unquoted, escaped, basic and bearer, two headers, \
+      tabs, open greeting, no greeting, no scope",
     ),
     (
         "token",
-        &[
-            "token",
-            "access_token",
-            "both",
-            "upper case",
-            "more fields",
-            "short lived",
-            "null",
-            "chunked",
-            "scoped",
-        ],
+        "token, access_token, both, upper case, more fields, short lived, null, chunked, scoped, \
+      more text",
     ),
     (
         "transfer",
-        &[
-            "plain",
-            "redirect 302",
-            "redirect 307",
-            "redirect 301",
-            "redirect 308",
-            "relative redirect",
-            "cut",
-            "no length",
-            "no digest header",
-            "no head",
-        ],
+        "plain, redirect 302, redirect 307, redirect 301, redirect 308, relative redirect, cut, \
+      no length, no digest header, no head",
     ),
     (
         "limit",
-        &[
-            "none",
-            "429 once",
-            "429 with seconds",
-            "429 with a date",
-            "429 of a token",
-            "408 once",
-            "429 of a layer",
-            "429 of a config",
-            "two in a row",
-        ],
+        "none, 429 once, 429 with seconds, 429 with a date, 429 of a token, 408 once, 429 of a layer, \
+      429 of a config, two in a row",
     ),
 ];
 
@@ -173,7 +79,7 @@ struct Case([usize; KINDS.len()]);
 impl Case {
     fn word(&self, kind: &str) -> &'static str {
         let position = KINDS.iter().position(|(name, _)| *name == kind).expect("a kind");
-        KINDS[position].1[self.0[position]]
+        KINDS[position].1.split(", ").nth(self.0[position]).expect("a word")
     }
 
     /// One to three words that are not ordinary.
@@ -181,14 +87,15 @@ impl Case {
         let mut case = Self([0; KINDS.len()]);
         for _ in 0..=chance.below(3) {
             let kind = usize::try_from(chance.below(KINDS.len() as u64)).expect("small");
-            case.0[kind] = usize::try_from(chance.below(KINDS[kind].1.len() as u64)).expect("small");
+            case.0[kind] =
+                usize::try_from(chance.below(KINDS[kind].1.split(", ").count() as u64)).expect("small");
         }
         case
     }
 
     fn each() -> impl Iterator<Item = Self> {
         KINDS.iter().enumerate().flat_map(|(kind, (_, words))| {
-            (0..words.len()).map(move |word| {
+            (0..words.split(", ").count()).map(move |word| {
                 let mut case = Self([0; KINDS.len()]);
                 case.0[kind] = word;
                 case
@@ -198,7 +105,7 @@ impl Case {
 
     fn shown(&self) -> String {
         let odd = KINDS.iter().zip(self.0).filter(|(_, word)| *word > 0);
-        odd.map(|((kind, words), word)| format!("{kind}: {}", words[word])).collect::<Vec<_>>().join(", ")
+        odd.map(|((kind, _), _)| format!("{kind}: {}", self.word(kind))).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -236,7 +143,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a case is made of, and what its name points to.
+/// Image of a case, with the type that its name points to.
 struct Made {
     image: TestImage,
     media_type: String,
@@ -320,6 +227,8 @@ fn make(case: &Case, seed: &str) -> Made {
         "null annotations" => manifest["annotations"] = Value::Null,
         "subject" => manifest["subject"] = manifest["config"].clone(),
         "null version" => manifest["schemaVersion"] = Value::Null,
+        "config of no type" => _ = manifest["config"].as_object_mut().expect("an object").remove("mediaType"),
+        "config of bytes" => manifest["config"]["mediaType"] = "application/octet-stream".into(),
         "annotated layers" => manifest["layers"][0]["annotations"] = json!({ "a": "b", "n": null }),
         _ => {}
     }
@@ -360,6 +269,12 @@ fn make(case: &Case, seed: &str) -> Made {
             other["platform"] = json!({ "os": "linux", "architecture": other_architecture() });
             index(&mut image, vec![other, with(ours())])
         }
+        "another digest first" => {
+            let digest = format!("sha512:{}", "ab".repeat(64));
+            let platform = json!({ "os": "linux", "architecture": other_architecture() });
+            let other = json!({ "mediaType": MANIFEST, "digest": digest, "size": 9, "platform": platform });
+            index(&mut image, vec![other, with(ours())])
+        }
         "32 bits" => {
             let (architecture, variant) = if architecture() == "amd64" { ("386", "") } else { ("arm", "v7") };
             index(
@@ -398,6 +313,7 @@ fn spoil(word: &str, text: &str, keys: &[&str]) -> Vec<u8> {
         "spaces" => format!("\n\t {} \r\n", text.replace("\":", "\"\n : ")),
         "escapes" => named(&|name| format!("\"\\u{:04x}{}\":", u32::from(name.as_bytes()[0]), &name[1..])),
         "deep" => format!("{{\"x\":{}{},{inner}", "[".repeat(500), "]".repeat(500)),
+        "half a character" => text.replacen("\"Env\":", "\"Cmd\":[\"\\ud800\"],\"Env\":", 1),
         "rootfS" => text.replacen("\"rootfs\":", "\"rootfS\":", 1),
         "not UTF-8" => {
             let mut bytes = b"{\"author\":\"\xff\xfe\",".to_vec();
@@ -409,7 +325,7 @@ fn spoil(word: &str, text: &str, keys: &[&str]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What the registry of a case answers.
+/// Returns the answer of the registry of a case.
 fn answer(case: &Case, made: &Made, counts: &[AtomicUsize; 3], asked: &Asked) -> Reply {
     let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
     let first = |count: &AtomicUsize, times: usize| count.fetch_add(1, Ordering::SeqCst) < times;
@@ -437,6 +353,7 @@ fn answer(case: &Case, made: &Made, counts: &[AtomicUsize; 3], asked: &Asked) ->
         "none" if case.word("token") == "token" => vec![],
         "lower case" => vec![format!("bearer realm=\"{realm}\",service=\"s\"")],
         "spaces" => vec![format!("Bearer  realm=\"{realm}\" , service=\"s\"")],
+        "tabs" => vec![format!("Bearer\trealm=\"{realm}\",\tservice=\"s\"")],
         "unquoted" => vec![format!("Bearer realm=\"{realm}\",service=s")],
         "escaped" => vec![format!("Bearer realm=\"{realm}\",service=\"a \\\"b\\\"\"")],
         "basic and bearer" => vec![format!("Bearer realm=\"{realm}\",service=\"s\", Basic realm=\"x\"")],
@@ -456,6 +373,7 @@ fn answer(case: &Case, made: &Made, counts: &[AtomicUsize; 3], asked: &Asked) ->
             }
             "null" => Reply::new(200, r#"{"token":"T","access_token":null}"#),
             "chunked" => Reply::new(200, r#"{"token":"T"}"#).chunked(),
+            "more text" => Reply::new(200, "{\"token\":\"T\"}\n<!-- served -->"),
             "scoped" if !asks => Reply::new(400, "{}"),
             _ => Reply::new(200, r#"{"token":"T"}"#),
         };

@@ -24,7 +24,7 @@ use model::sync::lock;
 
 /// Attempts in a row that brought nothing.
 const BARREN_ATTEMPTS: u32 = 5;
-/// Those of them that ask for what is missing of a layer. The rest asks for all of it.
+/// Barren attempts that ask for the missing part of a layer. Later ones ask for all of it.
 const BARREN_ATTEMPTS_AT_A_PART: u32 = 3;
 /// Attempts in all, for a connection that breaks every few bytes.
 const ATTEMPTS: u32 = 100;
@@ -37,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Fetcher {
     content: Content,
-    /// How many layers come in from one registry at the same time.
+    /// Layers that come in from one registry at the same time.
     parallel: usize,
     /// By registry.
     slots: Mutex<HashMap<String, Weak<Semaphore>>>,
@@ -80,7 +80,7 @@ impl Fetcher {
         self.locks.lock(&format!("{source} {digest}")).await
     }
 
-    /// The slots of a registry, for as long as somebody has them.
+    /// Returns the slots of a registry; they last as long as somebody has them.
     fn slots(&self, registry: &str) -> Arc<Semaphore> {
         let mut slots = lock(&self.slots);
         slots.retain(|_, slots| slots.strong_count() > 0);

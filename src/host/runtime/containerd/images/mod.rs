@@ -151,7 +151,7 @@ impl Images {
         }
     }
 
-    /// What the name points to here, if all its documents are here. A digest in it means that digest, whatever
+    /// Returns the image that the name points to here, if all its documents are here. A digest in it means that digest, whatever
     /// there is a record of.
     async fn local(&self, image: &ImageRef) -> Result<Option<ResolvedImage>, RuntimeError> {
         let digest = match image.reference().digest() {
@@ -164,7 +164,7 @@ impl Images {
         }
     }
 
-    /// The image with this digest, if all its documents are here. Those of one that was found ready are not
+    /// Returns the image with this digest, if all its documents are here. Those of one that was found ready are not
     /// read again.
     async fn known(&self, image: &ImageRef, digest: &str) -> Result<Option<ResolvedImage>, RuntimeError> {
         let name = image.canonical();
