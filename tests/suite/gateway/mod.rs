@@ -8,6 +8,7 @@
 //! smuggling  damaged streams of requests, and what the function sees of them
 //! strangers  replicas that say more than they were asked
 //! clients    clients that are slow, malformed, impatient, or gone
+//! ecosystem  published servers and clients
 //! cron       functions that are called by a schedule
 //! later      calls that are queued: what is accepted, what the function gets, what is refused
 //! retries    calls that are made again, and those that are given up
@@ -26,6 +27,7 @@ mod callbacks;
 mod calls;
 mod clients;
 mod cron;
+mod ecosystem;
 mod later;
 mod records;
 mod replicas;

@@ -17,16 +17,16 @@ use crate::watchdog::{Watchdog, free_address};
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A way to a server.
-struct Road {
-    name: &'static str,
-    address: SocketAddr,
+pub(super) struct Road {
+    pub(super) name: &'static str,
+    pub(super) address: SocketAddr,
     _gate: Option<Gate>,
     _watchdog: Option<Watchdog>,
 }
 
 impl Road {
     /// All ways to a server. What is sent may be silent for `limit`.
-    async fn all(server: SocketAddr, limit: Duration) -> Vec<Self> {
+    pub(super) async fn all(server: SocketAddr, limit: Duration) -> Vec<Self> {
         let watchdog = || async {
             let (url, time) = (format!("http://{server}"), format!("{}ms", limit.as_millis()));
             let variables = [
