@@ -16,5 +16,5 @@ mod stream;
 
 pub use exchange::{BodyError, Caller, Exchange, Expected, Failure, Keeper, Outgoing, PIECE};
 pub use idle::IdleConnections;
-pub use relay::{Client, is_half_close, relay};
+pub use relay::{Client, relay};
 pub use stream::Stream;

@@ -10,16 +10,6 @@ use tokio::time::Instant;
 
 use super::exchange::{Caller, Exchange, Failure, Keeper, Outgoing, PIECE};
 
-/// How soon after its request a client may say that it sends no more, and still wait for the response. Programs
-/// such as `nc -N` say so at once. A client that leaves says the same, but while it waits.
-const HALF_CLOSE: Duration = Duration::from_millis(50);
-
-/// Returns whether a client that sends no more from now on still waits for the response to a request that was whole
-/// at `since`.
-pub fn is_half_close(since: Instant) -> bool {
-    since.elapsed() <= HALF_CLOSE
-}
-
 /// A caller that is a client on a connection.
 pub trait Client: Caller {
     /// Returns the number of bytes of the response that are held: 0 once all are written.

@@ -5,7 +5,6 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use forward::is_half_close;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
@@ -38,12 +37,6 @@ pub(super) struct Body<'a> {
     /// Bytes at the front of the buffer that were given out.
     given: usize,
     deadline: Instant,
-    /// The moment from which on all of it was here.
-    whole_at: Option<Instant>,
-    /// The client was looked at while it waited, and had not closed.
-    was_open: bool,
-    /// The client sends nothing more, and waits for the response.
-    half_closed: bool,
     /// It is malformed, so its end is not known.
     failed: bool,
 }
@@ -55,17 +48,7 @@ impl<'a> Body<'a> {
         framing: Framing,
         deadline: Instant,
     ) -> Self {
-        Self {
-            stream,
-            buffer,
-            decoder: framing.into(),
-            given: 0,
-            deadline,
-            whole_at: (framing == Framing::None).then(Instant::now),
-            was_open: false,
-            half_closed: false,
-            failed: false,
-        }
+        Self { stream, buffer, decoder: framing.into(), given: 0, deadline, failed: false }
     }
 
     /// The next piece; `None` when that was all. May be given up and called again: nothing is lost.
@@ -87,9 +70,6 @@ impl<'a> Body<'a> {
                     return Poll::Ready(Err(BodyError::Malformed));
                 };
                 self.buffer.consume(found.skip);
-                if found.end {
-                    self.whole_at.get_or_insert_with(Instant::now);
-                }
                 if found.data > 0 {
                     self.given = found.data;
                     return Poll::Ready(Ok(true));
@@ -128,27 +108,12 @@ impl<'a> Body<'a> {
 
     /// Ready when the client does not wait for the response any more. What it sends early is kept.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.half_closed && self.buffer.has_room() {
-            let Poll::Ready(read) = self.poll_fill(cx) else {
-                self.was_open = true;
-                return Poll::Pending;
-            };
-            match read {
-                Ok(1..) => {}
-                Ok(0) if self.is_half_close() => {
-                    self.half_closed = true;
-                    self.buffer.release();
-                }
-                Ok(0) | Err(_) => return Poll::Ready(()),
+        while self.buffer.has_room() {
+            if !matches!(ready!(self.poll_fill(cx)), Ok(1..)) {
+                return Poll::Ready(());
             }
         }
         Poll::Pending
-    }
-
-    fn is_half_close(&mut self) -> bool {
-        let mut ahead = self.decoder.clone();
-        let is_whole = ahead.skip(&self.buffer.data()[self.given..]).is_ok() && ahead.is_done();
-        is_whole && (!self.was_open || is_half_close(*self.whole_at.get_or_insert_with(Instant::now)))
     }
 
     /// When the body is waited for no longer.

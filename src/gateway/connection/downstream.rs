@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use calls::invoke::may_pass;
-use forward::{BodyError, Caller, Client, Outgoing, PIECE, Stream, is_half_close};
+use forward::{BodyError, Caller, Client, Outgoing, PIECE, Stream};
 use http1::{Alarm, Buffer, Decoder, Framing, Header, ResponseHead, end_chunks, method, push_chunk};
 
 use super::places::{Evicted, Place};
@@ -68,12 +68,6 @@ pub(in crate::gateway) struct Downstream<'a> {
     worker: &'a Worker,
     /// Of a tunnel, whose end a stop of the gateway does not wait for.
     unawaited: Option<DrainExempt<'a>>,
-    /// The moment from which on all of the request was here.
-    whole_at: Option<Instant>,
-    /// The client was looked at while it waited, and had not closed.
-    was_open: bool,
-    /// The client sends nothing more, and waits for the response.
-    half_closed: bool,
     persists: bool,
     /// The answer's body goes out in chunks of our own; else as it comes: with a length, until the connection's end,
     /// or not at all.
@@ -122,9 +116,6 @@ impl<'a> Downstream<'a> {
             stall: worker.limits.idle_timeout,
             worker,
             unawaited: None,
-            whole_at: (request.framing == Framing::None).then_some(request.started),
-            was_open: false,
-            half_closed: false,
             persists: request.persists,
             in_chunks: false,
             code: 0,
@@ -274,7 +265,7 @@ impl<'a> Downstream<'a> {
     fn push_connection(&mut self) {
         // A client that was not asked for its body need not send it now.
         let is_unasked = self.must_continue && !self.body.is_done();
-        self.persists &= !self.worker.is_closing() && !is_unasked && !self.is_last();
+        self.persists &= !self.worker.is_closing() && !is_unasked;
         push_connection(self.out, self.persists, self.request.http10);
     }
 
@@ -329,11 +320,6 @@ impl<'a> Downstream<'a> {
         read
     }
 
-    /// Whether no other request follows.
-    fn is_last(&self) -> bool {
-        self.half_closed && self.input.is_empty()
-    }
-
     fn held(&self) -> usize {
         self.kept + self.input.capacity() + self.out.capacity() + self.piece
     }
@@ -361,11 +347,6 @@ impl<'a> Downstream<'a> {
         }
     }
 
-    /// Whether a client that sends no more waits for the response.
-    fn is_half_close(&mut self) -> bool {
-        self.is_whole() && (!self.was_open || is_half_close(*self.whole_at.get_or_insert_with(Instant::now)))
-    }
-
     /// Whether all of the body has been read, taken or not.
     fn is_whole(&mut self) -> bool {
         if self.whole || self.body.is_done() {
@@ -376,9 +357,6 @@ impl<'a> Downstream<'a> {
         if let Ok(count) = decoder.skip(&self.input.data()[*at..]) {
             *at += count;
             self.whole = decoder.is_done();
-        }
-        if self.whole {
-            self.whole_at.get_or_insert_with(Instant::now);
         }
         self.whole
     }
@@ -421,7 +399,6 @@ impl Caller for Downstream<'_> {
                 self.piece = out.capacity();
                 if !more {
                     self.place.work();
-                    self.whole_at.get_or_insert_with(Instant::now);
                 }
                 return Poll::Ready(Ok(more));
             }
@@ -461,18 +438,11 @@ impl Caller for Downstream<'_> {
             let _ = self.poll_flush(cx);
         }
         // What comes early is the next request, or the body, and is kept until its turn.
-        while !self.half_closed && self.input.has_room() {
+        while self.input.has_room() {
             match self.poll_input(cx, self.piece) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
-                Poll::Ready(Ok(_)) if self.is_half_close() => {
-                    self.half_closed = true;
-                    self.input.release();
-                }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    self.was_open = true;
-                    break;
-                }
+                Poll::Pending => break,
             }
         }
         self.note_wait(cx);

@@ -40,7 +40,6 @@ mod stopping;
 mod strangers;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,7 +55,6 @@ use ingle::gateway::access::exposure::Exposure;
 use ingle::gateway::server::{Gateway, Limits, serve};
 use model::config::Config;
 use model::function::{Incarnation, ReplicaId};
-use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -178,13 +176,6 @@ impl Gate {
     }
 }
 
-/// Leaves while a response is waited for. Whoever closes at once after a request may only have said that it sends no
-/// more.
-async fn leave<C>(clients: C) {
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    drop(clients);
-}
-
 fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     Endpoint::new(ReplicaId::from_existing(&format!("env-{}", address.port())), address)
 }
@@ -221,14 +212,6 @@ impl Answer {
 impl Client {
     async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).await.expect("the other side reads");
-    }
-
-    /// Sends, and says that no more follows, in one packet: on a busy machine two may be far apart.
-    async fn send_last(&mut self, text: impl AsRef<[u8]>) {
-        let more = MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
-        let sent = send(self.stream.as_raw_fd(), text.as_ref(), more).expect("the other side reads");
-        assert_eq!(sent, text.as_ref().len());
-        self.stream.shutdown().await.expect("said all");
     }
 
     /// Reads more. `false`: the other side has closed.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use directory::Phase;
 
-use super::{Gate, answering, endpoint, leave, nowhere, replica, view};
+use super::{Gate, answering, endpoint, nowhere, replica, view};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET /function/env HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -138,7 +138,7 @@ async fn the_least_busy_replica_is_called() {
         let (most, least) = (loads().into_iter().max(), loads().into_iter().min());
         assert!(most <= least.map(|least| least + 1), "{:?}", loads());
     }
-    leave(clients).await;
+    drop(clients);
     eventually!(gate.entry.stats.in_flight() == 0, "calls of clients that went away are not cancelled");
     assert!(gate.entry.view().endpoints.iter().all(|endpoint| endpoint.load() == 0));
 }
@@ -175,7 +175,7 @@ async fn only_so_many_calls_wait() {
     let answer = gate.call(GET).await;
     assert_eq!((answer.code, answer.header("retry-after")), (503, Some("1")));
     assert!(answer.body.contains("2 calls wait"), "{}", answer.body);
-    leave(waiting).await;
+    drop(waiting);
     eventually!(gate.entry.waiting.load(Ordering::Relaxed) == 0, "those that went away still wait");
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Client, Gate, PATIENCE, endpoint, leave, mirror, replica};
+use super::{Client, Gate, PATIENCE, endpoint, mirror, replica};
 use crate::support::TemporaryDirectory;
 use crate::support::view::view;
 use crate::watchdog::{Watchdog, free_address};
@@ -217,7 +217,7 @@ async fn a_client_that_leaves_takes_the_connection_to_the_server_with_it() {
                     say.send(begun).expect("it listens");
                     client.head().await;
                 }
-                leave(client).await;
+                drop(client);
                 let left = Instant::now();
                 let end = timeout(PATIENCE, ended.recv()).await;
                 assert_eq!(end, Ok(Some(())), "{} {request} {begun}", road.name);
@@ -225,40 +225,6 @@ async fn a_client_that_leaves_takes_the_connection_to_the_server_with_it() {
             }
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_says_it_sends_no_more_gets_its_response() {
-    let server = replica(|mut connection, _| async move {
-        while connection.more().await {
-            let seen = String::from_utf8_lossy(&connection.left).into_owned();
-            if seen.ends_with("\r\n\r\n") || seen.ends_with("ab") {
-                connection.left.clear();
-                sleep(Duration::from_millis(300)).await;
-                connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").await;
-            }
-        }
-    })
-    .await;
-    for road in Road::all(server, PATIENCE).await {
-        // The first one meets no connection to the server.
-        for request in [head("POST", "Content-Length: 2\r\n") + "ab", head("GET", "")] {
-            let mut client = road.connect().await;
-            client.send_last(&request).await;
-            let answer = String::from_utf8(client.rest().await).expect("text");
-            assert!(answer.ends_with("\r\n\r\nlate"), "{} {request}: {answer}", road.name);
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_no_more_may_wait_for_a_replica() {
-    let gate = Gate::new(&[]).await;
-    let mut client = gate.connect().await;
-    client.send_last(head("POST", "Content-Length: 2\r\n") + "ab").await;
-    sleep(Duration::from_millis(300)).await;
-    gate.publish(view("env", vec![endpoint(mirror().await)]));
-    assert!(client.answer().await.body.ends_with("ab"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
