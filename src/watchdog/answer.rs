@@ -42,6 +42,8 @@ pub(super) struct Answer<'a> {
     out: Vec<u8>,
     /// Bytes at the front of `out` that are written.
     written: usize,
+    /// The client has got something of its head.
+    is_seen: bool,
     state: State,
     http10: bool,
     to_head: bool,
@@ -61,6 +63,7 @@ impl<'a> Answer<'a> {
             stream,
             out,
             written: 0,
+            is_seen: false,
             state,
             http10,
             to_head,
@@ -74,6 +77,16 @@ impl<'a> Answer<'a> {
     /// Whether its head was made: it is too late for another one.
     pub(super) fn has_begun(&self) -> bool {
         self.state != State::Before
+    }
+
+    /// Forgets what was made. `false`: the client has seen some of it, so it is too late for another one.
+    pub(super) fn discard(&mut self) -> bool {
+        let unseen = !self.is_seen && self.written == 0;
+        if unseen {
+            self.out.clear();
+            (self.state, self.status, self.sent) = (State::Before, 0, 0);
+        }
+        unseen
     }
 
     /// Whether all of it was made.
@@ -212,6 +225,7 @@ impl<'a> Answer<'a> {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             self.written += ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
+            self.is_seen |= self.has_begun();
         }
         self.out.clear();
         self.written = 0;

@@ -191,7 +191,7 @@ async fn respond(call: Call<'_, '_>, service: &Service) -> io::Result<()> {
 /// Says what went wrong, where that is still possible.
 async fn fail(failure: Failure, answer: &mut Answer<'_>, shared: &Shared) -> io::Result<()> {
     shared.log.say(&failure.to_string());
-    if answer.has_begun() {
+    if !answer.discard() {
         return Err(io::Error::other("the answer is cut off"));
     }
     if matches!(failure, Failure::Body(_)) {

@@ -178,11 +178,11 @@ async fn what_a_server_does_wrong_is_said() {
         assert_eq!(status, StatusCode::BAD_GATEWAY, "{answer:?}");
         assert!(text.contains(words), "{answer:?}: {text}");
     }
-    // Cut within the body: so is what the caller gets.
+    // Cut within the body: so is what the caller gets, if it has got anything by then.
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-A: close\r\n\r\nhalf";
     let watchdog = in_front_of(&[], move |_| cut.to_owned()).await;
     let answer = watchdog.send(Method::GET, "/", "").await;
-    assert!(answer.text().await.is_err(), "it looks whole");
+    assert!(answer.status() == StatusCode::BAD_GATEWAY || answer.text().await.is_err(), "it looks whole");
 }
 
 #[tokio::test]
